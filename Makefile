@@ -1,0 +1,49 @@
+# Everything a contributor runs. Needs make and Python >= 3.11; the rest goes into .venv.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL := /bin/sh
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
+	@exec $(BIN)/python -m app serve
+
+test: $(STAMP) ## run the suite with coverage; ARGS goes to pytest
+	@exec $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: $(STAMP) ## check style, formatting and the imports between rooms
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: $(STAMP) ## check types
+	@$(BIN)/mypy app tests gunicorn.conf.py
+
+lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock (UPGRADE=1: newest versions)
+	@$(BIN)/uv pip compile pyproject.toml --no-config --quiet --all-extras --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file requirements.lock >/dev/null
+
+clean: ## remove .venv and everything generated
+	@rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Built from nothing whenever the lock changes, so that what the lock dropped is gone from .venv too.
+# Speaks on stderr: the output of `make run` and `make test` is theirs alone.
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Abide needs Python 3.11 or newer; $(PYTHON) is not. Try: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock (once) ..." >&2
+	@$(PYTHON) -m venv --clear $(VENV) >&2 || { \
+		echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--require-hashes --requirement requirements.lock >&2
+	@touch $@

@@ -1,0 +1,1 @@
+"""How messages are stored and reach other processes. Read :mod:`app.bus.backend` first."""

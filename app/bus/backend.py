@@ -1,0 +1,88 @@
+"""The contract of a backend: a log per channel, and word of what is appended.
+
+``tests/bus/conformance.py`` holds every implementation to it. Invariants:
+
+* Offsets of a channel are 1, 2, 3, … without gaps, in the order of commits.
+* What :meth:`Backend.append` reports as stored is stored; on a durable backend it survives
+  a crash of everything.
+* :meth:`Backend.next_batch` hands out each channel's messages in order, each once. Where the
+  log lost messages before they could be handed out, the next batch simply starts later: its
+  ``first`` tells.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.core.channel import History
+from app.core.message import Batch, Page, Position, Record
+from app.core.ports import Outcome
+
+KEY_LIFETIME = 600
+"""Seconds for which an idempotency key is remembered."""
+
+Retention = Callable[[str], History]
+"""What to keep of a channel, asked anew each time: the answer changes on reload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the backend can be worked with now."""
+
+    ok: bool
+    detail: str
+    """For operators: what is wrong, or what it is connected to; never a secret."""
+
+
+class Backend(ABC):
+    """One implementation of the log. Made disconnected; one event loop; not reusable."""
+
+    epoch: str
+    """The id of this life of the log; valid once connected."""
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Get ready, or return while still trying: :meth:`health` tells which."""
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """Let go of everything. Never raises."""
+
+    @abstractmethod
+    async def append(self, records: Sequence[Record]) -> list[Outcome]:
+        """Store the records as one batch, in order; return one outcome for each.
+
+        Called by one task at a time. A record whose key is known (within
+        :data:`KEY_LIFETIME`) is not stored again: its outcome is the first one, marked as
+        replayed, or :class:`~app.core.errors.KeyReusedError` when its data differs. Raises
+        :class:`~app.core.errors.UnavailableError` when nothing was stored.
+        """
+
+    @abstractmethod
+    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+        """Read at most ``limit`` messages past ``after``, of those that ``history`` shows.
+
+        ``limit`` 0 asks for ``first`` and ``head`` alone.
+        """
+
+    @abstractmethod
+    async def head(self, channel: str) -> int:
+        """Return the offset of the channel's newest message; 0 before the first."""
+
+    @abstractmethod
+    async def follow(self, channel: str) -> Position:
+        """Begin to hand out the channel's messages; return the position they begin after."""
+
+    @abstractmethod
+    async def unfollow(self, channel: str) -> None:
+        """Hand out no more of the channel. Never raises."""
+
+    @abstractmethod
+    async def next_batch(self) -> Batch:
+        """Wait for the next messages of any followed channel. Called by one task."""
+
+    @abstractmethod
+    async def health(self) -> Health:
+        """Say how the backend is, at once: from what is known, not by asking it."""

@@ -1,0 +1,27 @@
+"""The YAML file and the environment, read once and turned into immutable settings.
+
+The only room that reads YAML or ``os.environ``. It logs nothing: what is wrong comes back as a
+:class:`ConfigError` that names file, line and column, and what is doubtful as
+:attr:`Settings.warnings`.
+"""
+
+from app.config.backend import mask
+from app.config.changes import watch
+from app.config.deployment import check_deployment
+from app.config.environment import Environment
+from app.config.load import load
+from app.config.model import json_schema
+from app.config.problems import ConfigError, Problem
+from app.config.settings import Settings
+
+__all__ = [
+    "ConfigError",
+    "Environment",
+    "Problem",
+    "Settings",
+    "check_deployment",
+    "json_schema",
+    "load",
+    "mask",
+    "watch",
+]

@@ -1,0 +1,80 @@
+"""The environment variables that the server knows, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.config.problems import ConfigError, Problem, listed, quoted
+
+LOG_FORMATS = ("json", "console")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment says. A variable that is set to the empty string counts as unset."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    channels_config: Path = Path("config/channels.yaml")
+    workers: int = 1
+    drain_seconds: int = 15
+    log_format: str | None = None
+    """``json`` or ``console``; None leaves it to whether the output is a terminal."""
+
+    log_level: str = "info"
+    direct_database_url: str | None = field(default=None, repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Everything that was set, for the ``${…}`` of the YAML file."""
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Environment:
+        """Read ``environ``; raise :class:`ConfigError` that names every variable that is wrong."""
+        values = _Reader(environ)
+        environment = cls(
+            host=values.text("HOST", "127.0.0.1"),
+            port=values.number("PORT", 8000, most=65535),
+            channels_config=Path(values.text("CHANNELS_CONFIG", "config/channels.yaml")),
+            workers=values.number("WEB_CONCURRENCY", 1, least=1),
+            drain_seconds=values.number("DRAIN_SECONDS", 15),
+            log_format=values.choice("LOG_FORMAT", LOG_FORMATS),
+            log_level=values.choice("LOG_LEVEL", LOG_LEVELS) or "info",
+            direct_database_url=values.text("DIRECT_DATABASE_URL", "") or None,
+            variables=dict(environ),
+        )
+        if values.problems:
+            raise ConfigError(values.problems)
+        return environment
+
+
+class _Reader:
+    """Takes variables out of a mapping and collects what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.problems: list[Problem] = []
+
+    def text(self, name: str, default: str) -> str:
+        return self.environ.get(name) or default
+
+    def number(self, name: str, default: int, *, least: int = 0, most: int = 10_000) -> int:
+        text = self.text(name, str(default)).strip()
+        if _NUMBER.fullmatch(text) and least <= int(text) <= most:
+            return int(text)
+        self._wrong(name, f"must be a whole number from {least} to {most}, not {quoted(text)}")
+        return default
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
+        text = self.text(name, "").strip().lower()
+        if text and text not in choices:
+            self._wrong(name, f"must be {listed(choices)}, not {quoted(text)}")
+        return text or None
+
+    def _wrong(self, name: str, message: str) -> None:
+        self.problems.append(Problem("", 0, 0, name, message))

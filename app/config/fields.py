@@ -1,0 +1,231 @@
+"""Every kind of value in the file: how it is checked, what is said when it is wrong, and its JSON Schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, LiteralString, NoReturn
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError
+
+from app.config import backend, names, units
+from app.config.problems import did_you_mean, listed, quoted
+from app.config.source import Interpolated, Unquoted
+from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
+
+MAX_HISTORY_SIZE = 1_000_000
+MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
+
+_VARIABLE = r"\$\{"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", re.ASCII)
+_KINDS: dict[type, str] = {type(None): "nothing", list: "a list", dict: "a mapping"}
+_KEY = re.compile(r"[!-~]{8,}", re.ASCII)
+
+
+def _refuse(message: str) -> NoReturn:
+    kind: LiteralString = "abide"
+    raise PydanticCustomError(kind, "{message}", {"message": message})
+
+
+def _show(value: object) -> str:
+    """Write a wrong value; one that came from the environment may be a secret and is not shown."""
+    if isinstance(value, Interpolated):
+        return "what its variable holds"
+    if isinstance(value, str):
+        return quoted(value)
+    return _KINDS.get(type(value)) or str(value).lower()
+
+
+def _or_variable(schema: JsonSchemaValue) -> WithJsonSchema:
+    """Let a key hold ``${VAR}`` in the editor, where its value is not known."""
+    return WithJsonSchema({"anyOf": [schema, {"type": "string", "pattern": _VARIABLE}]})
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, Interpolated) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        _refuse(f"write true or false, not {_show(value)}")
+    return value
+
+
+def _choice(kind: type[StrEnum], now: tuple[StrEnum, ...], later: tuple[StrEnum, ...]) -> Callable[[object], StrEnum]:
+    def validate(value: object) -> StrEnum:
+        allowed = listed(now)
+        if isinstance(value, str) and value in now:
+            return kind(value)
+        if isinstance(value, str) and value in later:
+            _refuse(f"{kind(value)} is not yet available: write {allowed}")
+        near = did_you_mean(value, now) if isinstance(value, str) else ""
+        _refuse(f"write {allowed}, not {_show(value)}{near}")
+
+    return validate
+
+
+def _amount(
+    parse: Callable[[str], int | None], example: str, least: int, most: int, write: Callable[[int], str]
+) -> Callable[[object], int]:
+    def validate(value: object) -> int:
+        amount = parse(value) if isinstance(value, str) and not isinstance(value, Unquoted) else value
+        if isinstance(amount, bool) or not isinstance(amount, int):
+            _refuse(f"write {example}, not {_show(value)}")
+        if not least <= amount <= most:
+            _refuse(f"must be from {write(least)} to {write(most)}, not {_show(value)}")
+        return amount
+
+    return validate
+
+
+def _count(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) else None
+
+
+def _later(what: str) -> Callable[[object], None]:
+    def validate(value: object) -> None:
+        if value is not None and value != "":
+            _refuse(f"{what} not yet available: remove the key")
+
+    return validate
+
+
+def _no_presence(value: bool) -> bool:  # noqa: FBT001 — a validator takes its value by position
+    if value:
+        _refuse("presence is not yet available: write false")
+    return value
+
+
+def _backend(value: object) -> str:
+    if not isinstance(value, str):
+        _refuse(f"must be a URL such as memory://, not {_show(value)}")
+    if message := backend.refusal(value):
+        _refuse(message)
+    return str(value)
+
+
+def _split_keys(value: object) -> object:
+    if value is None:
+        return []
+    if isinstance(value, Unquoted) or not isinstance(value, str | list):
+        _refuse('write keys as "text" with commas between them, or as a list of texts')
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _drop_empty(keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(filter(None, keys))
+
+
+def _key(value: object) -> bytes:
+    if value is None or value == "":
+        return b""
+    if not isinstance(value, str) or isinstance(value, Unquoted):
+        _refuse("a key is text: put it in quotes")
+    key = value.strip()
+    if key and not _KEY.fullmatch(key):
+        _refuse("a key has at least 8 characters, all of them visible ASCII (the key is not shown here)")
+    return key.encode("ascii")
+
+
+def _origin(value: object) -> str:
+    if value == "*":
+        return "*"
+    text = value.lower() if isinstance(value, str) else ""
+    if not _ORIGIN.fullmatch(text):
+        _refuse(f'write "*" or an origin without a path, as in https://example.com:8443, not {_show(value)}')
+    # Browsers leave the scheme's own port out of Origin.
+    port = {"http": ":80", "https": ":443"}.get(text.partition(":")[0], "")
+    return text.removesuffix(port)
+
+
+def _name(value: str) -> str:
+    if isinstance(value, Unquoted):
+        _refuse(f'YAML reads this name as {value.reads_as}: write it in quotes, "{value}"')
+    if message := names.refusal(value):
+        _refuse(message)
+    return str(value)
+
+
+_PUBLISH = (Access.ANYONE, Access.KEY, Access.NOBODY)
+_TOKEN = (Access.TOKEN,)
+_LATER_SLOW = (SlowSubscriber.DISCONNECT, SlowSubscriber.DROP)
+
+Boolean = Annotated[bool, BeforeValidator(_boolean), _or_variable({"type": "boolean"})]
+Publish = Annotated[Access, BeforeValidator(_choice(Access, _PUBLISH, _TOKEN)), _or_variable({"enum": list(_PUBLISH)})]
+Subscribe = Annotated[
+    Access, BeforeValidator(_choice(Access, (Access.ANYONE,), _TOKEN)), _or_variable({"enum": [Access.ANYONE]})
+]
+Slow = Annotated[
+    SlowSubscriber,
+    BeforeValidator(_choice(SlowSubscriber, (SlowSubscriber.CATCH_UP,), _LATER_SLOW)),
+    _or_variable({"enum": [SlowSubscriber.CATCH_UP]}),
+]
+HistorySize = Annotated[
+    int,
+    BeforeValidator(_amount(_count, "a number of messages such as 1000", 0, MAX_HISTORY_SIZE, str)),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_HISTORY_SIZE},
+                {"type": "string", "pattern": rf"^[0-9]{{1,12}}$|{_VARIABLE}"},
+            ]
+        }
+    ),
+]
+HistoryTtl = Annotated[
+    int,
+    BeforeValidator(
+        _amount(units.duration, "whole seconds, or 30s, 15m, 24h or 7d", 1, MAX_HISTORY_TTL, units.write_duration)
+    ),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY_TTL},
+                {"type": "string", "pattern": rf"{units.DURATION_PATTERN}|{_VARIABLE}"},
+            ]
+        }
+    ),
+]
+MessageSize = Annotated[
+    int,
+    BeforeValidator(_amount(units.size, "bytes, or 500B, 64kB, 64KiB or 1MiB", 1, MAX_MESSAGE_SIZE, units.write_size)),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_MESSAGE_SIZE},
+                {"type": "string", "pattern": rf"{units.SIZE_PATTERN}|{_VARIABLE}"},
+            ]
+        }
+    ),
+]
+Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), _or_variable({"const": False})]
+_OFF = _or_variable({"enum": [None, ""]})
+RateLimit = Annotated[None, BeforeValidator(_later("rate limits are")), _OFF]
+MessageSchema = Annotated[None, BeforeValidator(_later("message schemas are")), _OFF]
+Tokens = Annotated[None, BeforeValidator(_later("tokens are")), _OFF]
+BackendUrl = Annotated[
+    str,
+    BeforeValidator(_backend),
+    WithJsonSchema({"type": "string", "pattern": rf"^({'|'.join(sorted(backend.AVAILABLE))})://|{_VARIABLE}"}),
+]
+Key = Annotated[bytes, BeforeValidator(_key)]
+Keys = Annotated[
+    tuple[Key, ...],
+    BeforeValidator(_split_keys),
+    AfterValidator(_drop_empty),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "null"]},
+                {"type": "array", "items": {"type": ["string", "null"], "pattern": rf"^$|^[!-~]{{8,}}$|{_VARIABLE}"}},
+            ]
+        }
+    ),
+]
+Origin = Annotated[
+    str,
+    BeforeValidator(_origin),
+    WithJsonSchema({"type": "string", "pattern": rf"^\*$|^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s*]+$|{_VARIABLE}"}),
+]
+Name = Annotated[str, BeforeValidator(_name)]

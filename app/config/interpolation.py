@@ -1,0 +1,38 @@
+"""``${VAR}`` and ``${VAR:-default}`` in one text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_REFERENCE = re.compile(
+    r"\$(?:(?P<escaped>\$\{)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\}|(?P<broken>\{))", re.ASCII
+)
+
+
+class InterpolationError(Exception):
+    """A reference that cannot be replaced; ``str()`` says why and never shows a value."""
+
+
+def interpolate(text: str, variables: Mapping[str, str]) -> str:
+    """Replace the references in ``text``, once: what a variable holds is not looked at again.
+
+    As in a shell, ``${VAR:-default}`` takes the default for an empty variable too. ``$${`` stands
+    for a literal ``${``. Raises :class:`InterpolationError`.
+    """
+    return _REFERENCE.sub(lambda match: _value(match, variables), text)
+
+
+def _value(match: re.Match[str], variables: Mapping[str, str]) -> str:
+    name, default = match["name"], match["default"]
+    if match["escaped"]:
+        return "${"
+    if match["broken"]:
+        msg = "write ${NAME} or ${NAME:-default}, and $${ for a literal ${"
+        raise InterpolationError(msg)
+    if default is not None:
+        return variables.get(name) or default.removeprefix(":-")
+    if name not in variables:
+        msg = f"the variable {name} is not set: set it, or give a default with ${{{name}:-…}}"
+        raise InterpolationError(msg)
+    return variables[name]

@@ -1,0 +1,106 @@
+"""Content of the file + environment → :class:`Settings`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.config import wording
+from app.config.deployment import warnings
+from app.config.environment import Environment
+from app.config.model import ChannelPolicy, File, Policy
+from app.config.names import clashes
+from app.config.problems import ConfigError, Problem, quoted
+from app.config.settings import Settings
+from app.config.source import Document
+from app.config.syntax import MAX_BYTES
+from app.core.channel import Channel, History, Registry
+
+
+def load(environment: Environment) -> Settings:
+    """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with all that is wrong."""
+    return parse(read(environment.channels_config), environment)
+
+
+def read(path: Path) -> bytes:
+    """Return the file's content, cut when it is larger than any valid file; raise :class:`ConfigError`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    message = f"cannot be read ({reason}): CHANNELS_CONFIG names the file"
+    raise ConfigError([Problem(str(path), 0, 0, "", message)])
+
+
+def digest(content: bytes) -> str:
+    """Return 12 hexadecimal digits that tell one content from another."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def parse(content: bytes, environment: Environment) -> Settings:
+    """Turn content into settings; raise :class:`ConfigError` with all that is wrong."""
+    document = Document(content, str(environment.channels_config), environment.variables)
+    file = _validate(document)
+    if file is None or document.problems:
+        # The order of lines, not of checks.
+        raise ConfigError(sorted(document.problems, key=lambda problem: (problem.line, problem.column)))
+    registry = _registry(file)
+    return Settings(
+        path=environment.channels_config,
+        digest=digest(content),
+        backend=file.backend,
+        keys=file.auth.keys,
+        origins=file.origins,
+        registry=registry,
+        warnings=warnings(environment, file.backend, file.auth.keys, registry),
+    )
+
+
+def _validate(document: Document) -> File | None:
+    file = None
+    try:
+        file = File.model_validate(document.data)
+    except ValidationError as error:
+        for finding in error.errors(include_url=False, include_input=False):
+            wording.report(finding, document)
+    _check_channels(document)
+    return file
+
+
+def _check_channels(document: Document) -> None:
+    """Add what only all the channels together can show."""
+    channels = document.data.get("channels") if isinstance(document.data, dict) else None
+    if channels == {}:
+        document.add(("channels",), "there are no channels: declare at least one")
+    if isinstance(channels, dict):
+        for name, earlier in clashes(channels).items():
+            message = f"this family has the same names as {quoted(earlier)}: keep one"
+            document.add(("channels", name), message, at_key=True)
+
+
+def _registry(file: File) -> Registry:
+    channels = tuple(_channel(name, _inherit(policy, file.defaults)) for name, policy in file.channels.items())
+    return Registry(channels, _channel("defaults", file.defaults))
+
+
+def _inherit(policy: ChannelPolicy, defaults: Policy) -> Policy:
+    own = {key: getattr(policy, key) for key in policy.model_fields_set if key in Policy.model_fields}
+    if "history" in own:
+        given = {key: getattr(policy.history, key) for key in policy.history.model_fields_set}
+        own["history"] = defaults.history.model_copy(update=given)
+    return defaults.model_copy(update=own)
+
+
+def _channel(name: str, policy: Policy) -> Channel:
+    return Channel(
+        name=name,
+        publish=policy.publish,
+        subscribe=policy.subscribe,
+        client_publish=policy.client_publish,
+        history=History(size=policy.history.size, ttl=policy.history.ttl),
+        max_message_size=policy.max_message_size,
+        slow_subscriber=policy.slow_subscriber,
+    )

@@ -1,0 +1,194 @@
+"""The shape of the YAML file: every key with its meaning, default and limits.
+
+The docstring under a key is its description in the JSON Schema that editors show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from app.config import names, units
+from app.config.fields import (
+    BackendUrl,
+    Boolean,
+    HistorySize,
+    HistoryTtl,
+    Keys,
+    MessageSchema,
+    MessageSize,
+    Name,
+    Origin,
+    Presence,
+    Publish,
+    RateLimit,
+    Slow,
+    Subscribe,
+    Tokens,
+)
+from app.core.channel import NAME, RESERVED, Access, SlowSubscriber
+
+
+class Section(BaseModel):
+    """One mapping of the file. A section left empty is as good as absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Allow null in the editor too."""
+        schema = handler(core_schema)
+        handler.resolve_ref_schema(schema)["type"] = ["object", "null"]
+        return schema
+
+
+class History(Section):
+    """What is kept of a channel, for subscribers that come back."""
+
+    size: HistorySize = 1000
+    """How many messages are kept at most, 0 to 1000000; 0 keeps nothing."""
+
+    ttl: HistoryTtl = 24 * units.DURATIONS["h"]
+    """How long a message is kept, 1s to 365d: 30s, 15m, 24h, 7d, or whole seconds."""
+
+
+class Policy(Section):
+    """Who may do what on a channel, and what fits."""
+
+    publish: Publish = Access.KEY
+    """Who may publish: anyone, key (whoever has one of auth.keys) or nobody. token is not yet available."""
+
+    subscribe: Subscribe = Access.ANYONE
+    """Who may subscribe: anyone. token is not yet available."""
+
+    client_publish: Boolean = False
+    """Whether a connected subscriber may publish by sending; publish must admit it as well."""
+
+    history: History = Field(default_factory=History)
+    """What is kept, for subscribers that come back."""
+
+    max_message_size: MessageSize = 64 * units.SIZES["KiB"]
+    """The largest message in bytes of JSON, up to 1MiB: a number, or 500B, 64kB, 64KiB, 1MiB."""
+
+    slow_subscriber: Slow = SlowSubscriber.CATCH_UP
+    """What happens to a subscriber that reads too slowly: catch_up serves it from the history. Nothing else is yet."""
+
+    presence: Presence = False
+    """Whether subscribers may see who else is there. Only false is available yet."""
+
+    rate_limit: RateLimit = None
+    """How often one publisher may publish. Not yet available."""
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    # What a channel leaves out comes from `defaults`, whatever the code's own defaults are.
+    for key in schema["properties"].values():
+        key.pop("default", None)
+
+
+class ChannelPolicy(Policy):
+    """One channel or family of channels; what is left out is taken from `defaults`."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+    schema_: MessageSchema = Field(default=None, alias="schema")
+    """Path of a JSON Schema that messages must fit. Not yet available."""
+
+
+class AuthTokens(Section):
+    """How tokens are checked. Not yet available: leave everything empty."""
+
+    secret: Tokens = None
+    """The secret that tokens are signed with. Not yet available; empty means none."""
+
+    jwks: Tokens = None
+    """The https URL of the keys that tokens are signed with. Not yet available."""
+
+    issuer: Tokens = None
+    """Who must have issued a token. Not yet available."""
+
+    audience: Tokens = None
+    """Whom a token must be meant for. Not yet available."""
+
+
+class Auth(Section):
+    """What publishers and subscribers prove themselves with."""
+
+    keys: Keys = Field(default=(), repr=False)
+    """The keys for `publish: key`: text with commas between, or a list; each at least 8 visible ASCII characters."""
+
+    tokens: AuthTokens = Field(default_factory=AuthTokens)
+    """For `publish: token` and `subscribe: token`. Not yet available."""
+
+
+class File(Section):
+    """The whole of channels.yaml."""
+
+    backend: BackendUrl = Field(default="memory://", repr=False)
+    """Where messages are kept and how workers reach each other, as a URL. Only memory:// is available yet."""
+
+    auth: Auth = Field(default_factory=Auth)
+    """What publishers and subscribers prove themselves with."""
+
+    origins: tuple[Origin, ...] = ("*",)
+    """The web origins that browsers may connect from: "*" for any, or scheme://host[:port]."""
+
+    defaults: Policy = Field(default_factory=Policy)
+    """What a channel below inherits, key by key."""
+
+    channels: dict[Name, ChannelPolicy] = Field(
+        json_schema_extra={
+            "minProperties": 1,
+            "propertyNames": {
+                "anyOf": [
+                    {"pattern": f"^{NAME.pattern}$", "not": {"enum": [*sorted(RESERVED)]}},
+                    {"pattern": names.FAMILY_PATTERN},
+                ]
+            },
+        }
+    )
+    """The channels, by name. "chat.{room}" declares a family: one channel for each room."""
+
+
+def known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that the section at ``location`` may have."""
+    section: type[Section] = File
+    match location:
+        case ("auth",):
+            section = Auth
+        case ("auth", "tokens"):
+            section = AuthTokens
+        case ("defaults",):
+            section = Policy
+        case ("defaults", "history") | ("channels", _, "history"):
+            section = History
+        case ("channels", _):
+            section = ChannelPolicy
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+class _Schema(GenerateJsonSchema):
+    """Without the titles that pydantic makes up from the keys."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401, ARG002 — pydantic's signature
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the YAML file, for editors; the server itself checks more than this."""
+    schema = File.model_json_schema(schema_generator=_Schema)
+    # Unlike the sections in it, the file itself cannot be left empty.
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "channels.yaml",
+        "type": "object",
+    }

@@ -1,0 +1,70 @@
+"""What is wrong with a configuration, said so that an editor or a log can lead to the place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where.
+
+    ``file`` is empty when the problem is the environment's; ``line`` and ``column`` count from 1
+    and are 0 when there is no place to point at; ``key_path`` is ``channels.news.history``, or
+    the name of a variable.
+    """
+
+    file: str
+    line: int
+    column: int
+    key_path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Write the problem as ``config/channels.yaml:4:10: channels.news.history: …``."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return ": ".join(part for part in (place, self.key_path, self.message) if part)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``str()`` is one line per problem."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        """Take every problem that was found."""
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def key_path(location: Sequence[str | int]) -> str:
+    """Write a location as ``channels.news.history``, ``auth.keys[1]`` or ``channels."chat.{room}"``."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += "." * bool(path) + (part if _BARE.fullmatch(part) else quoted(part))
+    return path
+
+
+def quoted(text: str) -> str:
+    """Write a user's text in double quotes: on one line, in ASCII, shortened when it is long."""
+    shown = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
+    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
+
+
+def listed(words: Iterable[str]) -> str:
+    """Write ``anyone, key or nobody``."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean key?)``, or nothing when no known word is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,0 +1,35 @@
+"""pydantic's findings in plain words."""
+
+from __future__ import annotations
+
+from pydantic_core import ErrorDetails
+
+from app.config.model import known_keys
+from app.config.problems import did_you_mean
+from app.config.source import Document
+
+_PLAIN = {
+    "missing": "this key is missing: declare at least one channel under it",
+    "model_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of channel names to their settings",
+    "tuple_type": 'must be a list, such as ["*"]',
+}
+
+
+def report(error: ErrorDetails, document: Document) -> None:
+    """Add one of pydantic's errors to the document's problems, at its place."""
+    *location, last = error["loc"] or ("",)
+    if last == "[key]":
+        document.add(location, _message(error), at_key=True)
+    elif error["type"] == "extra_forbidden":
+        known = known_keys(tuple(location))
+        message = f"unknown key{did_you_mean(str(last), known)}; here may stand {', '.join(known)}"
+        document.add((*location, last), message, at_key=True)
+    else:
+        document.add(error["loc"], _message(error))
+
+
+def _message(error: ErrorDetails) -> str:
+    if error["type"] == "abide":
+        return str(error["ctx"]["message"])
+    return _PLAIN.get(error["type"], error["msg"])

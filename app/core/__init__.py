@@ -1,0 +1,1 @@
+"""What the server means. Standard library only: no sockets, SQL, HTTP, logging or environment."""

@@ -1,0 +1,176 @@
+"""Channels and their policies: who may do what, and what fits.
+
+All of it is immutable. A reload builds a new :class:`Registry` and swaps it in one assignment.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.core.errors import (
+    ForbiddenError,
+    TooLargeError,
+    UnauthorisedError,
+    UnknownChannelError,
+)
+
+MAX_NAME = 255
+"""Bytes of the longest name."""
+
+NAME = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
+"""What a channel may be called."""
+
+PARAMETER = r"[A-Za-z0-9_-]{1,128}"
+"""What a family's parameter may stand for."""
+
+RESERVED = frozenset(
+    (
+        "push", "ws", "echo", "health", "metrics", "channels", "docs", "redoc", "openapi.json", "asyncapi.json",
+        "console", "client.js", "static", "favicon.ico", "robots.txt",
+    )
+)  # fmt: skip
+"""Names that are paths of the server itself."""
+
+MAX_MESSAGE_SIZE = 1024 * 1024
+"""The most that a channel's ``max_message_size`` may be, in bytes."""
+
+
+class Access(StrEnum):
+    """Who may publish or subscribe."""
+
+    ANYONE = "anyone"
+    KEY = "key"
+    TOKEN = "token"  # noqa: S105 — a policy's name, not a secret
+    NOBODY = "nobody"
+
+
+class SlowSubscriber(StrEnum):
+    """What happens to a subscription whose buffer is full."""
+
+    CATCH_UP = "catch_up"
+    DISCONNECT = "disconnect"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The window of messages kept for resume: at most ``size``, none older than ``ttl`` seconds."""
+
+    size: int = 1000
+    ttl: int = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The authenticated caller."""
+
+    has_key: bool = False
+    """It brought one of the configured keys."""
+    reason: str = "no key was sent"
+    """Why ``has_key`` is false, for the detail of a 401."""
+
+
+ANONYMOUS = Identity()
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One declared channel, or a family such as ``chat.{room}``; the rules for its messages."""
+
+    name: str
+    publish: Access = Access.KEY
+    subscribe: Access = Access.ANYONE
+    client_publish: bool = False
+    history: History = field(default_factory=History)
+    max_message_size: int = 64 * 1024
+    slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
+
+    @property
+    def is_family(self) -> bool:
+        """Whether the name holds a parameter."""
+        return "{" in self.name
+
+    @property
+    def prefix(self) -> str:
+        """The literal text before a family's parameter; the whole name of a plain channel."""
+        return self.name.partition("{")[0]
+
+    def check_publish(self, identity: Identity) -> None:
+        """Raise :class:`UnauthorisedError` or :class:`ForbiddenError` if it may not publish."""
+        match self.publish:
+            case Access.ANYONE:
+                return
+            case Access.KEY if identity.has_key:
+                return
+            case Access.KEY:
+                msg = (
+                    f"channel {self.name!r} takes messages only with a key, and {identity.reason}: "
+                    "send 'Authorization: Bearer <key>'"
+                )
+                raise UnauthorisedError(msg)
+            case _:
+                msg = f"channel {self.name!r} takes no messages here (publish: {self.publish})"
+                raise ForbiddenError(msg)
+
+    def check_client_publish(self, identity: Identity) -> None:
+        """As :meth:`check_publish`, for a subscriber that publishes by sending."""
+        if not self.client_publish:
+            msg = f"channel {self.name!r} takes no messages from its subscribers (client_publish: false)"
+            raise ForbiddenError(msg)
+        self.check_publish(identity)
+
+    def check_subscribe(self, identity: Identity) -> None:  # noqa: ARG002 — tokens will look at it
+        """Raise :class:`ForbiddenError` if it may not subscribe."""
+        if self.subscribe is not Access.ANYONE:
+            msg = f"channel {self.name!r} cannot be subscribed to (subscribe: {self.subscribe})"
+            raise ForbiddenError(msg)
+
+    def check_size(self, data: bytes) -> None:
+        """Raise :class:`TooLargeError` if the message does not fit."""
+        if len(data) > self.max_message_size:
+            msg = (
+                f"the message has {len(data)} bytes as JSON; channel {self.name!r} takes at most "
+                f"{self.max_message_size} (max_message_size)"
+            )
+            raise TooLargeError(msg)
+
+
+class Registry:
+    """The declared channels, found by the name of a request.
+
+    A plain channel goes before a family; among families the one with the longest prefix.
+    """
+
+    def __init__(self, channels: tuple[Channel, ...], defaults: Channel) -> None:
+        self.channels = channels
+        self.defaults = defaults
+        self._plain = {c.name: c for c in channels if not c.is_family}
+        families = sorted((c for c in channels if c.is_family), key=lambda c: -len(c.prefix))
+        self._families = [(_pattern(c), c) for c in families]
+
+    def get(self, name: str) -> Channel | None:
+        """Return the channel that ``name`` stands for, or None."""
+        channel = self._plain.get(name)
+        if channel is None and len(name) <= MAX_NAME:
+            channel = next((c for pattern, c in self._families if pattern.fullmatch(name)), None)
+        return channel
+
+    def find(self, name: str) -> Channel:
+        """Return the channel that ``name`` stands for; raise :class:`UnknownChannelError`."""
+        channel = self.get(name)
+        if channel is None:
+            msg = f"there is no channel {name[:255]!r}: declare it in channels.yaml"
+            raise UnknownChannelError(msg)
+        return channel
+
+    def history(self, name: str) -> History:
+        """Return what is kept of a channel; of one that is not declared, what ``defaults`` say."""
+        return (self.get(name) or self.defaults).history
+
+
+def _pattern(family: Channel) -> re.Pattern[str]:
+    prefix, _, rest = family.name.partition("{")
+    suffix = rest.partition("}")[2]
+    return re.compile(re.escape(prefix) + PARAMETER + re.escape(suffix), re.ASCII)

@@ -1,0 +1,138 @@
+"""Every way a request can be refused: one tree of errors, one table of close codes.
+
+An error's ``code`` is stable and documented in ``docs/codes.md``; its ``str()`` says what is
+wrong, where, and what to do. ``web/problems.py`` maps codes to HTTP statuses, and
+:data:`CLOSE_CODES` below maps them to WebSocket close codes.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class AbideError(Exception):
+    """Base of all refusals; ``str(error)`` is the ``detail`` that the user reads."""
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+
+class MalformedError(AbideError):
+    """The request cannot be understood: bad JSON, a missing field, a bad query parameter."""
+
+    code = "malformed"
+    title = "Malformed request"
+
+
+class UnauthorisedError(AbideError):
+    """No credentials, or wrong ones, where the channel's policy asks for some."""
+
+    code = "unauthorised"
+    title = "Unauthorised"
+
+
+class ForbiddenError(AbideError):
+    """The channel's policy does not allow this, whoever asks."""
+
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class UnknownChannelError(AbideError):
+    """No declared channel has this name."""
+
+    code = "unknown_channel"
+    title = "Unknown channel"
+
+
+class ChannelRemovedError(AbideError):
+    """The channel was deleted from channels.yaml while it was in use."""
+
+    code = "channel_removed"
+    title = "Channel removed"
+
+
+class KeyReusedError(AbideError):
+    """An idempotency key was used before with another message."""
+
+    code = "key_reused"
+    title = "Idempotency key reused"
+
+
+class TooLargeError(AbideError):
+    """A body, message or frame is over its limit."""
+
+    code = "too_large"
+    title = "Too large"
+
+
+class UnsupportedTypeError(AbideError):
+    """The body's content type is not one that can be published."""
+
+    code = "unsupported_type"
+    title = "Unsupported content type"
+
+
+class GapError(AbideError):
+    """The log no longer holds the messages after a subscription's cursor."""
+
+    code = "gap"
+    title = "Gap"
+
+
+class UnavailableError(AbideError):
+    """The backend cannot take the message now; ``retry_after`` is in seconds."""
+
+    code = "unavailable"
+    title = "Unavailable"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class OverloadedError(UnavailableError):
+    """The queue of messages that wait for the backend is full."""
+
+    code = "overloaded"
+    title = "Overloaded"
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The link to the backend broke during the commit: the message may be stored or not."""
+
+    code = "outcome_unknown"
+    title = "Outcome unknown"
+
+
+class CloseCode(IntEnum):
+    """Why the server closes a WebSocket. 1xxx: reconnect if it helps; 44xx: mend something first."""
+
+    NORMAL = 1000
+    UNSUPPORTED_DATA = 1003
+    INVALID_UTF8 = 1007
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    RESTARTING = 1012
+    OVERLOADED = 1013
+    BAD_FRAME = 4400
+    UNAUTHORISED = 4401
+    FORBIDDEN = 4403
+    CHANNEL_REMOVED = 4404
+    GAP = 4410
+
+
+CLOSE_CODES: dict[str, CloseCode] = {
+    AbideError.code: CloseCode.INTERNAL_ERROR,
+    MalformedError.code: CloseCode.BAD_FRAME,
+    UnauthorisedError.code: CloseCode.UNAUTHORISED,
+    ForbiddenError.code: CloseCode.FORBIDDEN,
+    ChannelRemovedError.code: CloseCode.CHANNEL_REMOVED,
+    TooLargeError.code: CloseCode.TOO_BIG,
+    UnsupportedTypeError.code: CloseCode.UNSUPPORTED_DATA,
+    GapError.code: CloseCode.GAP,
+    UnavailableError.code: CloseCode.OVERLOADED,
+    OverloadedError.code: CloseCode.OVERLOADED,
+    OutcomeUnknownError.code: CloseCode.OVERLOADED,
+}

@@ -1,0 +1,130 @@
+"""The tail: the newest messages of a channel, kept in memory once for all who read them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from app.core.message import Batch, Message, Position
+
+_OVERHEAD = 160
+"""Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header."""
+
+
+class Messages:
+    """Consecutive messages of one channel: appended at the end, dropped at the start.
+
+    A list with a moving start, so that a read anywhere costs only what it returns.
+    """
+
+    __slots__ = ("_items", "_start", "head")
+
+    def __init__(self, head: int) -> None:
+        self.head = head
+        self._items: list[Message] = []
+        self._start = 0
+
+    def __len__(self) -> int:
+        return len(self._items) - self._start
+
+    @property
+    def first(self) -> int:
+        """Offset of the oldest message held; ``head + 1`` when none is."""
+        return self.head + 1 - len(self)
+
+    def oldest(self) -> Message | None:
+        """Return the oldest message held."""
+        return self._items[self._start] if len(self) else None
+
+    def extend(self, messages: Iterable[Message]) -> None:
+        """Append messages whose offsets follow the head."""
+        self._items.extend(messages)
+        if len(self):
+            self.head = self._items[-1].offset
+
+    def drop_through(self, offset: int) -> None:
+        """Forget the messages up to and including ``offset``."""
+        count = min(max(0, offset + 1 - self.first), len(self))
+        self._start += count
+        if self._start > len(self._items) // 2:
+            del self._items[: self._start]
+            self._start = 0
+
+    def after(self, offset: int, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
+        """Return messages past ``offset`` or from the oldest held: at least one if there is one."""
+        begin = self._start + max(0, offset + 1 - self.first)
+        found = self._items[begin : begin + max_messages]
+        size = 0
+        for count, message in enumerate(found):
+            size += len(message.data)
+            if size > max_bytes and count:
+                return tuple(found[:count])
+        return tuple(found)
+
+
+class Budget:
+    """Bounds the bytes of all tails of a process: the oldest batch goes first, whosever it is."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._order: deque[tuple[Tail, int, int]] = deque()
+
+    def take(self, tail: Tail, batch: Batch) -> None:
+        """Count a batch that ``tail`` now holds, and let go of old ones that no longer fit."""
+        size = sum(len(message.data) + _OVERHEAD for message in batch.messages)
+        self._order.append((tail, batch.last, size))
+        self._used += size
+        while self._used > self._limit:
+            oldest, offset, freed = self._order.popleft()
+            oldest.messages.drop_through(offset)
+            self._used -= freed
+
+
+class Tail:
+    """One channel's newest messages in this process, and the signal that there are more.
+
+    It is a :class:`~app.core.ports.Sink`: the bus starts it and delivers to it.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.epoch = ""
+        """Valid once started."""
+        self.messages = Messages(0)
+        self._budget = budget
+        self._moved: asyncio.Future[None] | None = None
+
+    @property
+    def head(self) -> int:
+        """Offset of the newest message that this process has seen."""
+        return self.messages.head
+
+    def start(self, position: Position) -> None:
+        """Begin after ``position``."""
+        self.epoch = position.epoch
+        self.messages = Messages(position.offset)
+
+    def deliver(self, batch: Batch) -> None:
+        """Take the next messages and wake who waits for them.
+
+        When the bus had to leave some out, what was held before is dropped, so that the tail
+        stays consecutive and a cursor before the hole finds out from the log.
+        """
+        if batch.first != self.head + 1:
+            self.messages = Messages(batch.first - 1)
+        self.messages.extend(batch.messages)
+        self._budget.take(self, batch)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
+        self._moved = None
+
+    async def moved(self) -> None:
+        """Return at the next :meth:`wake`."""
+        if self._moved is None:
+            self._moved = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._moved)

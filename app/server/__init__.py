@@ -1,0 +1,1 @@
+"""The process edge: the gunicorn worker, and uvicorn's protocols with what they lack."""

@@ -1,0 +1,1 @@
+"""The HTTP and WebSocket edge: no SQL, no broadcaster, no ordering rules."""

@@ -1,0 +1,103 @@
+"""Errors as HTTP answers: one table of statuses, ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.types import Message, Receive, Scope, Send
+
+from app.core import errors
+
+STATUSES: dict[str, int] = {
+    errors.MalformedError.code: 400,
+    errors.UnauthorisedError.code: 401,
+    errors.ForbiddenError.code: 403,
+    errors.UnknownChannelError.code: 404,
+    errors.KeyReusedError.code: 409,
+    errors.TooLargeError.code: 413,
+    errors.UnsupportedTypeError.code: 415,
+    errors.AbideError.code: 500,
+    errors.UnavailableError.code: 503,
+    errors.OverloadedError.code: 503,
+    errors.OutcomeUnknownError.code: 503,
+    "method_not_allowed": 405,
+    "not_acceptable": 406,
+}
+
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 16 * 1024 * 1024
+
+
+class Problem(BaseModel):
+    """The body of every refusal."""
+
+    type: str = Field(examples=["urn:abide:problem:unknown_channel"])
+    status: int = Field(examples=[404])
+    title: str = Field(examples=["Unknown channel"])
+    detail: str
+    code: str = Field(examples=["unknown_channel"], description="Stable; see docs/codes.md")
+
+
+def describe(code: str, title: str, detail: str) -> dict[str, Any]:
+    """Return the problem object of a refusal."""
+    return Problem(
+        type=f"urn:abide:problem:{code}", status=STATUSES[code], title=title, detail=detail, code=code
+    ).model_dump()
+
+
+def describe_error(error: errors.AbideError) -> dict[str, Any]:
+    """Return the problem object of an error."""
+    return describe(error.code, error.title, str(error))
+
+
+class ProblemResponse(JSONResponse):
+    """A refusal as an HTTP answer; before an upgrade, one to a WebSocket handshake too."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, problem: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem, status_code=problem["status"], headers=headers)
+
+    @classmethod
+    def of(cls, error: errors.AbideError) -> ProblemResponse:
+        """Make the answer to an error, with the headers that its status asks for."""
+        problem = describe_error(error)
+        if isinstance(error, errors.TooLargeError):
+            return LingeringResponse(problem, {"connection": "close"})
+        if isinstance(error, errors.UnauthorisedError):
+            return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
+        if isinstance(error, errors.UnavailableError):
+            return cls(problem, {"retry-after": str(error.retry_after)})
+        return cls(problem)
+
+
+class LingeringResponse(ProblemResponse):
+    """Answers while the body still arrives, then reads and drops it for a moment.
+
+    A connection closed with unread data is reset, and a reset can overtake the answer.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer whole, drop what comes, then end the response."""
+
+        async def hold_open(message: Message) -> None:
+            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+        await super().__call__(scope, receive, hold_open)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await _drop_body(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drop_body(receive: Receive) -> None:
+    dropped = 0
+    while dropped < _LINGER_BYTES:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return

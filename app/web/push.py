@@ -1,0 +1,142 @@
+"""The push routes: HTTP in, the log's word out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request, Response
+
+from app.core import data
+from app.core.channel import Identity, Registry
+from app.core.errors import AbideError, MalformedError
+from app.core.message import Published, Record
+from app.core.ports import Outcome, Publisher
+from app.web import body
+from app.web.auth import Authenticator
+from app.web.problems import describe_error
+
+MAX_BODY = 8 * 1024 * 1024
+"""Bytes of a ``POST /push``, of an array of messages too."""
+
+MAX_ITEMS = 1000
+"""Messages in one ``POST /push``."""
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+_MEMBERS = frozenset({"channel", "message", "key"})
+
+
+class Push:
+    """Turns requests into records, asks the policy, and waits until they are stored."""
+
+    def __init__(self, registry: Registry, authenticator: Authenticator, publisher: Publisher) -> None:
+        self._registry = registry
+        self._authenticator = authenticator
+        self._publisher = publisher
+
+    async def named(self, request: Request) -> Response:
+        """Publish the body as one message to the channel that the path names.
+
+        The answer comes when the message is stored.
+        """
+        name = request.scope["path"].rpartition("/push/")[2]
+        channel = self._registry.find(name)
+        channel.check_publish(self._authenticator.identify(request.headers))
+        key = _key(request.headers.get("idempotency-key"))
+        kind = body.media_type(request)
+        message = body.as_data(kind, await body.read(request, channel.max_message_size))
+        channel.check_size(message)
+        (outcome,) = await self._publisher.publish([Record(name, message, key)])
+        return _answer(name, None, _stored(outcome))
+
+    async def enveloped(self, request: Request) -> Response:
+        """Publish one message, or an array of at most 1000, each with its channel's name.
+
+        An array is published in order, and not atomically: it is answered with 200 and, for
+        each item, its result or its problem.
+        """
+        identity = self._authenticator.identify(request.headers)
+        kind = body.media_type(request)
+        if kind != "application/json":
+            raise body.unsupported(kind, "application/json")
+        header = _key(request.headers.get("idempotency-key"))
+        text = data.decode(await body.read(request, MAX_BODY))
+        if data.is_array(text):
+            return await self._many(text, header, identity)
+        record = self._record(text, header, identity)
+        (outcome,) = await self._publisher.publish([record])
+        return _answer(record.channel, record.data, _stored(outcome))
+
+    async def _many(self, text: str, header: str | None, identity: Identity) -> Response:
+        if header is not None:
+            msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
+            raise MalformedError(msg)
+        items = data.items(text)
+        if len(items) > MAX_ITEMS:
+            msg = f"the array has {len(items)} items: send at most {MAX_ITEMS} at once"
+            raise MalformedError(msg)
+        records = [self._try_record(item, identity) for item in items]
+        outcomes = iter(await self._publish([record for record in records if isinstance(record, Record)]))
+        results = [
+            _result(record.channel, next(outcomes)) if isinstance(record, Record) else describe_error(record)
+            for record in records
+        ]
+        return Response(json.dumps(results), media_type="application/json")
+
+    async def _publish(self, records: Sequence[Record]) -> list[Outcome]:
+        return await self._publisher.publish(records) if records else []
+
+    def _try_record(self, text: str, identity: Identity) -> Record | AbideError:
+        try:
+            return self._record(text, None, identity)
+        except AbideError as error:
+            return error
+
+    def _record(self, text: str, header: str | None, identity: Identity) -> Record:
+        members = data.members(text)
+        for name in ("channel", "message"):
+            if name not in members:
+                msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
+                raise MalformedError(msg)
+        if unknown := members.keys() - _MEMBERS:
+            msg = f"unknown member {min(unknown)!r}: a message has 'channel', 'message' and maybe 'key'"
+            raise MalformedError(msg)
+        if header is not None and "key" in members:
+            msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
+            raise MalformedError(msg)
+        key = _key(data.string(members["key"], "'key'")) if "key" in members else header
+        channel = self._registry.find(name := data.string(members["channel"], "'channel'"))
+        channel.check_publish(identity)
+        message = members["message"].encode()
+        channel.check_size(message)
+        return Record(name, message, key)
+
+
+def _key(key: str | None) -> str | None:
+    if key is not None and not _KEY.fullmatch(key):
+        msg = "an idempotency key is 1 to 255 visible ASCII characters"
+        raise MalformedError(msg)
+    return key
+
+
+def _stored(outcome: Outcome) -> Published:
+    if isinstance(outcome, AbideError):
+        raise outcome
+    return outcome
+
+
+def _result(name: str, outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, AbideError):
+        return describe_error(outcome)
+    position = outcome.position
+    return {"channel": name, "position": str(position), "offset": position.offset, "epoch": position.epoch}
+
+
+def _answer(name: str, message: bytes | None, published: Published) -> Response:
+    content = json.dumps(_result(name, published)).encode()
+    if message is not None:  # as it came, not as Python would write it
+        content = content[:-1] + b', "message": ' + message + b"}"
+    headers = {"idempotency-replayed": "true"} if published.replayed else None
+    return Response(content, media_type="application/json", headers=headers)

@@ -1,0 +1,90 @@
+"""Editing channels.yaml while the server runs."""
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from tests.conftest import ServerFactory
+from tests.support.server import LogLine, Server
+
+BEFORE = "channels: {lebowski: {publish: anyone}, walter: {publish: anyone}}\n"
+
+
+@pytest.fixture
+def server(server_factory: ServerFactory) -> Server:
+    return server_factory(channels=BEFORE)
+
+
+def edit(server: Server, text: str, event: str = "config_applied") -> LogLine:
+    """Rewrite the file and wait until the server says what it made of it; fail after five seconds."""
+    seen = len(server.log)
+    server.write_channels(text)
+    return server.wait_log(lambda line: line["event"] == event and line in server.log[seen:], timeout=5)
+
+
+def push(server: Server, channel: str) -> int:
+    return httpx.post(f"{server.url}/push/{channel}", json="x").status_code
+
+
+def test_an_added_channel_is_there(server: Server) -> None:
+    """Server serves a channel added to the file: its push route, its socket, its documentation."""
+    line = edit(server, BEFORE.replace("walter", "donny: {publish: anyone}, walter"))
+    assert line["added"] == ["donny"]
+    with connect(f"{server.ws_url}/donny") as subscriber:
+        assert push(server, "donny") == 200
+        assert subscriber.recv(timeout=5) == '"x"'
+    assert "/push/donny" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
+
+
+def test_a_removed_channel_is_gone_and_others_stay(server: Server) -> None:
+    """Server closes a removed channel's sockets with 4404, and leaves the others connected."""
+    with connect(f"{server.ws_url}/walter") as removed, connect(f"{server.ws_url}/lebowski") as kept:
+        edit(server, "channels: {lebowski: {publish: anyone}}\n")
+        with pytest.raises(ConnectionClosed) as closed:
+            removed.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4404
+        assert push(server, "walter") == 404
+        with pytest.raises(InvalidStatus), connect(f"{server.ws_url}/walter"):
+            pass
+        assert push(server, "lebowski") == 200
+        assert kept.recv(timeout=5) == '"x"'
+
+
+def test_a_channel_that_comes_back_continues_its_offsets(server: Server) -> None:
+    """Server keeps a removed channel's log, and goes on from there when it is declared again."""
+    push(server, "walter")
+    edit(server, "channels: {lebowski: {publish: anyone}}\n")
+    edit(server, BEFORE)
+    assert httpx.post(f"{server.url}/push/walter", json="x").json()["offset"] == 2
+
+
+def test_a_broken_edit_changes_nothing_and_is_reported_with_its_line(server: Server) -> None:
+    """Server goes on with the old file, says what is wrong in log and health, and forgets it when mended."""
+    with connect(f"{server.ws_url}/walter") as subscriber:
+        before = httpx.get(f"{server.url}/health/ready").json()["config"]
+        line = edit(server, "channels:\n  lebowski: {publsh: anyone}\n", "config_refused")
+        assert "channels.yaml:2:14: channels.lebowski.publsh" in line["problems"][0]
+        ready = httpx.get(f"{server.url}/health/ready")
+        assert ready.status_code == 200
+        assert ready.json()["config"]["hash"] == before["hash"]
+        assert "publsh" in ready.json()["config"]["error"]
+        assert push(server, "walter") == 200
+        assert subscriber.recv(timeout=5) == '"x"'
+        edit(server, BEFORE)
+        assert httpx.get(f"{server.url}/health/ready").json()["config"] == before
+
+
+def test_new_rules_hold_for_open_sockets(server: Server) -> None:
+    """Server applies changed rules to sockets that are open already."""
+    with connect(f"{server.ws_url}/walter") as subscriber:
+        edit(server, BEFORE.replace("walter: {", "walter: {client_publish: true, "))
+        subscriber.send('"by sending"')
+        assert subscriber.recv(timeout=5) == '"by sending"'
+
+
+def test_a_changed_backend_asks_for_a_restart(server: Server) -> None:
+    """Server logs that a changed backend needs a restart, and serves on."""
+    edit(server, "backend: memory://other\n" + BEFORE, "restart_needed")
+    assert push(server, "walter") == 200

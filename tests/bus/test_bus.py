@@ -1,0 +1,158 @@
+"""The bus over broadcaster: what its sinks are handed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.bus.bus import Bus
+from app.bus.memory import MemoryBackend
+from app.core.message import Batch, Message, Position, Record
+from tests.bus.conformance import ALL
+
+
+class Collector:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self.texts: list[str] = []
+        self._news = asyncio.Event()
+
+    def start(self, position: Position) -> None:
+        self.position = position
+
+    def deliver(self, batch: Batch) -> None:
+        self.texts += [message.data.decode() for message in batch.messages]
+        self._news.set()
+
+    async def wait_for(self, count: int) -> list[str]:
+        async with asyncio.timeout(10):
+            while len(self.texts) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.texts
+
+
+class FlakyBackend(MemoryBackend):
+    """Its listener fails once, and its follow when told so."""
+
+    failures = 1
+    refuse_follow = False
+
+    async def next_batch(self) -> Batch:
+        if self.failures:
+            self.failures -= 1
+            msg = "a bug"
+            raise RuntimeError(msg)
+        return await super().next_batch()
+
+    async def follow(self, channel: str) -> Position:
+        if self.refuse_follow:
+            msg = "the backend said no"
+            raise ConnectionError(msg)
+        return await super().follow(channel)
+
+
+@pytest.fixture
+async def bus() -> AsyncIterator[Bus]:
+    bus = Bus(MemoryBackend(lambda _: ALL))
+    async with bus.running():
+        yield bus
+
+
+async def test_a_sink_is_started_and_then_handed_everything_in_order(bus: Bus) -> None:
+    """Bus starts a sink at the head and hands it each later message once."""
+    await bus.publish([Record("a", b"0")])
+    sink = Collector()
+    await bus.follow("a", sink)
+    assert sink.position is not None
+    assert sink.position.offset == 1
+    for number in range(1, 200):
+        await bus.publish([Record("a", str(number).encode())])
+    assert await sink.wait_for(199) == [str(number) for number in range(1, 200)]
+
+
+async def test_an_unfollowed_sink_hears_nothing_more(bus: Bus) -> None:
+    """Bus hands an unfollowed sink nothing, and another one of the channel everything."""
+    before, after = Collector(), Collector()
+    await bus.follow("a", before)
+    await bus.unfollow("a")
+    await bus.follow("a", after)
+    await bus.publish([Record("a", b"1")])
+    assert await after.wait_for(1) == ["1"]
+    assert before.texts == []
+
+
+async def test_following_a_busy_channel_loses_nothing(bus: Bus) -> None:
+    """Bus hands over all that is published past the position a sink was started at."""
+
+    async def flood() -> None:
+        for number in range(2000):
+            await bus.publish([Record("a", str(number).encode())])
+
+    flooding = asyncio.create_task(flood())
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+        sink = Collector()
+        await bus.follow("a", sink)
+        assert sink.position is not None
+        begin = sink.position.offset
+        expected = [str(number) for number in range(begin, 2000)]
+        got = await sink.wait_for(min(5, len(expected)))
+        assert got == expected[: len(got)]
+        await bus.unfollow("a")
+    await flooding
+
+
+async def test_a_listener_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bus survives an error of the backend's listener."""
+    monkeypatch.setattr("app.bus.bus._RETRY_SECONDS", 0.01)
+    bus, sink = Bus(FlakyBackend(lambda _: ALL)), Collector()
+    async with bus.running():
+        await bus.follow("a", sink)
+        await bus.publish([Record("a", b"1")])
+        assert await sink.wait_for(1) == ["1"]
+
+
+async def test_an_error_while_following_is_told_as_it_is() -> None:
+    """Bus raises what the backend raised, and can follow the channel later."""
+    backend = FlakyBackend(lambda _: ALL)
+    backend.failures, backend.refuse_follow = 0, True
+    bus, sink = Bus(backend), Collector()
+    async with bus.running():
+        with pytest.raises(ConnectionError, match="the backend said no"):
+            await bus.follow("a", sink)
+        backend.refuse_follow = False
+        await bus.follow("a", sink)
+        await bus.publish([Record("a", b"1")])
+        assert await sink.wait_for(1) == ["1"]
+
+
+class FloodBackend(MemoryBackend):
+    """Has a batch ready whenever it is asked, so that its listener never has to wait."""
+
+    handed_over = 0
+
+    async def next_batch(self) -> Batch:
+        if self.handed_over == 5000:
+            await asyncio.Event().wait()
+        self.handed_over += 1
+        return Batch("a", self.epoch, (Message(self.handed_over, 0, b"x"),))
+
+
+async def test_queues_stay_short_under_a_flood() -> None:
+    """Bus gives its readers their turn, so that no queue grows with what is published."""
+    backend = FloodBackend(lambda _: ALL)
+    bus, waiting = Bus(backend), []
+
+    class Measure(Collector):
+        def deliver(self, batch: Batch) -> None:
+            waiting.append(backend.handed_over - batch.last)
+            super().deliver(batch)
+
+    sink = Measure()
+    async with bus.running():
+        await bus.follow("a", sink)
+        await sink.wait_for(5000)
+    assert max(waiting) <= 32

@@ -1,0 +1,124 @@
+"""Group commit: one append at a time, batches by themselves, a bounded queue."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from app.bus import commit
+from app.bus.commit import GroupCommit
+from app.core.errors import AbideError, OverloadedError, UnavailableError
+from app.core.message import Position, Published, Record
+from app.core.ports import Outcome
+
+
+class Log:
+    """Appends when a test lets it."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def append(self, records: Sequence[Record]) -> list[Outcome]:
+        self.batches.append([record.data.decode() for record in records])
+        self.entered.set()
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return [Published(Position("e", int(record.data))) for record in records]
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+async def group(log: Log) -> AsyncIterator[GroupCommit]:
+    group = GroupCommit(log.append)
+    task = asyncio.create_task(group.run())
+    yield group
+    group.close()
+    log.gate.set()
+    await task
+
+
+def publish(group: GroupCommit, *texts: str) -> asyncio.Task[list[Outcome]]:
+    return asyncio.create_task(group.publish([Record("c", text.encode()) for text in texts]))
+
+
+async def test_what_comes_during_an_append_goes_into_the_next_together(group: GroupCommit, log: Log) -> None:
+    """GroupCommit appends the first message alone and joins the rest."""
+    first = publish(group, "1")
+    await log.entered.wait()
+    rest = [publish(group, "2", "3"), publish(group, "4")]
+    await asyncio.sleep(0)
+    log.gate.set()
+    outcomes = [await task for task in [first, *rest]]
+    assert log.batches == [["1"], ["2", "3", "4"]]
+    assert [[o.position.offset for o in got if isinstance(o, Published)] for got in outcomes] == [[1], [2, 3], [4]]
+
+
+async def test_a_full_queue_refuses(group: GroupCommit, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GroupCommit refuses what does not fit, and takes more when there is room."""
+    monkeypatch.setattr(commit, "MAX_WAITING_MESSAGES", 3)
+    running = publish(group, "1")
+    await log.entered.wait()
+    waiting = publish(group, "2", "3")
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="wait for the backend already"):
+        await group.publish([Record("c", b"4")])
+    log.gate.set()
+    await asyncio.gather(running, waiting)
+    assert len(await group.publish([Record("c", b"5")])) == 1
+
+
+async def test_a_batch_is_bounded(group: GroupCommit, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GroupCommit closes a batch at its limit of messages, never inside a submission."""
+    monkeypatch.setattr(commit, "MAX_BATCH_MESSAGES", 2)
+    running = publish(group, "0")
+    await log.entered.wait()
+    tasks = [publish(group, "1"), publish(group, "2", "3", "4"), publish(group, "5"), publish(group, "6")]
+    await asyncio.sleep(0)
+    log.gate.set()
+    await asyncio.gather(running, *tasks)
+    assert log.batches == [["0"], ["1"], ["2", "3", "4"], ["5", "6"]]
+
+
+@pytest.mark.parametrize("error", [UnavailableError("gone"), RuntimeError("a bug")])
+async def test_a_failed_append_fails_its_messages_and_no_others(group: GroupCommit, log: Log, error: Exception) -> None:
+    """GroupCommit tells every publisher of a failed batch, and goes on."""
+    log.gate.set()
+    log.error = error
+    (outcome,) = await group.publish([Record("c", b"1")])
+    assert isinstance(outcome, AbideError)
+    log.error = None
+    (outcome,) = await group.publish([Record("c", b"2")])
+    assert isinstance(outcome, Published)
+
+
+async def test_a_publisher_that_goes_away_takes_nothing_with_it(group: GroupCommit, log: Log) -> None:
+    """GroupCommit stores what was accepted though nobody waits for the answer."""
+    gone, stays = publish(group, "1"), publish(group, "2")
+    await log.entered.wait()
+    gone.cancel()
+    log.gate.set()
+    assert len(await stays) == 1
+    assert [text for batch in log.batches for text in batch] == ["1", "2"]
+
+
+async def test_closing_finishes_what_waits_and_refuses_the_rest(log: Log) -> None:
+    """GroupCommit ends when everything accepted is stored."""
+    group = GroupCommit(log.append)
+    running = asyncio.create_task(group.run())
+    waiting = publish(group, "1")
+    await log.entered.wait()
+    group.close()
+    with pytest.raises(UnavailableError, match="stopping"):
+        await group.publish([Record("c", b"2")])
+    log.gate.set()
+    await running
+    assert len(await waiting) == 1
+    assert repr(group) == "<GroupCommit 0 messages, 0 bytes waiting>"

@@ -1,0 +1,71 @@
+"""The environment variables that the server reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.config import ConfigError, Environment
+
+
+def test_defaults() -> None:
+    """Environment without any variable is that of a developer's machine."""
+    environment = Environment.read({})
+    assert environment == Environment()
+    assert (environment.host, environment.port, environment.workers) == ("127.0.0.1", 8000, 1)
+    assert (environment.log_format, environment.log_level, environment.drain_seconds) == (None, "info", 15)
+    assert environment.channels_config == Path("config/channels.yaml")
+
+
+def test_values() -> None:
+    """Environment takes what is set."""
+    variables = {
+        "HOST": "::",
+        "PORT": "80",
+        "CHANNELS_CONFIG": "/c.yaml",
+        "WEB_CONCURRENCY": "4",
+        "DRAIN_SECONDS": "0",
+        "LOG_FORMAT": "JSON",
+        "LOG_LEVEL": "Debug",
+        "DIRECT_DATABASE_URL": "postgres://db",
+    }
+    assert Environment.read(variables) == Environment(
+        "::", 80, Path("/c.yaml"), 4, 0, "json", "debug", "postgres://db", variables
+    )
+
+
+def test_empty_is_unset() -> None:
+    """Environment takes an empty variable for an unset one."""
+    names = ["HOST", "PORT", "CHANNELS_CONFIG", "WEB_CONCURRENCY", "DRAIN_SECONDS", "LOG_FORMAT", "LOG_LEVEL"]
+    variables = dict.fromkeys([*names, "DIRECT_DATABASE_URL"], "")
+    assert Environment.read(variables) == Environment(variables=variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "abc", 'PORT: must be a whole number from 0 to 65535, not "abc"'),
+        ("PORT", "65536", "from 0 to 65535"),
+        ("PORT", "-1", "from 0 to 65535"),
+        ("PORT", "٣", "from 0 to 65535"),
+        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY: must be a whole number from 1 to"),
+        ("WEB_CONCURRENCY", "two", "WEB_CONCURRENCY: must be a whole number from 1 to"),
+        ("DRAIN_SECONDS", "1.5", "DRAIN_SECONDS: must be a whole number from 0 to"),
+        ("LOG_FORMAT", "xml", 'LOG_FORMAT: must be json or console, not "xml"'),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL: must be debug, info, warning, error or critical"),
+    ],
+)
+def test_bad_values(name: str, value: str, message: str) -> None:
+    """Environment names the variable that is wrong and what is expected."""
+    with pytest.raises(ConfigError) as caught:
+        Environment.read({name: value})
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(name)
+
+
+def test_all_bad_values_at_once() -> None:
+    """Environment names every variable that is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        Environment.read({"PORT": "x", "LOG_LEVEL": "y"})
+    assert [problem.key_path for problem in caught.value.problems] == ["PORT", "LOG_LEVEL"]

@@ -1,0 +1,248 @@
+"""What valid files mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from app.config import ConfigError, Environment, Settings, check_deployment, load
+from app.core.channel import Access, Channel, History
+
+Load = Callable[..., Settings]
+Configure = Callable[..., Environment]
+
+SHIPPED = Path(__file__).parents[2] / "config" / "channels.yaml"
+
+
+def channel(settings: Settings, name: str) -> Channel:
+    """Return the channel that the file declares under this name."""
+    return next(c for c in settings.registry.channels if c.name == name)
+
+
+def test_shipped_file() -> None:
+    """Shipped file serves four channels from memory, and its defaults are the code's own."""
+    loaded = load(Environment.read({"CHANNELS_CONFIG": str(SHIPPED)}))
+    assert [c.name for c in loaded.registry.channels] == ["lebowski", "events", "orders", "chat.{room}"]
+    assert channel(loaded, "orders") == Channel("orders")
+    assert channel(loaded, "events") == Channel("events", publish=Access.ANYONE, client_publish=True)
+    assert loaded.registry.find("chat.a").publish is Access.KEY
+    assert (loaded.backend, loaded.keys, loaded.origins) == ("memory://", (), ("*",))
+
+
+def test_smallest_file(load_text: Load) -> None:
+    """File needs nothing but a channel's name."""
+    assert load_text("channels:\n  a:\n").registry.channels == (Channel("a"),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "channels: {a: {schema: null, presence: false, rate_limit: null}}",
+        "channels: {a: {schema: ''}}",
+        "auth: {tokens: {secret: '', jwks: null, issuer: '', audience: ''}}\nchannels: {a: }",
+        "auth: {keys: '${NONE:-}', tokens: {secret: '${NONE:-}'}}\nchannels: {a: {history: }}",
+        "auth: {keys: null, tokens: }\nchannels: {a: {}}",
+        "auth: {keys: [null, '']}\ndefaults:\nchannels: {a: {slow_subscriber: catch_up}}",
+        "backend: memory://\nauth:\norigins: ['*']\nchannels: {a: {subscribe: anyone, publish: key}}",
+    ],
+)
+def test_off_values(load_text: Load, text: str) -> None:
+    """Loader takes every key at its default or off value, and empty secrets and sections."""
+    assert load_text(text).registry.channels == (Channel("a"),)
+
+
+def test_inheritance(load_text: Load) -> None:
+    """Channel inherits from the defaults key by key, and its history part by part."""
+    loaded = load_text(
+        "defaults: {publish: nobody, client_publish: true, max_message_size: 10, history: {size: 5, ttl: 1h}}\n"
+        "channels:\n  a: {publish: anyone, history: {size: 0}}\n  b: {history: {ttl: 2d}, client_publish: false}\n"
+    )
+    inherited = Channel("a", Access.ANYONE, client_publish=True, history=History(0, 3600), max_message_size=10)
+    assert channel(loaded, "a") == inherited
+    assert channel(loaded, "b") == replace(
+        inherited, name="b", publish=Access.NOBODY, client_publish=False, history=History(5, 2 * 86400)
+    )
+    assert loaded.registry.history("elsewhere") == History(5, 3600)
+
+
+def test_aliases(load_text: Load) -> None:
+    """Loader follows plain aliases."""
+    loaded = load_text("channels: {a: &open {publish: anyone}, b: *open}")
+    assert channel(loaded, "b").publish is Access.ANYONE
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("1", 1), ("500B", 500), ("64kB", 64000), ("64KiB", 65536), ("64 KiB", 65536), ("1MiB", 2**20)],
+)
+def test_sizes(load_text: Load, written: str, size: int) -> None:
+    """Loader reads sizes with decimal and binary units."""
+    assert channel(load_text(f"channels: {{a: {{max_message_size: {written}}}}}"), "a").max_message_size == size
+
+
+@pytest.mark.parametrize(
+    ("written", "ttl"), [("90", 90), ("30s", 30), ("15m", 900), ("24h", 86400), ("7d", 604800), ("365d", 31536000)]
+)
+def test_durations(load_text: Load, written: str, ttl: int) -> None:
+    """Loader reads durations in seconds, or with a unit."""
+    assert channel(load_text(f"channels: {{a: {{history: {{ttl: {written}}}}}}}"), "a").history.ttl == ttl
+
+
+@pytest.mark.parametrize("name", ["'on'", '"42"', "'null'", "'1e3'", "'2026-01-02'", "news:eu", "a.b-c_d", "y"])
+def test_names(load_text: Load, name: str) -> None:
+    """Loader takes any name of the allowed characters, once it is quoted where YAML would misread it."""
+    assert load_text(f"channels:\n  {name}: {{}}\n").registry.channels[0].name == name.strip("'\"")
+
+
+def test_families(load_text: Load) -> None:
+    """Family takes a suffix, and families that differ by more than their parameter stand side by side."""
+    loaded = load_text("channels: {'a.{x}': {}, 'a.{x}.log': {publish: anyone}, 'b.{x}': {}}")
+    assert loaded.registry.find("a.1.log").publish is Access.ANYONE
+    assert loaded.registry.find("a.1").publish is Access.KEY
+
+
+def test_keys(load_text: Load) -> None:
+    """Loader takes keys as a text with commas or as a list, and drops the empty ones."""
+    expected = (b"first-key", b"second-key")
+    assert load_text("auth: {keys: 'first-key, second-key,'}\nchannels: {a: }").keys == expected
+    assert load_text("auth: {keys: [first-key, '', second-key]}\nchannels: {a: }").keys == expected
+    assert load_text("auth:\n  keys: ${K}\nchannels: {a: }", K="first-key,second-key").keys == expected
+
+
+def test_origins(load_text: Load) -> None:
+    """Loader writes origins as browsers send them: in lower case, without the scheme's own port."""
+    text = "origins: ['https://Example.com:443', 'http://[::1]:8080', 'http://a']\nchannels: {a: }"
+    assert load_text(text).origins == ("https://example.com", "http://[::1]:8080", "http://a")
+    assert load_text("origins: []\nchannels: {a: }").origins == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "variables", "read"),
+    [
+        ("${O}", {"O": "http://a"}, "http://a"),
+        ("http://${O}.b", {"O": "a"}, "http://a.b"),
+        ("${O:-http://d}", {}, "http://d"),
+        ("${O:-http://d}", {"O": ""}, "http://d"),
+        ("${O:-http://d}", {"O": "http://a"}, "http://a"),
+        ("${O}${P}", {"O": "http://", "P": "a"}, "http://a"),
+    ],
+)
+def test_interpolation(load_text: Load, written: str, variables: dict[str, str], read: str) -> None:
+    """Loader replaces variables inside scalar strings, in quotes as well as without."""
+    for text in (f"origins:\n- {written}\nchannels: {{a: }}", f"origins: ['{written}']\nchannels: {{a: }}"):
+        assert load_text(text, **variables).origins == (read,)
+
+
+def test_interpolation_of_numbers(load_text: Load) -> None:
+    """Loader takes numbers and booleans out of variables too."""
+    policy = "  client_publish: ${YES}\n  max_message_size: ${SIZE}\n  history:\n    size: ${SIZE}\n"
+    read = channel(load_text(f"defaults:\n{policy}channels: {{a: }}", YES="true", SIZE="12"), "a")
+    assert (read.client_publish, read.max_message_size, read.history.size) == (True, 12, 12)
+
+
+def test_interpolation_is_not_repeated(load_text: Load) -> None:
+    """Loader does not look again at what a variable held, neither for YAML nor for other variables."""
+    loaded = load_text("auth:\n  keys: ${K}\nchannels: {a: }", K="${HOME}:x,'{[&*#!key")
+    assert loaded.keys == (b"${HOME}:x", b"'{[&*#!key")
+
+
+def test_interpolation_escape(load_text: Load) -> None:
+    """Loader turns an escaped reference into a literal one."""
+    assert load_text("auth:\n  keys: $${KEY}-literal$\nchannels: {a: }").keys == (b"${KEY}-literal$",)
+
+
+def test_keys_of_the_file_are_not_interpolated(configure: Configure) -> None:
+    """Loader leaves the names in the file alone."""
+    with pytest.raises(ConfigError, match="prefix"):
+        load(configure("channels: {'${A}': {}}", A="news"))
+
+
+def test_digest(load_text: Load) -> None:
+    """Digest is the content's: the same for the same content, another for any other."""
+    text = "channels: {a: {}}"
+    assert load_text(text).digest == load_text(text, HOST="::").digest != load_text(text + "\n").digest
+
+
+def test_byte_order_mark(load_text: Load) -> None:
+    """Loader ignores a byte order mark."""
+    assert load_text(b"\xef\xbb\xbfchannels: {a: {}}").registry.channels == (Channel("a"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "warnings"),
+    [
+        ("channels: {a: {publish: anyone}}", {}, ["anyone may publish to 'a'"]),
+        ("channels: {a: {}}", {}, ["nobody can push to 'a': set PUSH_KEYS"]),
+        ("auth: {keys: abcdefgh}\nchannels: {a: {}}", {}, []),
+        ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),
+        ("channels: {a: {publish: nobody}}", {"HOST": "[::1]"}, []),
+        *(
+            (
+                "channels: {a: {publish: nobody}}",
+                {"HOST": host},
+                [f"memory:// on HOST {host}: a stop loses all messages; set DATABASE_URL to keep them"],
+            )
+            for host in ("0.0.0.0", "::", "example.com")  # noqa: S104 — what a container listens on
+        ),
+    ],
+)
+def test_warnings(load_text: Load, text: str, variables: dict[str, str], warnings: list[str]) -> None:
+    """Settings warn of what works but may not be meant."""
+    assert list(load_text(text, **variables).warnings) == warnings
+
+
+def test_deployment(configure: Configure) -> None:
+    """Several workers on memory:// are refused, one is not."""
+    environment = configure("channels: {a: {}}", WEB_CONCURRENCY="2")
+    loaded = load(environment)
+    with pytest.raises(ConfigError, match="WEB_CONCURRENCY: 2 workers cannot share memory://"):
+        check_deployment(environment, loaded)
+    check_deployment(replace(environment, workers=1), loaded)
+
+
+def test_repr_hides_secrets(configure: Configure) -> None:
+    """Neither settings nor environment show a secret when they are printed."""
+    environment = configure("auth: {keys: '${K}'}\nchannels: {a: }", K="hunter2-hunter2", DIRECT_DATABASE_URL="hunter2")
+    assert "hunter2" not in repr(environment) + repr(load(environment))
+
+
+# Split at single spaces: the characters that YAML takes for spaces and line ends are pieces too.
+PIECES = re.split(
+    " ",
+    "channels: defaults: auth: keys: tokens: history: size: publish: anyone a: b: 'a.{x}': : , - { } [ ] & * &x *x "
+    "${A} ${ $${ | > ' \" # ! !!str %YAML --- ... << ? @ ` ~ \t \n \n  \r \u2028 \x85 \ufeff \x00 \\ 1 1e3 on",
+)
+TEXTS = st.one_of(
+    st.text(), st.lists(st.sampled_from(PIECES)).map(" ".join), st.lists(st.sampled_from(PIECES)).map("".join)
+)
+
+
+@given(st.one_of(st.binary(), TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass"))))
+@example(b"? &a [*a] : *a")
+@example(b'"\\uD800": 1')
+@example(b"channels: {a: {}}")
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_content(configure: Configure, content: bytes) -> None:
+    """Loader turns any content at all into settings or into an error with problems that can be printed."""
+    outcome = attempt(configure(content))
+    if isinstance(outcome, Settings):
+        assert outcome.registry.channels
+        return
+    assert outcome.problems
+    assert len(str(outcome).splitlines()) == len(outcome.problems)
+    assert str(outcome).encode()
+    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.problems)
+
+
+def attempt(environment: Environment) -> Settings | ConfigError:
+    """Load, and return the error instead of raising it."""
+    try:
+        return load(environment)
+    except ConfigError as error:
+        return error

@@ -1,0 +1,327 @@
+"""Every key of the file, wrong in every way; each test says where the loader points and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from app.config import Problem, json_schema
+
+Problems = Callable[..., tuple[Problem, ...]]
+Expected = Callable[[str], tuple[str, tuple[int, int]]]
+Row = tuple[str, str, str, bool]
+Judge = Callable[[Row], None]
+
+ROOT = "channels: {a: {}}\n"
+DEFAULTS = "defaults:\n  "
+CHANNEL = "channels:\n  news:\n    "
+PLACES = ((DEFAULTS, "defaults", f"\n{ROOT}"), (CHANNEL, "channels.news", "\n"))
+
+# key and marked value, path within the policy, a telling fragment, whether the JSON Schema sees it as well
+POLICY = [
+    ("publish: ‸anyon", "publish", 'write anyone, key or nobody, not "anyon" (did you mean anyone?)', True),
+    ("publish: ‸token", "publish", "token is not yet available: write anyone, key or nobody", True),
+    ("publish:‸", "publish", "write anyone, key or nobody, not nothing", True),
+    ("publish: ‸no", "publish", "write anyone, key or nobody, not false", True),
+    ("publish: ‸3", "publish", "not 3", True),
+    ("publish: ‸[key]", "publish", "not a list", True),
+    ("publish: ‸{key: 1}", "publish", "not a mapping", True),
+    ("‸publisch: key", "publisch", "unknown key (did you mean publish?)", True),
+    ("subscribe: ‸key", "subscribe", 'write anyone, not "key"', True),
+    ("subscribe: ‸nobody", "subscribe", 'write anyone, not "nobody"', True),
+    ("subscribe: ‸token", "subscribe", "token is not yet available: write anyone", True),
+    ("subscribe: ‸null", "subscribe", "not nothing", True),
+    ("subscribe: ‸true", "subscribe", "not true", True),
+    ("subscribe: ‸[]", "subscribe", "not a list", True),
+    ("‸subscribed: anyone", "subscribed", "did you mean subscribe?", True),
+    ("client_publish: ‸maybe", "client_publish", 'write true or false, not "maybe"', True),
+    ("client_publish: ‸'true'", "client_publish", 'write true or false, not "true"', True),
+    ("client_publish: ‸1", "client_publish", "write true or false, not 1", True),
+    ("client_publish: ‸~", "client_publish", "not nothing", True),
+    ("client_publish: ‸[true]", "client_publish", "not a list", True),
+    ("‸client-publish: true", "client-publish", "did you mean client_publish?", True),
+    ("history: ‸1000", "history", "must be a mapping", True),
+    ("history: ‸[size, ttl]", "history", "must be a mapping", True),
+    ("history: ‸all", "history", "must be a mapping", True),
+    ("history: {‸sise: 1}", "history.sise", "did you mean size?", True),
+    ("history: {size: ‸-1}", "history.size", "from 0 to 1000000, not -1", True),
+    ("history: {size: ‸1000001}", "history.size", "from 0 to 1000000, not 1000001", True),
+    ("history: {size: ‸many}", "history.size", "a number of messages such as 1000", True),
+    ("history: {size: ‸1.5}", "history.size", 'not "1.5"', True),
+    ("history: {size: ‸true}", "history.size", "not true", True),
+    ("history: {size: ‸null}", "history.size", "not nothing", True),
+    ("history: {size: ‸[1]}", "history.size", "not a list", True),
+    ("history: {size: ‸010}", "history.size", 'not "010"', False),
+    ("history: {ttl: ‸0}", "history.ttl", "from 1s to 365d, not 0", True),
+    ("history: {ttl: ‸366d}", "history.ttl", 'from 1s to 365d, not "366d"', False),
+    ("history: {ttl: ‸500ms}", "history.ttl", "whole seconds, or 30s, 15m, 24h or 7d", True),
+    ("history: {ttl: ‸1.5h}", "history.ttl", 'not "1.5h"', True),
+    ("history: {ttl: ‸24:00}", "history.ttl", 'not "24:00"', False),
+    ("history: {ttl: ‸-5}", "history.ttl", "not -5", True),
+    ("history: {ttl: ‸null}", "history.ttl", "not nothing", True),
+    ("history: {ttl: ‸false}", "history.ttl", "not false", True),
+    ("history: {ttl: ‸{h: 24}}", "history.ttl", "not a mapping", True),
+    ("max_message_size: ‸0", "max_message_size", "from 1B to 1MiB, not 0", True),
+    ("max_message_size: ‸2MiB", "max_message_size", 'from 1B to 1MiB, not "2MiB"', False),
+    ("max_message_size: ‸1048577", "max_message_size", "from 1B to 1MiB", True),
+    ("max_message_size: ‸64KB", "max_message_size", "bytes, or 500B, 64kB, 64KiB or 1MiB", True),
+    ("max_message_size: ‸big", "max_message_size", 'not "big"', True),
+    ("max_message_size: ‸null", "max_message_size", "not nothing", True),
+    ("max_message_size: ‸true", "max_message_size", "not true", True),
+    ("max_message_size: ‸[64]", "max_message_size", "not a list", True),
+    ("‸max_mesage_size: 64", "max_mesage_size", "did you mean max_message_size?", True),
+    ("slow_subscriber: ‸disconnect", "slow_subscriber", "disconnect is not yet available: write catch_up", True),
+    ("slow_subscriber: ‸drop", "slow_subscriber", "drop is not yet available: write catch_up", True),
+    ("slow_subscriber: ‸catchup", "slow_subscriber", "did you mean catch_up?", True),
+    ("slow_subscriber: ‸null", "slow_subscriber", "not nothing", True),
+    ("slow_subscriber: ‸{}", "slow_subscriber", "not a mapping", True),
+    ("‸slow_subscribers: catch_up", "slow_subscribers", "did you mean slow_subscriber?", True),
+    ("presence: ‸true", "presence", "presence is not yet available: write false", True),
+    ("presence: ‸full", "presence", "write true or false", True),
+    ("presence: ‸null", "presence", "not nothing", True),
+    ("presence: ‸0", "presence", "write true or false, not 0", False),
+    ("‸presense: false", "presense", "did you mean presence?", True),
+    ("rate_limit: ‸10", "rate_limit", "rate limits are not yet available", True),
+    ("rate_limit: ‸{per: 1s}", "rate_limit", "rate limits are not yet available", True),
+    ("‸ratelimit: null", "ratelimit", "did you mean rate_limit?", True),
+]
+
+# marked file, key path, a telling fragment, whether the JSON Schema sees it as well
+WHOLE = [
+    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://", True),
+    (f"backend: ‸postgres://u:pw@h/db\n{ROOT}", "backend", "postgres:// is not yet available", True),
+    (f"backend: ‸kafka://h\n{ROOT}", "backend", "kafka:// is not yet available", True),
+    (f"backend: ‸redis-stream://h\n{ROOT}", "backend", "redis-stream:// is not yet available", True),
+    (f"backend: ‸mysql://h\n{ROOT}", "backend", "there is no backend mysql://", True),
+    (f"backend: ‸memroy://\n{ROOT}", "backend", "did you mean memory?", True),
+    (f"backend: ‸memory\n{ROOT}", "backend", "must be a URL that starts with memory://, postgres://", True),
+    (f"backend: ‸3\n{ROOT}", "backend", "must be a URL such as memory://, not 3", True),
+    (f"backend: ‸null\n{ROOT}", "backend", "not nothing", True),
+    (f"backend: ‸[]\n{ROOT}", "backend", "not a list", True),
+    (f"‸backand: memory://\n{ROOT}", "backand", "did you mean backend?", True),
+    (f"auth: ‸secret\n{ROOT}", "auth", "must be a mapping", True),
+    (f"auth: ‸[keys]\n{ROOT}", "auth", "must be a mapping", True),
+    (f"auth: {{‸key: abcdefgh}}\n{ROOT}", "auth.key", "did you mean keys?", True),
+    (f"auth: {{keys: ‸short}}\n{ROOT}", "auth.keys[0]", "at least 8 characters", False),
+    (f"auth: {{keys: ‸'long enough'}}\n{ROOT}", "auth.keys[0]", "visible ASCII", False),
+    (f"auth: {{keys: ‸'abcdefgh, short'}}\n{ROOT}", "auth.keys[1]", "at least 8 characters", False),
+    (f"auth: {{keys: ‸schlüssel}}\n{ROOT}", "auth.keys[0]", "visible ASCII", False),
+    (f"auth: {{keys: ‸12345678}}\n{ROOT}", "auth.keys", 'write keys as "text"', True),
+    (f"auth: {{keys: ‸1234567.8}}\n{ROOT}", "auth.keys", 'write keys as "text"', True),
+    (f"auth: {{keys: ‸true}}\n{ROOT}", "auth.keys", 'write keys as "text"', True),
+    (f"auth: {{keys: ‸{{a: b}}}}\n{ROOT}", "auth.keys", 'write keys as "text"', True),
+    (f"auth: {{keys: ['', ‸short]}}\n{ROOT}", "auth.keys[1]", "at least 8 characters", True),
+    (f"auth: {{keys: [‸12345678]}}\n{ROOT}", "auth.keys[0]", "put it in quotes", True),
+    (f"auth: {{keys: [‸1234567.8]}}\n{ROOT}", "auth.keys[0]", "put it in quotes", True),
+    (f"auth: {{keys: [‸[abcdefgh]]}}\n{ROOT}", "auth.keys[0]", "a key is text", True),
+    (f"auth: {{tokens: ‸secret}}\n{ROOT}", "auth.tokens", "must be a mapping", True),
+    (f"auth: {{tokens: {{secret: ‸abc}}}}\n{ROOT}", "auth.tokens.secret", "tokens are not yet available", True),
+    (f"auth: {{tokens: {{secret: ‸12}}}}\n{ROOT}", "auth.tokens.secret", "tokens are not yet available", True),
+    (f"auth: {{tokens: {{jwks: ‸'https://a'}}}}\n{ROOT}", "auth.tokens.jwks", "tokens are not yet available", True),
+    (f"auth: {{tokens: {{issuer: ‸me}}}}\n{ROOT}", "auth.tokens.issuer", "tokens are not yet available", True),
+    (f"auth: {{tokens: {{audience: ‸[me]}}}}\n{ROOT}", "auth.tokens.audience", "tokens are not yet available", True),
+    (f"auth: {{tokens: {{‸secrets: ''}}}}\n{ROOT}", "auth.tokens.secrets", "did you mean secret?", True),
+    (f"origins: ‸'*'\n{ROOT}", "origins", 'must be a list, such as ["*"]', True),
+    (f"origins: ‸null\n{ROOT}", "origins", "must be a list", True),
+    (f"origins: ‸{{}}\n{ROOT}", "origins", "must be a list", True),
+    (f"origins: ['*', ‸example.com]\n{ROOT}", "origins[1]", "an origin without a path", True),
+    (f"origins: [‸'https://example.com/']\n{ROOT}", "origins[0]", "an origin without a path", True),
+    (f"origins: [‸'https://*.example.com']\n{ROOT}", "origins[0]", "an origin without a path", True),
+    (f"origins: [‸'https://a:b']\n{ROOT}", "origins[0]", "an origin without a path", False),
+    (f"origins: [‸5]\n{ROOT}", "origins[0]", "not 5", True),
+    (f"origins: [‸null]\n{ROOT}", "origins[0]", "not nothing", True),
+    (f"‸origin: ['*']\n{ROOT}", "origin", "did you mean origins?", True),
+    (f"defaults: ‸key\n{ROOT}", "defaults", "must be a mapping", True),
+    (f"defaults: ‸[]\n{ROOT}", "defaults", "must be a mapping", True),
+    (f"defaults: {{‸schema: null}}\n{ROOT}", "defaults.schema", "unknown key", True),
+    (f"‸default: {{}}\n{ROOT}", "default", "did you mean defaults?", True),
+    ("‸backend: memory://\n", "channels", "this key is missing", True),
+    ("‸chanels: {a: {}}\n", "chanels", "did you mean channels?", True),
+    ("channels:‸\n", "channels", "must be a mapping of channel names", True),
+    ("channels: ‸{}\n", "channels", "there are no channels", True),
+    ("channels: ‸[a, b]\n", "channels", "must be a mapping of channel names", True),
+    ("channels: ‸a\n", "channels", "must be a mapping of channel names", True),
+    ("channels: {a: ‸anyone}\n", "channels.a", "must be a mapping", True),
+    ("channels: {a: ‸[]}\n", "channels.a", "must be a mapping", True),
+    ("channels: {a: {schema: ‸order.json}}\n", "channels.a.schema", "message schemas are not yet available", True),
+    ("channels: {a: {schema: ‸{}}}\n", "channels.a.schema", "message schemas are not yet available", True),
+    ("channels: {a: {‸schemas: ''}}\n", "channels.a.schemas", "did you mean schema?", True),
+    ("channels: {‸push: {}}\n", "channels.push", "the server's own", True),
+    ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "the server's own", True),
+    ("channels: {‸a/b: {}}\n", 'channels."a/b"', "1 to 255 letters", True),
+    ("channels: {‸a b: {}}\n", 'channels."a b"', "1 to 255 letters", True),
+    ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 letters", True),
+    ("channels: {‸é: {}}\n", 'channels."é"', "1 to 255 letters", True),
+    (f"channels: {{‸{'a' * 256}: {{}}}}\n", "channels." + "a" * 256, "1 to 255 letters", True),
+    ("channels: {‸'{room}': {}}\n", 'channels."{room}"', "a literal prefix of at least one letter", True),
+    ("channels: {‸'1.{room}': {}}\n", 'channels."1.{room}"', "a literal prefix of at least one letter", True),
+    ("channels: {‸'a.{x}.{y}': {}}\n", 'channels."a.{x}.{y}"', "exactly one parameter", True),
+    ("channels: {‸'a.{}': {}}\n", 'channels."a.{}"', "exactly one parameter", True),
+    ("channels: {‸'a.{1}': {}}\n", 'channels."a.{1}"', "exactly one parameter", True),
+    ("channels: {‸'a.{x': {}}\n", 'channels."a.{x"', "exactly one parameter", True),
+    ("channels: {‸'a/{x}': {}}\n", 'channels."a/{x}"', "around its parameter", True),
+    ("channels: {‸'${A}': {}}\n", 'channels."${A}"', "a literal prefix of at least one letter", True),
+    ("channels:\n  'a.{x}': {}\n  ‸'a.{y}': {}\n", 'channels."a.{y}"', 'the same names as "a.{x}"', False),
+    ("channels: {a: {}, b: {}, ‸a: {}}\n", "channels.a", "already on line 1", False),
+    (f"{ROOT}‸channels: {{b: {{}}}}\n", "channels", "already on line 1", False),
+    ("channels: {a: {publish: key, ‸publish: key}}\n", "channels.a.publish", "already on line 1", False),
+    ("channels: {a: {history: {size: 1, ‸size: 2}}}\n", "channels.a.history.size", "already on line 1", False),
+    *(
+        (f"channels:\n  ‸{name}: {{}}\n", path, f'YAML reads this name as {kind}: write it in quotes, "{name}"', False)
+        for name, path, kind in [
+            ("on", "channels.on", "a boolean"),
+            ("No", "channels.No", "a boolean"),
+            ("true", "channels.true", "a boolean"),
+            ("42", "channels.42", "a number"),
+            ("0x1F", "channels.0x1F", "a number"),
+            ("0o17", "channels.0o17", "a number"),
+            ("1e3", "channels.1e3", "a number"),
+            ("4.5", 'channels."4.5"', "a number"),
+            ("12:30", 'channels."12:30"', "a number"),
+            ("null", "channels.null", "nothing (null)"),
+            ("2026-01-02", "channels.2026-01-02", "a date"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("start", "section", "end"), PLACES)
+@pytest.mark.parametrize("row", POLICY, ids=lambda row: row[0])
+def test_policy(judge: Judge, row: Row, start: str, section: str, end: str) -> None:
+    """Loader points at a wrong policy, in the defaults and in a channel, and says what to write."""
+    entry, path, fragment, editor = row
+    judge((start + entry + end, f"{section}.{path}", fragment, editor))
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=lambda row: row[0])
+def test_file(judge: Judge, row: Row) -> None:
+    """Loader points at whatever else is wrong in the file and says what to write."""
+    judge(row)
+
+
+@pytest.fixture
+def judge(problems: Problems, expected: Expected) -> Judge:
+    """Return what asserts place, path and wording of a row's problem, and what an editor would show."""
+
+    def assert_row(row: Row) -> None:
+        marked, path, fragment, editor = row
+        text, place = expected(marked)
+        problem = next(problem for problem in problems(text) if problem.key_path == path)
+        assert (problem.line, problem.column) == place
+        assert fragment in problem.message
+        assert not editor or not jsonschema_rs.validator_for(json_schema()).is_valid(yaml.safe_load(text))
+
+    return assert_row
+
+
+@pytest.mark.parametrize(
+    ("marked", "fragment"),
+    [
+        ("‸", "the file is empty"),
+        ("‸# only a comment\n", "the file is empty"),
+        ("‸---\n", "the file is empty"),
+        ("‸null\n", "the file is empty"),
+        ("‸hello\n", "must be a mapping"),
+        ("‸- a\n- b\n", "must be a mapping"),
+        ("channels:\n‸\ta: {}\n", "indent with spaces"),
+        ("channels:\n  a: {}\n ‸b: {}\n", "this is not YAML"),
+        ("channels: {a: {}\n‸", "this is not YAML"),
+        ("channels: {chat.‸{room}: {}}\n", 'goes in "quotes"'),
+        ("auth: {keys: $‸{PUSH_KEYS}}\nchannels: {a: {}}\n", 'goes in "quotes"'),
+        ("channels: {a: ‸*nothing}\n", "found undefined alias"),
+        ("channels: {a: {}}\n‸---\nchannels: {b: {}}\n", "remove the line ---"),
+        ("channels: ‸!!python/object/apply:os.system ['true']\n", 'remove "tag:yaml.org,2002:python/object/apply'),
+        ("channels: {a: {publish: ‸!!str key}}\n", "tags are not taken"),
+        ("channels: {a: {publish: ‸!local key}}\n", 'remove "!local"'),
+        ("channels: {‸!!str a: {}}\n", "tags are not taken"),
+        ("channels: {a: &x {}, b: {‸<<: *x}}\n", "merge keys (<<) are not taken"),
+        ("channels: {a: {}, ‸[b]: {}}\n", "a key must be text"),
+        ("channels: {a: {}, ‸{{b}}: {}}\n", "a key must be text"),
+        ("channels: ‸&x {a: {}, b: *x}\n", "cannot stand inside itself"),
+        (f"channels: {'[' * 19}‸{'[' * 1000}\n", "nested deeper than 20"),
+        ("channels: {a: {}} # \ud83d\ude00‸\x07\n".encode("utf-16", "surrogatepass").decode("utf-16"), "'\\x07'"),
+        ("‸%YAML 1." + "9" * 5000 + "\n---\na: b\n", "far too large"),
+        ('‸a: "\\UFFFFFFFF"\n', "far too large"),
+        ("backend: ‸${NOPE}\nchannels: {a: {}}\n", "the variable NOPE is not set"),
+        ("backend: ‸'${NOPE}'\nchannels: {a: {}}\n", "${NOPE:-…}"),
+        ("backend: ‸${BAD-x}\nchannels: {a: {}}\n", "write ${NAME} or ${NAME:-default}"),
+        ("backend: ‸x${unclosed\nchannels: {a: {}}\n", "write ${NAME} or ${NAME:-default}"),
+    ],
+)
+def test_syntax(problems: Problems, expected: Expected, marked: str, fragment: str) -> None:
+    """Loader points at text that is not one plain YAML document, and says why."""
+    text, place = expected(marked)
+    first = problems(text)[0]
+    assert (first.line, first.column) == place
+    assert fragment in first.message
+
+
+def test_all_problems_at_once(problems: Problems) -> None:
+    """Loader reports all the problems of a file, in the order of its lines, one line each."""
+    found = problems("backend: ${NO}\nchannels:\n  push: {publish: x}\n  on: {y: 1}\norigins: a\n")
+    assert [(p.line, p.key_path) for p in found] == [
+        (1, "backend"),
+        (3, "channels.push"),
+        (3, "channels.push.publish"),
+        (4, "channels.on"),
+        (4, "channels.on.y"),
+        (5, "origins"),
+    ]
+
+
+def test_text_of_a_problem(problems: Problems) -> None:
+    """Problem reads as file, line, column, key path and message."""
+    (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
+    assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
+    assert problem.file.endswith("/channels.yaml")
+
+
+def test_not_utf8(problems: Problems) -> None:
+    """Loader points at the first byte that is not UTF-8."""
+    (problem,) = problems(b"channels:\n  caf\xe9: {}\n")
+    assert (problem.line, problem.column) == (2, 6)
+    assert "not UTF-8 (byte 0xe9)" in problem.message
+
+
+def test_too_large(problems: Problems) -> None:
+    """Loader refuses a file of more than 1 MiB without parsing it."""
+    (problem,) = problems(b"# " + b"x" * 1024 * 1024)
+    assert "more than 1048576 bytes" in problem.message
+
+
+def test_alias_bomb(problems: Problems) -> None:
+    """Loader reads aliases of aliases of aliases in no time, and refuses what they make."""
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 60))
+    found = problems(f"l0: &l0 [a]\n{levels}channels: *l59\n")
+    assert any(p.key_path == "channels" for p in found)
+
+
+def test_chain_of_aliases_in_duplicates(problems: Problems) -> None:
+    """Loader is not led into deep recursion by aliases that only refused keys hold."""
+    chain = "".join(f"a: &x{n} [*x{n - 1}]\n" for n in range(1, 3000))
+    assert len(problems(f"a: &x0 []\n{chain}channels: *x2999\n")) > 2999
+
+
+def test_secrets_are_not_shown(problems: Problems) -> None:
+    """Errors never hold a key, a password, or what a variable of the environment holds."""
+    text = (
+        "backend: ${URL}\nauth: {keys: '${KEYS}', tokens: {secret: '${KEYS}'}}\n"
+        "origins: ['${KEYS}']\n"
+        "channels: {a: {publish: '${KEYS}', client_publish: '${KEYS}', max_message_size: '${KEYS}'}}\n"
+    )
+    found = problems(text, URL="hunter2:hunter2@db", KEYS="hunter2")
+    assert len(found) == 7
+    assert "hunter2" not in repr(found)
+    assert "hunter2" not in str(problems("backend: redis://me:hunter2@h/0?p=hunter2\nchannels: {a: {}}"))
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_unreadable_file(problems: Problems, tmp_path: object, kind: str) -> None:
+    """Loader names the file that it cannot read, and the variable that chose it."""
+    path = f"{tmp_path}/none.yaml" if kind == "missing" else str(tmp_path)
+    (problem,) = problems("", CHANNELS_CONFIG=path)
+    assert str(problem).startswith(f"{path}: cannot be read (")
+    assert "CHANNELS_CONFIG" in problem.message

@@ -1,0 +1,104 @@
+"""The JSON Schema for editors, and the documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from app.config import json_schema
+from app.config.environment import Environment
+
+ROOT = Path(__file__).parents[2]
+VARIABLES = [
+    "HOST",
+    "PORT",
+    "CHANNELS_CONFIG",
+    "DATABASE_URL",
+    "DIRECT_DATABASE_URL",
+    "PUSH_KEYS",
+    "WEB_CONCURRENCY",
+    "DRAIN_SECONDS",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+]
+
+
+def keys() -> dict[str, Any]:
+    """Return every key of the file with its schema, by the section and its own name."""
+    schema = json_schema()
+    sections = {"": schema, **schema["$defs"]}
+    return {f"{name}.{key}": value for name, part in sections.items() for key, value in part["properties"].items()}
+
+
+def test_committed_schema() -> None:
+    """Committed schema is what `python -m app schema > config/channels.schema.json` writes."""
+    text = (ROOT / "config" / "channels.schema.json").read_text(encoding="utf-8")
+    assert text == json.dumps(json_schema(), indent=2) + "\n"
+
+
+def test_schema_is_valid() -> None:
+    """Schema is itself a valid JSON Schema."""
+    jsonschema_rs.meta.validate(json_schema())
+
+
+def test_shipped_file() -> None:
+    """Schema takes the shipped file, its variables included."""
+    shipped = yaml.safe_load((ROOT / "config" / "channels.yaml").read_text(encoding="utf-8"))
+    jsonschema_rs.validate(json_schema(), shipped)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "channels: {a: , 'b.{x}': {}, 'b.{x}.c': {}}",
+        "defaults:\nauth:\nchannels: {a: {history: , schema: null, rate_limit: null, presence: false}}",
+        "origins: ['${O}', 'https://a:1']\nchannels: {a: {publish: '${P}', client_publish: '${C}'}}",
+        "auth: {keys: [abcdefgh, '', '${K}'], tokens: {secret: '${S:-}'}}\nchannels: {a: {max_message_size: 1MiB}}",
+        "channels: {a: {history: {size: 10, ttl: 60}, max_message_size: 5}, b: {history: {ttl: 7d}}}",
+    ],
+)
+def test_valid_files(text: str) -> None:
+    """Schema takes what the loader takes."""
+    jsonschema_rs.validate(json_schema(), yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(("name", "schema"), keys().items())
+def test_descriptions(name: str, schema: dict[str, Any]) -> None:
+    """Schema describes every key."""
+    target = json_schema()["$defs"].get(schema.get("$ref", "").rpartition("/")[2], {})
+    assert schema.get("description") or target.get("description"), name
+
+
+@pytest.mark.parametrize("name", sorted({name.rpartition(".")[2] for name in keys()}))
+def test_documented_keys(name: str) -> None:
+    """Documentation names every key of the file."""
+    assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_documented_variables(name: str) -> None:
+    """Documentation names every environment variable."""
+    assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+def test_variables_are_all_listed() -> None:
+    """List of variables above holds every one that the server reads."""
+
+    class Recorder(dict[str, str]):
+        """An empty environment that remembers what it was asked for."""
+
+        def __missing__(self, key: str) -> str:
+            """Note the name."""
+            asked.add(key)
+            return ""
+
+        get = dict.__getitem__  # type: ignore[assignment]
+
+    asked: set[str] = set()
+    Environment.read(Recorder())
+    assert asked == set(VARIABLES) - {"DATABASE_URL", "PUSH_KEYS"}

@@ -1,0 +1,77 @@
+"""Policies, and which channel a name stands for."""
+
+import pytest
+
+from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.errors import ForbiddenError, TooLargeError, UnauthorisedError, UnknownChannelError
+
+KEYED = Identity(has_key=True)
+DEFAULTS = Channel("", history=History(size=7, ttl=70))
+
+
+def test_anyone_may_publish_where_the_policy_says_so() -> None:
+    """Channel with publish: anyone takes messages from a stranger."""
+    Channel("c", publish=Access.ANYONE).check_publish(ANONYMOUS)
+
+
+def test_a_key_opens_a_keyed_channel_and_nothing_else_does() -> None:
+    """Channel with publish: key asks a stranger for a key, and says why the one sent will not do."""
+    Channel("c", publish=Access.KEY).check_publish(KEYED)
+    with pytest.raises(UnauthorisedError, match="a reason"):
+        Channel("c", publish=Access.KEY).check_publish(Identity(reason="a reason"))
+
+
+def test_nobody_means_nobody() -> None:
+    """Channel with publish: nobody refuses the holder of a key too."""
+    with pytest.raises(ForbiddenError):
+        Channel("c", publish=Access.NOBODY).check_publish(KEYED)
+
+
+def test_a_subscriber_needs_both_permissions_to_publish() -> None:
+    """Channel lets a subscriber publish only with client_publish and the publish policy's consent."""
+    with pytest.raises(ForbiddenError, match="client_publish"):
+        Channel("c", publish=Access.ANYONE).check_client_publish(KEYED)
+    with pytest.raises(UnauthorisedError):
+        Channel("c", publish=Access.KEY, client_publish=True).check_client_publish(ANONYMOUS)
+    Channel("c", publish=Access.KEY, client_publish=True).check_client_publish(KEYED)
+
+
+def test_size_is_counted_to_the_byte() -> None:
+    """Channel takes a message of exactly its limit, and not one byte more."""
+    channel = Channel("c", max_message_size=4)
+    channel.check_size(b"1234")
+    with pytest.raises(TooLargeError, match="max_message_size"):
+        channel.check_size(b"12345")
+
+
+def test_a_plain_channel_goes_before_a_family() -> None:
+    """Registry prefers the exact name, then the family with the longest prefix."""
+    plain, short, long = Channel("chat.all"), Channel("chat.{room}"), Channel("chat.a{room}")
+    registry = Registry((short, long, plain), DEFAULTS)
+    assert registry.find("chat.all") is plain
+    assert registry.find("chat.abc") is long
+    assert registry.find("chat.b") is short
+
+
+@pytest.mark.parametrize(
+    "name", ["chat.", "chat", "xchat.a", "chat.a.b", "chat.a/b", "chat.é", "chat." + "a" * 129, "chat.{room}", ""]
+)
+def test_a_name_outside_a_family_is_unknown(name: str) -> None:
+    """Registry takes one parameter of 1 to 128 letters, digits, _ and - for a family, nothing else."""
+    with pytest.raises(UnknownChannelError):
+        Registry((Channel("chat.{room}"),), DEFAULTS).find(name)
+
+
+def test_a_family_may_end_in_a_literal() -> None:
+    """Registry matches what stands after a family's parameter too."""
+    family = Channel("game.{id}.score")
+    registry = Registry((family,), DEFAULTS)
+    assert registry.find("game.7.score") is family
+    assert registry.get("game.7.scores") is None
+
+
+def test_an_undeclared_channel_is_kept_under_the_defaults() -> None:
+    """Registry answers the defaults' history for a name that it does not know."""
+    registry = Registry((Channel("c", history=History(1, 2)),), DEFAULTS)
+    assert registry.history("c") == History(1, 2)
+    assert registry.history("other") == History(7, 70)

@@ -1,0 +1,175 @@
+"""HTTP connections: how long an unfinished request is waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG
+from tests.support.server import Server
+
+PATIENCE = 10.0
+"""Seconds after which a test gives up."""
+
+HEADER = b"GET /ok HTTP/1.1\r\nHost: abide\r\n"
+REQUEST = HEADER + b"\r\n"
+
+
+class Peer:
+    """A client that sends exactly the bytes it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.received = b""
+
+    def send(self, data: bytes) -> None:
+        """Send; a connection that the server has closed meanwhile is no error."""
+        with contextlib.suppress(ConnectionError):
+            self.socket.sendall(data)
+
+    def is_closed_within(self, seconds: float) -> bool:
+        """Read for so long, and return whether the server closed the connection."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            readable, _, _ = select.select([self.socket], [], [], left)
+            if readable and not self._read():
+                return True
+        return False
+
+    def read_until(self, end: bytes) -> bytes:
+        """Read until the bytes received end so; return and forget them."""
+        while not self.received.endswith(end):
+            assert self._read(), f"closed after {self.received!r}"
+        received, self.received = self.received, b""
+        return received
+
+    def _read(self) -> bytes:
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionError:
+            data = b""
+        self.received += data
+        return data
+
+
+@pytest.fixture
+def peer(edge: Server) -> Iterator[Peer]:
+    """Connect to the server."""
+    peer = Peer(edge.port)
+    with peer.socket:
+        yield peer
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"G", HEADER], ids=["nothing", "line break", "letter", "half"])
+def test_incomplete_header(peer: Peer, start: bytes) -> None:
+    """Server closes a connection whose header is not complete in time."""
+    begun = time.monotonic()
+    peer.send(start)
+    assert peer.is_closed_within(PATIENCE)
+    assert time.monotonic() - begun > HEADER_TIMEOUT * 0.9
+    assert peer.received == b""
+
+
+@pytest.mark.parametrize("first", [b"", REQUEST], ids=["first request", "later request"])
+@pytest.mark.parametrize("drop", [b"\r\n", b"X-Slow: yes\r\n"], ids=["line breaks", "headers"])
+def test_dribbled_header(peer: Peer, first: bytes, drop: bytes) -> None:
+    """Server closes a connection that sends its header drop by drop."""
+    peer.send(first)
+    if first:
+        peer.read_until(b"\r\n\r\n0")
+    peer.send(HEADER if drop.startswith(b"X") else drop)
+    deadline = time.monotonic() + PATIENCE
+    while not peer.is_closed_within(HEADER_TIMEOUT / 8):
+        peer.send(drop)
+        assert time.monotonic() < deadline
+
+
+def test_half_of_a_second_header(peer: Peer) -> None:
+    """Server closes a connection that is kept alive and leaves its second header unfinished."""
+    peer.send(REQUEST + HEADER)
+    peer.read_until(b"\r\n\r\n0")
+    assert peer.is_closed_within(PATIENCE)
+
+
+def test_oversized_header(peer: Peer) -> None:
+    """Server refuses a header that has no end."""
+    peer.send(HEADER + b"X-Large: " + b"x" * 60 * 1024)
+    assert not peer.is_closed_within(HEADER_TIMEOUT / 8)
+    peer.send(b"x" * 8 * 1024)
+    assert peer.is_closed_within(PATIENCE)
+    assert b"400 Bad Request" in peer.received
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 9\r\n\r\n",
+        b"Content-Length: 9\r\n\r\nhalf",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n",
+    ],
+    ids=["no body", "half a body", "no end of trailers"],
+)
+def test_stalled_body(peer: Peer, body: bytes) -> None:
+    """Server closes a connection whose body stalls."""
+    begun = time.monotonic()
+    peer.send(HEADER + body)
+    assert peer.is_closed_within(PATIENCE)
+    assert time.monotonic() - begun > BODY_TIMEOUT * 0.9
+
+
+def test_slow_body(peer: Peer) -> None:
+    """Server waits for a body that is slow but moves."""
+    pieces = 8
+    peer.send(HEADER + b"Content-Length: %d\r\n\r\n" % pieces)
+    for _ in range(pieces):
+        assert not peer.is_closed_within(BODY_TIMEOUT / 4)
+        peer.send(b"x")
+    assert b"200 OK" in peer.read_until(b"\r\n\r\n%d" % pieces)
+
+
+@pytest.mark.parametrize("size", [1, 1024 * 1024], ids=["small", "more than is buffered"])
+def test_late_application(peer: Peer, size: int) -> None:
+    """Server does not blame the peer when it is the application that does not read the body yet."""
+    peer.send(b"POST /late HTTP/1.1\r\nHost: abide\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+    peer.read_until(b"\r\n\r\n%d" % size)
+
+
+def test_late_continue(peer: Peer) -> None:
+    """Server does not blame a peer that waits for 100 Continue."""
+    peer.send(b"POST /late HTTP/1.1\r\nHost: abide\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+    peer.read_until(b"100 Continue\r\n\r\n")
+    peer.send(b"x")
+    peer.read_until(b"\r\n\r\n1")
+
+
+def test_half_header_behind_an_answer(peer: Peer) -> None:
+    """Server finishes a long answer although the next header is unfinished."""
+    peer.send(REQUEST.replace(b"/ok", b"/stream"))
+    peer.read_until(b"begin\r\n")
+    peer.send(HEADER)
+    peer.read_until(b"end\r\n0\r\n\r\n")
+
+
+def test_kept_alive(peer: Peer) -> None:
+    """Server keeps a connection that is idle between requests, pipelined ones included."""
+    peer.send(REQUEST + REQUEST)
+    peer.read_until(b"\r\n\r\n0")
+    assert not peer.is_closed_within(LONG)
+    peer.received = b""
+    peer.send(REQUEST)
+    peer.read_until(b"\r\n\r\n0")
+
+
+def test_websocket_outlives_the_header_timer(edge: Server) -> None:
+    """Server leaves a WebSocket alone, however long it is silent."""
+    with connect(f"{edge.ws_url}/echo", compression=None) as websocket:
+        with pytest.raises(TimeoutError):
+            websocket.recv(timeout=LONG)
+        websocket.send("still here")
+        assert websocket.recv(timeout=PATIENCE) == "still here"

@@ -1,0 +1,114 @@
+"""A small ASGI application, and a worker with little patience, to test the process edge alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from app.server.protocol import HttpProtocol
+from app.server.worker import AbideWorker
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HEADER_TIMEOUT = 0.4
+"""Seconds; see :class:`HttpProtocol`."""
+
+BODY_TIMEOUT = 0.6
+"""Seconds; see :class:`HttpProtocol`."""
+
+LONG = 1.2
+"""Seconds that the slow paths take: longer than either timeout."""
+
+COMMAND = (
+    *(sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"),
+    *("--worker-class", "tests.support.asgi_app.ImpatientWorker", "tests.support.asgi_app:app"),
+)
+"""Runs the application under gunicorn with the project's settings and the worker below."""
+
+
+class ImpatientProtocol(HttpProtocol):
+    """The protocol with timeouts that a test can wait for."""
+
+    header_timeout = HEADER_TIMEOUT
+    body_timeout = BODY_TIMEOUT
+
+
+class ImpatientWorker(AbideWorker):
+    """The worker with that protocol."""
+
+    CONFIG_KWARGS = AbideWorker.CONFIG_KWARGS | {"http": ImpatientProtocol}
+
+
+async def app(scope: Message, receive: Receive, send: Send) -> None:
+    """Serve the lifespan, an echo over WebSocket, and the paths below."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await _echo(receive, send)
+    else:
+        await _PATHS[scope["path"]](receive, send)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})
+
+
+async def _echo(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def _ok(receive: Receive, send: Send) -> None:
+    """Answer with the number of bytes of the body."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await _answer(send, str(size).encode())
+
+
+async def _late(receive: Receive, send: Send) -> None:
+    """Read the body only after a while."""
+    await asyncio.sleep(LONG)
+    await _ok(receive, send)
+
+
+async def _stream(receive: Receive, send: Send) -> None:
+    """Answer at once with ``begin``, and with ``end`` after a while."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begin", "more_body": True})
+    await asyncio.sleep(LONG)
+    await send({"type": "http.response.body", "body": b"end"})
+
+
+async def _boom(receive: Receive, send: Send) -> None:  # noqa: ARG001 — an ASGI handler
+    """Fail with a secret in the exception."""
+    msg = "cannot reach postgres://abide:hunter2@db.internal/abide"
+    raise RuntimeError(msg)
+
+
+async def _log(receive: Receive, send: Send) -> None:
+    """Log secrets, by name and by looks."""
+    structlog.get_logger("tests").info("told", password="hunter2", header="Bearer hunter2", channel="news")
+    await _ok(receive, send)
+
+
+async def _answer(send: Send, body: bytes) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+_PATHS = {"/ok": _ok, "/late": _late, "/stream": _stream, "/boom": _boom, "/log": _log}

@@ -1,0 +1,76 @@
+"""PgBouncer before a test's PostgreSQL, where the machine has it: what users with a pooler will meet."""
+
+import os
+import shutil
+import socket
+import subprocess
+import weakref
+from pathlib import Path
+from typing import Self
+
+from tests.support.postgres import PostgresServer, free_port, make_folder, spawn, wait_until
+
+SETTINGS = """\
+[databases]
+* = host=127.0.0.1 port={server_port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+max_client_conn = 500
+default_pool_size = 20
+"""
+
+
+def find_pgbouncer() -> Path | None:
+    """Return the program, which Debian keeps where only root's PATH leads; None if the machine has none."""
+    found = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
+    return Path(found) if found else None
+
+
+class PgBouncer:
+    """A PgBouncer that pools transactions in front of every database of one server, on a free port of 127.0.0.1.
+
+    Use it as a context manager inside the server's. Raises FileNotFoundError where there is no PgBouncer, and
+    RuntimeError with the end of its log if it won't start.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        program = find_pgbouncer()
+        if program is None:
+            msg = "No PgBouncer on this machine."
+            raise FileNotFoundError(msg)
+        self.port = free_port()
+        self._program = program
+        self._server_port = server.port
+
+    def __enter__(self) -> Self:
+        """Start it and return when it takes connections."""
+        folder = make_folder("abide-pgbouncer-")
+        settings, log = folder / "pgbouncer.ini", folder / "pgbouncer.log"
+        settings.write_text(SETTINGS.format(port=self.port, server_port=self._server_port))
+        process = spawn([self._program, settings], folder, log)
+        self._finalizer = weakref.finalize(self, _dispose, process, folder, os.getpid())
+        wait_until(self._is_listening, process, log)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it and delete its folder."""
+        self._finalizer()
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the address of one of the server's databases through the pool, for asyncpg and libpq."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _dispose(process: subprocess.Popen[bytes], folder: Path, creator: int) -> None:
+    if os.getpid() == creator:  # A forked child has this finaliser too.
+        process.kill()  # It holds nothing to save, and its versions disagree on which signal stops it at once.
+        process.wait()
+        shutil.rmtree(folder)

@@ -1,0 +1,145 @@
+"""The commands, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.config import json_schema
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m app`` in the project, with only these variables of ours set."""
+    environment = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    """Return the path of a file with two problems."""
+    path = tmp_path / "broken.yaml"
+    path.write_text("backend: postgres://me:hunter2@db/app\nchannels:\n  a: {publish: x}\n")
+    return str(path)
+
+
+@pytest.fixture
+def gunicorn(tmp_path: Path) -> str:
+    """Return a folder with a gunicorn that only prints its arguments."""
+    (tmp_path / "gunicorn.py").write_text("import sys; print(sys.argv[1:])")
+    return str(tmp_path)
+
+
+def test_check_shipped_file() -> None:
+    """Check prints what the shipped file serves, as a table."""
+    done = run("check", PUSH_KEYS="first-key,second-key")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "backend  memory://\n"
+        "keys     2\n"
+        "origins  *\n"
+        "\n"
+        "channel      publish  subscribe  client_publish  history      max_message_size\n"
+        "lebowski     anyone   anyone     false           1000 for 1d  64KiB\n"
+        "events       anyone   anyone     true            1000 for 1d  64KiB\n"
+        "orders       key      anyone     false           1000 for 1d  64KiB\n"
+        "chat.{room}  key      anyone     false           1000 for 1d  64KiB\n"
+        "\n"
+        "warning: anyone may publish to 'lebowski'\n"
+        "warning: anyone may publish to 'events'\n"
+    )
+
+
+def test_check_named_file(tmp_path: Path) -> None:
+    """Check takes a file's path before the environment's."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "origins: []\nauth: {keys: abcdefgh}\nchannels: {a: {history: {size: 0}, max_message_size: 1001}}\n"
+    )
+    done = run("check", str(path), CHANNELS_CONFIG="/nowhere")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1:] == [
+        "keys     1",
+        "origins  none",
+        "",
+        "channel  publish  subscribe  client_publish  history  max_message_size",
+        "a        key      anyone     false           none     1001B",
+    ]
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_wrong_file(command: str, broken: str) -> None:
+    """Command prints one line per problem on stderr and exits 1, without the URL's secrets."""
+    done = run(command, CHANNELS_CONFIG=broken)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == [f"{broken}:1:10", f"{broken}:3:16"]
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_wrong_environment(command: str) -> None:
+    """Command names the variables that are wrong and exits 1."""
+    done = run(command, PORT="abc", LOG_LEVEL="loud")
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["PORT", "LOG_LEVEL"]
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_workers_on_memory(command: str) -> None:
+    """Command refuses memory:// with more than one worker."""
+    done = run(command, WEB_CONCURRENCY="2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("WEB_CONCURRENCY: 2 workers cannot share memory://")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_serve(gunicorn: str) -> None:
+    """Serve becomes gunicorn, with the project's configuration and application."""
+    done = run("serve", PYTHONPATH=gunicorn)
+    assert done.returncode == 0
+    assert done.stdout.strip() == str(["-c", str(ROOT / "gunicorn.conf.py"), "app.main:create_app()"])
+
+
+def test_schema() -> None:
+    """Schema prints the JSON Schema of the file."""
+    done = run("schema")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == json_schema()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ([], ["serve", "check", "schema"]),
+        (["serve"], ["serve it under gunicorn"]),
+        (["check"], ["the YAML file", "CHANNELS_CONFIG"]),
+        (["schema"], ["JSON Schema"]),
+    ],
+)
+def test_help(arguments: list[str], fragments: list[str]) -> None:
+    """Command and each subcommand explain themselves."""
+    done = run(*arguments, "--help")
+    assert done.returncode == 0
+    assert all(fragment in done.stdout for fragment in fragments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["chekc"], ["check", "a", "b"], ["serve", "--fast"]])
+def test_usage(arguments: list[str]) -> None:
+    """Command answers a call that it does not know with its usage and exit code 2."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: python -m app")

@@ -1,0 +1,190 @@
+"""Log lines: one shape for all who write, and no secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from app.telemetry import MASK, configure_logging, mask_secrets
+
+LOGGERS = ("", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access", "py.warnings")
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Undo what a test does to the logging of this process."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(log, log.handlers, log.filters[:], log.level, log.propagate) for log in loggers]
+    yield
+    for log, handlers, filters, level, propagate in before:
+        log.handlers, log.filters, log.propagate = handlers, filters, propagate
+        log.setLevel(level)
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+def masked(**fields: Any) -> Any:  # noqa: ANN401 — any log line
+    """Return the fields as they would be logged."""
+    return mask_secrets(None, "info", fields)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Return what was logged; fail unless all of it is JSON lines on stdout."""
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return [json.loads(line) for line in captured.out.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["app", "asyncio", "gunicorn.error", "gunicorn.access", "uvicorn.error"])
+def test_everyone(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Line of any logger, ours or a library's, is written once and has one shape."""
+    configure_logging("json", "info")
+    logging.getLogger(name).warning("%s at %d\n", "hello", 7)
+    structlog.get_logger(name).warning("hello at 7", channel="news")
+    foreign, own = lines(capsys)
+    assert own.pop("channel") == "news"
+    assert list(foreign) == list(own) == ["timestamp", "level", "logger", "event", "pid"]
+    assert foreign["event"] == own["event"] == "hello at 7"
+    assert (foreign["logger"], foreign["level"]) == (own["logger"], own["level"]) == (name, "warning")
+    assert foreign["timestamp"].endswith("Z")
+
+
+def test_bound_context(capsys: pytest.CaptureFixture[str]) -> None:
+    """Line carries what the request has bound, a library's line too."""
+    configure_logging("json", "info")
+    with structlog.contextvars.bound_contextvars(request_id="r1"):
+        logging.getLogger("library").error("hello")
+    assert lines(capsys)[0]["request_id"] == "r1"
+
+
+def test_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Configuring again replaces the first configuration: level and handlers."""
+    configure_logging("json", "debug")
+    configure_logging("json", "warning")
+    logging.getLogger("library").info("quiet")
+    structlog.get_logger("app").info("quiet")
+    logging.getLogger("uvicorn.error").error("loud")
+    assert [line["event"] for line in lines(capsys)] == ["loud"]
+
+
+@pytest.mark.parametrize("kind", ["stdlib", "structlog"])
+def test_exception(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Traceback stands inside its line, without local variables and with secrets masked."""
+    configure_logging("json", "info")
+    hidden = "in a variable"
+    logger = logging.getLogger("x") if kind == "stdlib" else structlog.get_logger("x")
+    try:
+        int(f"postgres://me:hunter2@{hidden[3]}")
+    except ValueError:
+        logger.exception("failed")
+    (line,) = lines(capsys)
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert line["exception"].endswith("'postgres://me:***@a'")
+    assert hidden not in line["exception"]
+    assert "exc_info" not in line
+
+
+def test_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python warning becomes a line."""
+    configure_logging("json", "info")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=True)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(capture=False)
+    (line,) = lines(capsys)
+    assert line["logger"] == "py.warnings"
+    assert "DeprecationWarning: old" in line["event"]
+
+
+def test_access_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Access lines of uvicorn are not written: they would carry the query string."""
+    configure_logging("json", "debug")
+    logging.getLogger("uvicorn.access").info("GET /news?token=hunter2")
+    logging.getLogger("uvicorn.error").info('%s - "WebSocket %s" [accepted]', "127.0.0.1", "/news?token=hunter2")
+    assert not logging.getLogger("uvicorn.access").hasHandlers()
+    assert lines(capsys) == []
+
+
+def test_console(capsys: pytest.CaptureFixture[str]) -> None:
+    """Console format is text for people, with secrets masked and without colours outside a terminal."""
+    configure_logging("console", "info")
+    structlog.get_logger("app").info("told", password="hunter2", channel="news")
+    text = capsys.readouterr().out
+    assert "told" in text
+    assert "channel=news" in text
+    assert "hunter2" not in text
+    assert "\x1b" not in text
+
+
+def test_unnamed_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """Format is JSON by itself where stdout is not a terminal."""
+    configure_logging(None, "info")
+    logging.getLogger("app").info("hello")
+    assert lines(capsys)[0]["event"] == "hello"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "authorization",
+        "Authorization",
+        "password",
+        "db_password",
+        "secret",
+        "TOKEN_SECRET",
+        "token",
+        "key",
+        "push_keys",
+    ],
+)
+def test_masked_names(name: str) -> None:
+    """Field named like a secret is masked, whatever it holds, at any depth."""
+    assert masked(**{name: "hunter2"}) == {name: MASK}
+    assert masked(headers=[{name: ["hunter2"]}]) == {"headers": [{name: MASK}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgres://abide:hunter2@db/abide", "postgres://abide:***@db/abide"),
+        ("postgres://abide:hun/t?e#r@2@db/abide", "postgres://abide:***@db/abide"),
+        ("redis://:hunter2@cache:6379", "redis://:***@cache:6379"),
+        ("https://me:hunter2@example.org/a?mail=b@c", "https://me:***@example.org/a?mail=b@c"),
+        ("GET /news?since=1&token=hunter2&last=5", "GET /news?since=1&token=***&last=5"),
+        ("host=db password='hunter2' user=me", "host=db password='***' user=me"),
+        ("{'password': 'hunter2', 'user': 'me'}", "{'password': '***', 'user': 'me'}"),
+        ("(b'authorization', b'Bearer hunter2')", "(b'authorization', b'Bearer ***')"),
+        ("abide.v1, bearer.hunter2.a-b_c", "abide.v1, bearer.***"),
+        ("got eyJhbGciOiJub25lIn0.eyJzdWIiOiJtZSJ9.c2ln here", "got *** here"),
+    ],
+)
+def test_masked_values(text: str, expected: str) -> None:
+    """Value that looks like a secret is masked, in any field, as bytes and inside other objects too."""
+    assert masked(event=text) == {"event": expected}
+    assert masked(raw=text.encode()) == {"raw": expected}
+    assert masked(error=ValueError(text)) == {"error": expected}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://localhost:8000/news/history?since=abc:1&mail=a@b",
+        "config/channels.yaml:4:10: channels.news.history: must be a mapping",
+        "takes messages only with a key: send 'Authorization: Bearer <key>'",
+        "monkey business",
+        17,
+        0.5,
+        None,
+        True,
+    ],
+)
+def test_unmasked(value: object) -> None:
+    """Value without a secret is left as it is."""
+    assert masked(event=value, keyboard=value, has_key=True) == {"event": value, "keyboard": value, "has_key": True}

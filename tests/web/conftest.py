@@ -1,0 +1,35 @@
+"""One server for the tests of the edge: they change nothing that another could see."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.server import Server
+
+CHANNELS = """
+backend: memory://
+auth: {keys: "first-key-1, second-key-2"}
+origins: ["https://app.example"]
+channels:
+  lebowski: {publish: anyone}
+  talk: {publish: anyone, client_publish: true}
+  listen: {publish: key}
+  sealed: {publish: nobody}
+  small: {publish: anyone, client_publish: true, max_message_size: 20B}
+  "chat.{room}": {publish: anyone}
+"""
+
+KEY = {"authorization": "Bearer second-key-2"}
+
+
+@pytest.fixture(scope="session")
+def edge() -> Iterator[Server]:
+    with Server(channels=CHANNELS) as server:
+        yield server
+
+
+@pytest.fixture
+def http(edge: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=edge.url, timeout=10) as client:
+        yield client

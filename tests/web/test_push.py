@@ -1,0 +1,339 @@
+"""The push routes: what they store, what they answer, what they refuse."""
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from app.web.problems import STATUSES
+from tests.support.server import Server
+from tests.web.conftest import KEY
+
+
+def assert_problem(response: httpx.Response, status: int, code: str, fragment: str = "") -> None:
+    """Hold that the answer is the documented problem."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:abide:problem:{code}")
+    assert STATUSES[code] == status
+    assert fragment in problem["detail"], problem["detail"]
+
+
+def test_push_answers_where_the_message_stands(http: httpx.Client) -> None:
+    """Push answers position, offset, epoch and the message as it came."""
+    first = http.post("/push", json={"channel": "chat.where", "message": {"a": 1}}).json()
+    second = http.post("/push", json={"channel": "chat.where", "message": "x"}).json()
+    assert first == {
+        "channel": "chat.where",
+        "message": {"a": 1},
+        "offset": 1,
+        "epoch": first["epoch"],
+        "position": f"{first['epoch']}:1",
+    }
+    assert (second["offset"], second["epoch"]) == (2, first["epoch"])
+
+
+def test_push_to_a_named_channel_takes_the_body_as_the_message(edge: Server, http: httpx.Client) -> None:
+    """Push to a channel's own route publishes the body byte for byte, and answers without it."""
+    body = b' {"n": 1.50, "big": 123456789012345678901234567890,\n "e": "\\u00e9"} '
+    with connect(f"{edge.ws_url}/chat.bytes") as socket_:
+        response = http.post("/push/chat.bytes", content=body, headers={"content-type": "application/json"})
+        assert set(response.json()) == {"channel", "position", "offset", "epoch"}
+        assert socket_.recv(timeout=5) == body.decode()
+
+
+def test_push_of_an_envelope_keeps_the_messages_bytes(edge: Server, http: httpx.Client) -> None:
+    """Push passes on the message inside the envelope as its bytes stand there."""
+    body = b'{"channel" : "chat.slice", "message" :  [1.0,  "\\u00e9" , 1e400] }'
+    with connect(f"{edge.ws_url}/chat.slice") as socket_:
+        answer = http.post("/push", content=body, headers={"content-type": "application/json"})
+        assert b'"message": [1.0,  "\\u00e9" , 1e400]}' in answer.content
+        assert socket_.recv(timeout=5) == '[1.0,  "\\u00e9" , 1e400]'
+
+
+def test_text_is_published_as_a_json_string(edge: Server, http: httpx.Client) -> None:
+    """Push turns text/plain into a JSON string."""
+    with connect(f"{edge.ws_url}/chat.text") as socket_:
+        response = http.post(
+            "/push/chat.text", content='say "é"', headers={"content-type": "text/plain; charset=UTF-8"}
+        )
+        assert response.status_code == 200
+        assert json.loads(socket_.recv(timeout=5)) == 'say "é"'
+
+
+def test_an_array_is_published_in_order_and_each_item_answered(edge: Server, http: httpx.Client) -> None:
+    """Push of an array answers each item with its result or its problem, and stores the good ones."""
+    items: list[Any] = [
+        {"channel": "chat.many", "message": 1},
+        {"channel": "nope", "message": 2},
+        {"channel": "sealed", "message": 3},
+        {"channel": "chat.many"},
+        {"channel": "small", "message": "x" * 30},
+        "not an object",
+        {"channel": "chat.many", "message": 4, "key": "k"},
+        {"channel": "chat.many", "message": 4, "key": "k"},
+    ]
+    with connect(f"{edge.ws_url}/chat.many") as socket_:
+        results = http.post("/push", json=items).json()
+        assert [result.get("offset", result.get("code")) for result in results] == [
+            1, "unknown_channel", "forbidden", "malformed", "too_large", "malformed", 2, 2,
+        ]  # fmt: skip
+        assert [socket_.recv(timeout=5), socket_.recv(timeout=5)] == ["1", "4"]
+
+
+def test_an_empty_array_is_answered_with_nothing(http: httpx.Client) -> None:
+    """Push of no messages stores none."""
+    assert http.post("/push", json=[]).json() == []
+
+
+def test_a_repeated_idempotency_key_publishes_once(http: httpx.Client) -> None:
+    """Push with a known key answers the first result, says so, and stores nothing."""
+    headers = {"idempotency-key": "one", "content-type": "application/json"}
+    first = http.post("/push/chat.keys", content=b"1", headers=headers)
+    again = http.post("/push/chat.keys", content=b"1", headers=headers)
+    assert first.json() == again.json()
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    other = http.post("/push/chat.keys", content=b"2", headers=headers)
+    assert_problem(other, 409, "key_reused", "'one'")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "ü".encode().decode("latin-1"), "x" * 256])
+def test_a_bad_idempotency_key_is_refused(http: httpx.Client, key: str) -> None:
+    """Push refuses a key that is not 1 to 255 visible ASCII characters."""
+    headers = {"idempotency-key": key.encode("latin-1"), b"content-type": b"application/json"}
+    assert_problem(http.post("/push/lebowski", content=b"1", headers=headers), 400, "malformed", "visible ASCII")  # type: ignore[arg-type]
+
+
+def test_a_key_in_two_places_is_refused(http: httpx.Client) -> None:
+    """Push refuses a header and a member that both want to be the key, and a header for an array."""
+    headers = {"idempotency-key": "a"}
+    both = http.post("/push", json={"channel": "lebowski", "message": 1, "key": "b"}, headers=headers)
+    assert_problem(both, 400, "malformed", "one of them")
+    array = http.post("/push", json=[{"channel": "lebowski", "message": 1}], headers=headers)
+    assert_problem(array, 400, "malformed", "its own 'key'")
+
+
+@pytest.mark.parametrize("path", ["/push/listen", "/push"])
+def test_a_keyed_channel_asks_for_a_key(http: httpx.Client, path: str) -> None:
+    """Push to a keyed channel is 401 without a key or with a wrong one, and works with any right one."""
+    body = {"channel": "listen", "message": 1} if path == "/push" else 1
+    missing = http.post(path, json=body)
+    assert_problem(missing, 401, "unauthorised", "no key was sent")
+    assert missing.headers["www-authenticate"].startswith("Bearer")
+    wrong = http.post(path, json=body, headers={"authorization": "Bearer wrong-key-3"})
+    assert_problem(wrong, 401, "unauthorised", "none of the configured ones")
+    for key in ("first-key-1", "second-key-2"):
+        assert http.post(path, json=body, headers={"authorization": f"bearer {key}"}).status_code == 200
+
+
+def test_a_sealed_channel_takes_nothing(http: httpx.Client) -> None:
+    """Push to a channel with publish: nobody is 403, with a key too."""
+    assert_problem(http.post("/push/sealed", json=1, headers=KEY), 403, "forbidden", "publish: nobody")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"NaN", b"[1,]", b"\xff", b"\xef\xbb\xbf1", b"[" * 200 + b"]" * 200])
+def test_what_is_not_json_is_malformed(http: httpx.Client, body: bytes) -> None:
+    """Push answers 400 to every body that is not JSON, on both routes."""
+    headers = {"content-type": "application/json"}
+    assert_problem(http.post("/push/lebowski", content=body, headers=headers), 400, "malformed")
+    assert_problem(http.post("/push", content=body, headers=headers), 400, "malformed")
+
+
+@pytest.mark.parametrize(
+    ("body", "fragment"),
+    [
+        ({"message": 1}, "'channel' is missing"),
+        ({"channel": "lebowski"}, "'message' is missing"),
+        ({"channel": 1, "message": 1}, "'channel' must be a string"),
+        ({"channel": "lebowski", "message": 1, "mesage": 1}, "unknown member 'mesage'"),
+        ({"channel": "lebowski", "message": 1, "key": 7}, "'key' must be a string"),
+        ("lebowski", "expected an object"),
+        ([{"channel": "lebowski", "message": 1}] * 1001, "at most 1000"),
+    ],
+)
+def test_a_bad_envelope_is_malformed(http: httpx.Client, body: object, fragment: str) -> None:
+    """Push says what is wrong with an envelope."""
+    assert_problem(http.post("/push", json=body), 400, "malformed", fragment)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/x-www-form-urlencoded", "application/xml", "application/json; charset=latin-1", "text/html", ""],
+)
+def test_other_content_types_are_unsupported(http: httpx.Client, content_type: str) -> None:
+    """Push answers 415 to what is neither JSON nor text."""
+    headers = {"content-type": content_type}
+    assert_problem(http.post("/push/lebowski", content=b"1", headers=headers), 415, "unsupported_type")
+    assert_problem(http.post("/push", content=b"1", headers=headers), 415, "unsupported_type")
+
+
+def test_text_cannot_be_an_envelope(http: httpx.Client) -> None:
+    """Push without a channel in its path takes JSON only."""
+    response = http.post("/push", content="hi", headers={"content-type": "text/plain"})
+    assert_problem(response, 415, "unsupported_type", "send application/json")
+
+
+@pytest.mark.parametrize("name", ["nope", "chat.", "chat.a.b", "", "a/b", "%00"])
+def test_an_unknown_channel_is_404(http: httpx.Client, name: str) -> None:
+    """Push to a channel that is not declared is 404, and names it."""
+    assert_problem(http.post(f"/push/{name}", json=1), 404, "unknown_channel", "no channel")
+
+
+def test_an_unknown_channel_in_an_envelope_is_404(http: httpx.Client) -> None:
+    """Push of an envelope for a channel that is not declared is 404."""
+    assert_problem(http.post("/push", json={"channel": "nope", "message": 1}), 404, "unknown_channel", "'nope'")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/push", "POST"),
+        ("PUT", "/push/lebowski", "POST"),
+        ("POST", "/lebowski", "GET"),
+        ("DELETE", "/health/live", "GET"),
+    ],
+)
+def test_a_wrong_method_is_405_and_names_the_right_one(http: httpx.Client, method: str, path: str, allow: str) -> None:
+    """Server answers 405 with Allow where the path is right and the method is not."""
+    response = http.request(method, path)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == allow
+
+
+def test_a_channel_asked_for_by_plain_get_says_how_to_subscribe(http: httpx.Client) -> None:
+    """Server answers a plain GET of a channel with 406 and the way in."""
+    assert_problem(http.get("/lebowski"), 406, "not_acceptable", "WebSocket")
+
+
+def test_an_unknown_page_is_404(http: httpx.Client) -> None:
+    """Server answers 404 as a problem where nothing is."""
+    assert_problem(http.get("/nope/at/all"), 404, "unknown_channel")
+
+
+def test_a_message_of_exactly_the_limit_fits(http: httpx.Client) -> None:
+    """Push takes a message of max_message_size bytes and refuses one byte more."""
+    assert http.post("/push/small", content=b'"' + b"x" * 18 + b'"', headers=JSON).status_code == 200
+    over = http.post("/push/small", content=b'"' + b"x" * 19 + b'"', headers=JSON)
+    assert_problem(over, 413, "too_large")
+
+
+def test_text_that_grows_over_the_limit_is_refused(http: httpx.Client) -> None:
+    """Push counts text as the JSON string that it becomes."""
+    over = http.post("/push/small", content=b'"' * 12, headers={"content-type": "text/plain"})
+    assert_problem(over, 413, "too_large", "max_message_size")
+
+
+JSON = {"content-type": "application/json"}
+
+
+class Raw:
+    """A bare socket to the server, for requests that no client library would send."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+
+    def send(self, *parts: bytes) -> None:
+        for part in parts:
+            self.socket.sendall(part)
+
+    def answer(self) -> bytes:
+        """Read until the server closes, or says nothing more after an answer."""
+        received = b""
+        while b"}" not in received and (chunk := self.socket.recv(65536)):
+            received += chunk
+        return received
+
+
+@pytest.fixture
+def raw(edge: Server) -> Iterator[Raw]:
+    raw = Raw(edge.url)
+    yield raw
+    raw.socket.close()
+
+
+def head(path: str, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def test_a_body_that_announces_too_much_is_refused_before_it_comes(raw: Raw) -> None:
+    """Push answers 413 to a Content-Length over the limit, without waiting for the body."""
+    raw.send(head("/push/lebowski", "content-length: 99999999"))
+    answer = raw.answer()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+
+
+def test_a_body_over_the_limit_is_refused_while_it_arrives(raw: Raw) -> None:
+    """Push answers 413 in the middle of a body of unknown length, and the sender sees the answer."""
+    raw.send(head("/push/lebowski", "transfer-encoding: chunked"))
+    chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    raw.send(*[chunk] * 8)
+    assert raw.answer().startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_vanishes_in_its_body_harms_nobody(edge: Server, raw: Raw, http: httpx.Client) -> None:
+    """Server keeps serving when a client goes away in the middle of its body."""
+    raw.send(head("/push/lebowski", "content-length: 100"), b"123")
+    raw.socket.close()
+    edge.wait_log(lambda line: line.get("path") == "/push/lebowski" and line.get("status") == 400)
+    assert http.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"POST / HTTP/9.9\r\n\r\n",
+        b"\r\n" * 50 + b"x: y\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_answered_and_forgotten(raw: Raw, http: httpx.Client, junk: bytes) -> None:
+    """Server answers 400 to what is not HTTP, and keeps serving."""
+    raw.send(junk)
+    assert raw.socket.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert http.get("/health/live").status_code == 200
+
+
+def test_a_page_of_an_allowed_origin_may_push(http: httpx.Client) -> None:
+    """Server lets pages of the configured origins push, and no others."""
+    ask = {
+        "origin": "https://app.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
+    allowed = http.options("/push/lebowski", headers=ask)
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+    refused = http.options("/push/lebowski", headers={**ask, "origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_the_documents_name_every_channel(http: httpx.Client) -> None:
+    """OpenAPI document and its page show each declared channel by name."""
+    paths = http.get("/openapi.json").json()["paths"]
+    for name in ("lebowski", "talk", "listen", "sealed", "small", "chat.{room}"):
+        assert f"`/{name}`" in paths[f"/push/{name}"]["post"]["description"]
+    (room,) = [p for p in paths["/push/chat.{room}"]["post"]["parameters"] if p["in"] == "path"]
+    assert room["name"] == "room"
+    assert "openapi.json" in http.get("/docs").text
+
+
+def test_health_tells_what_is_served(http: httpx.Client) -> None:
+    """Server is alive and ready, and says by which configuration."""
+    assert http.get("/health/live").json() == {"live": True}
+    ready = http.get("/health/ready").json()
+    assert ready == {
+        "ready": True,
+        "reasons": [],
+        "backend": "memory, in this process alone",
+        "config": {"hash": ready["config"]["hash"], "error": None},
+    }
