@@ -81,9 +81,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Note that the header is complete; called by the parser."""
+        """Note that the header is complete; called by the parser, which answers an error with 400."""
         self._stop()
         self._phase, self._header_size, self._body_at = _Phase.BODY, 0, self.loop.time()
+        if self._should_upgrade() and self._announces_body():
+            msg = "a WebSocket handshake has no body; uvicorn would read it and then answer nothing"
+            raise ValueError(msg)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -96,6 +99,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop()
         self._phase, self._at_boundary = _Phase.BETWEEN, True
         super().on_message_complete()
+
+    def _announces_body(self) -> bool:
+        headers = dict(self.headers)
+        return b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > 0
 
     def _start(self, seconds: float, late: Callable[[], None]) -> None:
         if self._timer is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import Any
 
 from uvicorn_worker import UvicornWorker
@@ -40,3 +42,7 @@ class AbideWorker(UvicornWorker):
         super().__init__(*args, **kwargs)
         # Finite, so that a handler that ignores its closed connection cannot keep the process.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - SHUTDOWN_MARGIN)
+
+    def _install_sigquit_handler(self) -> None:
+        """End on SIGQUIT, with which the master passes SIGINT on: the base class notes it where nobody looks."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, signal.raise_signal, signal.SIGTERM)

@@ -41,7 +41,7 @@ class Push:
 
         The answer comes when the message is stored.
         """
-        name = request.scope["path"].rpartition("/push/")[2]
+        name = request.scope["path"].removeprefix("/push/")
         channel = self._registry.find(name)
         channel.check_publish(self._authenticator.identify(request.headers))
         key = _key(request.headers.get("idempotency-key"))

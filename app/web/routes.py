@@ -1,17 +1,20 @@
 """The routes of one channels.yaml.
 
+One route serves all channels: a router asks its routes one after the other, the registry finds a
+name at once. The OpenAPI document shows each channel as a path of its own.
+
 A reload builds all of them anew and swaps the whole in one assignment (``app/main.py``): no
 request ever sees half of a change.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -26,6 +29,7 @@ from app.web.problems import Problem, ProblemResponse, describe
 from app.web.push import MAX_ITEMS, Push
 from app.web.websocket import Sockets
 
+_CHANNEL_PUSH = "/push/{name}"
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _KEY_HEADER = {
     "name": "Idempotency-Key",
@@ -45,7 +49,10 @@ _ENVELOPE = {
     },
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": title, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    status: {
+        "description": title,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
     for status, title in {
         400: "Malformed",
         401: "No key, or a wrong one",
@@ -72,9 +79,27 @@ class Edge:
     version: str
 
 
+class _Application(FastAPI):
+    """Shows the one push route of all channels as a path for each."""
+
+    def __init__(self, channels: tuple[Channel, ...], **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
+        super().__init__(**options)
+        self._channels = channels
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, made when it is first asked for."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+            push = document["paths"].pop(_CHANNEL_PUSH)["post"]
+            document["paths"] |= {f"/push/{c.name}": {"post": push | _operation(c)} for c in self._channels}
+        return super().openapi()
+
+
 def build(edge: Edge) -> FastAPI:
-    """Register every route that the declared channels ask for."""
-    app = FastAPI(
+    """Register the routes through which the declared channels are reached."""
+    app = _Application(
+        edge.registry.channels,
         title="Abide",
         version=edge.version,
         summary="Realtime channels: push over HTTP, subscribe over WebSocket",
@@ -83,6 +108,7 @@ def build(edge: Edge) -> FastAPI:
         exception_handlers={
             AbideError: _refuse,
             RequestValidationError: _refuse_request,
+            HTTPException: _refuse_route,
             ClientDisconnect: _refuse_nobody,
             Exception: _refuse_crash,
         },
@@ -103,6 +129,8 @@ def build(edge: Edge) -> FastAPI:
 
 
 def _add_health(app: FastAPI, health: Health) -> None:
+    for path, endpoint in (("/health/live", health.live), ("/health/ready", health.ready)):
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health/live", health.live, tags=["health"], summary="Is the process alive?")
     app.add_api_route(
         "/health/ready", health.ready, tags=["health"], summary="May it take traffic?", response_model=Readiness
@@ -127,19 +155,17 @@ def _add_push(app: FastAPI, edge: Edge) -> None:
             },
         },
     )
-    for channel in edge.registry.channels:
-        app.add_api_route(
-            f"/push/{channel.name}",
-            push.named,
-            methods=["POST"],
-            tags=["push"],
-            summary=f"Publish to {channel.name}",
-            description=_describe(channel),
-            operation_id=f"push_{re.sub(r'[^A-Za-z0-9]', '_', channel.name)}",
-            responses=_PROBLEMS,
-            openapi_extra=_channel_body(channel),
-        )
-    app.add_api_route("/push/{name:path}", push.named, methods=["POST"], include_in_schema=False)
+    app.add_api_route("/push/{name:path}", push.named, methods=["POST"], tags=["push"], responses=_PROBLEMS)
+
+
+def _operation(channel: Channel) -> dict[str, Any]:
+    """Return what the document says of a channel's push, beyond what it says of them all."""
+    return {
+        "summary": f"Publish to {channel.name}",
+        "description": _describe(channel),
+        "operationId": f"push_{channel.name}",
+        **_channel_body(channel),
+    }
 
 
 def _describe(channel: Channel) -> str:
@@ -168,8 +194,6 @@ def _channel_body(channel: Channel) -> dict[str, Any]:
 def _add_sockets(app: FastAPI, edge: Edge) -> None:
     sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
     app.add_api_websocket_route("/echo", sockets.echo)
-    for channel in edge.registry.channels:
-        app.add_api_websocket_route(f"/{channel.name}", sockets.channel)
     app.add_api_websocket_route("/{name:path}", sockets.channel)
 
 
@@ -180,16 +204,19 @@ def _add_rest(app: FastAPI, registry: Registry) -> None:
         path = request.scope["path"]
         name = path.removeprefix("/")
         if registry.get(name) is not None:
-            if request.method != "GET":
-                return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET"})
+            if request.method not in {"GET", "HEAD"}:
+                return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})
             detail = f"{path} speaks WebSocket: connect to it with Upgrade: websocket"
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         if allowed := _methods(app, request):
             return _not_allowed(f"{path} does not take {request.method}", allowed)
-        msg = f"there is no page and no channel {name[:255]!r} here"
-        raise UnknownChannelError(msg)
+        raise _nothing_here(name)
 
     app.add_api_route("/{name:path}", rest, methods=_ALL_METHODS, include_in_schema=False)
+
+
+def _nothing_here(name: str) -> UnknownChannelError:
+    return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here")
 
 
 def _methods(app: FastAPI, request: Request) -> set[str]:
@@ -210,6 +237,13 @@ async def _refuse(_: Request, error: AbideError) -> ProblemResponse:
 
 async def _refuse_request(_: Request, error: Exception) -> ProblemResponse:
     return ProblemResponse.of(MalformedError(str(error)))
+
+
+async def _refuse_route(request: Request, error: HTTPException) -> ProblemResponse:
+    """Answer what the router itself refuses: rare methods, and the target ``*``."""
+    if allowed := (error.headers or {}).get("Allow"):
+        return _not_allowed(f"{request.scope['path']} does not take {request.method}", set(allowed.split(", ")))
+    return ProblemResponse.of(_nothing_here(request.scope["path"]))
 
 
 async def _refuse_nobody(_: Request, __: Exception) -> ProblemResponse:

@@ -20,6 +20,11 @@ PATIENCE = 10.0
 HEADER = b"GET /ok HTTP/1.1\r\nHost: abide\r\n"
 REQUEST = HEADER + b"\r\n"
 
+HANDSHAKE = (
+    b"GET /echo HTTP/1.1\r\nHost: abide\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
 
 class Peer:
     """A client that sends exactly the bytes it is told to."""
@@ -164,6 +169,29 @@ def test_kept_alive(peer: Peer) -> None:
     peer.received = b""
     peer.send(REQUEST)
     peer.read_until(b"\r\n\r\n0")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 5\r\n\r\nhello",
+        b"Content-Length: 5\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+    ids=["length", "unsent", "chunks", "empty chunks"],
+)
+def test_handshake_with_a_body(peer: Peer, body: bytes) -> None:
+    """Server refuses a WebSocket handshake with a body, instead of leaving its connection open unanswered."""
+    peer.send(HANDSHAKE + body)
+    assert peer.is_closed_within(HEADER_TIMEOUT)
+    assert peer.received.startswith(b"HTTP/1.1 400 ")
+
+
+def test_handshake_with_an_empty_body(peer: Peer) -> None:
+    """Server takes a WebSocket handshake that says that it has no body."""
+    peer.send(HANDSHAKE + b"Content-Length: 0\r\n\r\n")
+    assert peer.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
 
 
 def test_websocket_outlives_the_header_timer(edge: Server) -> None:

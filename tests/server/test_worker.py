@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -53,6 +54,22 @@ def test_stop(server_factory: ServerFactory) -> None:
     assert closed.value.rcvd.code == 1012
     assert_all_json(server)
     assert {"gunicorn.error", "uvicorn.error"} == {line["logger"] for line in server.log}
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the master", "to all, as Ctrl-C"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_quick_stop(server_factory: ServerFactory, send: Callable[[int, int], None], number: signal.Signals) -> None:
+    """Server ends at once on SIGINT and SIGQUIT too, and tells its connections why."""
+    server = start(server_factory)
+    with connect(f"{server.ws_url}/echo") as websocket:
+        send(server.pid, number)
+        with pytest.raises(ConnectionClosed) as closed:
+            websocket.recv(timeout=5)
+    assert server.wait(timeout=5) == 0
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert_all_json(server)
+    assert "error" not in {line["level"] for line in server.log}
 
 
 def test_reload_of_gunicorn(server_factory: ServerFactory) -> None:

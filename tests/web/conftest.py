@@ -18,6 +18,7 @@ channels:
   sealed: {publish: nobody}
   small: {publish: anyone, client_publish: true, max_message_size: 20B}
   "chat.{room}": {publish: anyone}
+  "chat-{room}": {publish: anyone}
 """
 
 KEY = {"authorization": "Bearer second-key-2"}

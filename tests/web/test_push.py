@@ -196,8 +196,8 @@ def test_an_unknown_channel_in_an_envelope_is_404(http: httpx.Client) -> None:
     [
         ("GET", "/push", "POST"),
         ("PUT", "/push/lebowski", "POST"),
-        ("POST", "/lebowski", "GET"),
-        ("DELETE", "/health/live", "GET"),
+        ("POST", "/lebowski", "GET, HEAD"),
+        ("DELETE", "/health/live", "GET, HEAD"),
     ],
 )
 def test_a_wrong_method_is_405_and_names_the_right_one(http: httpx.Client, method: str, path: str, allow: str) -> None:
@@ -325,6 +325,48 @@ def test_the_documents_name_every_channel(http: httpx.Client) -> None:
     (room,) = [p for p in paths["/push/chat.{room}"]["post"]["parameters"] if p["in"] == "path"]
     assert room["name"] == "room"
     assert "openapi.json" in http.get("/docs").text
+
+
+def test_documents_tell_similar_names_apart(http: httpx.Client) -> None:
+    """OpenAPI document has each operation's id once, however alike the channels' names are."""
+    operations = [
+        operation["operationId"]
+        for path in http.get("/openapi.json").json()["paths"].values()
+        for operation in path.values()
+    ]
+    assert len(set(operations)) == len(operations)
+
+
+@pytest.mark.parametrize("path", ["/push/a/push/lebowski", "/push//lebowski", "/push/lebowski/", "/push/%ff%00"])
+def test_a_path_around_a_channels_name_leads_nowhere(http: httpx.Client, path: str) -> None:
+    """Push takes all that follows /push/ for the name, and nothing of it away."""
+    assert_problem(http.post(path, json=1), 404, "unknown_channel")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("TRACE", "/push", 405, "method_not_allowed"),
+        ("TRACE", "/nothing", 405, "method_not_allowed"),
+        ("PROPFIND", "/lebowski", 405, "method_not_allowed"),
+        ("OPTIONS", "*", 404, "unknown_channel"),
+    ],
+)
+def test_an_odd_request_is_refused_as_a_problem(raw: Raw, method: str, path: str, status: int, code: str) -> None:
+    """Server answers methods and targets that it has no use for as it answers all it refuses."""
+    raw.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = raw.socket.makefile("rb").read().partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    assert (json.loads(body)["status"], json.loads(body)["code"]) == (status, code)
+    assert (b"\r\nallow: " in head) == (status == 405)
+
+
+def test_head_is_answered_as_get_without_the_body(http: httpx.Client) -> None:
+    """Server answers HEAD where it answers GET: monitors ask health so."""
+    for path in ("/health/live", "/health/ready", "/lebowski"):
+        get, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
 
 
 def test_health_tells_what_is_served(http: httpx.Client) -> None:
