@@ -1,8 +1,9 @@
-"""The commands: ``serve``, ``check`` and ``schema``."""
+"""The commands: ``serve``, ``check``, ``migrate`` and ``schema``."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -10,16 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from app.config import ConfigError, Environment, Settings, check_deployment, json_schema, load, mask
+from app.config import ConfigError, Environment, Problem, Settings, check_deployment, json_schema, load, mask
 from app.config.units import write_duration, write_size
 from app.core.channel import Channel
+from app.core.errors import UnavailableError
 
 _ROOT = Path(__file__).resolve().parent.parent
 _HEADER = ("channel", "publish", "subscribe", "client_publish", "history", "max_message_size")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 1 for a wrong configuration, 2 for a wrong call."""
+    """Run one command and return the exit code: 0, 1 when it cannot be done, 2 for a wrong call."""
     options = _parser().parse_args(arguments)
     try:
         match options.command:
@@ -27,11 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 serve()
             case "check":
                 check(options.file)
+            case "migrate":
+                migrate()
             case _:
                 schema()
-    except ConfigError as error:
+        sys.stdout.flush()
+    except (ConfigError, UnavailableError) as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # The reader has seen enough, as in `check | head`: at exit Python would write the rest once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -55,6 +63,18 @@ def check(file: Path | None) -> None:
     print("\n".join(_summary(settings)))
 
 
+def migrate() -> None:
+    """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
+    settings = load(Environment.read())
+    if settings.backend_kind != "postgres":
+        message = f"is {settings.backend_kind}://, which has no schema: set DATABASE_URL to that of a Postgres"
+        raise ConfigError([Problem(str(settings.path), 0, 0, "backend", message)])
+    from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
+
+    applied = asyncio.run(postgres.migrate(settings.direct_url or settings.backend))
+    print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
+
+
 def schema() -> None:
     """Print the JSON Schema of the YAML file."""
     print(json.dumps(json_schema(), indent=2))
@@ -68,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     checker.add_argument(
         "file", type=Path, nargs="?", help="the YAML file (default: CHANNELS_CONFIG, else config/channels.yaml)"
     )
+    _add(commands, "migrate", "create or upgrade the Postgres schema")
     _add(commands, "schema", "print the JSON Schema of the YAML file, for editors")
     return parser
 
@@ -79,9 +100,11 @@ def _add(
 
 
 def _summary(settings: Settings) -> Iterable[str]:
+    direct = [("direct", mask(settings.direct_url))] if settings.direct_url else []
     yield from _table(
         [
             ("backend", mask(settings.backend)),
+            *direct,
             ("keys", str(len(settings.keys))),
             ("origins", ", ".join(settings.origins) or "none"),
         ]

@@ -13,8 +13,10 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, telemetry
+from app.bus.backend import Backend, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
+from app.bus.postgres import PostgresBackend
 from app.config import ConfigError, Environment, Settings, load, watch
 from app.core.channel import History
 from app.core.hub import Hub
@@ -36,6 +38,14 @@ def create_app() -> ASGIApp:
     return AccessLog(Abide(environment))
 
 
+def _open(settings: Settings, retention: Retention) -> Backend:
+    if settings.backend_kind == "memory":
+        return MemoryBackend(retention)
+    return PostgresBackend(
+        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline
+    )
+
+
 class Abide:
     """The application: the routes of the settings in force, behind one reference."""
 
@@ -43,7 +53,7 @@ class Abide:
         self._environment = environment
         self._settings = load(environment)
         self._config_error: str | None = None
-        self._bus = Bus(MemoryBackend(self._history))
+        self._bus = Bus(_open(self._settings, self._history))
         self._hub = Hub(self._bus, self._settings.registry)
         self._health = Health(self._bus.health, self._config_state)
         self._routes = self._build(self._settings)
@@ -100,5 +110,5 @@ class Abide:
         _log.info("config_applied", config=settings.digest, added=sorted(names - old), removed=sorted(old - names))
         for warning in set(settings.warnings) - set(before.warnings):
             _log.warning("config_warning", detail=warning)
-        if settings.backend != before.backend:
-            _log.warning("restart_needed", detail="'backend' has changed: the old one serves until a restart")
+        if settings.needs_restart_from(before):
+            _log.warning("restart_needed", detail="'backend' or 'postgres' has changed: the old serves until a restart")

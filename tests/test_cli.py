@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from app.cli import main
 from app.config import json_schema
+from app.core.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +36,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def broken(tmp_path: Path) -> str:
     """Return the path of a file with two problems."""
     path = tmp_path / "broken.yaml"
-    path.write_text("backend: postgres://me:hunter2@db/app\nchannels:\n  a: {publish: x}\n")
+    path.write_text("backend: redis://me:hunter2@db/app\nchannels:\n  a: {publish: x}\n")
     return str(path)
 
 
@@ -114,6 +117,79 @@ def test_serve(gunicorn: str) -> None:
     assert done.stdout.strip() == str(["-c", str(ROOT / "gunicorn.conf.py"), "app.main:create_app()"])
 
 
+def test_check_needs_no_driver(tmp_path: Path) -> None:
+    """Check judges a Postgres configuration without Postgres' driver, and shows no password."""
+    (tmp_path / "asyncpg.py").write_text("raise ImportError")
+    urls = {"DATABASE_URL": "postgres://me:hunter2@pooler/app", "DIRECT_DATABASE_URL": "postgres://me:hunter2@db/app"}
+    done = run("check", PYTHONPATH=str(tmp_path), **urls)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:2] == ["backend  postgres://***@pooler/app", "direct   postgres://***@db/app"]
+
+
+def test_check_for_a_reader_that_leaves(tmp_path: Path) -> None:
+    """Check ends without a word when nobody reads on, as in `check | head`."""
+    path = tmp_path / "long.yaml"
+    path.write_text("channels:\n" + "".join(f"  channel-{n}: {{}}\n" for n in range(3000)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "check", str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+@pytest.fixture
+def migrated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand in for the database: note each URL that is migrated; one of host ``away`` is not there."""
+    urls: list[str] = []
+
+    async def migrate(url: str) -> list[str]:
+        urls.append(url)
+        if "away" in url:
+            msg = "the database does not answer"
+            raise UnavailableError(msg)
+        return ["001_messages", "002_keys"] if len(urls) == 1 else []
+
+    monkeypatch.chdir(ROOT)
+    for name in ("DATABASE_URL", "DIRECT_DATABASE_URL", "CHANNELS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    stand_in = ModuleType("app.bus.postgres")
+    monkeypatch.setattr(stand_in, "migrate", migrate, raising=False)
+    monkeypatch.setattr("app.bus.postgres", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "app.bus.postgres", stand_in)
+    return urls
+
+
+def test_migrate(migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Migrate prints what it applied, and the next time that there is nothing to do; it goes around a pooler."""
+    monkeypatch.setenv("DATABASE_URL", "postgres://pooler/app")
+    assert main(["migrate"]) == 0
+    monkeypatch.setenv("DIRECT_DATABASE_URL", "postgres://db/app")
+    assert main(["migrate"]) == 0
+    assert migrated == ["postgres://pooler/app", "postgres://db/app"]
+    assert capsys.readouterr() == ("applied 001_messages\napplied 002_keys\nthe schema is current\n", "")
+
+
+def test_migrate_without_a_database(
+    migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Migrate says why it cannot, and exits 1."""
+    monkeypatch.setenv("DATABASE_URL", "postgres://away/app")
+    assert main(["migrate"]) == 1
+    assert capsys.readouterr() == ("", "the database does not answer\n")
+    assert migrated == ["postgres://away/app"]
+
+
+def test_migrate_on_memory() -> None:
+    """Migrate refuses a backend that has no schema, and exits 1."""
+    done = run("migrate")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("config/channels.yaml: backend: is memory://, which has no schema")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_schema() -> None:
     """Schema prints the JSON Schema of the file."""
     done = run("schema")
@@ -124,9 +200,10 @@ def test_schema() -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ([], ["serve", "check", "schema"]),
+        ([], ["serve", "check", "migrate", "schema"]),
         (["serve"], ["serve it under gunicorn"]),
         (["check"], ["the YAML file", "CHANNELS_CONFIG"]),
+        (["migrate"], ["Postgres schema"]),
         (["schema"], ["JSON Schema"]),
     ],
 )

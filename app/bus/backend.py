@@ -39,8 +39,10 @@ class Health:
 class Backend(ABC):
     """One implementation of the log. Made disconnected; one event loop; not reusable."""
 
-    epoch: str
-    """The id of this life of the log; valid once connected."""
+    @property
+    @abstractmethod
+    def epoch(self) -> str:
+        """The id of this life of the log; valid once something was followed or appended."""
 
     @abstractmethod
     async def connect(self) -> None:

@@ -47,7 +47,7 @@ class MemoryBackend(Backend):
     """A bounded log per channel. ``clock`` returns seconds since the Unix epoch."""
 
     def __init__(self, retention: Retention, *, clock: Callable[[], float] = time.time) -> None:
-        self.epoch = secrets.token_hex(8)
+        self._epoch = secrets.token_hex(8)
         self._retention = retention
         self._clock = clock
         self._logs: dict[str, _Log] = {}
@@ -60,6 +60,11 @@ class MemoryBackend(Backend):
 
     def __repr__(self) -> str:
         return f"<MemoryBackend {len(self._logs)} channels, {len(self._cursors)} followed>"
+
+    @property
+    def epoch(self) -> str:
+        """The id of this process's log."""
+        return self._epoch
 
     async def connect(self) -> None:
         """Nothing to connect to."""

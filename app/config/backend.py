@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qs, urlsplit
 
 from app.config.problems import did_you_mean, listed
 
-AVAILABLE = frozenset({"memory"})
+AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
 """The schemes that can be served now."""
 
 KNOWN = ("memory", "postgres", "postgresql", "redis", "rediss", "redis-stream", "kafka")
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://", re.ASCII)
+PATTERN = rf"^({'|'.join(sorted(AVAILABLE - {'memory'}))})(\+\w+)?://|^memory://"
+"""What the URL of a backend that can be served starts with; for editors."""
+
+_POSTGRES = ("postgres", "postgresql")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]{0,30})://", re.ASCII)
 _USER_INFO = re.compile(r"(?<=://).*@", re.DOTALL)
 _AFTER_PATH = re.compile(r"[?#].*", re.DOTALL)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]*)(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_HIGHEST_PORT = 65535
 
 
-def scheme(url: str) -> str:
-    """Return the scheme of a URL, or the empty string."""
+def kind(url: str) -> str:
+    """Return what the URL leads to: its scheme in lower case, and ``postgres`` for all of Postgres' spellings.
+
+    Hosts hand out ``postgresql://`` and, for SQLAlchemy, ``postgresql+asyncpg://`` as well.
+    """
     match = _SCHEME.match(url)
-    return match[1].lower() if match else ""
+    scheme = match[1].lower() if match else ""
+    return "postgres" if scheme.partition("+")[0] in _POSTGRES else scheme
 
 
 def refusal(url: str) -> str | None:
     """Return why the URL cannot be a backend, or None. Of the URL only the scheme is ever shown."""
-    found = scheme(url)
-    usable = listed(f"{known}://" for known in KNOWN if known in AVAILABLE)
+    found = kind(url)
+    if found == "postgres":
+        return _postgres_refusal(url)
     if found in AVAILABLE:
         return None
     if found in KNOWN:
+        usable = listed(f"{known}://" for known in KNOWN if known in AVAILABLE)
         return f"{found}:// is not yet available: write {usable}"
     known = listed(f"{known}://" for known in KNOWN)
     if not found:
@@ -36,6 +49,37 @@ def refusal(url: str) -> str | None:
     return f"there is no backend {found}://{did_you_mean(found, KNOWN)}: write {known}"
 
 
+def direct_refusal(url: str) -> str | None:
+    """Return why the URL cannot be that of a Postgres without its pooler, or None. Nothing of it is shown."""
+    if kind(url) != "postgres":
+        return f"must be a URL that starts with {listed(f'{scheme}://' for scheme in _POSTGRES)}"
+    return _postgres_refusal(url)
+
+
 def mask(url: str) -> str:
     """Return the URL with its user, password and parameters hidden."""
     return _AFTER_PATH.sub("?***", _USER_INFO.sub("***@", url))
+
+
+def _postgres_refusal(url: str) -> str | None:
+    expected = "this is not a URL such as postgres://user:password@host:5432/database (it is not shown here)"
+    if any(character.isspace() for character in url):
+        return f"{expected}: it holds a space or a line break"
+    try:
+        # urlsplit does not take every driver's name for a part of the scheme.
+        parts = urlsplit("postgres" + url[url.index("://") :])
+        parameters = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        return f"{expected}: it cannot be parsed"
+    user_info, _, hosts = parts.netloc.rpartition("@")
+    if "@" in user_info + parts.path or "#" in url:
+        return f"{expected}: write @, #, / and ? in the user or password as %40, %23, %2F and %3F"
+    ports = [f":{port}" for given in parameters.get("port", []) for port in given.split(",")]
+    if not all(map(_is_host, [*hosts.split(","), *ports])):
+        return f"{expected}: its host or port is wrong"
+    return None
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    return match is not None and (match["port"] is None or 0 < int(match["port"]) <= _HIGHEST_PORT)

@@ -207,7 +207,7 @@ Tokens = Annotated[None, BeforeValidator(_later("tokens are")), _OFF]
 BackendUrl = Annotated[
     str,
     BeforeValidator(_backend),
-    WithJsonSchema({"type": "string", "pattern": rf"^({'|'.join(sorted(backend.AVAILABLE))})://|{_VARIABLE}"}),
+    WithJsonSchema({"type": "string", "pattern": rf"{backend.PATTERN}|{_VARIABLE}"}),
 ]
 Key = Annotated[bytes, BeforeValidator(_key)]
 Keys = Annotated[

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.config import wording
-from app.config.deployment import warnings
+from app.config.deployment import direct_url, warnings
 from app.config.environment import Environment
 from app.config.model import ChannelPolicy, File, Policy
 from app.config.names import clashes
@@ -52,6 +52,8 @@ def parse(content: bytes, environment: Environment) -> Settings:
         path=environment.channels_config,
         digest=digest(content),
         backend=file.backend,
+        direct_url=direct_url(environment, file.backend),
+        inline=file.postgres.inline,
         keys=file.auth.keys,
         origins=file.origins,
         registry=registry,

@@ -129,11 +129,21 @@ class Auth(Section):
     """For `publish: token` and `subscribe: token`. Not yet available."""
 
 
+class Postgres(Section):
+    """How the Postgres backend works."""
+
+    inline: Boolean = True
+    """Whether small commits carry their messages inside NOTIFY (fast); false where other roles must not read them."""
+
+
 class File(Section):
     """The whole of channels.yaml."""
 
     backend: BackendUrl = Field(default="memory://", repr=False)
-    """Where messages are kept and how workers reach each other, as a URL. Only memory:// is available yet."""
+    """Where messages are kept and how workers reach each other, as a URL: postgres:// or memory://."""
+
+    postgres: Postgres = Field(default_factory=Postgres)
+    """How the Postgres backend works; without a meaning for others."""
 
     auth: Auth = Field(default_factory=Auth)
     """What publishers and subscribers prove themselves with."""
@@ -166,6 +176,8 @@ def known_keys(location: tuple[str | int, ...]) -> list[str]:
             section = Auth
         case ("auth", "tokens"):
             section = AuthTokens
+        case ("postgres",):
+            section = Postgres
         case ("defaults",):
             section = Policy
         case ("defaults", "history") | ("channels", _, "history"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.config.backend import kind
 from app.core.channel import Registry
 
 
@@ -19,6 +20,12 @@ class Settings:
     backend: str = field(repr=False)
     """The backend's URL; it may hold a password."""
 
+    direct_url: str | None = field(repr=False)
+    """The database without the pooler that ``backend`` may name; None where that is not Postgres, or names none."""
+
+    inline: bool
+    """Whether small commits carry their messages inside NOTIFY."""
+
     keys: tuple[bytes, ...] = field(repr=False)
     """The keys for ``publish: key``."""
 
@@ -28,3 +35,12 @@ class Settings:
     registry: Registry
     warnings: tuple[str, ...]
     """Sentences for the log, about what is allowed but may not be meant."""
+
+    @property
+    def backend_kind(self) -> str:
+        """``memory`` or ``postgres``, whichever way the URL spells it."""
+        return kind(self.backend)
+
+    def needs_restart_from(self, other: Settings) -> bool:
+        """Whether a process that was started with ``other`` must be restarted to serve these."""
+        return (self.backend, self.direct_url, self.inline) != (other.backend, other.direct_url, other.inline)

@@ -179,6 +179,14 @@ def test_byte_order_mark(load_text: Load) -> None:
     [
         ("channels: {a: {publish: anyone}}", {}, ["anyone may publish to 'a'"]),
         ("channels: {a: {}}", {}, ["nobody can push to 'a': set PUSH_KEYS"]),
+        *(
+            (
+                f"backend: {url}\nchannels: {{a: {{}}}}",
+                {"HOST": "::"},
+                ["nobody can push to 'a': set PUSH_KEYS (SQL still can)"],
+            )
+            for url in ("postgres://h", "postgresql://h", "postgresql+asyncpg://h")
+        ),
         ("auth: {keys: abcdefgh}\nchannels: {a: {}}", {}, []),
         ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),
         ("channels: {a: {publish: nobody}}", {"HOST": "[::1]"}, []),
@@ -197,6 +205,32 @@ def test_warnings(load_text: Load, text: str, variables: dict[str, str], warning
     assert list(load_text(text, **variables).warnings) == warnings
 
 
+def test_postgres(load_text: Load) -> None:
+    """Settings hold the backend's URL as it was given, the direct one beside it, and whether commits go inline."""
+    text = "backend: ${URL}\npostgres: {inline: '${INLINE}'}\nchannels: {a: }"
+    url, direct = "postgresql+asyncpg://pooler/db", "postgres://h/db"
+    loaded = load_text(text, URL=url, INLINE="false", DIRECT_DATABASE_URL=direct)
+    assert (loaded.backend, loaded.backend_kind, loaded.direct_url, loaded.inline) == (url, "postgres", direct, False)
+    plain = load_text(f"backend: {url}\npostgres:\nchannels: {{a: }}")
+    assert (plain.direct_url, plain.inline) == (None, True)
+
+
+def test_direct_url_of_another_backend(load_text: Load) -> None:
+    """Settings leave DIRECT_DATABASE_URL alone where the backend is not Postgres."""
+    assert load_text("channels: {a: }", DIRECT_DATABASE_URL="hunter2").direct_url is None
+
+
+def test_restart(load_text: Load) -> None:
+    """Settings need a restart from others of another backend, and from no others."""
+    variables = {"DIRECT_DATABASE_URL": "postgres://direct"}
+    text = "backend: postgres://h\npostgres: {inline: true}\nchannels: {a: }"
+    loaded = load_text(text, **variables)
+    assert not load_text(text.replace("a:", "b:"), **variables).needs_restart_from(loaded)
+    assert load_text(text.replace("//h", "//i"), **variables).needs_restart_from(loaded)
+    assert load_text(text.replace("true", "false"), **variables).needs_restart_from(loaded)
+    assert load_text(text).needs_restart_from(loaded)
+
+
 def test_deployment(configure: Configure) -> None:
     """Several workers on memory:// are refused, one is not."""
     environment = configure("channels: {a: {}}", WEB_CONCURRENCY="2")
@@ -204,11 +238,13 @@ def test_deployment(configure: Configure) -> None:
     with pytest.raises(ConfigError, match="WEB_CONCURRENCY: 2 workers cannot share memory://"):
         check_deployment(environment, loaded)
     check_deployment(replace(environment, workers=1), loaded)
+    check_deployment(environment, replace(loaded, backend="postgres://h"))
 
 
 def test_repr_hides_secrets(configure: Configure) -> None:
     """Neither settings nor environment show a secret when they are printed."""
-    environment = configure("auth: {keys: '${K}'}\nchannels: {a: }", K="hunter2-hunter2", DIRECT_DATABASE_URL="hunter2")
+    text = "backend: postgres://me:hunter2@h\nauth: {keys: '${K}'}\nchannels: {a: }"
+    environment = configure(text, K="hunter2-hunter2", DIRECT_DATABASE_URL="postgres://me:hunter2@h")
     assert "hunter2" not in repr(environment) + repr(load(environment))
 
 

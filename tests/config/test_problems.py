@@ -91,8 +91,15 @@ POLICY = [
 
 # marked file, key path, a telling fragment, whether the JSON Schema sees it as well
 WHOLE = [
-    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://", True),
-    (f"backend: ‸postgres://u:pw@h/db\n{ROOT}", "backend", "postgres:// is not yet available", True),
+    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres:// or", True),
+    (f"backend: ‸postgress://h\n{ROOT}", "backend", "did you mean postgres?", True),
+    (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "there is no backend redis+asyncpg://", True),
+    (f"backend: ‸postgres://h:port/db\n{ROOT}", "backend", "its host or port is wrong", False),
+    (f"postgres: ‸inline\n{ROOT}", "postgres", "must be a mapping", True),
+    (f"postgres: {{inline: ‸'yes'}}\n{ROOT}", "postgres.inline", 'write true or false, not "yes"', True),
+    (f"postgres: {{inline: ‸null}}\n{ROOT}", "postgres.inline", "not nothing", True),
+    (f"postgres: {{‸inlined: true}}\n{ROOT}", "postgres.inlined", "did you mean inline?", True),
+    (f"‸postgre: {{}}\n{ROOT}", "postgre", "did you mean postgres?", True),
     (f"backend: ‸kafka://h\n{ROOT}", "backend", "kafka:// is not yet available", True),
     (f"backend: ‸redis-stream://h\n{ROOT}", "backend", "redis-stream:// is not yet available", True),
     (f"backend: ‸mysql://h\n{ROOT}", "backend", "there is no backend mysql://", True),
@@ -315,7 +322,17 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
     found = problems(text, URL="hunter2:hunter2@db", KEYS="hunter2")
     assert len(found) == 7
     assert "hunter2" not in repr(found)
-    assert "hunter2" not in str(problems("backend: redis://me:hunter2@h/0?p=hunter2\nchannels: {a: {}}"))
+    for url in ("redis://me:hunter2@h/0?p=hunter2", "postgres://me:hunter2@h:hunter2/db"):
+        assert "hunter2" not in str(problems(f"backend: {url}\nchannels: {{a: {{}}}}"))
+
+
+@pytest.mark.parametrize("url", ["hunter2", "hunter2://h", "memory://hunter2", "postgres://h:hunter2/db"])
+def test_wrong_direct_url(problems: Problems, url: str) -> None:
+    """Loader names DIRECT_DATABASE_URL when it does not lead to a Postgres, and does not show it."""
+    (problem,) = problems("backend: postgres://h/db\nchannels: {a: {}}", DIRECT_DATABASE_URL=url)
+    assert str(problem).startswith("DIRECT_DATABASE_URL: ")
+    assert "postgres://" in problem.message
+    assert "hunter2" not in repr(problem)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])

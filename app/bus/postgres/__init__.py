@@ -1,0 +1,11 @@
+"""The log in PostgreSQL: durable, shared by workers and machines.
+
+Reading order: ``backend`` (how it is put together), ``append`` (a commit), ``listener`` and
+``follower`` (how word of it comes back), ``outbox`` (publishing from SQL), ``migrations``.
+The SQL is in ``app/bus/sql``.
+"""
+
+from app.bus.postgres.backend import PostgresBackend
+from app.bus.postgres.migrations import migrate
+
+__all__ = ["PostgresBackend", "migrate"]

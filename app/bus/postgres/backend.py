@@ -1,0 +1,238 @@
+"""The PostgreSQL backend put together: two connections at rest, a third and fourth for reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import asyncpg
+import structlog
+from asyncpg.pool import PoolConnectionProxy
+
+from app.bus import sql
+from app.bus.backend import Backend, Health, Retention
+from app.bus.postgres import retention as trimming
+from app.bus.postgres import wire
+from app.bus.postgres.append import Commit
+from app.bus.postgres.dsn import parse
+from app.bus.postgres.follower import Follower
+from app.bus.postgres.link import COMMAND_SECONDS, CONNECT_SECONDS, LOST, Link, describe
+from app.bus.postgres.listener import Listener
+from app.bus.postgres.outbox import DrainError, Outbox
+from app.core.channel import History
+from app.core.errors import OutcomeUnknownError, UnavailableError
+from app.core.message import Batch, Message, Page, Position, Record
+from app.core.ports import Outcome
+
+PATIENCE_SECONDS = 5.0
+"""How long a publish or a read waits for a database that is away before it is refused."""
+
+_RETRY_SECONDS = 0.05
+_READERS = 2
+_READER_IDLE_SECONDS = 10.0
+
+# The statement had no effect, and may have one if it is sent again.
+_TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+Executor = asyncpg.Connection | PoolConnectionProxy
+"""What runs a statement."""
+
+_log = structlog.get_logger(__name__)
+
+
+class PostgresBackend(Backend):
+    """The log in PostgreSQL.
+
+    ``url`` is where commits and reads go, maybe through a pooler in transaction mode;
+    ``direct_url`` where LISTEN goes, ``url`` if it is None. ``inline`` lets small commits carry
+    their messages inside NOTIFY, which every role of the database could listen to.
+    """
+
+    def __init__(self, url: str, *, direct_url: str | None = None, retention: Retention, inline: bool = True) -> None:
+        pooled = direct_url is not None and direct_url != url
+        self._dsn = parse(url, pooled=pooled)
+        self._inline = inline
+        self._retention = retention
+        self._work = Link(self._dsn, "abide work")
+        self._follower = Follower(self._fetch)
+        self._outbox = Outbox(self._drain)
+        self._listener = Listener(parse(direct_url or url), self._follower, self._outbox, self._notify)
+        self._readers: asyncpg.Pool | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        state = self._listener.error or "listening"
+        return f"<PostgresBackend {self._dsn.place}, {len(self._follower)} followed: {state}>"
+
+    @property
+    def epoch(self) -> str:
+        """The installation's; empty until the database was reached for the first time."""
+        return self._follower.epoch
+
+    async def connect(self) -> None:
+        """Begin to connect, and return at once: a database that is away at start is waited for."""
+        self._readers = asyncpg.create_pool(
+            self._dsn.url,
+            min_size=0,
+            max_size=_READERS,
+            max_inactive_connection_lifetime=_READER_IDLE_SECONDS,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            statement_cache_size=0 if self._dsn.pooled else 100,
+            server_settings={"application_name": "abide read"},
+        )
+        await self._readers
+        self._tasks = [
+            asyncio.create_task(self._listener.run(), name="postgres-listener"),
+            asyncio.create_task(self._trim(), name="postgres-retention"),
+        ]
+
+    async def disconnect(self) -> None:
+        """Stop listening and close the connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._work.drop("disconnected")
+        if self._readers is not None:
+            self._readers.terminate()
+
+    async def append(self, records: Sequence[Record]) -> list[Outcome]:
+        """Store the records in one commit; see the contract."""
+        await self._reached()
+        commit = Commit(records, self.epoch, self._inline)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while commit.open():
+            try:
+                async with self._work.connection() as connection:
+                    rows = await connection.fetch(sql.query("append"), *commit.arguments())
+                commit.settle(tuple(row) for row in rows)
+            except (UnavailableError, *_TRY_AGAIN) as error:  # nothing was stored
+                if time.monotonic() > deadline:
+                    raise _unavailable(error) from error
+                await asyncio.sleep(_RETRY_SECONDS)
+            except LOST as error:
+                self._give_up_keyless(commit, error)
+                if time.monotonic() > deadline:
+                    self._give_up(commit, error)
+            except asyncpg.PostgresError as error:
+                _log.error("append_refused", reason=describe(error), messages=len(records))
+                raise _unavailable(error) from error
+        return commit.result()
+
+    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+        """Read what the history shows; see the contract."""
+        async with self._reader() as connection:
+            rows = await connection.fetch(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000)
+        first, head = rows[0]["first"], rows[0]["head"]
+        found = [
+            message
+            for row in rows
+            if row["last"] is not None
+            for message in wire.messages(row["last"], row["time"], row["body"])
+            if message.offset > after and message.offset >= first
+        ]
+        return Page(first, head, tuple(found[:limit]))
+
+    async def head(self, channel: str) -> int:
+        """Return the newest offset."""
+        async with self._reader() as connection:
+            head: int | None = await connection.fetchval("SELECT head FROM abide.head WHERE channel = $1", channel)
+        return head or 0
+
+    async def follow(self, channel: str) -> Position:
+        """Begin at the head."""
+        await self._reached()
+        return Position(self.epoch, await self._follower.follow(channel, self.head))
+
+    async def unfollow(self, channel: str) -> None:
+        """Forget the channel."""
+        self._follower.unfollow(channel)
+
+    async def next_batch(self) -> Batch:
+        """Hand out what was heard, or fetched because it was not."""
+        while True:
+            try:
+                return await self._follower.next_batch()
+            except UnavailableError:
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def health(self) -> Health:
+        """Good while LISTEN hears its heartbeats and the last commit reached the database."""
+        error = self._listener.error or self._work.error
+        return Health(ok=error is None, detail=error or f"postgres at {self._dsn.place}")
+
+    async def _reached(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._listener.ready.wait()
+        except TimeoutError:
+            msg = f"the database is not there yet: {self._listener.error}"
+            raise UnavailableError(msg) from None
+
+    def _give_up_keyless(self, commit: Commit, error: BaseException) -> None:
+        """Leave open only what can be sent again: what has a key is stored once, however often it is sent."""
+        _log.warning("commit_interrupted", reason=describe(error), messages=len(commit.open()))
+        for index in commit.open():
+            if commit.records[index].key is None:
+                commit.outcomes[index] = _unknown()
+
+    def _give_up(self, commit: Commit, error: BaseException) -> None:
+        _log.error("commit_given_up", reason=describe(error), messages=len(commit.open()))
+        for index in commit.open():
+            commit.outcomes[index] = _unknown()
+
+    async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(sql.query("behind"), list(wanted), list(wanted.values()))
+        heads = {row["channel"]: row["head"] for row in rows}
+        found: dict[str, list[Message]] = {channel: [] for channel in heads}
+        for row in rows:
+            if row["last"] is not None:
+                channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"])
+                found[channel] += [message for message in new if message.offset > wanted[channel]]
+        return {channel: (head, tuple(found[channel])) for channel, head in heads.items()}
+
+    async def _drain(self, most: int) -> int:
+        try:
+            async with self._work.connection() as connection:
+                moved: int = await connection.fetchval("SELECT abide.drain($1, $2)", most, self._inline)
+        except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
+            raise DrainError(describe(error)) from error
+        return moved
+
+    async def _notify(self, payload: str) -> None:
+        async with self._work.connection() as connection:
+            await connection.execute("SELECT pg_notify($1, $2)", wire.TOPIC, payload)
+
+    async def _trim(self) -> None:
+        await self._listener.ready.wait()
+        await trimming.run(self._work, self._retention)
+
+    @contextlib.asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Executor]:
+        """Take a connection for reads; raise :class:`UnavailableError` when the database is away."""
+        assert self._readers is not None  # noqa: S101 — connected first, says the contract
+        try:
+            async with self._readers.acquire(timeout=PATIENCE_SECONDS) as connection:
+                if self._dsn.pooled:
+                    async with connection.transaction():
+                        yield connection
+                else:
+                    yield connection
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: BaseException) -> UnavailableError:
+    return (
+        error if isinstance(error, UnavailableError) else UnavailableError(f"the database refused: {describe(error)}")
+    )
+
+
+def _unknown() -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "the link to the database broke during the commit: the message may be stored or not; "
+        "with an idempotency key it is safe to send it again"
+    )

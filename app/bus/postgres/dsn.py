@@ -1,0 +1,48 @@
+"""Database URLs as hosts hand them out, made into what asyncpg takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+_UNDERSTOOD = frozenset(
+    (
+        "host", "port", "dbname", "database", "user", "password", "passfile", "options", "sslmode", "sslcert", "sslkey",
+        "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "ssl_min_protocol_version",
+        "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib", "service", "servicefile",
+    )
+)  # fmt: skip
+"""Parameters that asyncpg acts on. Others it would send to the server as settings, which
+refuses to start a session with one that it does not know (``channel_binding``, ``pgbouncer``, …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dsn:
+    """Where to connect."""
+
+    url: str = field(repr=False)
+    place: str
+    """Host, port and database, for logs: never the user or the password."""
+    pooled: bool
+    """Whether a pooler in transaction mode stands before it: no prepared statements, no sessions."""
+
+
+def parse(url: str, *, pooled: bool = False) -> Dsn:
+    """Read a URL; a ``+driver`` in its scheme and parameters that only other drivers know are dropped."""
+    # urlsplit does not take every driver's name for a part of the scheme.
+    parts = urlsplit("postgres" + url[url.index("://") :])
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in map(_translate, given) if name in _UNDERSTOOD]
+    return Dsn(
+        url=urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), "")),
+        place=parts.netloc.rpartition("@")[2] + parts.path,
+        pooled=pooled or ("pgbouncer", "true") in given,
+    )
+
+
+def _translate(parameter: tuple[str, str]) -> tuple[str, str]:
+    """Put other drivers' words for "encrypt" into libpq's: dropped, they would let the link be plain."""
+    name, value = parameter
+    if name == "ssl":  # SQLAlchemy's, with libpq's values, and node-postgres', true or false
+        name, value = "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(value, value)
+    return (name, "require") if (name, value) == ("sslmode", "no-verify") else (name, value)

@@ -1,0 +1,156 @@
+"""Where each followed channel stands: what was heard, what was handed out, what must be fetched.
+
+A cursor per channel makes notifications mere hints: what is known is dropped, what is missing is
+fetched from the log. So nothing that happens to a notification can lose or double a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.core.message import Batch, Message
+
+MAX_READY_BYTES = 16 * 1024 * 1024
+"""What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
+
+MAX_FETCH_CHANNELS = 64
+
+Fetch = Callable[[dict[str, int]], Awaitable[dict[str, tuple[int, tuple[Message, ...]]]]]
+"""Reads, for each channel, its head and the next messages of the log past an offset. Raises when it cannot."""
+
+
+@dataclass(slots=True)
+class _Cursor:
+    handed: int | None = None
+    """Offset of the last message handed out; None until the head was read."""
+    head: int = 0
+    """The highest offset heard of."""
+    ready: list[Message] = field(default_factory=list)
+    """What follows ``handed`` without a hole."""
+    size: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.ready[-1].offset if self.ready else self.handed or 0
+
+
+class Follower:
+    """Turns hints into each channel's messages in order, each once. ``epoch`` is the log's."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self.epoch = ""
+        self._fetch = fetch
+        self._cursors: dict[str, _Cursor] = {}
+        self._ready: dict[str, None] = {}
+        self._behind: dict[str, None] = {}
+        self._size = 0
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._cursors)
+
+    def positions(self) -> dict[str, int]:
+        """Return the offset of the last message handed out of each channel that has begun."""
+        return {name: cursor.handed for name, cursor in self._cursors.items() if cursor.handed is not None}
+
+    async def follow(self, channel: str, read_head: Callable[[str], Awaitable[int]]) -> int:
+        """Begin at the head that ``read_head`` returns; hints that come meanwhile are remembered."""
+        self._cursors[channel] = _Cursor()
+        try:
+            head = await read_head(channel)
+        except BaseException:
+            self.unfollow(channel)
+            raise
+        self._cursors[channel].handed = head
+        self.look(channel, head)
+        return head
+
+    def unfollow(self, channel: str) -> None:
+        """Forget the channel."""
+        cursor = self._cursors.pop(channel, None)
+        if cursor is not None:
+            self._size -= cursor.size
+        self._ready.pop(channel, None)
+        self._behind.pop(channel, None)
+
+    def hear(self, batch: Batch) -> None:
+        """Take messages that came with a notification."""
+        cursor = self._cursors.get(batch.channel)
+        if cursor is None:
+            return
+        if cursor.handed is None or cursor.head > cursor.end or batch.first > cursor.end + 1:
+            self.look(batch.channel, batch.last)
+        elif batch.last > cursor.end:
+            self._keep(batch.channel, cursor, batch.after(cursor.end))
+
+    def look(self, channel: str, head: int) -> None:
+        """Learn that the channel has messages up to ``head``."""
+        cursor = self._cursors.get(channel)
+        if cursor is None:
+            return
+        cursor.head = max(cursor.head, head)
+        if cursor.handed is not None and cursor.head > cursor.end:
+            self._behind[channel] = None
+            self._news.set()
+
+    def rewind(self, channel: str, head: int) -> None:
+        """Learn that the log ends before what was handed out: an older database was put in its place."""
+        cursor = self._cursors.get(channel)
+        if cursor is not None:
+            self._forget(channel, cursor)
+            cursor.handed = cursor.head = head
+            self._behind.pop(channel, None)
+
+    async def next_batch(self) -> Batch:
+        """Wait for the next messages of any channel. Raises what ``fetch`` raises; call again then."""
+        while not self._ready:
+            if self._behind:
+                await self._catch_up()
+                continue
+            self._news.clear()
+            await self._news.wait()
+        channel = next(iter(self._ready))
+        cursor = self._cursors[channel]
+        batch = Batch(channel, self.epoch, tuple(cursor.ready))
+        cursor.handed = batch.last
+        self._forget(channel, cursor)
+        return batch
+
+    async def _catch_up(self) -> None:
+        wanted = list(self._behind)[:MAX_FETCH_CHANNELS]
+        asked = {name: self._cursors[name].end for name in wanted}
+        hints = {name: self._cursors[name].head for name in wanted}
+        found = await self._fetch(asked)
+        for channel, (head, messages) in found.items():
+            cursor = self._cursors.get(channel)
+            if cursor is not None and channel in self._behind and cursor.end == asked[channel]:
+                if cursor.head == hints[channel]:  # heard of nothing since: the log's word goes before a hint
+                    cursor.head = head
+                self._take(channel, cursor, head, messages)
+
+    def _take(self, channel: str, cursor: _Cursor, head: int, messages: tuple[Message, ...]) -> None:
+        if messages:
+            self._keep(channel, cursor, messages)
+        else:  # the log no longer holds what is up to its head: go on behind the hole
+            cursor.handed = max(cursor.end, head)
+        if cursor.end >= cursor.head:
+            del self._behind[channel]
+
+    def _keep(self, channel: str, cursor: _Cursor, messages: Sequence[Message]) -> None:
+        if self._size >= MAX_READY_BYTES:
+            self.look(channel, messages[-1].offset)
+            return
+        for message in messages:
+            cursor.ready.append(message)
+            cursor.size += len(message.data)
+            self._size += len(message.data)
+        cursor.head = max(cursor.head, cursor.end)
+        self._ready[channel] = None
+        self._news.set()
+
+    def _forget(self, channel: str, cursor: _Cursor) -> None:
+        self._size -= cursor.size
+        cursor.ready, cursor.size = [], 0
+        self._ready.pop(channel, None)

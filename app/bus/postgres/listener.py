@@ -1,0 +1,198 @@
+"""The LISTEN connection: told of every commit, watched, and made again when it is lost or deaf.
+
+A session goes: connect, check the schema, LISTEN, read the heads, then serve notifications. The
+heads are read after LISTEN, so that no commit falls between. What was missed while there was no
+session shows in the heads, and is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import asyncpg
+import structlog
+
+from app.bus import sql
+from app.bus.postgres import wire
+from app.bus.postgres.dsn import Dsn
+from app.bus.postgres.follower import Follower
+from app.bus.postgres.link import connect, describe
+from app.bus.postgres.migrations import ensure
+from app.bus.postgres.outbox import Outbox
+from app.core.errors import UnavailableError
+
+_POLL_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 2.0
+_DEAF_SECONDS = 3.0
+"""A heartbeat that was sent and not heard for so long means that LISTEN hears nothing."""
+_ANSWER_SECONDS = 3.0
+_SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One connection's life. Nothing of an earlier one can reach a later one: it has its own of everything."""
+
+    connection: asyncpg.Connection
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sent: int = 0
+    sent_at: float = 0.0
+    heard: int = 0
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self.turn:
+            rows: list[asyncpg.Record] = await self.connection.fetch(query, *arguments, timeout=_ANSWER_SECONDS)
+            return rows
+
+    async def try_lock(self, key: int) -> bool:
+        return bool((await self.fetch("SELECT pg_try_advisory_lock($1)", key))[0][0])
+
+    async def unlock(self, key: int) -> None:
+        await self.fetch("SELECT pg_advisory_unlock($1)", key)
+
+    async def publishing(self) -> bool:
+        return bool((await self.fetch(sql.query("publishing")))[0][0])
+
+    def is_deaf(self) -> bool:
+        return self.heard < self.sent and time.monotonic() - self.sent_at > _DEAF_SECONDS
+
+
+class Listener:
+    """Keeps a session alive. ``notify`` sends a notification by another connection."""
+
+    def __init__(self, dsn: Dsn, follower: Follower, outbox: Outbox, notify: Callable[[str], Awaitable[None]]) -> None:
+        self._dsn = dsn
+        self._follower = follower
+        self._outbox = outbox
+        self._notify = notify
+        self.epoch: str | None = None
+        """The log's; None until the first session."""
+        self.error: str | None = "not connected yet"
+        """Why it hears nothing; None while it does."""
+        self.ready = asyncio.Event()
+        """Set once there was a session."""
+
+    async def run(self) -> None:
+        """Have one session after the other; never returns."""
+        backoff = _SHORTEST_BACKOFF
+        while True:
+            began = time.monotonic()
+            try:
+                await self._one_session()
+            except Exception as error:  # noqa: BLE001 — whatever ended it, there must be another
+                self._lost(error)
+            if time.monotonic() - began > _LONGEST_BACKOFF:
+                backoff = _SHORTEST_BACKOFF
+            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 — jitter, not a secret
+            backoff = min(backoff * 2, _LONGEST_BACKOFF)
+
+    def _lost(self, error: Exception) -> None:
+        while isinstance(error, ExceptionGroup):  # the first of the session's tasks that failed
+            error = error.exceptions[0]
+        reason = str(error) if isinstance(error, UnavailableError) else describe(error)
+        if reason != self.error:
+            _log.warning("listener_lost", database=self._dsn.place, reason=reason)
+        self.error = reason
+
+    async def _one_session(self) -> None:
+        async with self._session() as session, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._outbox.run(session)), group.create_task(self._heartbeats(session))]
+            try:
+                await self._watch(session)
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[_Session]:
+        connection = await connect(self._dsn, "abide listen")
+        session = _Session(connection)
+        try:
+            connection.add_termination_listener(lambda _: session.lost.set())
+            await self._check_epoch(await ensure(connection))
+            await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
+            await self._read_heads(session)
+            yield session
+        finally:
+            connection.terminate()
+
+    async def _check_epoch(self, epoch: str) -> None:
+        if self.epoch not in (None, epoch):
+            msg = "the database has another epoch than at start, as after a new installation: restart the server"
+            raise UnavailableError(msg)
+        self.epoch = self._follower.epoch = epoch
+        self.ready.set()
+
+    async def _watch(self, session: _Session) -> None:
+        """Return when the session is lost; raise when it turns out to be of no use."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(session.lost.wait(), _POLL_SECONDS)
+            if session.lost.is_set():
+                msg = "the server closed the connection"
+                raise UnavailableError(msg)
+            if session.is_deaf():
+                raise UnavailableError(self._deaf(session))
+            await self._read_heads(session)
+
+    def _deaf(self, session: _Session) -> str:
+        if session.heard:
+            return "LISTEN hears nothing any more"
+        return (
+            f"LISTEN on {self._dsn.place} hears nothing: it seems to be a pooler in transaction mode. "
+            "Set DIRECT_DATABASE_URL to the database's own address"
+        )
+
+    async def _read_heads(self, session: _Session) -> None:
+        before = self._follower.positions()
+        heads = {row[0]: row[1] for row in await session.fetch(sql.query("heads"), list(before))}
+        if heads.pop(None, None):
+            self._outbox.ring()
+        for channel, handed in before.items():
+            head = heads.get(channel, 0)
+            if head < handed:
+                _log.error("log_went_back", channel=channel, handed_out=handed, head=head)
+                self._follower.rewind(channel, head)
+            else:
+                self._follower.look(channel, head)
+
+    async def _heartbeats(self, session: _Session) -> None:
+        while True:
+            with contextlib.suppress(UnavailableError, asyncpg.PostgresError, *_TRANSIENT):
+                await self._notify(f"h {session.token} {session.sent + 1}")
+                session.sent, session.sent_at = session.sent + 1, time.monotonic()
+            await asyncio.sleep(_HEARTBEAT_SECONDS)
+
+    def _heard(self, session: _Session, payload: object) -> None:
+        text = str(payload)
+        match text[:1]:
+            case "i":
+                self._follower.hear(wire.inline(text, self._follower.epoch))
+            case "d":
+                for channel, head in wire.doorbell(text):
+                    self._follower.look(channel, head)
+            case "b":
+                self._outbox.ring()
+            case "h":
+                self._heartbeat_heard(session, text)
+
+    def _heartbeat_heard(self, session: _Session, text: str) -> None:
+        _, token, number = text.split(" ")
+        if token == session.token:
+            session.heard = int(number)
+            if self.error is not None:
+                _log.info("listening", database=self._dsn.place)
+                self.error = None
+
+
+_TRANSIENT = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)

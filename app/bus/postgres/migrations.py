@@ -1,0 +1,77 @@
+"""The schema: created and upgraded by numbered steps, under a lock."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from app.bus import sql
+from app.bus.postgres.dsn import parse
+from app.bus.postgres.link import connect, describe
+from app.core.errors import UnavailableError
+
+_MIGRATION_LOCK = 4712340000
+_OLDEST_SERVER = 130000
+
+_MIGRATE = "run 'python -m app migrate' with a role that may create it"
+
+
+async def migrate(url: str) -> list[str]:
+    """Create or upgrade the schema; return the names of the steps taken, none when it is current.
+
+    Raises :class:`UnavailableError` when the database cannot be reached, the role may not, or the
+    schema is newer than this code.
+    """
+    connection = await connect(parse(url), "abide migrate")
+    try:
+        return await _upgrade(connection)
+    except asyncpg.PostgresError as error:
+        msg = f"the schema 'abide' could not be migrated: {describe(error)}"
+        raise UnavailableError(msg) from error
+    finally:
+        await connection.close()
+
+
+async def ensure(connection: asyncpg.Connection) -> str:
+    """Bring the schema up to date if it is not and the role may; return its epoch.
+
+    Raises :class:`UnavailableError` that says what to do.
+    """
+    steps = sql.migrations()
+    try:
+        if await _version(connection) != len(steps):
+            await _upgrade(connection)
+        epoch: str = await connection.fetchval("SELECT epoch FROM abide.installation")
+    except asyncpg.InsufficientPrivilegeError as error:
+        msg = f"the schema 'abide' is missing or old, and this role may not change it: {_MIGRATE} ({error})"
+        raise UnavailableError(msg) from error
+    return epoch
+
+
+async def _version(connection: asyncpg.Connection) -> int:
+    """Return the schema's version, 0 when there is none; raise when it is newer than this code."""
+    # Not to_regclass(): it would answer from a cache that another session's new schema has not reached.
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'abide')"):
+        return 0
+    version: int = await connection.fetchval("SELECT version FROM abide.installation")
+    newest = len(sql.migrations())
+    if version > newest:
+        msg = f"the schema 'abide' has version {version}, this server knows {newest}: deploy a newer server"
+        raise UnavailableError(msg)
+    return version
+
+
+async def _upgrade(connection: asyncpg.Connection) -> list[str]:
+    number = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
+    if number < _OLDEST_SERVER:
+        msg = f"PostgreSQL {number // 10000} is too old: 13 or newer is needed"
+        raise UnavailableError(msg)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+        version = await _version(connection)
+        steps = [step for step in sql.migrations() if step.number > version]
+        if version == 0:
+            await connection.execute("CREATE SCHEMA IF NOT EXISTS abide")
+        for step in steps:
+            await connection.execute(step.sql)
+            await connection.execute("UPDATE abide.installation SET version = $1", step.number)
+    return [step.name for step in steps]

@@ -1,0 +1,62 @@
+"""Retention: in the background, by one worker at a time, what no history shows any more is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+import asyncpg
+import structlog
+
+from app.bus.backend import Retention
+from app.bus.postgres.link import LOST, Link
+from app.core.errors import UnavailableError
+
+_EVERY_SECONDS = 10.0
+_PAGE_CHANNELS = 500
+_BATCH_ROWS = 2000
+
+_log = structlog.get_logger(__name__)
+
+
+async def run(link: Link, retention: Retention) -> None:
+    """Trim the log again and again; never returns."""
+    while True:
+        await asyncio.sleep(_EVERY_SECONDS)
+        try:
+            await trim(link, retention)
+        except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
+            _log.warning("retention_failed", reason=str(error))
+
+
+async def trim(link: Link, retention: Retention) -> int:
+    """Trim every channel once; return how many rows were deleted."""
+    deleted = 0
+    async with contextlib.aclosing(_pages(link)) as pages:
+        async for page in pages:
+            histories = [retention(channel) for channel in page]
+            sizes, ttls = [h.size for h in histories], [h.ttl * 1000 for h in histories]
+            while True:
+                async with link.connection() as connection:
+                    gone = await connection.fetchval(
+                        "SELECT abide.trim($1, $2, $3, $4)", page, sizes, ttls, _BATCH_ROWS
+                    )
+                deleted += gone
+                if gone < _BATCH_ROWS:
+                    break
+    return deleted
+
+
+async def _pages(link: Link) -> AsyncGenerator[list[str]]:
+    last = ""
+    while True:
+        async with link.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT channel FROM abide.head WHERE channel > $1 ORDER BY channel LIMIT $2", last, _PAGE_CHANNELS
+            )
+        if rows:
+            yield [row["channel"] for row in rows]
+            last = rows[-1]["channel"]
+        if len(rows) < _PAGE_CHANNELS:
+            return

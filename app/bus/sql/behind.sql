@@ -1,0 +1,15 @@
+-- $1 channels, $2 after, each. What a follower that lost its place fetches: of each channel the head
+-- and the next rows of the log, at most a megabyte, whatever the history shows. At least one row each.
+SELECT t.channel, coalesce(h.head, 0) AS head, r.last, r.n, r.time, r.body
+FROM unnest($1::text[], $2::bigint[]) t(channel, after)
+LEFT JOIN abide.head h ON h.channel = t.channel
+LEFT JOIN LATERAL (
+    SELECT s.*, sum(octet_length(s.body)) OVER (ORDER BY s.last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes
+    FROM (
+        SELECT l.last, l.n, l.time, l.body
+        FROM abide.log l
+        WHERE l.channel = t.channel AND l.last > t.after
+        ORDER BY l.last LIMIT 200
+    ) s
+) r ON coalesce(r.bytes, 0) < 1000000
+ORDER BY t.channel, r.last

@@ -1,0 +1,128 @@
+-- Publishing from SQL: abide.publish() puts a row into the outbox in the caller's transaction; a
+-- worker moves committed rows into the log. It takes no lock that another publisher waits for.
+
+CREATE TABLE abide.outbox (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    channel text COLLATE "C" NOT NULL,
+    data text NOT NULL,
+    key text COLLATE "C"
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+COMMENT ON TABLE abide.outbox IS 'Published from SQL and committed, not yet in the log; empty but for moments';
+
+-- The drain holds advisory lock 4712340001 alone while it is awake. Publishers take it shared for
+-- an instant: who can, knows that nobody is awake, and rings. NOTIFY has one lock for the whole
+-- cluster, held until after the commit, so under load it must not be in users' transactions.
+CREATE FUNCTION abide.publish(channel text, data jsonb, key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    message text := data::text;
+BEGIN
+    IF channel IS NULL OR channel !~ '^[A-Za-z0-9_.:-]{1,255}$' THEN
+        RAISE EXCEPTION 'abide.publish: % is not a channel: a name has 1 to 255 letters, digits, _ - . :',
+            coalesce(quote_literal(left(channel, 300)), 'NULL') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF message IS NULL THEN
+        RAISE EXCEPTION 'abide.publish: the data for channel % is NULL: publish ''null''::jsonb if you mean JSON''s null',
+            channel USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF octet_length(message) > 1048576 THEN
+        RAISE EXCEPTION 'abide.publish: the message for channel % has % bytes: at most 1048576 fit',
+            channel, octet_length(message) USING ERRCODE = 'program_limit_exceeded';
+    END IF;
+    IF key !~ '^[!-~]{1,255}$' THEN
+        RAISE EXCEPTION 'abide.publish: an idempotency key is 1 to 255 visible ASCII characters'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO abide.outbox (channel, data, key) VALUES (channel, message, key);
+    IF pg_try_advisory_lock_shared(4712340001) THEN
+        PERFORM pg_advisory_unlock_shared(4712340001);
+        PERFORM pg_notify('abide', 'b');
+    END IF;
+END $$;
+REVOKE EXECUTE ON FUNCTION abide.publish FROM PUBLIC;
+COMMENT ON FUNCTION abide.publish IS
+    'Publish a message if and only if this transaction commits. A repeated key within ten minutes publishes nothing.';
+
+-- Move the oldest rows into the log; return how many. Exactly once, because they leave the outbox
+-- and enter the log in one commit. A row whose key is known is dropped: its message is there.
+CREATE FUNCTION abide.drain(most integer, inline boolean) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rows_ bigint[]; names text[]; texts text[]; keys text[];
+    drained integer;
+    c_names text[]; c_counts integer[];
+    s_c integer[]; s_upto integer[]; s_n integer[]; s_body text[]; s_inline boolean[];
+    k_c integer[]; k_place integer[]; k_text text[]; k_hash bytea[];
+    total bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(4712340002);
+    -- At most some megabytes at a time: rows are taken in order until their bytes are used up.
+    WITH next AS (
+        SELECT o.seq, sum(octet_length(o.data)) OVER (ORDER BY o.seq) - octet_length(o.data) AS before
+        FROM (SELECT seq, data FROM abide.outbox ORDER BY seq LIMIT most) o
+    ), gone AS (
+        DELETE FROM abide.outbox o USING next WHERE o.seq = next.seq AND next.before < 4000000
+        RETURNING o.seq, o.channel, o.data, o.key
+    )
+    SELECT array_agg(g.seq ORDER BY g.seq), array_agg(g.channel ORDER BY g.seq), array_agg(g.data ORDER BY g.seq),
+        array_agg(g.key ORDER BY g.seq), count(*), coalesce(sum(octet_length(g.data)), 0)
+    INTO rows_, names, texts, keys, drained, total FROM gone g;
+    IF drained = 0 THEN
+        RETURN 0;
+    END IF;
+
+    IF array_remove(keys, NULL) <> '{}' THEN
+        -- Under the locks of their heads nobody else can store these keys: what is fresh stays so.
+        INSERT INTO abide.head (channel, head, time)
+            SELECT DISTINCT u.channel COLLATE "C", 0, 0 FROM unnest(names, keys) u(channel, key)
+            WHERE u.key IS NOT NULL ORDER BY 1
+            ON CONFLICT (channel) DO NOTHING;
+        PERFORM FROM abide.head h WHERE h.channel = ANY (names) ORDER BY h.channel FOR UPDATE;
+        SELECT array_agg(f.channel ORDER BY f.seq), array_agg(f.data ORDER BY f.seq), array_agg(f.key ORDER BY f.seq),
+            array_agg(f.seq ORDER BY f.seq)
+        INTO names, texts, keys, rows_
+        FROM (
+            SELECT u.*, row_number() OVER (PARTITION BY u.channel, u.key ORDER BY u.seq) AS nth
+            FROM unnest(rows_, names, texts, keys) u(seq, channel, data, key)
+        ) f
+        WHERE f.key IS NULL OR (f.nth = 1 AND NOT EXISTS (
+            SELECT FROM abide.key k
+            WHERE k.channel = f.channel AND k.key = f.key AND k.time > abide.now_ms() - 600000));
+        IF names IS NULL THEN
+            RETURN drained;
+        END IF;
+    END IF;
+
+    SELECT array_agg(c.channel ORDER BY c.channel), array_agg(c.n ORDER BY c.channel) INTO c_names, c_counts
+    FROM (SELECT u.channel COLLATE "C" AS channel, count(*)::integer AS n FROM unnest(names) u(channel) GROUP BY 1) c;
+
+    inline := inline AND total <= 65536;
+    WITH placed AS (
+        SELECT array_position(c_names, u.channel) AS c, u.data, u.key, u.seq,
+            row_number() OVER w AS place,
+            (sum(octet_length(u.data) + 1) OVER w - 1) / CASE WHEN inline THEN 6000 ELSE 60000 END AS part
+        FROM unnest(names, texts, keys, rows_) u(channel, data, key, seq)
+        WINDOW w AS (PARTITION BY u.channel ORDER BY u.seq)
+    ), keyed AS (
+        SELECT array_agg(p.c) AS c, array_agg(p.place::integer) AS place, array_agg(p.key) AS key,
+            array_agg(sha256(convert_to(p.data, 'UTF8'))) AS hash
+        FROM placed p WHERE p.key IS NOT NULL
+    ), segments AS (
+        SELECT p.c, max(p.place)::integer AS upto, count(*)::integer AS n, min(p.seq) AS seq,
+            string_agg(p.data, E'\x1e' ORDER BY p.seq) AS body
+        FROM placed p GROUP BY p.c, p.part
+    ), joined AS (
+        SELECT array_agg(s.c ORDER BY s.seq) AS c, array_agg(s.upto ORDER BY s.seq) AS upto,
+            array_agg(s.n ORDER BY s.seq) AS n, array_agg(s.body ORDER BY s.seq) AS body,
+            array_agg(inline AND octet_length(s.body) <= 7600 ORDER BY s.seq) AS inline
+        FROM segments s
+    )
+    SELECT j.c, j.upto, j.n, j.body, j.inline, coalesce(k.c, '{}'), coalesce(k.place, '{}'), coalesce(k.key, '{}'),
+        coalesce(k.hash, '{}')
+    INTO s_c, s_upto, s_n, s_body, s_inline, k_c, k_place, k_text, k_hash
+    FROM joined j, keyed k;
+
+    PERFORM abide.append(c_names, c_counts, s_c, s_upto, s_n, s_body, s_inline, k_c, k_place, k_text, k_hash);
+    RETURN drained;
+END $$;
+REVOKE EXECUTE ON FUNCTION abide.drain FROM PUBLIC;

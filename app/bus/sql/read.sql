@@ -1,0 +1,25 @@
+-- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms. At least one row: the first
+-- columns are the ends of what is shown. Stops at four megabytes, but after one row at least.
+WITH h AS (
+    SELECT coalesce((SELECT head FROM abide.head WHERE channel = $1), 0) AS head
+), w AS (
+    SELECT h.head, coalesce((
+        SELECT greatest(l.last - l.n + 1, h.head - $4::bigint + 1)
+        FROM abide.log l
+        WHERE l.channel = $1 AND l.last > h.head - $4::bigint AND l.time >= abide.now_ms() - $5::bigint
+        ORDER BY l.last LIMIT 1
+    ), h.head + 1) AS first
+    FROM h
+)
+SELECT w.first, w.head, r.last, r.n, r.time, r.body
+FROM w LEFT JOIN LATERAL (
+    SELECT s.*, sum(s.n) OVER before AS messages, sum(octet_length(s.body)) OVER before AS bytes
+    FROM (
+        SELECT l.last, l.n, l.time, l.body
+        FROM abide.log l
+        WHERE l.channel = $1 AND l.last > greatest($2::bigint, w.first - 1)
+        ORDER BY l.last LIMIT $3::integer
+    ) s
+    WINDOW before AS (ORDER BY s.last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) r ON coalesce(r.messages, 0) < $3::integer AND coalesce(r.bytes, 0) < 4000000
+ORDER BY r.last
