@@ -58,7 +58,7 @@ class PostgresBackend(Backend):
         self._work = Link(self._dsn, "abide work")
         self._follower = Follower(self._fetch)
         self._outbox = Outbox(self._drain)
-        self._listener = Listener(parse(direct_url or url), self._follower, self._outbox, self._notify)
+        self._listener = Listener(parse(direct_url or url), self._follower, self._outbox, self._notify, inline=inline)
         self._readers: asyncpg.Pool | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -103,28 +103,28 @@ class PostgresBackend(Backend):
         await self._reached()
         commit = Commit(records, self.epoch, self._inline)
         deadline = time.monotonic() + PATIENCE_SECONDS
+        interrupted = False
         while commit.open():
             try:
                 async with self._work.connection() as connection:
                     rows = await connection.fetch(sql.query("append"), *commit.arguments())
                 commit.settle(tuple(row) for row in rows)
-            except (UnavailableError, *_TRY_AGAIN) as error:  # nothing was stored
+            except (UnavailableError, *_TRY_AGAIN) as error:  # nothing was stored this time
                 if time.monotonic() > deadline:
-                    raise _unavailable(error) from error
+                    self._give_up(commit, error, interrupted=interrupted)
                 await asyncio.sleep(_RETRY_SECONDS)
             except LOST as error:
+                interrupted = True
                 self._give_up_keyless(commit, error)
                 if time.monotonic() > deadline:
-                    self._give_up(commit, error)
+                    self._give_up(commit, error, interrupted=True)
             except asyncpg.PostgresError as error:
-                _log.error("append_refused", reason=describe(error), messages=len(records))
-                raise _unavailable(error) from error
+                self._give_up(commit, error, interrupted=interrupted)
         return commit.result()
 
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read what the history shows; see the contract."""
-        async with self._reader() as connection:
-            rows = await connection.fetch(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000)
+        rows = await self._rows(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000)
         first, head = rows[0]["first"], rows[0]["head"]
         found = [
             message
@@ -137,9 +137,8 @@ class PostgresBackend(Backend):
 
     async def head(self, channel: str) -> int:
         """Return the newest offset."""
-        async with self._reader() as connection:
-            head: int | None = await connection.fetchval("SELECT head FROM abide.head WHERE channel = $1", channel)
-        return head or 0
+        rows = await self._rows("SELECT head FROM abide.head WHERE channel = $1", channel)
+        return rows[0]["head"] if rows else 0
 
     async def follow(self, channel: str) -> Position:
         """Begin at the head."""
@@ -168,7 +167,7 @@ class PostgresBackend(Backend):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._listener.ready.wait()
         except TimeoutError:
-            msg = f"the database is not there yet: {self._listener.error}"
+            msg = f"the database is not ready: {self._listener.error}"
             raise UnavailableError(msg) from None
 
     def _give_up_keyless(self, commit: Commit, error: BaseException) -> None:
@@ -178,14 +177,14 @@ class PostgresBackend(Backend):
             if commit.records[index].key is None:
                 commit.outcomes[index] = _unknown()
 
-    def _give_up(self, commit: Commit, error: BaseException) -> None:
+    def _give_up(self, commit: Commit, error: BaseException, *, interrupted: bool) -> None:
+        """Close what is open. A refusal does not tell what became of an attempt that was interrupted before."""
         _log.error("commit_given_up", reason=describe(error), messages=len(commit.open()))
         for index in commit.open():
-            commit.outcomes[index] = _unknown()
+            commit.outcomes[index] = _unknown() if interrupted else _unavailable(error)
 
     async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
-        async with self._reader() as connection:
-            rows = await connection.fetch(sql.query("behind"), list(wanted), list(wanted.values()))
+        rows = await self._rows(sql.query("behind"), list(wanted), list(wanted.values()))
         heads = {row["channel"]: row["head"] for row in rows}
         found: dict[str, list[Message]] = {channel: [] for channel in heads}
         for row in rows:
@@ -210,19 +209,31 @@ class PostgresBackend(Backend):
         await self._listener.ready.wait()
         await trimming.run(self._work, self._retention)
 
+    async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Read; again where the connection is lost, for a read can be repeated.
+
+        Raises :class:`UnavailableError` when the database stays away.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                async with self._reader() as connection:
+                    rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
+                    return rows
+            except (*LOST, asyncpg.PostgresError) as error:
+                if not isinstance(error, LOST) or time.monotonic() > deadline:
+                    raise _unavailable(error) from error
+            await asyncio.sleep(_RETRY_SECONDS)
+
     @contextlib.asynccontextmanager
     async def _reader(self) -> AsyncIterator[Executor]:
-        """Take a connection for reads; raise :class:`UnavailableError` when the database is away."""
         assert self._readers is not None  # noqa: S101 — connected first, says the contract
-        try:
-            async with self._readers.acquire(timeout=PATIENCE_SECONDS) as connection:
-                if self._dsn.pooled:
-                    async with connection.transaction():
-                        yield connection
-                else:
+        async with self._readers.acquire(timeout=PATIENCE_SECONDS) as connection:
+            if self._dsn.pooled:
+                async with connection.transaction():
                     yield connection
-        except (*LOST, asyncpg.PostgresError) as error:
-            raise _unavailable(error) from error
+            else:
+                yield connection
 
 
 def _unavailable(error: BaseException) -> UnavailableError:

@@ -44,5 +44,8 @@ def _translate(parameter: tuple[str, str]) -> tuple[str, str]:
     """Put other drivers' words for "encrypt" into libpq's: dropped, they would let the link be plain."""
     name, value = parameter
     if name == "ssl":  # SQLAlchemy's, with libpq's values, and node-postgres', true or false
-        name, value = "sslmode", {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(value, value)
+        name, value = (
+            "sslmode",
+            {"true": "require", "1": "require", "false": "disable", "0": "disable"}.get(value, value),
+        )
     return (name, "require") if (name, value) == ("sslmode", "no-verify") else (name, value)

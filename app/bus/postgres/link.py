@@ -38,6 +38,8 @@ async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
 
 def describe(error: BaseException) -> str:
     """Say what went wrong in one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return f"{type(error).__name__}: {error}".split("\n")[0].removesuffix(": ")
 
 

@@ -46,8 +46,9 @@ class _Session:
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     sent: int = 0
-    sent_at: float = 0.0
     heard: int = 0
+    unheard_since: float = 0.0
+    """When the first heartbeat was sent that was not heard; valid while ``heard < sent``."""
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         async with self.turn:
@@ -64,23 +65,35 @@ class _Session:
         return bool((await self.fetch(sql.query("publishing")))[0][0])
 
     def is_deaf(self) -> bool:
-        return self.heard < self.sent and time.monotonic() - self.sent_at > _DEAF_SECONDS
+        return self.heard < self.sent and time.monotonic() - self.unheard_since > _DEAF_SECONDS
 
 
 class Listener:
-    """Keeps a session alive. ``notify`` sends a notification by another connection."""
+    """Keeps a session alive. ``notify`` sends a notification by another connection.
 
-    def __init__(self, dsn: Dsn, follower: Follower, outbox: Outbox, notify: Callable[[str], Awaitable[None]]) -> None:
+    Anybody who may connect can notify, so without ``inline`` nothing heard is taken for more than a hint.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        follower: Follower,
+        outbox: Outbox,
+        notify: Callable[[str], Awaitable[None]],
+        *,
+        inline: bool,
+    ) -> None:
         self._dsn = dsn
         self._follower = follower
         self._outbox = outbox
         self._notify = notify
+        self._inline = inline
         self.epoch: str | None = None
         """The log's; None until the first session."""
         self.error: str | None = "not connected yet"
         """Why it hears nothing; None while it does."""
         self.ready = asyncio.Event()
-        """Set once there was a session."""
+        """Set from the first session on, unless the log turns out to be another one."""
 
     async def run(self) -> None:
         """Have one session after the other; never returns."""
@@ -119,15 +132,16 @@ class Listener:
         session = _Session(connection)
         try:
             connection.add_termination_listener(lambda _: session.lost.set())
-            await self._check_epoch(await ensure(connection))
+            self._check_epoch(await ensure(connection))
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
             yield session
         finally:
             connection.terminate()
 
-    async def _check_epoch(self, epoch: str) -> None:
+    def _check_epoch(self, epoch: str) -> None:
         if self.epoch not in (None, epoch):
+            self.ready.clear()
             msg = "the database has another epoch than at start, as after a new installation: restart the server"
             raise UnavailableError(msg)
         self.epoch = self._follower.epoch = epoch
@@ -155,9 +169,11 @@ class Listener:
 
     async def _read_heads(self, session: _Session) -> None:
         before = self._follower.positions()
-        heads = {row[0]: row[1] for row in await session.fetch(sql.query("heads"), list(before))}
-        if heads.pop(None, None):
+        rows = await session.fetch(sql.query("heads"), list(before))
+        self._check_epoch(rows[0]["epoch"])
+        if rows[0]["waiting"]:
             self._outbox.ring()
+        heads = {row["channel"]: row["head"] for row in rows}
         for channel, handed in before.items():
             head = heads.get(channel, 0)
             if head < handed:
@@ -170,14 +186,20 @@ class Listener:
         while True:
             with contextlib.suppress(UnavailableError, asyncpg.PostgresError, *_TRANSIENT):
                 await self._notify(f"h {session.token} {session.sent + 1}")
-                session.sent, session.sent_at = session.sent + 1, time.monotonic()
+                if session.heard >= session.sent:
+                    session.unheard_since = time.monotonic()
+                session.sent += 1
             await asyncio.sleep(_HEARTBEAT_SECONDS)
 
     def _heard(self, session: _Session, payload: object) -> None:
         text = str(payload)
         match text[:1]:
             case "i":
-                self._follower.hear(wire.inline(text, self._follower.epoch))
+                batch = wire.inline(text, self._follower.epoch)
+                if self._inline:
+                    self._follower.hear(batch)
+                else:
+                    self._follower.look(batch.channel, batch.last)
             case "d":
                 for channel, head in wire.doorbell(text):
                     self._follower.look(channel, head)

@@ -69,8 +69,9 @@ async def _upgrade(connection: asyncpg.Connection) -> list[str]:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
         version = await _version(connection)
         steps = [step for step in sql.migrations() if step.number > version]
-        if version == 0:
-            await connection.execute("CREATE SCHEMA IF NOT EXISTS abide")
+        # An administrator may have made it, for a role that may make none.
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'abide')"):
+            await connection.execute("CREATE SCHEMA abide")
         for step in steps:
             await connection.execute(step.sql)
             await connection.execute("UPDATE abide.installation SET version = $1", step.number)

@@ -87,6 +87,8 @@ class Outbox:
                 await session.unlock(DRAIN_LOCK)
             if not await self._missed_something(session):
                 return
+        # Another worker is awake, and what rang is its to move. But who holds the lock may also be stuck.
+        await self._drain(BATCH)
 
     async def _lock(self, session: Session) -> bool:
         # A publisher may be holding it for its instant: only who holds it longer is awake.

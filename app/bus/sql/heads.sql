@@ -1,4 +1,3 @@
--- $1 channels. Their heads, and in a row without a channel whether the outbox holds anything.
-SELECT channel, head FROM abide.head WHERE channel = ANY ($1::text[])
-UNION ALL
-SELECT NULL, 1 WHERE EXISTS (SELECT FROM abide.outbox)
+-- $1 channels. The epoch, whether the outbox holds anything, and the heads; at least one row.
+SELECT i.epoch, EXISTS (SELECT FROM abide.outbox) AS waiting, h.channel, h.head
+FROM abide.installation i LEFT JOIN abide.head h ON h.channel = ANY ($1::text[])

@@ -34,8 +34,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     INSERT INTO abide.outbox (channel, data, key) VALUES (channel, message, key);
-    IF pg_try_advisory_lock_shared(4712340001) THEN
-        PERFORM pg_advisory_unlock_shared(4712340001);
+    -- In one expression: cancelled between two statements, the session would keep the lock for good.
+    IF (CASE WHEN pg_try_advisory_lock_shared(4712340001) THEN pg_advisory_unlock_shared(4712340001) END) THEN
         PERFORM pg_notify('abide', 'b');
     END IF;
 END $$;
@@ -73,11 +73,10 @@ BEGIN
 
     IF array_remove(keys, NULL) <> '{}' THEN
         -- Under the locks of their heads nobody else can store these keys: what is fresh stays so.
-        INSERT INTO abide.head (channel, head, time)
-            SELECT DISTINCT u.channel COLLATE "C", 0, 0 FROM unnest(names, keys) u(channel, key)
-            WHERE u.key IS NOT NULL ORDER BY 1
-            ON CONFLICT (channel) DO NOTHING;
-        PERFORM FROM abide.head h WHERE h.channel = ANY (names) ORDER BY h.channel FOR UPDATE;
+        -- One statement, in the order of names: two would lock new rows before old ones.
+        INSERT INTO abide.head AS h (channel, head, time)
+            SELECT DISTINCT u.channel COLLATE "C", 0, 0 FROM unnest(names) u(channel) ORDER BY 1
+            ON CONFLICT (channel) DO UPDATE SET head = h.head WHERE false;
         SELECT array_agg(f.channel ORDER BY f.seq), array_agg(f.data ORDER BY f.seq), array_agg(f.key ORDER BY f.seq),
             array_agg(f.seq ORDER BY f.seq)
         INTO names, texts, keys, rows_

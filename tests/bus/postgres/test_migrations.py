@@ -1,0 +1,193 @@
+"""The schema: how it comes, is kept and refused, and which rights its users need."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from app.bus import sql as files
+from app.bus.postgres import PostgresBackend, migrate
+from app.bus.postgres.retention import trim
+from app.core.errors import UnavailableError
+from app.core.message import Published, Record
+from tests.support.postgres import PostgresServer
+from tests.support.readers import ALL, healthy, says, until, worker
+
+STEPS = [step.name for step in files.migrations()]
+
+SQL_PUBLISHER = """
+GRANT USAGE ON SCHEMA abide TO {role};
+GRANT EXECUTE ON FUNCTION abide.publish TO {role};
+"""
+
+WORKER = """
+GRANT USAGE ON SCHEMA abide TO {role};
+GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox TO {role};
+GRANT EXECUTE ON FUNCTION abide.append, abide.drain, abide.trim TO {role};
+"""
+
+
+@pytest.fixture
+async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
+    """Make a database without the schema."""
+    name = await postgres.create_database()
+    yield name
+    await postgres.drop_database(name)
+
+
+@pytest.fixture
+async def role(postgres: PostgresServer) -> AsyncIterator[str]:
+    """Make a role that may do nothing but log in."""
+    name = f"role_{secrets.token_hex(6)}"
+    await postgres.execute(f"CREATE ROLE {name} LOGIN")
+    yield name
+    for database in [row[0] for row in await postgres.execute("SELECT datname FROM pg_database WHERE datallowconn")]:
+        await postgres.execute(f"DROP OWNED BY {name}", database=database)
+    await postgres.execute(f"DROP ROLE {name}")
+
+
+def as_role(url: str, role: str) -> str:
+    return url.replace("postgres@", f"{role}@")
+
+
+async def test_a_fresh_database_gets_every_step_and_then_none(postgres: PostgresServer, empty: str) -> None:
+    """Migration takes every step once, and keeps the epoch when it is repeated."""
+    assert await migrate(postgres.url(empty)) == STEPS
+    before = await postgres.execute("SELECT version, epoch FROM abide.installation", database=empty)
+    assert before[0][0] == len(STEPS)
+    assert await migrate(postgres.url(empty)) == []
+    assert await postgres.execute("SELECT version, epoch FROM abide.installation", database=empty) == before
+
+
+async def test_an_older_schema_is_upgraded(
+    postgres: PostgresServer, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migration of an older schema takes the steps that it lacks."""
+    every = files.migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "migrations", lambda: every[:1])
+        assert await migrate(postgres.url(empty)) == STEPS[:1]
+    assert await migrate(postgres.url(empty)) == STEPS[1:]
+
+
+async def test_five_at_once_migrate_one_after_the_other(postgres: PostgresServer, empty: str) -> None:
+    """Migration by five at once is done by one of them, and the others find it done."""
+    taken = await asyncio.gather(*(migrate(postgres.url(empty)) for _ in range(5)))
+    assert sorted(taken) == [[], [], [], [], STEPS]
+
+
+async def test_workers_migrate_by_themselves(postgres: PostgresServer, empty: str) -> None:
+    """Workers that start at once on an empty database agree on one epoch."""
+    async with worker(postgres.url(empty)) as one, worker(postgres.url(empty)) as other:
+        assert one.backend.epoch == other.backend.epoch
+
+
+async def test_a_failed_step_leaves_nothing(
+    postgres: PostgresServer, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migration whose step fails leaves the database as it was."""
+    broken = files.Migration(len(STEPS) + 1, "broken.sql", "SELECT nothing FROM nowhere")
+    every = files.migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "migrations", lambda: [*every, broken])
+        with pytest.raises(UnavailableError, match="could not be migrated"):
+            await migrate(postgres.url(empty))
+    assert await postgres.execute("SELECT to_regnamespace('abide')", database=empty) == [(None,)]
+
+
+async def test_a_newer_schema_is_refused(postgres: PostgresServer, database: str) -> None:
+    """Worker refuses a schema that is newer than itself, in health and to publishers, and says what to do."""
+    await postgres.execute("UPDATE abide.installation SET version = 99", database=database)
+    text = f"the schema 'abide' has version 99, this server knows {len(STEPS)}: deploy a newer server"
+    with pytest.raises(UnavailableError, match=text):
+        await migrate(postgres.url(database))
+    async with worker(postgres.url(database), ready=False) as it:
+        assert await says(it.backend, "version") == text
+        await postgres.execute("UPDATE abide.installation SET version = $1", len(STEPS), database=database)
+        await healthy(it.backend)
+        assert isinstance((await it.publish("a", "1"))[0], Published)
+
+
+async def test_a_role_without_rights_is_told_the_command(postgres: PostgresServer, empty: str, role: str) -> None:
+    """Worker whose role may not create the schema names the command that does, and serves once it was run."""
+    async with worker(as_role(postgres.url(empty), role), ready=False) as it:
+        await says(it.backend, "run 'python -m app migrate' with a role that may create it")
+        with pytest.raises(UnavailableError, match="could not be migrated"):
+            await migrate(as_role(postgres.url(empty), role))
+        await migrate(postgres.url(empty))
+        connection = await asyncpg.connect(postgres.url(empty))
+        await connection.execute(WORKER.format(role=role))
+        await connection.close()
+        await healthy(it.backend)
+
+
+async def test_a_schema_made_by_an_administrator_is_filled(postgres: PostgresServer, empty: str, role: str) -> None:
+    """Role that owns an empty schema, and may create none, can migrate it."""
+    await postgres.execute(f"CREATE SCHEMA abide AUTHORIZATION {role}", database=empty)
+    assert await migrate(as_role(postgres.url(empty), role)) == STEPS
+    async with worker(as_role(postgres.url(empty), role)) as it:
+        assert isinstance((await it.publish("a", "1"))[0], Published)
+
+
+async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connection, role: str) -> None:
+    """Role with USAGE and EXECUTE on abide.publish publishes; it reads no table and calls nothing else."""
+    await sql.execute(SQL_PUBLISHER.format(role=role))
+    connection = await asyncpg.connect(as_role(url, role))
+    await connection.execute("SELECT abide.publish('a', '1')")
+    for table in ("installation", "head", "log", "key", "outbox"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"SELECT * FROM abide.{table}")  # noqa: S608 — names from above
+    for call in ("drain(1, true)", "trim('{}', '{}', '{}', 1)", f"append({', '.join(['NULL'] * 11)})"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"SELECT * FROM abide.{call}")  # noqa: S608 — the same
+    await connection.close()
+    assert await sql.fetchval("SELECT count(*) FROM abide.outbox") == 1
+
+
+async def test_nobody_publishes_from_sql_without_a_grant(url: str, sql: asyncpg.Connection, role: str) -> None:
+    """Role without grants can call nothing in the schema, even where it may look into it."""
+    await sql.execute(f"GRANT USAGE ON SCHEMA abide TO {role}")
+    connection = await asyncpg.connect(as_role(url, role))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("SELECT abide.publish('a', '1')")
+    await connection.close()
+
+
+async def test_a_worker_needs_no_right_to_change_the_schema(url: str, sql: asyncpg.Connection, role: str) -> None:
+    """Role with the worker's grants appends, reads, listens, drains and trims, and can write to no table itself."""
+    await sql.execute(WORKER.format(role=role))
+    with capture_logs() as logs:
+        async with worker(as_role(url, role)) as it:
+            (reader,) = await it.follow("a")
+            await it.bus.publish([Record("a", b"1", "k"), Record("a", b"2")])
+            await sql.execute("SELECT abide.publish('a', '3')")
+            assert await reader.until(3) == [b"1", b"2", b"3"]
+            assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 3
+            await trim(it.backend._work, lambda _: ALL)  # noqa: SLF001 — it runs by itself every ten seconds
+    assert [line for line in logs if line["log_level"] in ("warning", "error")] == []
+    connection = await asyncpg.connect(as_role(url, role))
+    for statement in ("DELETE FROM abide.log", "UPDATE abide.head SET head = 0", "SELECT * FROM abide.key"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
+
+
+async def test_the_repr_names_the_place_and_no_secret(postgres: PostgresServer) -> None:
+    """Backend's repr tells where it is connected to and how that goes."""
+    url = postgres.url("app").replace("postgres@", "postgres:s3cret@")
+    backend = PostgresBackend(url, retention=lambda _: ALL)
+    assert repr(backend) == f"<PostgresBackend 127.0.0.1:{postgres.port}/app, 0 followed: not connected yet>"
+
+
+async def test_a_database_that_is_not_there_is_named(postgres: PostgresServer) -> None:
+    """Worker whose database does not exist says so in its health, and in one line of its log."""
+    with capture_logs() as logs:
+        async with worker(postgres.url("nowhere"), ready=False) as it:
+            await until(lambda: logs, "a line in the log")
+            health = await it.backend.health()
+            assert not health.ok
+            assert f'127.0.0.1:{postgres.port}/nowhere: InvalidCatalogNameError: database "nowhere"' in health.detail
+    assert [line["event"] for line in logs] == ["listener_lost"]

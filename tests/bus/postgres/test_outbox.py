@@ -1,0 +1,272 @@
+"""Publishing from SQL: who moves it, when, and what is refused."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from app.bus.postgres import listener
+from app.bus.postgres.outbox import DRAIN_LOCK
+from app.core.message import Published, Record
+from tests.support.readers import ALL, Ledger, until, worker, workers
+
+pytestmark = pytest.mark.usefixtures("unretrieved")
+
+HOLDERS = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"  # noqa: S608 — a constant of ours
+    f" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    f" AND classid = {DRAIN_LOCK >> 32} AND objid = {DRAIN_LOCK & 0xFFFFFFFF}"
+)
+
+
+async def awake(sql: asyncpg.Connection, *, yes: bool = True) -> None:
+    """Return when a drain is awake, or none is."""
+
+    async def turned() -> bool:
+        return bool(await sql.fetchval(HOLDERS)) is yes
+
+    await until(turned, f"a drain that is {'awake' if yes else 'asleep'}")
+
+
+@pytest.fixture
+async def bells(url: str) -> AsyncIterator[list[str]]:
+    """Listen beside the server to how often SQL publishers ring."""
+    heard: list[str] = []
+    connection = await asyncpg.connect(url)
+    await connection.add_listener("abide", lambda _, __, ___, payload: heard.append(payload))
+    yield heard
+    connection.terminate()
+
+
+@pytest.fixture
+async def other(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the look at the outbox that would heal a lost bell after a second."""
+    monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("no_poll")
+async def test_a_transaction_outlives_the_drain_that_it_saw_awake(
+    url: str, sql: asyncpg.Connection, other: asyncpg.Connection, bells: list[str]
+) -> None:
+    """Transaction that rang no bell because the drain was awake is delivered when it commits long after."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await sql.execute("SELECT abide.publish('a', '1')")
+        await awake(sql)
+        late = other.transaction()
+        await late.start()
+        await other.execute("SELECT abide.publish('a', '2')")
+        await awake(sql, yes=False)
+        await sql.fetchval("SELECT pg_sleep(1)")
+        assert bells.count("b") == 1
+        began = time.monotonic()
+        await late.commit()
+        assert await reader.until(2) == [b"1", b"2"]
+        assert time.monotonic() - began < 1
+
+
+@pytest.mark.usefixtures("no_poll")
+async def test_a_bell_wakes_a_drain_at_once(url: str, sql: asyncpg.Connection) -> None:
+    """Transaction that publishes while everybody sleeps is delivered within moments of its commit."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        for number in range(3):
+            await awake(sql, yes=False)
+            began = time.monotonic()
+            await sql.execute("SELECT abide.publish('a', $1::int::text::jsonb)".replace("$1", str(number)))
+            await reader.until(number + 1)
+            assert time.monotonic() - began < 0.5
+
+
+async def test_another_worker_takes_over(url: str, sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
+    """Worker takes over from the one that drained and stopped, even for who saw that one awake and rang no bell."""
+    async with worker(url, name="second") as second, contextlib.AsyncExitStack() as first:
+        (reader,) = await second.follow("a")
+        await first.enter_async_context(worker(url, name="first"))
+        await sql.execute("SELECT abide.publish('a', '1')")
+        await awake(sql)
+        late = other.transaction()
+        await late.start()
+        await other.execute("SELECT abide.publish('a', '2')")
+        await first.aclose()
+        await awake(sql, yes=False)
+        await late.commit()
+        assert await reader.until(2, seconds=3) == [b"1", b"2"]
+
+
+async def test_a_killed_drain_is_replaced(url: str, sql: asyncpg.Connection) -> None:
+    """Worker whose LISTEN, which holds the lock, is killed while it drains moves the rest all the same."""
+    ledger = Ledger(71)
+    async with workers(url, 2) as both:
+        readers = [reader for it in both for reader in await it.follow("a")]
+        for number in range(5):
+            await sql.execute(
+                "SELECT abide.publish('a', to_jsonb($1::text || i)) FROM generate_series(1, 200) i".replace(
+                    "$1::text", f"'{number} '"
+                )
+            )
+            ledger.committed["a"].update(f'"{number} {i}"'.encode() for i in range(1, 201))
+            await awake(sql)
+            await sql.execute(HOLDERS.replace("count(*)", "pg_terminate_backend(pid)"))
+        await ledger.check(url, readers)
+
+
+async def test_a_bell_that_nobody_hears_is_not_needed(url: str, sql: asyncpg.Connection) -> None:
+    """Message published from SQL while no worker runs is stored by the first that starts."""
+    await sql.execute("SELECT abide.publish('a', to_jsonb(i)) FROM generate_series(1, 3) i")
+    async with worker(url) as it:
+        await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM abide.outbox"), "an empty outbox")
+        assert [message.data for message in (await it.bus.read("a", 0, 10, ALL)).messages] == [b"1", b"2", b"3"]
+
+
+async def test_a_rollback_leaves_nothing(url: str, sql: asyncpg.Connection) -> None:
+    """Transaction or savepoint that is rolled back publishes nothing, whatever it rang."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await sql.execute("BEGIN; SELECT abide.publish('a', '\"gone\"'); ROLLBACK")
+        await sql.execute(
+            "BEGIN; SELECT abide.publish('a', '1'); SAVEPOINT s; SELECT abide.publish('a', '\"gone\"', 'k');"
+            " ROLLBACK TO s; SELECT abide.publish('a', '2', 'k'); COMMIT"
+        )
+        assert await reader.until(2) == [b"1", b"2"]
+        assert await sql.fetchval("SELECT count(*) FROM abide.outbox") == 0
+
+
+@pytest.mark.parametrize("holder", ["pg_advisory_lock", "pg_advisory_lock_shared"])
+async def test_who_holds_the_lock_and_does_nothing_stops_nobody(
+    url: str, sql: asyncpg.Connection, other: asyncpg.Connection, holder: str
+) -> None:
+    """Worker that hangs with the drain's lock, or a session that kept a share of it, delays SQL publishers only."""
+    await other.execute(f"SELECT {holder}({DRAIN_LOCK})")
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        for number in (1, 2):
+            await sql.execute(f"SELECT abide.publish('a', '{number}')")
+            await reader.until(number, seconds=3)
+
+
+async def test_the_drain_locks_heads_in_the_order_of_names(sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
+    """Drain of new and old channels with keys and a commit of the same ones never wait for each other."""
+    append = (
+        "SELECT * FROM abide.append(ARRAY['{0}'], '{{1}}', '{{1}}', '{{1}}', '{{1}}', ARRAY['0'], '{{f}}',"
+        " '{{}}', '{{}}', '{{}}', '{{}}')"
+    )
+    await sql.execute(append.format("a"))
+    await other.execute("SELECT abide.publish('c', '1', 'k'), abide.publish('a', '1')")
+    transaction = sql.transaction()
+    await transaction.start()
+    await sql.execute(append.format("a"))
+    draining = asyncio.create_task(other.fetchval("SELECT abide.drain(1000, true)"))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    await until(lambda: sql.fetchval(waiting), "a drain that waits")
+    await sql.execute(append.format("c"))
+    await transaction.commit()
+    assert await draining == 2
+    assert {tuple(row) for row in await sql.fetch("SELECT channel, head FROM abide.head")} == {("a", 3), ("c", 2)}
+
+
+async def test_a_large_transaction_keeps_its_order(url: str, sql: asyncpg.Connection) -> None:
+    """Transaction of thousands of messages, small and of a megabyte, is delivered whole and in its order."""
+    async with worker(url) as it:
+        readers = await it.follow("a", "b", "c")
+        async with sql.transaction():
+            await sql.execute(
+                "SELECT abide.publish(substr('abc', i % 3 + 1, 1), to_jsonb(i || repeat('é', i % 7 * 200)))"
+                " FROM generate_series(1, 3000) i"
+            )
+            for number in range(6):
+                await sql.execute("SELECT abide.publish('a', to_jsonb($1::text))", f"{number}".ljust(1_000_000, "."))
+        for remainder, reader in enumerate(readers):
+            log = await reader.until(1006 if remainder == 0 else 1000)
+            numbers = [int(json.loads(data).rstrip("é")) for data in log[:1000]]
+            assert numbers == [number for number in range(1, 3001) if number % 3 == remainder]
+            assert reader.faults == []
+        assert [data[:2] for data in readers[0].log[1000:]] == [f'"{number}'.encode() for number in range(6)]
+
+
+async def test_what_is_published_from_sql_is_json(url: str, sql: asyncpg.Connection) -> None:
+    """Message from SQL is the text of its jsonb; whatever that holds, neighbours stay apart."""
+    texts = ['{"a": "\\u001e\\n"}', '"ツ🎳"', "null", "[1, 2.50, true]", '"\\\\u001e"']
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        async with sql.transaction():
+            for text in texts:
+                await sql.execute("SELECT abide.publish('a', $1::text::jsonb)", text)
+        assert [data.decode() for data in await reader.until(len(texts))] == texts
+
+
+async def test_a_known_key_from_sql_publishes_nothing(url: str, sql: asyncpg.Connection) -> None:
+    """Message from SQL with a key that the log knows is dropped, and one with an expired key is not."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await it.bus.publish([Record("a", b"1", "k"), Record("a", b"2", "l")])
+        await sql.execute("SELECT abide.publish('a', '1', 'k'), abide.publish('a', '\"another\"', 'l')")
+        await sql.execute("SELECT abide.publish('a', '3')")
+        assert await reader.until(3) == [b"1", b"2", b"3"]
+        await sql.execute("UPDATE abide.key SET time = time - 600001")
+        await sql.execute("SELECT abide.publish('a', '1', 'k')")
+        assert await reader.until(4) == [b"1", b"2", b"3", b"1"]
+        (outcome,) = await it.publish("a", "1", key="k")
+        assert isinstance(outcome, Published)
+        assert (outcome.position.offset, outcome.replayed) == (4, True)
+
+
+BIG = "to_jsonb(repeat('x', 1048575))"
+
+REFUSALS = {
+    "no channel": ("NULL, '1'", "NULL is not a channel"),
+    "an empty name": ("'', '1'", "'' is not a channel: a name has 1 to 255 letters"),
+    "a space in the name": ("'a b', '1'", "'a b' is not a channel"),
+    "a line break after the name": ("E'a\\n', '1'", "is not a channel"),
+    "a letter that is not ASCII": ("'café', '1'", "'café' is not a channel"),
+    "a name that is too long": ("repeat('x', 256), '1'", "is not a channel"),
+    "no data": ("'a', NULL", "the data for channel a is NULL: publish 'null'::jsonb"),
+    "too much data": (f"'a', {BIG}", "the message for channel a has 1048577 bytes: at most 1048576 fit"),
+    "an empty key": ("'a', '1', ''", "an idempotency key is 1 to 255 visible ASCII characters"),
+    "a space in the key": ("'a', '1', 'a b'", "an idempotency key is 1 to 255"),
+    "a key that is too long": ("'a', '1', repeat('k', 256)", "an idempotency key is 1 to 255"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+async def test_what_cannot_be_published_is_refused_in_the_transaction(sql: asyncpg.Connection, what: str) -> None:
+    """Publisher in SQL is told what is wrong in its transaction, which decides what becomes of the rest."""
+    arguments, text = REFUSALS[what]
+    async with sql.transaction():
+        await sql.execute("SELECT abide.publish('a', '1')")
+        with pytest.raises(asyncpg.PostgresError, match=r"abide\.publish: ") as refused:
+            async with sql.transaction():
+                await sql.execute(f"SELECT abide.publish({arguments})")
+        assert text in str(refused.value)
+        assert len(str(refused.value)) < 500
+    assert await sql.fetchval("SELECT count(*) FROM abide.outbox") == 1
+
+
+async def test_the_bounds_can_be_published(url: str, sql: asyncpg.Connection) -> None:
+    """Message of exactly a mebibyte, with the longest name and key, is delivered."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("x" * 255)
+        await sql.execute("SELECT abide.publish(repeat('x', 255), to_jsonb(repeat('x', 1048574)), repeat('~', 255))")
+        assert [len(data) for data in await reader.until(1)] == [1024 * 1024]
+
+
+async def test_a_commit_is_on_disk(sql: asyncpg.Connection) -> None:
+    """Commit waits for the disk, whatever the database's default is."""
+    await sql.execute("SET synchronous_commit = off")
+    async with sql.transaction():
+        await sql.execute("SELECT abide.publish('a', '1')")
+        assert await sql.fetchval("SHOW synchronous_commit") == "off"
+        await sql.fetchval("SELECT abide.drain(1, true)")
+        assert await sql.fetchval("SHOW synchronous_commit") == "on"
+    assert await sql.fetchval("SHOW synchronous_commit") == "off"
