@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator
 
 import structlog
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,7 +22,7 @@ from app.core.hub import Hub
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
 from app.web.health import ConfigState, Health
-from app.web.routes import Edge, build
+from app.web.routes import Edge, Routes
 
 _log = structlog.get_logger("app")
 
@@ -70,8 +69,8 @@ class Abide:
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
-    def _build(self, settings: Settings) -> FastAPI:
-        return build(
+    def _build(self, settings: Settings) -> Routes:
+        return Routes(
             Edge(
                 registry=settings.registry,
                 authenticator=Authenticator(settings.keys),

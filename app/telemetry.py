@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 
 import structlog
 from gunicorn.config import Config
@@ -28,6 +29,9 @@ _OWN_HANDLERS = ("gunicorn.error", "gunicorn.access", "uvicorn.error")
 _FIRST = ("timestamp", "level", "logger", "event", "pid")
 
 _SECRET_NAME = re.compile(r"(?i)(?:^|[_\-.])(?:authorization|cookie|passw(?:or)?d|secret|token|jwt|key)s?$")
+
+# What every pattern below needs: most texts have none of it, and are passed at the cost of one search.
+_SUSPICIOUS = re.compile(r"://|=|[\"']\s*:|(?i:bearer)|eyJ")
 
 # In order: a URL's password (a backend's may hold any character, a web address's ends at its
 # path); name=value of queries and reprs; "name": "value" of dicts; credentials; bare JWTs.
@@ -56,17 +60,17 @@ def configure_logging(log_format: str | None, level: str) -> None:
     """
     if log_format is None:
         log_format = "console" if sys.stdout.isatty() else "json"
+    render = _console() if log_format == "console" else _json()
+    number = logging.getLevelNamesMapping()[level.upper()]
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_formatter(_console() if log_format == "console" else _json()))
-    _install(handler, logging.getLevelNamesMapping()[level.upper()])
+    handler.setFormatter(_formatter(render))
+    _install(handler, number)
+    # Our own lines take the same steps, but not the way round through `logging`: it costs more
+    # than all of them together, once for each request.
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *_COLLECT,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*_COLLECT, *_FINISH, *render],
+        logger_factory=_Lines,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=True,
     )
 
@@ -83,25 +87,49 @@ class GunicornLogger(Logger):
             log.setLevel(root.level)
 
 
+class _Lines:
+    """Writes finished lines to stdout; ``name`` is what ``get_logger`` was given."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        """Write one line, in one piece."""
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    debug = info = warning = warn = error = exception = critical = fatal = log = msg
+
+
 def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Replace secrets in an event, by the names of fields and by the looks of values, at any depth."""
     return {name: _masked(name, value) for name, value in event.items()}
 
 
-def _masked(name: object, value: object) -> object:
-    if value is None or isinstance(value, bool):
+def _masked(name: object, value: object) -> object:  # noqa: PLR0911 — a table of types
+    if value is None or value is True or value is False:
         return value
-    if isinstance(name, str) and _SECRET_NAME.search(name):
+    if type(name) is str and _is_secret(name):
         return MASK
+    if type(value) is str:  # most are, and a line is written for each request
+        return _mask_text(value)
+    if isinstance(value, int | float):
+        return value
     if isinstance(value, Mapping):
         return {key: _masked(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_masked(None, item) for item in value]
-    return value if isinstance(value, int | float) else _mask_text(value)
+    return _mask_text(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
 
 
-def _mask_text(value: object) -> str:
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+@lru_cache(maxsize=1000)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
+def _mask_text(text: str) -> str:
+    if not _SUSPICIOUS.search(text):
+        return text
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)
     return text
@@ -134,9 +162,7 @@ def _formatter(render: list[Processor]) -> logging.Formatter:
         foreign_pre_chain=_COLLECT,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # A string, not a structure: local variables, which may be secrets, stay out of it.
-            structlog.processors.format_exc_info,
-            mask_secrets,
+            *_FINISH,
             *render,
         ],
     )
@@ -157,16 +183,43 @@ def _ordered(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Add the process, and strip the line breaks that uvicorn ends some messages with."""
-    event.update(event=str(event["event"]).strip(), pid=os.getpid())
+    event.update(event=str(event["event"]).strip(), pid=_process.id)
+    return event
+
+
+class _Process:
+    """This process's id, asked for once: a system call for each line is felt."""
+
+    def __init__(self) -> None:
+        self.look()
+        os.register_at_fork(after_in_child=self.look)
+
+    def look(self) -> None:
+        self.id = os.getpid()
+
+
+_process = _Process()
+
+
+def _add_name(logger: WrappedLogger, _: str, event: EventDict) -> EventDict:
+    """Add the logger's name, ours or a foreign one's."""
+    record = event.get("_record")
+    event["logger"] = record.name if record is not None else logger.name
     return event
 
 
 _COLLECT: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
+    _add_name,
     structlog.stdlib.PositionalArgumentsFormatter(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
     _clean,
+]
+
+_FINISH: list[Processor] = [
+    # A string, not a structure: local variables, which may be secrets, stay out of it.
+    structlog.processors.format_exc_info,
+    mask_secrets,
 ]

@@ -149,7 +149,6 @@ def _name(value: str) -> str:
 
 _PUBLISH = (Access.ANYONE, Access.KEY, Access.NOBODY)
 _TOKEN = (Access.TOKEN,)
-_LATER_SLOW = (SlowSubscriber.DISCONNECT, SlowSubscriber.DROP)
 
 Boolean = Annotated[bool, BeforeValidator(_boolean), _or_variable({"type": "boolean"})]
 Publish = Annotated[Access, BeforeValidator(_choice(Access, _PUBLISH, _TOKEN)), _or_variable({"enum": list(_PUBLISH)})]
@@ -158,8 +157,8 @@ Subscribe = Annotated[
 ]
 Slow = Annotated[
     SlowSubscriber,
-    BeforeValidator(_choice(SlowSubscriber, (SlowSubscriber.CATCH_UP,), _LATER_SLOW)),
-    _or_variable({"enum": [SlowSubscriber.CATCH_UP]}),
+    BeforeValidator(_choice(SlowSubscriber, tuple(SlowSubscriber), ())),
+    _or_variable({"enum": [*SlowSubscriber]}),
 ]
 HistorySize = Annotated[
     int,

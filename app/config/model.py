@@ -79,7 +79,7 @@ class Policy(Section):
     """The largest message in bytes of JSON, up to 1MiB: a number, or 500B, 64kB, 64KiB, 1MiB."""
 
     slow_subscriber: Slow = SlowSubscriber.CATCH_UP
-    """What happens to a subscriber that reads too slowly: catch_up serves it from the history. Nothing else is yet."""
+    """What happens to one that reads too slowly: it is served from the history, disconnected, or misses messages."""
 
     presence: Presence = False
     """Whether subscribers may see who else is there. Only false is available yet."""

@@ -45,3 +45,53 @@ class Source(Protocol):
 
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read at most ``limit`` messages past offset ``after`` that ``history`` still shows."""
+
+
+class Writer(Protocol):
+    """One connection that was handed over by the server: bytes go in, nothing waits.
+
+    Got from the ASGI extension ``abide.fanout``. Valid until ``Peer.closed``; then everything
+    is ignored.
+    """
+
+    def write(self, data: bytes) -> None:
+        """Send bytes that are whole frames of the connection's wire format, shared or not."""
+
+    def is_full(self) -> bool:
+        """Whether more is buffered than :meth:`write` should add to; ``Peer.drained`` ends it."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close with ``code`` and end the connection; ``Peer.closed`` follows."""
+
+    def pause(self) -> None:
+        """Read nothing more from the peer until :meth:`resume`: what it sends waits in its socket."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+
+class Peer(Protocol):
+    """Who is told what happens on a connection that was handed over. None of these may block."""
+
+    def received(self, data: bytes, *, text: bool) -> None:
+        """Take one message of the peer; text is valid UTF-8."""
+
+    def full(self) -> None:
+        """Learn that the peer reads too slowly: the buffer is over its limit."""
+
+    def drained(self) -> None:
+        """Learn that the buffer has room again; follows each :meth:`full`."""
+
+    def closed(self, code: int) -> None:
+        """Learn that the connection has ended, with this close code. The last call."""
+
+
+class Handover(Protocol):
+    """The ASGI extension ``abide.fanout``: ``scope["extensions"]["abide.fanout"]``.
+
+    Called once, after ``websocket.accept`` was sent: from then on the connection is the peer's,
+    and the ASGI application returns.
+    """
+
+    def __call__(self, peer: Peer) -> Writer:
+        """Hand the connection over to ``peer``."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from typing import Any
 
 from uvicorn_worker import UvicornWorker
 
-from app.server.protocol import HttpProtocol, WebSocketProtocol
+from app.server.http import HttpProtocol
+from app.server.websocket import WebSocketProtocol
 
 MAX_FRAME_SIZE = 1024 * 1024 + 64 * 1024
 """Bytes of one WebSocket message: the largest ``max_message_size``, and the frame around its data."""
 
 PING_SECONDS = 20.0
 """Between pings, and until one must be answered; the shortest idle limit of common proxies is 55 s."""
+
+GC_THRESHOLD = (50_000, 20, 100)
+"""Objects made before the young are looked at, and how seldom the older ones are."""
 
 SHUTDOWN_MARGIN = 5
 """Seconds of gunicorn's ``graceful_timeout`` that are kept for the lifespan's shutdown."""
@@ -30,8 +35,6 @@ class AbideWorker(UvicornWorker):
         "ws_max_size": MAX_FRAME_SIZE,
         "ws_ping_interval": PING_SECONDS,
         "ws_ping_timeout": PING_SECONDS,
-        # Compression would cost each connection a window of memory and each frame its own encoding.
-        "ws_per_message_deflate": False,
         # The application writes one line per request or connection, without the query string.
         "access_log": False,
         "server_header": False,
@@ -42,6 +45,14 @@ class AbideWorker(UvicornWorker):
         super().__init__(*args, **kwargs)
         # Finite, so that a handler that ignores its closed connection cannot keep the process.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - SHUTDOWN_MARGIN)
+
+    async def _serve(self) -> None:
+        # The collector would walk all connections again and again, and finds nothing: they are freed
+        # by their counts. What was loaded to start is never looked at again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+        await super()._serve()
 
     def _install_sigquit_handler(self) -> None:
         """End on SIGQUIT, with which the master passes SIGINT on: the base class notes it where nobody looks."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LINE = "abide.line"
+"""The key of a scope under which its :class:`Line` is found."""
 
 _log = structlog.get_logger("app.access")
 
@@ -30,38 +33,61 @@ class AccessLog:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        line = _Line(scope)
+        line = Line(scope)
+        scope[LINE] = line
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(**{f"{line.kind}_id": secrets.token_hex(8)})
+        structlog.contextvars.bind_contextvars(**{f"{line.kind}_id": line.id})
         try:
             await self._app(scope, line.watch_receive(receive), line.watch_send(send))
         finally:
-            line.write()
+            if not line.kept:
+                line.write()
 
 
-class _Line:
-    """Gathers what the line says from the ASGI messages that pass."""
+class Line:
+    """Gathers what the line says from the ASGI messages that pass.
+
+    Whoever keeps a connection open after the application has returned sets :attr:`kept`, fills in
+    how it ended, and calls :meth:`write`. Small, because it lives as long as the connection.
+    """
+
+    __slots__ = (
+        "_begun", "bytes", "client", "close_code", "close_reason", "id", "kept", "kind", "messages", "method", "path",
+        "status",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope) -> None:
         self.kind = "connection" if scope["type"] == "websocket" else "request"
+        self.id = f"{random.getrandbits(64):016x}"
+        self.path: str = scope["path"]
+        self.method: str | None = scope.get("method")
+        self.client: str | None = scope["client"][0] if scope.get("client") else None
+        self.status: int | None = None
+        self.close_code: int | None = None
+        self.close_reason: str | None = None
+        self.messages = 0
+        """Sent to the subscriber; meaningful for connections."""
+        self.bytes = 0
+        """Of the answer's body; meaningful for requests."""
+        self.kept = False
         self._begun = time.perf_counter()
-        self._fields: dict[str, Any] = {"path": scope["path"]}
-        if self.kind == "request":
-            self._fields["method"] = scope["method"]
-        if scope.get("client"):
-            self._fields["client"] = scope["client"][0]
-        self._sent = {"messages": 0, "bytes": 0}
 
     def watch_receive(self, receive: Receive) -> Receive:
+        """Return ``receive``, with an eye on it."""
+        if self.kind == "request":
+            return receive
+
         async def watched() -> Message:
             message = await receive()
-            if message["type"] == "websocket.disconnect":
-                self._fields.setdefault("close_code", message.get("code", 1005))
+            if message["type"] == "websocket.disconnect" and self.close_code is None:
+                self.close_code = message.get("code", 1005)
             return message
 
         return watched
 
     def watch_send(self, send: Send) -> Send:
+        """Return ``send``, with an eye on it."""
+
         async def watched(message: Message) -> None:
             self._note(message)
             await send(message)
@@ -70,22 +96,31 @@ class _Line:
 
     def _note(self, message: Message) -> None:
         match message["type"]:
-            case "http.response.start" | "websocket.http.response.start":
-                self._fields["status"] = message["status"]
             case "http.response.body":
-                self._sent["bytes"] += len(message.get("body", b""))
+                self.bytes += len(message.get("body", b""))
             case "websocket.send":
-                self._sent["messages"] += 1
-                self._sent["bytes"] += len(message.get("bytes") or message.get("text") or "")
+                self.messages += 1
+            case "http.response.start" | "websocket.http.response.start":
+                self.status = message["status"]
             case "websocket.close":
-                self._fields["close_code"] = message.get("code", 1000)
-                self._fields["close_reason"] = message.get("reason", "")
+                self.close_code = message.get("code", 1000)
+                self.close_reason = message.get("reason", "")
 
     def write(self) -> None:
         """Log the line."""
-        milliseconds = round((time.perf_counter() - self._begun) * 1000, 1)
-        quiet = self._fields["path"].startswith(_QUIET) and self._fields.get("status") == HTTPStatus.OK
-        if self.kind == "request":
-            self._sent.pop("messages")
+        quiet = self.status == HTTPStatus.OK and self.path.startswith(_QUIET)
         level = _log.debug if quiet else _log.info
-        level(self.kind, ms=milliseconds, **self._sent, **self._fields)
+        level(self.kind, **{f"{self.kind}_id": self.id}, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        fields = {
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "close_code": self.close_code,
+            "close_reason": self.close_reason or None,
+            "client": self.client,
+            "ms": round((time.perf_counter() - self._begun) * 1000, 1),
+            "bytes" if self.kind == "request" else "messages": self.bytes if self.kind == "request" else self.messages,
+        }
+        return {name: value for name, value in fields.items() if value is not None}

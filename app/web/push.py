@@ -7,7 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from app.core import data
 from app.core.channel import Identity, Registry
@@ -16,13 +19,15 @@ from app.core.message import Published, Record
 from app.core.ports import Outcome, Publisher
 from app.web import body
 from app.web.auth import Authenticator
-from app.web.problems import describe_error
+from app.web.problems import ProblemResponse, describe_error
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a ``POST /push``, of an array of messages too."""
 
 MAX_ITEMS = 1000
 """Messages in one ``POST /push``."""
+
+_log = structlog.get_logger(__name__)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 _MEMBERS = frozenset({"channel", "message", "key"})
@@ -35,6 +40,20 @@ class Push:
         self._registry = registry
         self._authenticator = authenticator
         self._publisher = publisher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a ``POST`` whose path begins with ``/push`` as an ASGI application."""
+        request = Request(scope, receive)
+        try:
+            response = await (self.enveloped(request) if scope["path"] == "/push" else self.named(request))
+        except AbideError as error:
+            response = ProblemResponse.of(error)
+        except ClientDisconnect:  # never sent, but the log wants a status
+            response = ProblemResponse.of(MalformedError("the client went away before its request was complete"))
+        except Exception:  # noqa: BLE001 — a bug is answered as a problem too
+            _log.exception("push_failed")
+            response = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
+        await response(scope, receive, send)
 
     async def named(self, request: Request) -> Response:
         """Publish the body as one message to the channel that the path names.

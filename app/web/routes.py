@@ -16,8 +16,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from app.core.channel import PARAMETER, Channel, Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
@@ -68,7 +68,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the routes need of the rest; :func:`build` makes an application of it."""
+    """What the routes need of the rest."""
 
     registry: Registry
     authenticator: Authenticator
@@ -96,8 +96,44 @@ class _Application(FastAPI):
         return super().openapi()
 
 
-def build(edge: Edge) -> FastAPI:
-    """Register the routes through which the declared channels are reached."""
+class Routes:
+    """An ASGI application: pushes and sockets go straight to their handlers, the rest through FastAPI.
+
+    FastAPI knows the push routes too, for its document and for whoever uses them wrongly; but its
+    middleware, routing and dependencies cost several times what a push itself does.
+    """
+
+    def __init__(self, edge: Edge) -> None:
+        self._push = Push(edge.registry, edge.authenticator, edge.publisher)
+        self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
+        self.documented = _document(edge, self._push)
+        """The FastAPI application behind the rest; it has the OpenAPI document."""
+        self._http = CORSMiddleware(
+            self._dispatch,
+            allow_origins=edge.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["idempotency-replayed", "retry-after"],
+            max_age=600,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or one WebSocket."""
+        if scope["type"] == "websocket":
+            await self._sockets(scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["method"] == "POST" and (path == "/push" or path.startswith("/push/")):
+            await self._push(scope, receive, send)
+        else:
+            await self.documented(scope, receive, send)
+
+
+def _document(edge: Edge, push: Push) -> FastAPI:
+    """Register the routes of the OpenAPI document."""
     app = _Application(
         edge.registry.channels,
         title="Abide",
@@ -109,21 +145,11 @@ def build(edge: Edge) -> FastAPI:
             AbideError: _refuse,
             RequestValidationError: _refuse_request,
             HTTPException: _refuse_route,
-            ClientDisconnect: _refuse_nobody,
             Exception: _refuse_crash,
         },
     )
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=edge.origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-        expose_headers=["idempotency-replayed", "retry-after"],
-        max_age=600,
-    )
     _add_health(app, edge.health)
-    _add_push(app, edge)
-    _add_sockets(app, edge)
+    _add_push(app, push)
     _add_rest(app, edge.registry)
     return app
 
@@ -137,8 +163,7 @@ def _add_health(app: FastAPI, health: Health) -> None:
     )
 
 
-def _add_push(app: FastAPI, edge: Edge) -> None:
-    push = Push(edge.registry, edge.authenticator, edge.publisher)
+def _add_push(app: FastAPI, push: Push) -> None:
     array = {"type": "array", "items": _ENVELOPE, "maxItems": MAX_ITEMS}
     app.add_api_route(
         "/push",
@@ -191,12 +216,6 @@ def _channel_body(channel: Channel) -> dict[str, Any]:
     return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
 
 
-def _add_sockets(app: FastAPI, edge: Edge) -> None:
-    sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
-    app.add_api_websocket_route("/echo", sockets.echo)
-    app.add_api_websocket_route("/{name:path}", sockets.channel)
-
-
 def _add_rest(app: FastAPI, registry: Registry) -> None:
     """Answer what no route took: with the reason, as a problem."""
 
@@ -231,7 +250,6 @@ def _not_allowed(detail: str, allowed: set[str]) -> ProblemResponse:
 
 
 async def _refuse(_: Request, error: AbideError) -> ProblemResponse:
-    """Answer a refusal; before an upgrade, that of a WebSocket handshake too."""
     return ProblemResponse.of(error)
 
 
@@ -244,11 +262,6 @@ async def _refuse_route(request: Request, error: HTTPException) -> ProblemRespon
     if allowed := (error.headers or {}).get("Allow"):
         return _not_allowed(f"{request.scope['path']} does not take {request.method}", set(allowed.split(", ")))
     return ProblemResponse.of(_nothing_here(request.scope["path"]))
-
-
-async def _refuse_nobody(_: Request, __: Exception) -> ProblemResponse:
-    """Answer a client that has gone: it is never sent, but the log wants a status."""
-    return ProblemResponse.of(MalformedError("the client went away before its request was complete"))
 
 
 async def _refuse_crash(_: Request, __: Exception) -> ProblemResponse:

@@ -1,27 +1,29 @@
-"""WebSocket subscriptions over plain ASGI, and the echo."""
+"""WebSocket subscriptions: who is admitted, and how one is served over plain ASGI; the echo."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from urllib.parse import parse_qsl
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
-from app.core import data
 from app.core.channel import Registry
 from app.core.errors import CLOSE_CODES, AbideError, MalformedError, UnsupportedTypeError
 from app.core.hub import Hub
-from app.core.message import Record
-from app.core.ports import Publisher
+from app.core.ports import Handover, Publisher
 from app.core.subscription import Subscription
+from app.web.access import LINE
 from app.web.auth import Authenticator, check_origin
+from app.web.connection import Connection, close_reason
+from app.web.problems import ProblemResponse
+from app.web.publishing import publish_text
 
-_REASON_BYTES = 123
-"""What RFC 6455 leaves for the reason of a close."""
+EXTENSION = "abide.fanout"
 
 
 class Sockets:
-    """Admits WebSockets, and runs each until one side ends it."""
+    """An ASGI application for WebSockets: admits each, and serves it until one side ends it."""
 
     def __init__(
         self,
@@ -37,81 +39,98 @@ class Sockets:
         self._hub = hub
         self._publisher = publisher
 
-    async def channel(self, websocket: WebSocket) -> None:
-        """Subscribe to the channel that the path names; every text frame is one message's data.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
+        await receive()  # websocket.connect
+        headers = Headers(scope=scope)
+        try:
+            check_origin(headers, self._origins)
+            if scope["path"] == "/echo":
+                await _echo(receive, send)
+                return
+            subscription = await self._admit(scope, headers)
+        except AbideError as error:
+            await ProblemResponse.of(error)(scope, receive, send)
+            return
+        await self._serve(subscription, scope, receive, send)
 
-        Refusals before the upgrade are raised, and become real HTTP statuses.
-        """
-        name = websocket.scope["path"].removeprefix("/")
+    async def _admit(self, scope: Scope, headers: Headers) -> Subscription:
+        """Open the subscription that the path asks for, or raise why not."""
+        name = scope["path"][1:]
         channel = self._registry.find(name)
-        check_origin(websocket.headers, self._origins)
-        identity = self._authenticator.identify(websocket.headers)
+        identity = self._authenticator.identify(headers)
         channel.check_subscribe(identity)
-        _refuse_positions(websocket.query_params, websocket.scope["subprotocols"])
-        async with self._hub.subscribe(name, identity) as subscription:
-            await websocket.accept()
-            await _until_closed(websocket, subscription, self._publisher)
+        _refuse_positions(scope)
+        return await self._hub.subscribe(name, identity)
 
-    async def echo(self, websocket: WebSocket) -> None:
-        """Answer what is sent: a check of the connection."""
-        check_origin(websocket.headers, self._origins)
-        await websocket.accept()
-        while (event := await websocket.receive())["type"] == "websocket.receive":
-            await websocket.send({**event, "type": "websocket.send"})
+    async def _serve(self, subscription: Subscription, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the connection over, where the server can; else serve it from here to its end."""
+        handover: Handover | None = scope.get("extensions", {}).get(EXTENSION)
+        try:
+            await send({"type": "websocket.accept"})
+            if handover is not None:
+                Connection(subscription, self._hub, self._publisher, scope[LINE]).begin(handover)
+                return
+            await _until_closed(subscription, self._publisher, receive, send)
+        except BaseException:
+            self._hub.unsubscribe(subscription)
+            raise
+        self._hub.unsubscribe(subscription)
 
 
-def _refuse_positions(query: Mapping[str, str], subprotocols: list[str]) -> None:
+def _refuse_positions(scope: Scope) -> None:
     """Refuse what does not work yet: a position is never silently ignored."""
+    query = {name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)}
     asked = next((name for name in ("since", "last") if name in query), None)
     if asked is not None:
         msg = f"{asked!r} is not available yet: connect without it to get what is published from now on"
         raise MalformedError(msg)
-    if subprotocols:
-        msg = f"subprotocol {subprotocols[0][:40]!r} is not available: connect without a subprotocol"
+    if scope["subprotocols"]:
+        msg = f"subprotocol {scope['subprotocols'][0][:40]!r} is not available: connect without a subprotocol"
         raise MalformedError(msg)
 
 
-async def _until_closed(websocket: WebSocket, subscription: Subscription, publisher: Publisher) -> None:
+async def _echo(receive: Receive, send: Send) -> None:
+    """Answer what is sent: a check of the connection."""
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({**event, "type": "websocket.send"})
+
+
+class _ClosedError(Exception):
+    """The subscriber is gone."""
+
+
+async def _until_closed(subscription: Subscription, publisher: Publisher, receive: Receive, send: Send) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_send(websocket, subscription))
-            group.create_task(_receive(websocket, subscription, publisher))
-    except* WebSocketDisconnect:
+            group.create_task(_send(subscription, send))
+            group.create_task(_receive(subscription, publisher, receive))
+    except* (_ClosedError, OSError):
         pass
     except* AbideError as errors:
-        await _close(websocket, errors)
+        await _close(send, errors)
 
 
-async def _send(websocket: WebSocket, subscription: Subscription) -> None:
+async def _send(subscription: Subscription, send: Send) -> None:
     while True:
         for message in await subscription.next():
-            await websocket.send_text(message.data.decode())
+            await send({"type": "websocket.send", "text": message.data.decode()})
 
 
-async def _receive(websocket: WebSocket, subscription: Subscription, publisher: Publisher) -> None:
+async def _receive(subscription: Subscription, publisher: Publisher, receive: Receive) -> None:
     while True:
-        event = await websocket.receive()
+        event = await receive()
         if event["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(event["code"])
-        await _publish(event.get("text"), subscription, publisher)
+            raise _ClosedError
+        text = event.get("text")
+        if text is None:
+            msg = "a message is a text frame of JSON; this one is binary"
+            raise UnsupportedTypeError(msg)
+        await publish_text(text.encode(), subscription, publisher)
 
 
-async def _publish(text: str | None, subscription: Subscription, publisher: Publisher) -> None:
-    channel = subscription.channel
-    channel.check_client_publish(subscription.identity)
-    if text is None:
-        msg = "a message is a text frame of JSON; this one is binary"
-        raise UnsupportedTypeError(msg)
-    data.check(text)
-    message = text.encode()
-    channel.check_size(message)
-    (outcome,) = await publisher.publish([Record(subscription.name, message)])
-    if isinstance(outcome, AbideError):
-        raise outcome
-
-
-async def _close(websocket: WebSocket, errors: ExceptionGroup[AbideError]) -> None:
+async def _close(send: Send, errors: ExceptionGroup[AbideError]) -> None:
     error = errors.exceptions[0]
     if isinstance(error, AbideError):
-        reason = str(error).encode()[:_REASON_BYTES].decode(errors="ignore")
-        await websocket.close(CLOSE_CODES[error.code], reason)
+        await send({"type": "websocket.close", "code": CLOSE_CODES[error.code], "reason": close_reason(error)})

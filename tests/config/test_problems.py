@@ -73,8 +73,6 @@ POLICY = [
     ("max_message_size: ‸true", "max_message_size", "not true", True),
     ("max_message_size: ‸[64]", "max_message_size", "not a list", True),
     ("‸max_mesage_size: 64", "max_mesage_size", "did you mean max_message_size?", True),
-    ("slow_subscriber: ‸disconnect", "slow_subscriber", "disconnect is not yet available: write catch_up", True),
-    ("slow_subscriber: ‸drop", "slow_subscriber", "drop is not yet available: write catch_up", True),
     ("slow_subscriber: ‸catchup", "slow_subscriber", "did you mean catch_up?", True),
     ("slow_subscriber: ‸null", "slow_subscriber", "not nothing", True),
     ("slow_subscriber: ‸{}", "slow_subscriber", "not a mapping", True),

@@ -9,7 +9,9 @@ from typing import Any
 
 import structlog
 
-from app.server.protocol import HttpProtocol
+from app.core.ports import Writer
+from app.server import rfc6455
+from app.server.http import HttpProtocol
 from app.server.worker import AbideWorker
 
 Message = MutableMapping[str, Any]
@@ -46,11 +48,11 @@ class ImpatientWorker(AbideWorker):
 
 
 async def app(scope: Message, receive: Receive, send: Send) -> None:
-    """Serve the lifespan, an echo over WebSocket, and the paths below."""
+    """Serve the lifespan, two echoes over WebSocket, and the paths below."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
     elif scope["type"] == "websocket":
-        await _echo(receive, send)
+        await (_detached if scope["path"] == "/detached" else _echo)(scope, receive, send)
     else:
         await _PATHS[scope["path"]](receive, send)
 
@@ -61,11 +63,43 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         await send({"type": f"lifespan.{phase}.complete"})
 
 
-async def _echo(receive: Receive, send: Send) -> None:
+codes: list[int] = []
+"""The close codes that the echoes were told, where the application runs in the test's process."""
+
+
+async def _echo(scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001 — an ASGI application
+    """Echo by what ASGI has."""
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": message["text"]})
+        await send({**message, "type": "websocket.send"})
+    codes.append(message["code"])
+
+
+async def _detached(scope: Message, receive: Receive, send: Send) -> None:
+    """Echo by what the extension has."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    peer = EchoPeer()
+    peer.writer = scope["extensions"]["abide.fanout"](peer)
+
+
+class EchoPeer:
+    """Sends back what it receives, and reads nothing while that does not leave."""
+
+    writer: Writer
+
+    def received(self, data: bytes, *, text: bool) -> None:
+        self.writer.write(rfc6455.frame(rfc6455.TEXT if text else rfc6455.BINARY, data))
+
+    def full(self) -> None:
+        self.writer.pause()
+
+    def drained(self) -> None:
+        self.writer.resume()
+
+    def closed(self, code: int) -> None:
+        codes.append(code)
 
 
 async def _ok(receive: Receive, send: Send) -> None:

@@ -1,11 +1,12 @@
 """One server for the tests of the edge: they change nothing that another could see."""
 
+import sys
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.support.server import Server
+from tests.support.server import SERVE, Server
 
 CHANNELS = """
 backend: memory://
@@ -24,9 +25,16 @@ channels:
 KEY = {"authorization": "Bearer second-key-2"}
 
 
-@pytest.fixture(scope="session")
-def edge() -> Iterator[Server]:
-    with Server(channels=CHANNELS) as server:
+PLAIN = (
+    *(sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"),
+    *("-k", "tests.support.plain_worker.PlainWorker", "app.main:create_app()"),
+)
+"""A server that cannot hand connections over: everything must work there too."""
+
+
+@pytest.fixture(scope="session", params=[SERVE, PLAIN], ids=["handed over", "plain ASGI"])
+def edge(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with Server(channels=CHANNELS, command=request.param) as server:
         yield server
 
 

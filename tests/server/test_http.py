@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import select
-import socket
 import time
 from collections.abc import Iterator
 
@@ -13,66 +10,21 @@ from websockets.sync.client import connect
 
 from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG
 from tests.support.server import Server
-
-PATIENCE = 10.0
-"""Seconds after which a test gives up."""
+from tests.support.wire import PATIENCE, Wire
 
 HEADER = b"GET /ok HTTP/1.1\r\nHost: abide\r\n"
 REQUEST = HEADER + b"\r\n"
 
-HANDSHAKE = (
-    b"GET /echo HTTP/1.1\r\nHost: abide\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-)
-
-
-class Peer:
-    """A client that sends exactly the bytes it is told to."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-        self.received = b""
-
-    def send(self, data: bytes) -> None:
-        """Send; a connection that the server has closed meanwhile is no error."""
-        with contextlib.suppress(ConnectionError):
-            self.socket.sendall(data)
-
-    def is_closed_within(self, seconds: float) -> bool:
-        """Read for so long, and return whether the server closed the connection."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            readable, _, _ = select.select([self.socket], [], [], left)
-            if readable and not self._read():
-                return True
-        return False
-
-    def read_until(self, end: bytes) -> bytes:
-        """Read until the bytes received end so; return and forget them."""
-        while not self.received.endswith(end):
-            assert self._read(), f"closed after {self.received!r}"
-        received, self.received = self.received, b""
-        return received
-
-    def _read(self) -> bytes:
-        try:
-            data = self.socket.recv(65536)
-        except ConnectionError:
-            data = b""
-        self.received += data
-        return data
-
 
 @pytest.fixture
-def peer(edge: Server) -> Iterator[Peer]:
+def peer(edge: Server) -> Iterator[Wire]:
     """Connect to the server."""
-    peer = Peer(edge.port)
-    with peer.socket:
+    with Wire(edge.port) as peer:
         yield peer
 
 
 @pytest.mark.parametrize("start", [b"", b"\r\n", b"G", HEADER], ids=["nothing", "line break", "letter", "half"])
-def test_incomplete_header(peer: Peer, start: bytes) -> None:
+def test_incomplete_header(peer: Wire, start: bytes) -> None:
     """Server closes a connection whose header is not complete in time."""
     begun = time.monotonic()
     peer.send(start)
@@ -83,7 +35,7 @@ def test_incomplete_header(peer: Peer, start: bytes) -> None:
 
 @pytest.mark.parametrize("first", [b"", REQUEST], ids=["first request", "later request"])
 @pytest.mark.parametrize("drop", [b"\r\n", b"X-Slow: yes\r\n"], ids=["line breaks", "headers"])
-def test_dribbled_header(peer: Peer, first: bytes, drop: bytes) -> None:
+def test_dribbled_header(peer: Wire, first: bytes, drop: bytes) -> None:
     """Server closes a connection that sends its header drop by drop."""
     peer.send(first)
     if first:
@@ -95,14 +47,14 @@ def test_dribbled_header(peer: Peer, first: bytes, drop: bytes) -> None:
         assert time.monotonic() < deadline
 
 
-def test_half_of_a_second_header(peer: Peer) -> None:
+def test_half_of_a_second_header(peer: Wire) -> None:
     """Server closes a connection that is kept alive and leaves its second header unfinished."""
     peer.send(REQUEST + HEADER)
     peer.read_until(b"\r\n\r\n0")
     assert peer.is_closed_within(PATIENCE)
 
 
-def test_oversized_header(peer: Peer) -> None:
+def test_oversized_header(peer: Wire) -> None:
     """Server refuses a header that has no end."""
     peer.send(HEADER + b"X-Large: " + b"x" * 60 * 1024)
     assert not peer.is_closed_within(HEADER_TIMEOUT / 8)
@@ -120,7 +72,7 @@ def test_oversized_header(peer: Peer) -> None:
     ],
     ids=["no body", "half a body", "no end of trailers"],
 )
-def test_stalled_body(peer: Peer, body: bytes) -> None:
+def test_stalled_body(peer: Wire, body: bytes) -> None:
     """Server closes a connection whose body stalls."""
     begun = time.monotonic()
     peer.send(HEADER + body)
@@ -128,7 +80,7 @@ def test_stalled_body(peer: Peer, body: bytes) -> None:
     assert time.monotonic() - begun > BODY_TIMEOUT * 0.9
 
 
-def test_slow_body(peer: Peer) -> None:
+def test_slow_body(peer: Wire) -> None:
     """Server waits for a body that is slow but moves."""
     pieces = 8
     peer.send(HEADER + b"Content-Length: %d\r\n\r\n" % pieces)
@@ -139,13 +91,13 @@ def test_slow_body(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1024 * 1024], ids=["small", "more than is buffered"])
-def test_late_application(peer: Peer, size: int) -> None:
+def test_late_application(peer: Wire, size: int) -> None:
     """Server does not blame the peer when it is the application that does not read the body yet."""
     peer.send(b"POST /late HTTP/1.1\r\nHost: abide\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
     peer.read_until(b"\r\n\r\n%d" % size)
 
 
-def test_late_continue(peer: Peer) -> None:
+def test_late_continue(peer: Wire) -> None:
     """Server does not blame a peer that waits for 100 Continue."""
     peer.send(b"POST /late HTTP/1.1\r\nHost: abide\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
     peer.read_until(b"100 Continue\r\n\r\n")
@@ -153,7 +105,7 @@ def test_late_continue(peer: Peer) -> None:
     peer.read_until(b"\r\n\r\n1")
 
 
-def test_half_header_behind_an_answer(peer: Peer) -> None:
+def test_half_header_behind_an_answer(peer: Wire) -> None:
     """Server finishes a long answer although the next header is unfinished."""
     peer.send(REQUEST.replace(b"/ok", b"/stream"))
     peer.read_until(b"begin\r\n")
@@ -161,7 +113,7 @@ def test_half_header_behind_an_answer(peer: Peer) -> None:
     peer.read_until(b"end\r\n0\r\n\r\n")
 
 
-def test_kept_alive(peer: Peer) -> None:
+def test_kept_alive(peer: Wire) -> None:
     """Server keeps a connection that is idle between requests, pipelined ones included."""
     peer.send(REQUEST + REQUEST)
     peer.read_until(b"\r\n\r\n0")
@@ -169,29 +121,6 @@ def test_kept_alive(peer: Peer) -> None:
     peer.received = b""
     peer.send(REQUEST)
     peer.read_until(b"\r\n\r\n0")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"Content-Length: 5\r\n\r\nhello",
-        b"Content-Length: 5\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    ],
-    ids=["length", "unsent", "chunks", "empty chunks"],
-)
-def test_handshake_with_a_body(peer: Peer, body: bytes) -> None:
-    """Server refuses a WebSocket handshake with a body, instead of leaving its connection open unanswered."""
-    peer.send(HANDSHAKE + body)
-    assert peer.is_closed_within(HEADER_TIMEOUT)
-    assert peer.received.startswith(b"HTTP/1.1 400 ")
-
-
-def test_handshake_with_an_empty_body(peer: Peer) -> None:
-    """Server takes a WebSocket handshake that says that it has no body."""
-    peer.send(HANDSHAKE + b"Content-Length: 0\r\n\r\n")
-    assert peer.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
 
 
 def test_websocket_outlives_the_header_timer(edge: Server) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+from app.server.asgi import open_websocket
+from app.server.handshake import Request
 
 
 class _Phase(Enum):
@@ -62,7 +62,15 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, then watch whatever it has left unfinished."""
         self._at_boundary = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse("Invalid HTTP request received.")
+            return
         if self.transport.is_closing() or self._at_boundary:
             return
         if self._phase is _Phase.BODY:
@@ -73,7 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._start(self.header_timeout, self._header_late)
         self._header_size += len(data)
         if self._header_size > self.max_header_size:
-            self.send_400_response("Request header too large.")
+            self._refuse("Request header too large.")
 
     def on_message_begin(self) -> None:
         """Note that a header has begun; called by the parser."""
@@ -81,12 +89,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Note that the header is complete; called by the parser, which answers an error with 400."""
+        """Note that the header is complete; called by the parser."""
         self._stop()
         self._phase, self._header_size, self._body_at = _Phase.BODY, 0, self.loop.time()
-        if self._should_upgrade() and self._announces_body():
-            msg = "a WebSocket handshake has no body; uvicorn would read it and then answer nothing"
-            raise ValueError(msg)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -100,9 +105,36 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase, self._at_boundary = _Phase.BETWEEN, True
         super().on_message_complete()
 
-    def _announces_body(self) -> bool:
-        headers = dict(self.headers)
-        return b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > 0
+    def _refuse(self, why: str) -> None:
+        self.logger.warning(why)
+        self.send_400_response(why)
+
+    def _should_upgrade(self) -> bool:
+        """Tell whether the upgrade that the parser found asked for is one to WebSocket."""
+        return (b"upgrade", b"websocket") in self.headers or any(
+            name == b"upgrade" and value.strip().lower() == b"websocket" for name, value in self.headers
+        )
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Hand the connection over with its parsed request, and keep nothing of it; ``rest`` came after the header."""
+        if not self._should_upgrade():
+            self._unsupported_upgrade_warning()
+        elif self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
+            self.transport.close()  # it asks before it has had the answer to an earlier request
+        else:
+            parser, self.parser = self.parser, None  # type: ignore[assignment]  # as uvicorn does in the end
+            self.connections.discard(self)
+            request = Request(
+                parser.get_method(),
+                parser.get_http_version(),
+                self.url,
+                self.headers,
+                self.scheme == "https",
+                self.client,
+                self.server,
+                rest,
+            )
+            open_websocket(self.transport, request, self.config, self.server_state, self.app_state)
 
     def _start(self, seconds: float, late: Callable[[], None]) -> None:
         if self._timer is None:
@@ -129,13 +161,3 @@ class HttpProtocol(HttpToolsProtocol):
             self._start(left, self._body_late)
         else:
             self.transport.close()
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which takes a refused handshake for an error of the application."""
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send, and note that a refusal sent whole completes the handshake too."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and self.close_sent:
-            self.handshake_complete = True

@@ -1,0 +1,148 @@
+"""Fan-out: one channel's messages to all subscriptions of a process.
+
+Those at the head are *live*: they share one write of the same bytes. What is appended within one
+turn of the loop goes out in one write, however many messages it is: a system call costs the same
+for a few bytes and for some thousands, so fewer writes are all that is faster than one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+from app.core import frames
+from app.core.message import Batch, Message, Position
+from app.core.tail import Budget, Tail
+
+SLICE = 2000
+"""Writes in one turn of the loop, so that thousands of subscribers do not hold up everybody else."""
+
+_EVERYTHING = 2**63
+
+
+class Cursor(Protocol):
+    """What the fan-out needs of a subscription."""
+
+    cursor: int
+
+    def advance(self) -> None:
+        """Go on from the cursor: behind the head by itself, at the head with the others."""
+
+
+SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
+
+
+class Fanout(Generic[SubscriptionT]):
+    """One channel: its tail, the subscriptions that are live, and those that are not.
+
+    A :class:`~app.core.ports.Sink`. Invariant: every live subscription has been sent everything
+    up to ``_sent``, or stands in ``_rest`` and is about to be.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.tail = Tail(budget)
+        self._live: dict[SubscriptionT, Callable[[bytes], None]] = {}
+        self._behind: set[SubscriptionT] = set()
+        self._joining: list[SubscriptionT] = []
+        self._rest: dict[SubscriptionT, Callable[[bytes], None]] = {}
+        self._payload = b""
+        self._before = 0
+        self._sent = 0
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._behind)
+
+    def __iter__(self) -> Iterator[SubscriptionT]:
+        yield from list(self._live)
+        yield from list(self._behind)
+
+    def start(self, position: Position) -> None:
+        """Begin after ``position``."""
+        self.tail.start(position)
+        self._sent = position.offset
+
+    def deliver(self, batch: Batch) -> None:
+        """Take the next messages; they go out when this turn of the loop is over."""
+        self.tail.deliver(batch)
+        self._schedule()
+
+    def add(self, subscription: SubscriptionT) -> None:
+        """Take in a subscription; it is live when it has joined."""
+        self._behind.add(subscription)
+
+    def join(self, subscription: SubscriptionT, write: Callable[[bytes], None]) -> None:
+        """Make a subscription live whose cursor stands at the head."""
+        if self._sent != self.tail.head or self._rest:  # others are still to be sent what it has already
+            self._joining.append(subscription)
+            return
+        self._behind.discard(subscription)
+        self._live[subscription] = write
+
+    def leave(self, subscription: SubscriptionT) -> None:
+        """Make a subscription no longer live, its cursor after what it was sent; harmless if it is not."""
+        if self._live.pop(subscription, None) is not None:
+            unsent = self._rest.pop(subscription, None) is not None
+            subscription.cursor = self._before if unsent else self._sent
+            self._behind.add(subscription)
+
+    def remove(self, subscription: SubscriptionT) -> None:
+        """Forget a subscription."""
+        self.leave(subscription)
+        self._behind.discard(subscription)
+
+    def position(self, subscription: SubscriptionT) -> int:
+        """Return the offset up to which a subscription was sent everything."""
+        if subscription in self._live:
+            return self._before if subscription in self._rest else self._sent
+        return subscription.cursor
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send what has come since the last time to all who are live."""
+        self._scheduled = False
+        if self._rest:  # the flush before this one is not through; it goes on by itself
+            return
+        messages = self._news()
+        if messages:
+            self._before, self._sent = self._sent, messages[-1].offset
+            self._payload = frames.plain(messages) if self._live else b""
+            self._rest = dict(self._live)
+        self._write_slice()
+
+    def _news(self) -> tuple[Message, ...]:
+        """Return what the live ones lack; if the tail no longer holds it all, make them catch up instead."""
+        if self.tail.messages.first > self._sent + 1 or self.tail.head < self._sent:
+            stragglers = list(self._live)
+            for subscription in stragglers:
+                self.leave(subscription)
+            self._sent = self.tail.head
+            for subscription in stragglers:
+                subscription.advance()
+            return ()
+        return self.tail.messages.after(self._sent, _EVERYTHING, _EVERYTHING)
+
+    def _write_slice(self) -> None:
+        # A write may make its subscription full, and leave: it has been sent the payload then.
+        rest, payload = self._rest, self._payload
+        for subscription in list(islice(rest, SLICE)):
+            rest.pop(subscription)(payload)
+        if rest:
+            asyncio.get_running_loop().call_soon(self._write_slice)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._payload = b""
+        joining, self._joining = self._joining, []
+        for subscription in joining:
+            if subscription in self._behind:
+                subscription.advance()
+        if self.tail.head != self._sent:
+            self._schedule()

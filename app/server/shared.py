@@ -1,0 +1,51 @@
+"""What all WebSockets of one server have in common, so that none of them has to hold it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from app.server.keepalive import Keepalive
+
+_SWEEPS = 2
+"""How often the sweep comes in the shortest of its limits."""
+
+
+class Shared:
+    """The settings, the sweep, and its limits in ticks; times are in seconds."""
+
+    _of_servers: ClassVar[WeakKeyDictionary[ServerState, Shared]] = WeakKeyDictionary()
+
+    def __init__(
+        self, config: Config, connections: set[Any], *, handshake_timeout: float, closing_timeout: float
+    ) -> None:
+        interval, timeout = config.ws_ping_interval or None, config.ws_ping_timeout or None
+        limits = (interval, timeout, handshake_timeout, closing_timeout)
+        period = min(limit for limit in limits if limit is not None) / _SWEEPS
+        self.loop = asyncio.get_running_loop()
+        self.connections = connections
+        self.max_size = config.ws_max_size
+        self.keepalive = Keepalive(self.loop, connections, period)
+        self.handshake_late = self.keepalive.at_least(handshake_timeout)
+        self.closing_late = self.keepalive.at_least(closing_timeout)
+        self.ping_at = self.keepalive.at_most(interval)
+        self.drop_at = self.ping_at + self.keepalive.at_least(timeout) - 1
+
+    @classmethod
+    def of(
+        cls, config: Config, server_state: ServerState, *, handshake_timeout: float, closing_timeout: float
+    ) -> Shared:
+        """Return what the server's WebSockets share; made with the first of them."""
+        shared = cls._of_servers.get(server_state)
+        if shared is None:
+            shared = cls._of_servers[server_state] = cls(
+                config,
+                server_state.connections,
+                handshake_timeout=handshake_timeout,
+                closing_timeout=closing_timeout,
+            )
+        return shared

@@ -1,0 +1,276 @@
+"""Subscriptions pushed into writers: joined writes, slow ones, and the way back to the head."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.bus.bus import Bus
+from app.bus.memory import MemoryBackend
+from app.core import fanout
+from app.core.channel import ANONYMOUS, Channel, History, Registry, SlowSubscriber
+from app.core.errors import AbideError, ChannelRemovedError, GapError, UnavailableError
+from app.core.frames import text_frame
+from app.core.hub import Hub
+from app.core.message import Record
+from app.core.subscription import Subscription
+
+
+class Pipe:
+    """A writer that remembers, and is full when a test says so."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.limit: int | None = None
+        """How many more writes fit; None for any number."""
+        self.subscription: Subscription | None = None
+        self.ended: AbideError | None = None
+        self._news = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        assert self.limit is None or self.limit > 0, "written to a full pipe"
+        self.writes.append(data)
+        self._news.set()
+        if self.limit is not None:
+            self.limit -= 1
+            if self.is_full() and self.subscription is not None:
+                self.subscription.full()
+
+    def is_full(self) -> bool:
+        return self.limit == 0
+
+    def close(self, code: int, reason: str) -> None:
+        """Only the protocol: the tests look at ``ended``."""
+
+    def pause(self) -> None:
+        """Only the protocol."""
+
+    def resume(self) -> None:
+        """Only the protocol."""
+
+    def on_end(self, error: AbideError) -> None:
+        self.ended = error
+        self._news.set()
+
+    def open(self, limit: int | None = None) -> None:
+        """Let more through, as a peer that reads again."""
+        self.limit = limit
+        assert self.subscription is not None
+        self.subscription.drained()
+
+    async def read(self, size: int) -> bytes:
+        """Return all that was written once it has ``size`` bytes."""
+        async with asyncio.timeout(10):
+            while len(b"".join(self.writes)) < size:
+                self._news.clear()
+                await self._news.wait()
+        return b"".join(self.writes)
+
+    async def end(self) -> AbideError:
+        async with asyncio.timeout(10):
+            while self.ended is None:
+                self._news.clear()
+                await self._news.wait()
+        return self.ended
+
+
+class World:
+    """A hub over memory, with pipes attached."""
+
+    def __init__(self, history: History, tail_bytes: int, slow: SlowSubscriber) -> None:
+        self.channel = Channel("c", history=history, slow_subscriber=slow)
+        self.bus = Bus(MemoryBackend(lambda _: history))
+        self.hub = Hub(self.bus, Registry((self.channel,), Channel("")), tail_bytes=tail_bytes)
+
+    async def attach(self, limit: int | None = None) -> Pipe:
+        pipe = Pipe()
+        pipe.limit = limit
+        pipe.subscription = await self.hub.subscribe("c", ANONYMOUS)
+        pipe.subscription.attach(pipe, pipe.on_end)
+        return pipe
+
+    async def publish(self, *texts: str) -> None:
+        await self.bus.publish([Record("c", text.encode()) for text in texts])
+
+    async def settle(self) -> None:
+        """Let everything that is on its way arrive."""
+        witness = await self.attach()
+        await self.publish('"settled"')
+        await witness.read(len(text_frame(b'"settled"')))
+        assert witness.subscription is not None
+        self.hub.unsubscribe(witness.subscription)
+
+
+class Worlds:
+    """Makes worlds, and ends them with the test."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+        self.over = asyncio.Event()
+
+    async def make(
+        self,
+        history: History = History(),  # noqa: B008 — immutable
+        tail_bytes: int = 1 << 20,
+        slow: SlowSubscriber = SlowSubscriber.CATCH_UP,
+    ) -> World:
+        world, running = World(history, tail_bytes, slow), asyncio.Event()
+
+        async def run() -> None:
+            async with world.bus.running():
+                running.set()
+                await self.over.wait()
+
+        self.tasks.append(asyncio.create_task(run()))
+        await running.wait()
+        return world
+
+
+@pytest.fixture
+async def worlds() -> AsyncIterator[Worlds]:
+    worlds = Worlds()
+    yield worlds
+    worlds.over.set()
+    await asyncio.gather(*worlds.tasks)
+
+
+def frames(*texts: str) -> bytes:
+    return b"".join(text_frame(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+def test_a_frame_has_the_shortest_header_that_fits(size: int) -> None:
+    """Frame of each size begins as RFC 6455 says."""
+    frame = text_frame(b"x" * size)
+    header = {0: b"\x81\x00", 125: b"\x81\x7d", 126: b"\x81\x7e\x00\x7e", 65_535: b"\x81\x7e\xff\xff"}
+    expected = header.get(size, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00")
+    assert frame == expected + b"x" * size
+
+
+async def test_everybody_at_the_head_is_written_the_same_bytes(worlds: Worlds) -> None:
+    """Fan-out encodes once: all subscribers are handed one and the same object."""
+    world = await worlds.make()
+    pipes = [await world.attach() for _ in range(3)]
+    await world.publish("1")
+    for pipe in pipes:
+        assert await pipe.read(3) == frames("1")
+    assert pipes[0].writes[0] is pipes[1].writes[0] is pipes[2].writes[0]
+
+
+async def test_what_is_published_at_once_goes_out_in_one_write(worlds: Worlds) -> None:
+    """Fan-out joins what comes within one turn of the loop."""
+    world = await worlds.make()
+    pipe = await world.attach()
+    await asyncio.gather(*(world.publish(str(number)) for number in range(10)))
+    assert await pipe.read(30) == frames(*map(str, range(10)))
+    assert len(pipe.writes) <= 2  # the first may be appended alone
+
+
+async def test_a_full_subscriber_is_left_alone_and_catches_up_when_it_drains(worlds: Worlds) -> None:
+    """Subscription that is full is written nothing, then gets all it missed in order, and is live again."""
+    world = await worlds.make()
+    slow, fast = await world.attach(limit=1), await world.attach()
+    for number in range(5):
+        await world.publish(str(number))
+    assert await fast.read(15) == frames("0", "1", "2", "3", "4")
+    assert slow.writes == [frames("0")]
+    slow.open()
+    assert await slow.read(15) == frames("0", "1", "2", "3", "4")
+    await world.publish("5")
+    assert await slow.read(18) == await fast.read(18)
+    assert slow.writes[-1] is fast.writes[-1]
+
+
+async def test_a_subscriber_behind_the_tail_is_served_from_the_log(worlds: Worlds) -> None:
+    """Subscription that fell out of the tail reads the log, in bounded writes, back to the head."""
+    world = await worlds.make(tail_bytes=2000)
+    slow = await world.attach(limit=1)
+    expected = [str(number) for number in range(700)]
+    for text in expected:
+        await world.publish(text)
+    await world.settle()
+    slow.open()
+    got = await slow.read(len(frames(*expected)))
+    assert got.startswith(frames(*expected))
+    await world.publish("live")
+    assert (await slow.read(len(got) + 6)).endswith(frames("live"))
+
+
+async def test_a_subscriber_that_lost_its_place_is_told_and_sent_nothing_more(worlds: Worlds) -> None:
+    """Subscription whose next message the log no longer holds ends with a gap."""
+    world = await worlds.make(History(size=5), tail_bytes=1000)
+    slow = await world.attach(limit=1)
+    for number in range(100):
+        await world.publish(str(number))
+    await world.settle()
+    slow.open()
+    assert isinstance(await slow.end(), GapError)
+    assert slow.writes == [frames("0")]
+
+
+async def test_a_channel_may_disconnect_its_slow_subscribers(worlds: Worlds) -> None:
+    """Subscription under slow_subscriber: disconnect ends when it is full, for the client to come back."""
+    world = await worlds.make(slow=SlowSubscriber.DISCONNECT)
+    slow = await world.attach(limit=1)
+    await world.publish("0")
+    assert isinstance(await slow.end(), UnavailableError)
+
+
+async def test_a_channel_may_drop_what_its_slow_subscribers_missed(worlds: Worlds) -> None:
+    """Subscription under slow_subscriber: drop goes on at the head when it drains."""
+    world = await worlds.make(slow=SlowSubscriber.DROP)
+    slow = await world.attach(limit=1)
+    for number in range(5):
+        await world.publish(str(number))
+    await world.settle()
+    slow.open()
+    await world.publish("live")
+    assert await slow.read(9) == frames("0", "live")
+
+
+async def test_thousands_are_served_in_slices(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fan-out to many is cut into turns of the loop, and nobody is left out, joins twice or is doubled."""
+    monkeypatch.setattr(fanout, "SLICE", 10)
+    world = await worlds.make()
+    pipes = [await world.attach() for _ in range(35)]
+    pipes[30].limit = 1
+    texts = [str(number) for number in range(20)]
+    publishing = asyncio.gather(*(world.publish(text) for text in texts))
+    late = []
+    for _ in range(8):
+        await asyncio.sleep(0)
+        late.append(await world.attach())
+        gone = pipes.pop(0)
+        assert gone.subscription is not None
+        world.hub.unsubscribe(gone.subscription)
+    await publishing
+    await world.publish("last")
+    pipes[30 - 8].open()
+    whole = frames(*texts, "last")
+    for pipe in pipes:
+        assert await pipe.read(len(whole)) == whole
+    for pipe in late:
+        got = await pipe.read(len(frames("last")))
+        assert whole.endswith(got)
+
+
+async def test_a_removed_channel_ends_pushed_subscriptions(worlds: Worlds) -> None:
+    """Hub ends pushed subscriptions of a removed channel, and sends them nothing more."""
+    world = await worlds.make()
+    pipe = await world.attach()
+    world.hub.apply(Registry((), Channel("")))
+    assert isinstance(await pipe.end(), ChannelRemovedError)
+    await world.publish("1")
+    assert pipe.writes == []
+
+
+async def test_an_unsubscribed_pipe_is_written_nothing_more(worlds: Worlds) -> None:
+    """Hub forgets a subscription, and follows the channel no more when it was the last."""
+    world = await worlds.make()
+    pipe = await world.attach()
+    assert pipe.subscription is not None
+    world.hub.unsubscribe(pipe.subscription)
+    await world.publish("1")
+    await world.settle()
+    assert pipe.writes == []
+    assert len(world.hub) == 0

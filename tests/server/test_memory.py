@@ -1,0 +1,69 @@
+"""What connections keep alive, and what they must not."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from app.server.asgi import AsgiPeer
+from app.server.http import HttpProtocol
+from app.server.rfc6455 import Reader
+from app.server.websocket import WebSocketProtocol
+from tests.support.local import Detached, LocalServer, wait_for
+from tests.support.wire import CONTINUATION, TEXT, Wire, frame, request
+
+app = Detached()
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalServer]:
+    """Serve the application that hands over."""
+    with LocalServer(app) as server:
+        yield server
+
+
+Counted = Callable[[], dict[str, int]]
+
+
+@pytest.fixture
+def kept() -> Iterator[Counted]:
+    """Switch the cycle collector off, and return what counts the objects made since then that live."""
+    app.peers.clear()
+    gc.collect()
+    gc.disable()
+    kinds = (WebSocketProtocol, HttpProtocol, AsgiPeer, Reader)
+
+    def count() -> Counter[str]:
+        return Counter(kind.__name__ for kind in kinds for one in gc.get_objects() if issubclass(type(one), kind))
+
+    before = count()
+    yield lambda: dict(count() - before)
+    gc.enable()
+
+
+def test_what_a_connection_holds(local: LocalServer, kept: Counted) -> None:
+    """Connection that is idle holds nothing of its handshake and of past messages, with no help of the collector."""
+    with contextlib.ExitStack() as wires:
+        for _ in range(10):
+            wire, peer = app.open(local)
+            wires.enter_context(wire)
+            wire.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
+            wait_for(lambda peer=peer: peer.messages)  # type: ignore[misc]
+        wait_for(lambda: not local.server.server_state.tasks)
+        assert kept() == {"WebSocketProtocol": 10}
+    wait_for(lambda: not local.connections)
+    app.peers.clear()
+    del peer
+    wait_for(lambda: kept() == {})
+
+
+def test_what_a_refused_handshake_leaves(local: LocalServer, kept: Counted) -> None:
+    """Handshake that is refused leaves nothing, with no help of the collector."""
+    with Wire(local.port) as wire:
+        wire.send(request("/", drop=("Sec-WebSocket-Key",)))
+        assert b"400" in wire.read_rest()
+    wait_for(lambda: kept() == {})

@@ -1,0 +1,271 @@
+"""Connections that were handed over: what the peer is told, how they flow, end, and what they cost."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from app.server.websocket import WebSocketProtocol
+from tests.support.local import Detached, LocalServer, Recorder, wait_for
+from tests.support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame
+
+MESSAGE = frame(BINARY, bytes(8192), mask=None)
+"""Something to write."""
+
+app = Detached()
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalServer]:
+    """Serve the application that hands over."""
+    with LocalServer(app) as server:
+        yield server
+
+
+def stall(local: LocalServer, peer: Recorder) -> int:
+    """Write to a peer that does not read until its connection is full; return how many messages that took."""
+    count = 0
+    while not peer.writer.is_full():
+        local.call(peer.writer.write, MESSAGE)
+        count += 1
+    return count
+
+
+def test_messages(local: LocalServer) -> None:
+    """Peer receives texts and bytes, and what it writes is sent as it is."""
+    wire, peer = app.open(local)
+    with wire:
+        wire.send(frame(TEXT, "é".encode()) + frame(BINARY, b"\xff"))
+        wait_for(lambda: len(peer.messages) == 2)
+        local.call(peer.writer.write, MESSAGE)
+        assert wire.read_frame() == (BINARY, bytes(8192))
+    assert peer.messages == [("é".encode(), True), (b"\xff", False)]
+
+
+def test_slow_peer(local: LocalServer) -> None:
+    """Peer is told once that the connection is full, and once that it has room again."""
+    wire, peer = app.open(local, receive_buffer=4096)
+    with wire:
+        count = stall(local, peer)
+        local.call(peer.writer.write, MESSAGE)
+        assert peer.flow == ["full"]
+        for _ in range(count + 1):
+            assert wire.read_frame() == (BINARY, bytes(8192))
+        wait_for(lambda: peer.flow == ["full", "drained"])
+        assert not peer.writer.is_full()
+
+
+def test_kernel_does_not_hide_a_slow_peer(local: LocalServer) -> None:
+    """Connection is full after some hundred KiB that its peer does not read, not after megabytes."""
+    wire, peer = app.open(local, receive_buffer=4096)
+    with wire:
+        limit = WebSocketProtocol.high_water + 2 * WebSocketProtocol.send_buffer + 64 * 1024
+        assert stall(local, peer) * 8192 < limit
+
+
+def test_pings_of_a_slow_peer(local: LocalServer) -> None:
+    """Server keeps no pongs for a peer that pings without end and does not read."""
+    wire, peer = app.open(local, receive_buffer=4096)
+    with wire:
+        count = stall(local, peer)
+        wire.send(frame(PING, bytes(125)) * 10_000 + frame(TEXT, b"end"))
+        wait_for(lambda: peer.messages)
+        for _ in range(count):
+            assert wire.read_frame()[0] == BINARY
+        wire.send(close(1000))
+        assert wire.read_close() == 1000
+
+
+def test_paused_reading(local: LocalServer) -> None:
+    """Peer receives nothing while it has paused reading, and everything after."""
+    wire, peer = app.open(local)
+    with wire:
+        local.call(peer.writer.pause)
+        wire.send(frame(TEXT, b"x") * 10)
+        wire.send(frame(PING))
+        assert not wire.is_closed_within(0.1)
+        assert peer.messages == []
+        local.call(peer.writer.resume)
+        assert wire.read_frame() == (PONG, b"")
+        assert len(peer.messages) == 10
+
+
+def test_pause_inside_received(local: LocalServer) -> None:
+    """Peer that pauses while it receives gets the next message of the same packet only when it reads on."""
+
+    class Pausing(Recorder):
+        def received(self, data: bytes, *, text: bool) -> None:
+            super().received(data, text=text)
+            self.writer.pause()
+
+    wire, peer = app.open(local)
+    with wire:
+        peer.__class__ = Pausing
+        wire.send(frame(TEXT, b"1") + frame(TEXT, b"2") + frame(TEXT, b"3"))
+        for count in (1, 2, 3):
+            wait_for(lambda count=count: len(peer.messages) == count)  # type: ignore[misc]
+            assert not wire.is_closed_within(0.02)
+            assert len(peer.messages) == count
+            local.call(peer.writer.resume)
+
+
+def test_pause_and_resume_inside_received(local: LocalServer) -> None:
+    """Peer that pauses and reads on at every one of many messages of a packet gets them all in order."""
+
+    class Blinking(Recorder):
+        def received(self, data: bytes, *, text: bool) -> None:
+            super().received(data, text=text)
+            self.writer.pause()
+            self.writer.resume()
+
+    wire, peer = app.open(local)
+    with wire:
+        peer.__class__ = Blinking
+        wire.send(b"".join(frame(TEXT, b"%d" % n) for n in range(5000)))
+        wait_for(lambda: len(peer.messages) == 5000)
+        assert [data for data, _ in peer.messages] == [b"%d" % n for n in range(5000)]
+
+
+def test_close(local: LocalServer) -> None:
+    """Peer that closes is told its code once, and what it still writes or receives is dropped."""
+    wire, peer = app.open(local)
+    with wire:
+        local.call(peer.writer.close, 4400, "why")
+        local.call(peer.writer.close, 4401, "again")
+        local.call(peer.writer.write, MESSAGE)
+        assert wire.read_frame() == (CLOSE, b"\x11\x30why")
+        wire.send(frame(TEXT, b"late") + frame(PING, b"late") + close(4400))
+        assert wire.read_rest() == b""
+        wait_for(lambda: not local.connections)
+        local.call(peer.writer.write, MESSAGE)
+        local.call(peer.writer.close, 4402, "too late")
+        local.call(peer.writer.pause)
+        local.call(peer.writer.resume)
+    assert (peer.codes, peer.messages) == ([4400], [])
+
+
+def test_close_is_told_later(local: LocalServer) -> None:
+    """Peer that closes is not told inside its own call."""
+    wire, peer = app.open(local)
+
+    def close_and_look() -> list[int]:
+        peer.writer.close(4400, "")
+        return list(peer.codes)
+
+    with wire:
+        assert local.call(close_and_look) == []
+        assert wait_for(lambda: peer.codes) == [4400]
+
+
+def test_close_while_paused(local: LocalServer) -> None:
+    """Server reads on for the answer to a close although reading is paused."""
+    wire, peer = app.open(local)
+    with wire:
+        local.call(peer.writer.pause)
+        wire.send(frame(TEXT, b"x"))
+        local.call(peer.writer.close, 4400, "")
+        wire.send(close(4400))
+        assert wire.read_close() == 4400
+
+
+def test_mistake_after_close(local: LocalServer) -> None:
+    """Server that has sent its close does not send another one for a mistake in what it awaits."""
+    wire, peer = app.open(local)
+    with wire:
+        local.call(peer.writer.close, 4400, "")
+        wire.send(frame(CONTINUATION))
+        assert wire.read_close() == 4400
+    assert peer.codes == [4400]
+
+
+def test_unanswered_close(local: LocalServer) -> None:
+    """Server cuts the link of a peer that does not answer its close."""
+    wire, peer = app.open(local)
+    with wire:
+        local.call(peer.writer.close, 4400, "")
+        assert wire.read_frame()[0] == CLOSE
+        with pytest.raises(ConnectionResetError):
+            wire.read_rest()
+    assert peer.codes == [4400]
+
+
+def test_close_of_a_stalled_peer(local: LocalServer) -> None:
+    """Server gives up on a close that cannot leave, and forgets what is buffered."""
+    wire, peer = app.open(local, receive_buffer=4096)
+    with wire:
+        stall(local, peer)
+        local.call(peer.writer.close, 1013, "")
+        wait_for(lambda: not local.connections)
+    assert peer.codes == [1013]
+
+
+def test_close_by_a_stalled_peer(local: LocalServer) -> None:
+    """Server gives up on a peer that closes and then does not read the answer."""
+    wire, peer = app.open(local, receive_buffer=4096)
+    with wire:
+        stall(local, peer)
+        wire.send(close(4000))
+        assert wait_for(lambda: peer.codes) == [4000]
+        wait_for(lambda: not local.connections)
+
+
+def test_mistake_in_a_flood(local: LocalServer) -> None:
+    """Peer that goes on sending after a mistake still reads the close that tells it so."""
+    wire, peer = app.open(local)
+    with wire:
+        wire.send(frame(TEXT, b"\xff") + bytes(4 * 1024 * 1024))
+        assert wire.read_close() == 1007
+    assert peer.codes == [1007]
+
+
+def test_mistake_and_no_end(local: LocalServer) -> None:
+    """Server cuts the link of a peer that stays after its mistake."""
+    wire, _ = app.open(local)
+    with wire:
+        wire.send(frame(TEXT, b"\xff"))
+        assert wire.read_close() == 1007
+        wait_for(lambda: not local.connections)
+
+
+@pytest.mark.parametrize("how", ["reset", "end"])
+def test_link_died(local: LocalServer, how: str) -> None:
+    """Peer is told 1006 once when the link ends without a close."""
+    wire, peer = app.open(local)
+    if how == "reset":
+        wire.reset()
+    else:
+        wire.socket.close()
+    assert wait_for(lambda: peer.codes) == [1006]
+    wait_for(lambda: not local.connections)
+    local.call(peer.writer.write, MESSAGE)
+    assert peer.codes == [1006]
+
+
+def test_half_closed_link(local: LocalServer) -> None:
+    """Server ends a connection whose peer will send nothing more."""
+    wire, peer = app.open(local)
+    with wire:
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.read_rest() == b""
+        assert wait_for(lambda: peer.codes) == [1006]
+
+
+def test_shutdown() -> None:
+    """Peer is told 1012 when the server stops."""
+    with LocalServer(app) as server:
+        wire, peer = app.open(server)
+        with wire:
+            server.server.should_exit = True
+            assert wire.read_frame() == (CLOSE, b"\x03\xf4the server restarts")
+            wire.send(close(1012))
+            assert wire.read_rest() == b""
+        assert peer.codes == [1012]
+
+
+def test_wrong_close_code(local: LocalServer) -> None:
+    """Peer that closes with a code that must not be sent is told so by a ValueError."""
+    wire, peer = app.open(local)
+    with wire, pytest.raises(ValueError, match="1006"):
+        local.call(peer.writer.close, 1006, "")

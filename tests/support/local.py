@@ -1,0 +1,159 @@
+"""Our protocol classes under uvicorn in a thread of the test's process, for tests that look inside."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvicorn
+
+from app.core.ports import Writer
+from app.server.http import HttpProtocol
+from app.server.websocket import WebSocketProtocol
+from tests.support.wire import PATIENCE, Wire, close, request
+
+T = TypeVar("T")
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Script = Callable[[Receive, Send], Awaitable[None]]
+
+
+class HurriedWebSocket(WebSocketProtocol):
+    """The protocol with timeouts that a test can wait for."""
+
+    __slots__ = ()
+
+    handshake_timeout = 0.5
+    closing_timeout = 0.5
+
+
+class LocalServer:
+    """A server of ``app`` on a port of its own; ``options`` are uvicorn's."""
+
+    def __init__(self, app: Any, **options: Any) -> None:  # noqa: ANN401 — uvicorn's own
+        defaults: dict[str, Any] = {
+            "http": HttpProtocol,
+            "ws": HurriedWebSocket,
+            "loop": "uvloop",
+            "lifespan": "off",
+            "port": 0,
+        }
+        config = uvicorn.Config(app, **(defaults | {"log_config": None, "access_log": False} | options))
+        self.server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Where it listens; valid inside the context."""
+        port: int = self.server.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def connections(self) -> list[Any]:
+        """The protocols that uvicorn knows of."""
+        return list(self.server.server_state.connections)
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 — the function's own
+        """Call a function in the server's thread, and return what it returns."""
+
+        async def call() -> T:
+            return function(*args)
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
+
+    def stop(self) -> None:
+        """Stop it as uvicorn does on SIGTERM."""
+        self.server.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_for(lambda: self.server.started)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+            self._loop = runner.get_loop()
+            runner.run(self.server.serve())
+
+
+class Detached:
+    """An ASGI application that hands its connections over; ``peers`` has them, the oldest first."""
+
+    def __init__(self) -> None:
+        self.peers: list[Recorder] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await receive()
+        await send({"type": "websocket.accept"})
+        peer = Recorder()
+        peer.writer = scope["extensions"]["abide.fanout"](peer)
+        self.peers.append(peer)
+
+    def open(self, server: LocalServer, *, receive_buffer: int | None = None) -> tuple[Wire, Recorder]:
+        """Open a connection; return both ends."""
+        known = len(self.peers)
+        wire = Wire.open(server.port, receive_buffer=receive_buffer)
+        return wire, wait_for(lambda: self.peers[known:])[0]
+
+
+class Recorder:
+    """A peer that notes what it is told."""
+
+    writer: Writer
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, bool]] = []
+        self.flow: list[str] = []
+        self.codes: list[int] = []
+
+    def received(self, data: bytes, *, text: bool) -> None:
+        self.messages.append((data, text))
+
+    def full(self) -> None:
+        self.flow.append("full")
+
+    def drained(self) -> None:
+        self.flow.append("drained")
+
+    def closed(self, code: int) -> None:
+        self.codes.append(code)
+
+
+@contextmanager
+def serving(script: Callable[..., Awaitable[None]], *, scope: bool = False) -> Iterator[LocalServer]:
+    """Serve an application that does the same with every WebSocket; it gets the scope if it wants."""
+
+    async def app(its_scope: Event, receive: Receive, send: Send) -> None:
+        await (script(its_scope, receive, send) if scope else script(receive, send))
+
+    with LocalServer(app) as server:
+        yield server
+
+
+def answer(script: Script) -> bytes:
+    """Return what a server of ``script`` sends to a client that opens a WebSocket and closes it."""
+    with serving(script) as server, Wire(server.port) as wire:
+        wire.send(request("/") + close(1000))
+        return wire.read_rest()
+
+
+def wait_for(condition: Callable[[], T], *, timeout: float = PATIENCE) -> T:
+    """Return what ``condition`` returns as soon as that is true."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.005)
+    return result
