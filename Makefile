@@ -17,7 +17,7 @@ run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
 	@exec $(BIN)/python -m app serve
 
 test: $(STAMP) ## run the suite with coverage; ARGS goes to pytest
-	@exec $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(STAMP) ## check style, formatting and the imports between rooms
 	@$(BIN)/ruff check .
