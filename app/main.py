@@ -76,6 +76,7 @@ class Abide:
                 authenticator=Authenticator(settings.keys),
                 origins=settings.origins,
                 publisher=self._bus,
+                source=self._bus,
                 hub=self._hub,
                 health=self._health,
                 version=__version__,

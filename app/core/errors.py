@@ -110,6 +110,7 @@ class CloseCode(IntEnum):
     """Why the server closes a WebSocket. 1xxx: reconnect if it helps; 44xx: mend something first."""
 
     NORMAL = 1000
+    ABNORMAL = 1006
     UNSUPPORTED_DATA = 1003
     INVALID_UTF8 = 1007
     TOO_BIG = 1009

@@ -8,11 +8,11 @@ for a few bytes and for some thousands, so fewer writes are all that is faster t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-from app.core import frames
+from app.core.frames import Encoding
 from app.core.message import Batch, Message, Position
 from app.core.tail import Budget, Tail
 
@@ -26,9 +26,13 @@ class Cursor(Protocol):
     """What the fan-out needs of a subscription."""
 
     cursor: int
+    encoding: Encoding
 
     def advance(self) -> None:
         """Go on from the cursor: behind the head by itself, at the head with the others."""
+
+    def rewound(self, first: int) -> None:
+        """Learn that the log was put back, and goes on with the offset ``first``."""
 
 
 SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
@@ -41,13 +45,14 @@ class Fanout(Generic[SubscriptionT]):
     up to ``_sent``, or stands in ``_rest`` and is about to be.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, name: str, budget: Budget) -> None:
+        self.name = name
         self.tail = Tail(budget)
         self._live: dict[SubscriptionT, Callable[[bytes], None]] = {}
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
         self._rest: dict[SubscriptionT, Callable[[bytes], None]] = {}
-        self._payload = b""
+        self._payloads: dict[Encoding, bytes] = {}
         self._before = 0
         self._sent = 0
         self._scheduled = False
@@ -66,7 +71,10 @@ class Fanout(Generic[SubscriptionT]):
 
     def deliver(self, batch: Batch) -> None:
         """Take the next messages; they go out when this turn of the loop is over."""
+        went_back = batch.first <= self.tail.head
         self.tail.deliver(batch)
+        if went_back:
+            self._rewind(batch.first)
         self._schedule()
 
     def add(self, subscription: SubscriptionT) -> None:
@@ -74,8 +82,9 @@ class Fanout(Generic[SubscriptionT]):
         self._behind.add(subscription)
 
     def join(self, subscription: SubscriptionT, write: Callable[[bytes], None]) -> None:
-        """Make a subscription live whose cursor stands at the head."""
-        if self._sent != self.tail.head or self._rest:  # others are still to be sent what it has already
+        """Make a subscription live whose cursor stands at the head, or will when the head gets there."""
+        # Others may still have to be sent what it has already.
+        if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._rest:
             self._joining.append(subscription)
             return
         self._behind.discard(subscription)
@@ -99,6 +108,20 @@ class Fanout(Generic[SubscriptionT]):
             return self._before if subscription in self._rest else self._sent
         return subscription.cursor
 
+    def _all_leave(self) -> list[SubscriptionT]:
+        """Make nobody live any more, and begin anew at the head; return who was."""
+        stragglers = list(self._live)
+        for subscription in stragglers:
+            self.leave(subscription)
+        self._sent = self.tail.head
+        return stragglers
+
+    def _rewind(self, first: int) -> None:
+        self._all_leave()
+        self._joining.clear()
+        for subscription in list(self._behind):
+            subscription.rewound(first)
+
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -112,34 +135,36 @@ class Fanout(Generic[SubscriptionT]):
         messages = self._news()
         if messages:
             self._before, self._sent = self._sent, messages[-1].offset
-            self._payload = frames.plain(messages) if self._live else b""
+            self._payloads = self._encode(messages)
             self._rest = dict(self._live)
         self._write_slice()
 
     def _news(self) -> tuple[Message, ...]:
         """Return what the live ones lack; if the tail no longer holds it all, make them catch up instead."""
-        if self.tail.messages.first > self._sent + 1 or self.tail.head < self._sent:
-            stragglers = list(self._live)
-            for subscription in stragglers:
-                self.leave(subscription)
-            self._sent = self.tail.head
-            for subscription in stragglers:
+        if self.tail.messages.first > self._sent + 1:
+            for subscription in self._all_leave():
                 subscription.advance()
             return ()
         return self.tail.messages.after(self._sent, _EVERYTHING, _EVERYTHING)
 
+    def _encode(self, messages: Iterable[Message]) -> dict[Encoding, bytes]:
+        encodings = {subscription.encoding for subscription in self._live}
+        return {encoding: encoding(self.name, self.tail.epoch, messages) for encoding in encodings}
+
     def _write_slice(self) -> None:
         # A write may make its subscription full, and leave: it has been sent the payload then.
-        rest, payload = self._rest, self._payload
+        rest, payloads = self._rest, self._payloads
         for subscription in list(islice(rest, SLICE)):
-            rest.pop(subscription)(payload)
+            write = rest.pop(subscription, None)
+            if write is not None:
+                write(payloads[subscription.encoding])
         if rest:
             asyncio.get_running_loop().call_soon(self._write_slice)
         else:
             self._finish()
 
     def _finish(self) -> None:
-        self._payload = b""
+        self._payloads = {}
         joining, self._joining = self._joining, []
         for subscription in joining:
             if subscription in self._behind:

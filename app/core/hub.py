@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
+from app.core.catchup import Catchup
 from app.core.channel import Identity, Registry
 from app.core.errors import AbideError, ChannelRemovedError
 from app.core.fanout import Fanout
+from app.core.frames import Encoding
+from app.core.message import Page
 from app.core.ports import Source
+from app.core.resume import Begin, Start, begin
 from app.core.subscription import Subscription
 from app.core.tail import Budget
 
 TAIL_BYTES = 64 * 1024 * 1024
 """What all tails of a process hold together, at most."""
+
+_HEAD = Start()
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A channel that the bus hands over to this process."""
+
+    fanout: Fanout[Subscription]
+    catchup: Catchup
+    opening: int = 0
+    """Subscriptions that are being opened: they keep the channel, too."""
+
+    @property
+    def idle(self) -> bool:
+        return not self.opening and not len(self.fanout)
 
 
 class Hub:
@@ -23,60 +45,87 @@ class Hub:
         self._source = source
         self._registry = registry
         self._budget = Budget(tail_bytes)
-        self._followed: dict[str, Fanout[Subscription]] = {}
+        self._followed: dict[str, _Followed] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: set[asyncio.Task[None]] = set()
 
+    @property
+    def registry(self) -> Registry:
+        """The rules in force."""
+        return self._registry
+
     def __len__(self) -> int:
         """Return how many subscriptions there are."""
-        return sum(len(fanout) for fanout in self._followed.values())
+        return sum(len(followed.fanout) for followed in self._followed.values())
 
     def apply(self, registry: Registry) -> None:
         """Bring the open subscriptions under new rules; end those that they no longer admit."""
         self._registry = registry
-        for fanout in self._followed.values():
-            for subscription in fanout:
+        for followed in self._followed.values():
+            for subscription in followed.fanout:
                 self._judge(subscription)
 
-    async def subscribe(self, name: str, identity: Identity) -> Subscription:
-        """Open a subscription at the head of the channel, until :meth:`unsubscribe`.
+    async def subscribe(
+        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
+    ) -> tuple[Subscription, Begin]:
+        """Open a subscription, until :meth:`unsubscribe`; return it and where it begins.
 
         Raises :class:`~app.core.errors.UnknownChannelError`, and what the backend raises; the
         caller has checked the policy.
         """
         channel = self._registry.find(name)
-        fanout = self._followed.get(name)
-        if fanout is None:
-            fanout = await self._follow(name)
-        subscription = Subscription(name, channel, identity, fanout, self._source)
-        fanout.add(subscription)
+        followed = self._followed.get(name) or await self._follow(name)
+        followed.opening += 1
+        try:
+            where = await self._begin(followed, start)
+            fanout = followed.fanout
+            subscription = Subscription(name, channel, identity, encoding, where.cursor, fanout, followed.catchup)
+            fanout.add(subscription)
+        finally:
+            followed.opening -= 1
+            self._leave_if_idle(name)
         self._judge(subscription)  # the rules may have changed while the bus was asked
-        return subscription
+        return subscription, where
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription; the channel's last one takes the channel with it."""
         subscription.detach()
-        fanout = self._followed[subscription.name]
-        fanout.remove(subscription)
-        if not fanout:
-            task = asyncio.get_running_loop().create_task(self._unfollow(subscription.name))
+        self._followed[subscription.name].fanout.remove(subscription)
+        self._leave_if_idle(subscription.name)
+
+    async def _begin(self, followed: _Followed, start: Start) -> Begin:
+        tail = followed.fanout.tail
+        if start.is_head or (start.since and start.since == (tail.epoch, tail.head)):
+            return begin(start, tail.epoch, tail.head + 1, tail.head)
+        page = await followed.catchup.window(tail.head)
+        if start.since and start.since.offset > max(page.head, tail.head):
+            # Another process may have heard of it before this one: only the log itself can tell.
+            page = await followed.catchup.window(start.since.offset)
+        return begin(start, tail.epoch, page.first, max(page.head, tail.head))
+
+    async def _follow(self, name: str) -> _Followed:
+        """Follow a channel, one caller at a time."""
+        async with self._lock(name):
+            followed = self._followed.get(name)
+            if followed is None:
+                fanout: Fanout[Subscription] = Fanout(name, self._budget)
+                await self._source.follow(name, fanout)
+                followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name)))
+            return followed
+
+    async def _read(self, name: str, after: int, limit: int) -> Page:
+        return await self._source.read(name, after, limit, self._registry.history(name))
+
+    def _leave_if_idle(self, name: str) -> None:
+        if self._followed[name].idle:
+            task = asyncio.get_running_loop().create_task(self._unfollow(name))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def _follow(self, name: str) -> Fanout[Subscription]:
-        """Follow a channel, one caller at a time."""
-        async with self._lock(name):
-            fanout = self._followed.get(name)
-            if fanout is None:
-                fanout = Fanout(self._budget)
-                await self._source.follow(name, fanout)
-                self._followed[name] = fanout
-            return fanout
-
     async def _unfollow(self, name: str) -> None:
         async with self._lock(name):
-            fanout = self._followed.get(name)
-            if fanout is not None and not fanout:
+            followed = self._followed.get(name)
+            if followed is not None and followed.idle:
                 del self._followed[name]
                 await self._source.unfollow(name)
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
-from app.core import frames
+from app.core.catchup import Catchup
 from app.core.channel import Channel, Identity, SlowSubscriber
-from app.core.errors import AbideError, GapError, UnavailableError
+from app.core.errors import AbideError, UnavailableError
 from app.core.fanout import Fanout
+from app.core.frames import Encoding
 from app.core.message import Message, Position
-from app.core.ports import Source, Writer
+from app.core.ports import Writer
+from app.core.resume import Gap, Reason
 
 MAX_MESSAGES = 256
 MAX_BYTES = 256 * 1024
-"""One read hands over at most so many messages and bytes, but always one message."""
+"""One write hands over at most so many messages and bytes, but always one message."""
 
-_Fanout = Fanout["Subscription"]
+
+class Subscriber(Protocol):
+    """Whoever holds the connection: told what bytes of messages cannot tell."""
+
+    def lost(self, subscription: Subscription, gap: Gap) -> None:
+        """Learn of a gap: the messages that are sent next come after it. May :meth:`Subscription.end`."""
+
+    def ended(self, subscription: Subscription, error: AbideError) -> None:
+        """Learn that nothing more is sent, and why. Called at most once."""
 
 
 class Subscription:
@@ -25,38 +35,37 @@ class Subscription:
     At the head it is served with all others there; behind the head from the tail, and from the
     log where the tail no longer reaches back. Nothing is queued for it but what its connection's
     one bounded buffer holds: a reader that is slow only leaves its cursor behind.
-
-    It is driven in one of two ways: pushed into a :class:`~app.core.ports.Writer`
-    (:meth:`attach`), or pulled (:meth:`next`) where the server has no such thing.
     """
 
     __slots__ = (
-        "_ended",
-        "_fanout",
-        "_on_end",
-        "_reading",
-        "_source",
-        "_writer",
-        "channel",
-        "cursor",
-        "identity",
-        "name",
-    )
+        "_catchup", "_ended", "_fanout", "_reading", "_subscriber", "_writer", "channel", "cursor", "encoding",
+        "identity", "name",
+    )  # fmt: skip
 
-    def __init__(self, name: str, channel: Channel, identity: Identity, fanout: _Fanout, source: Source) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 — the hub alone makes them
+        self,
+        name: str,
+        channel: Channel,
+        identity: Identity,
+        encoding: Encoding,
+        cursor: int,
+        fanout: Fanout[Subscription],
+        catchup: Catchup,
+    ) -> None:
         self.name = name
         """The channel's name; of a family, the member's."""
         self.channel = channel
         """The rules in force, replaced on reload."""
         self.identity = identity
-        self.cursor = fanout.tail.head
+        self.encoding = encoding
+        self.cursor = cursor
         """Offset of the last message handed over; valid while it is not live."""
         self._fanout = fanout
-        self._source = source
+        self._catchup = catchup
         self._ended: AbideError | None = None
         self._writer: Writer | None = None
-        """Valid from :meth:`attach` on."""
-        self._on_end: Callable[[AbideError], None] | None = None
+        """Valid between :meth:`attach` and :meth:`detach`, like the subscriber."""
+        self._subscriber: Subscriber | None = None
         self._reading: asyncio.Task[None] | None = None
         """The read of the log under way, if any; only while behind what the tail holds."""
 
@@ -68,100 +77,90 @@ class Subscription:
         """Where the cursor stands."""
         return Position(self._fanout.tail.epoch, self._fanout.position(self))
 
-    def end(self, error: AbideError) -> None:
-        """Hand over nothing more, and say why: to the callback of :meth:`attach`, or from :meth:`next`."""
-        self._ended = error
-        self._fanout.leave(self)
-        self._fanout.tail.wake()
-        if self._on_end is not None:
-            self._on_end(error)
-
-    def attach(self, writer: Writer, on_end: Callable[[AbideError], None]) -> None:
-        """Send everything past the cursor into ``writer`` from now on.
-
-        ``on_end`` is called at most once: with :class:`GapError` when the log no longer holds what
-        comes next, with what :meth:`end` was given, or because a slow subscriber is to be disconnected.
-        """
-        self._writer, self._on_end = writer, on_end
+    def attach(self, writer: Writer, subscriber: Subscriber) -> None:
+        """Send everything past the cursor into ``writer`` from now on."""
+        self._writer, self._subscriber = writer, subscriber
         if self._ended is not None:
-            on_end(self._ended)
+            subscriber.ended(self, self._ended)
         else:
             self.advance()
+
+    def detach(self) -> None:
+        """Send nothing more: the connection is gone, or wants no more of the channel."""
+        self._writer = self._subscriber = None
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def end(self, error: AbideError) -> None:
+        """Send nothing more, and tell the subscriber why."""
+        if self._ended is None:
+            self._ended = error
+            self._fanout.leave(self)
+            if self._subscriber is not None:
+                self._subscriber.ended(self, error)
 
     def full(self) -> None:
         """Learn that the writer is full: stop being live until :meth:`drained`."""
         self._fanout.leave(self)
-        if self.channel.slow_subscriber is SlowSubscriber.DISCONNECT and self._ended is None:
+        if self.channel.slow_subscriber is SlowSubscriber.DISCONNECT:
             self.end(UnavailableError("too slow: reconnect and resume"))
 
     def drained(self) -> None:
         """Learn that the writer has room again."""
-        if self.channel.slow_subscriber is SlowSubscriber.DROP:
-            self.cursor = self._fanout.tail.head
+        head = self._fanout.tail.head
+        if self.channel.slow_subscriber is SlowSubscriber.DROP and self.cursor < head:
+            self._skip_to(head + 1, Reason.DROPPED)
+        self.advance()
+
+    def rewound(self, first: int) -> None:
+        """Learn that the log was put back to before ``first``, as by a restored backup, and goes on there."""
+        if self.cursor >= first:
+            self._skip_to(first, Reason.AHEAD)
         self.advance()
 
     def advance(self) -> None:
         """Send on from the cursor until the writer is full or the head is reached."""
-        writer, tail = self._writer, self._fanout.tail
-        while writer is not None and self._ended is None and self._reading is None and not writer.is_full():
-            if self.cursor == tail.head:
+        tail = self._fanout.tail
+        while (writer := self._writer) and self._ended is None and self._reading is None and not writer.is_full():
+            if self.cursor >= tail.head:  # or ahead, until this process hears what another knew already
                 self._fanout.join(self, writer.write)
                 return
-            if not self._in_tail():
-                self._reading = asyncio.get_running_loop().create_task(self._send_from_log(writer))
+            if self.cursor + 1 < tail.messages.first:
+                self._reading = asyncio.get_running_loop().create_task(self._send_from_log())
                 return
-            self._send(writer, tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES))
+            self._send(tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES))
 
-    def detach(self) -> None:
-        """Send nothing more: the connection is gone."""
-        self._writer = self._on_end = None
-        if self._reading is not None:
-            self._reading.cancel()
-
-    async def next(self) -> tuple[Message, ...]:
-        """Wait for messages past the cursor, return them in order and move the cursor.
-
-        Raises :class:`GapError` when the log no longer holds what comes next, and what
-        :meth:`end` was given.
-        """
-        tail = self._fanout.tail
-        while True:
-            if self._ended is not None:
-                raise self._ended
-            if self.cursor == tail.head:
-                await tail.moved()
-                continue
-            if self._in_tail():
-                messages = tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES)
-            else:
-                messages = await self._read_log()
+    def _send(self, messages: tuple[Message, ...]) -> None:
+        if self._writer is not None:
             self.cursor = messages[-1].offset
-            return messages
+            self._writer.write(self.encoding(self.name, self._fanout.tail.epoch, messages))
 
-    def _in_tail(self) -> bool:
-        tail = self._fanout.tail
-        return tail.messages.first <= self.cursor + 1 <= tail.head
-
-    def _send(self, writer: Writer, messages: tuple[Message, ...]) -> None:
-        self.cursor = messages[-1].offset
-        writer.write(frames.plain(messages))
-
-    async def _send_from_log(self, writer: Writer) -> None:
+    async def _send_from_log(self) -> None:
         try:
-            self._send(writer, await self._read_log())
+            first, messages = await self._catchup.after(self.cursor)
         except AbideError as error:
             self.end(error)
+            return
         finally:
             self._reading = None
+        if first > self.cursor + 1 or not messages:
+            self._skip_to(max(first, self.cursor + 1), Reason.EXPIRED)
+        else:
+            self._send(_cut(messages))
         self.advance()
 
-    async def _read_log(self) -> tuple[Message, ...]:
-        """Return the next messages of the log; at least one."""
-        page = await self._source.read(self.name, self.cursor, MAX_MESSAGES, self.channel.history)
-        if page.first > self.cursor + 1 or not page.messages:
-            msg = (
-                f"the history of {self.name!r} no longer reaches back to offset {self.cursor + 1}: "
-                f"it starts at {page.first}, and its head is {page.head}"
-            )
-            raise GapError(msg)
-        return page.messages
+    def _skip_to(self, offset: int, reason: Reason) -> None:
+        """Go on at ``offset``, and say what is left out."""
+        after, self.cursor = self.position, offset - 1
+        if self._subscriber is not None:
+            self._subscriber.lost(self, Gap(str(after), Position(after.epoch, offset), reason))
+
+
+def _cut(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the first messages, at most :data:`MAX_BYTES` of them, but one at least."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message.data)
+        if size > MAX_BYTES and count:
+            return messages[:count]
+    return messages

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Iterable
 
@@ -83,17 +82,13 @@ class Budget:
 
 
 class Tail:
-    """One channel's newest messages in this process, and the signal that there are more.
-
-    It is a :class:`~app.core.ports.Sink`: the bus starts it and delivers to it.
-    """
+    """One channel's newest messages in this process."""
 
     def __init__(self, budget: Budget) -> None:
         self.epoch = ""
         """Valid once started."""
         self.messages = Messages(0)
         self._budget = budget
-        self._moved: asyncio.Future[None] | None = None
 
     @property
     def head(self) -> int:
@@ -106,7 +101,7 @@ class Tail:
         self.messages = Messages(position.offset)
 
     def deliver(self, batch: Batch) -> None:
-        """Take the next messages and wake who waits for them.
+        """Take the next messages.
 
         When the bus had to leave some out, what was held before is dropped, so that the tail
         stays consecutive and a cursor before the hole finds out from the log.
@@ -115,16 +110,3 @@ class Tail:
             self.messages = Messages(batch.first - 1)
         self.messages.extend(batch.messages)
         self._budget.take(self, batch)
-        self.wake()
-
-    def wake(self) -> None:
-        """Let everybody who waits look again."""
-        if self._moved is not None and not self._moved.done():
-            self._moved.set_result(None)
-        self._moved = None
-
-    async def moved(self) -> None:
-        """Return at the next :meth:`wake`."""
-        if self._moved is None:
-            self._moved = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._moved)

@@ -63,7 +63,7 @@ class Push:
         name = request.scope["path"].removeprefix("/push/")
         channel = self._registry.find(name)
         channel.check_publish(self._authenticator.identify(request.headers))
-        key = _key(request.headers.get("idempotency-key"))
+        key = check_key(request.headers.get("idempotency-key"))
         kind = body.media_type(request)
         message = body.as_data(kind, await body.read(request, channel.max_message_size))
         channel.check_size(message)
@@ -80,7 +80,7 @@ class Push:
         kind = body.media_type(request)
         if kind != "application/json":
             raise body.unsupported(kind, "application/json")
-        header = _key(request.headers.get("idempotency-key"))
+        header = check_key(request.headers.get("idempotency-key"))
         text = data.decode(await body.read(request, MAX_BODY))
         if data.is_array(text):
             return await self._many(text, header, identity)
@@ -125,7 +125,7 @@ class Push:
         if header is not None and "key" in members:
             msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
             raise MalformedError(msg)
-        key = _key(data.string(members["key"], "'key'")) if "key" in members else header
+        key = check_key(data.string(members["key"], "'key'")) if "key" in members else header
         channel = self._registry.find(name := data.string(members["channel"], "'channel'"))
         channel.check_publish(identity)
         message = members["message"].encode()
@@ -133,7 +133,8 @@ class Push:
         return Record(name, message, key)
 
 
-def _key(key: str | None) -> str | None:
+def check_key(key: str | None) -> str | None:
+    """Return an idempotency key; raise :class:`MalformedError` unless it is 1 to 255 visible ASCII characters."""
     if key is not None and not _KEY.fullmatch(key):
         msg = "an idempotency key is 1 to 255 visible ASCII characters"
         raise MalformedError(msg)

@@ -22,11 +22,12 @@ from starlette.types import Receive, Scope, Send
 from app.core.channel import PARAMETER, Channel, Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
-from app.core.ports import Publisher
+from app.core.ports import Publisher, Source
 from app.web.auth import Authenticator
 from app.web.health import Health, Readiness
 from app.web.problems import Problem, ProblemResponse, describe
 from app.web.push import MAX_ITEMS, Push
+from app.web.reads import Reads
 from app.web.websocket import Sockets
 
 _CHANNEL_PUSH = "/push/{name}"
@@ -74,6 +75,7 @@ class Edge:
     authenticator: Authenticator
     origins: tuple[str, ...]
     publisher: Publisher
+    source: Source
     hub: Hub
     health: Health
     version: str
@@ -106,6 +108,7 @@ class Routes:
     def __init__(self, edge: Edge) -> None:
         self._push = Push(edge.registry, edge.authenticator, edge.publisher)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
+        self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
         self._http = CORSMiddleware(
@@ -128,6 +131,8 @@ class Routes:
         path = scope["path"]
         if scope["method"] == "POST" and (path == "/push" or path.startswith("/push/")):
             await self._push(scope, receive, send)
+        elif scope["method"] in {"GET", "HEAD"} and self._reads.knows(path):
+            await self._reads(scope, receive, send)
         else:
             await self.documented(scope, receive, send)
 
@@ -223,10 +228,7 @@ def _add_rest(app: FastAPI, registry: Registry) -> None:
         path = request.scope["path"]
         name = path.removeprefix("/")
         if registry.get(name) is not None:
-            if request.method not in {"GET", "HEAD"}:
-                return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})
-            detail = f"{path} speaks WebSocket: connect to it with Upgrade: websocket"
-            return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
+            return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})
         if allowed := _methods(app, request):
             return _not_allowed(f"{path} does not take {request.method}", allowed)
         raise _nothing_here(name)

@@ -1,29 +1,52 @@
-"""WebSocket subscriptions: who is admitted, and how one is served over plain ASGI; the echo."""
+"""WebSockets: who is admitted, in which form, and the echo."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app.core.channel import Registry
-from app.core.errors import CLOSE_CODES, AbideError, MalformedError, UnsupportedTypeError
+from app.core import frames
+from app.core.channel import Identity, Registry
+from app.core.errors import AbideError, MalformedError
+from app.core.frames import Encoding
 from app.core.hub import Hub
-from app.core.ports import Handover, Publisher
+from app.core.ports import Handover, Peer, Publisher
+from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
-from app.web.access import LINE
+from app.web.access import LINE, Line
+from app.web.asgi import serve_websocket
 from app.web.auth import Authenticator, check_origin
-from app.web.connection import Connection, close_reason
+from app.web.connection import PlainConnection
 from app.web.problems import ProblemResponse
-from app.web.publishing import publish_text
+from app.web.session import SUBPROTOCOL, Session
 
 EXTENSION = "abide.fanout"
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A handshake that is admitted."""
+
+    name: str | None
+    """The channel's, or None on ``/ws``."""
+    identity: Identity
+    speaks_v1: bool
+    handover: Handover | None
+    line: Line
+
+    @property
+    def encoding(self) -> Encoding:
+        if self.speaks_v1:
+            return frames.V1_RECORDS if self.handover is None else frames.V1_FRAMES
+        return frames.PLAIN_RECORDS if self.handover is None else frames.PLAIN_FRAMES
+
+
 class Sockets:
-    """An ASGI application for WebSockets: admits each, and serves it until one side ends it."""
+    """An ASGI application for WebSockets: admits each, and hands it to its form."""
 
     def __init__(
         self,
@@ -48,46 +71,66 @@ class Sockets:
             if scope["path"] == "/echo":
                 await _echo(receive, send)
                 return
-            subscription = await self._admit(scope, headers)
+            request = self._admit(scope, headers)
+            opened = await self._open(request, scope)
         except AbideError as error:
             await ProblemResponse.of(error)(scope, receive, send)
             return
-        await self._serve(subscription, scope, receive, send)
+        await self._serve(request, opened, receive, send)
 
-    async def _admit(self, scope: Scope, headers: Headers) -> Subscription:
-        """Open the subscription that the path asks for, or raise why not."""
-        name = scope["path"][1:]
-        channel = self._registry.find(name)
+    def _admit(self, scope: Scope, headers: Headers) -> _Request:
+        name = None if scope["path"] == "/ws" else scope["path"][1:]
+        speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
         identity = self._authenticator.identify(headers)
-        channel.check_subscribe(identity)
-        _refuse_positions(scope)
-        return await self._hub.subscribe(name, identity)
+        if name is not None:
+            self._registry.find(name).check_subscribe(identity)
+        elif not speaks_v1:
+            msg = f"/ws speaks {SUBPROTOCOL}: ask for it with Sec-WebSocket-Protocol"
+            raise MalformedError(msg)
+        return _Request(name, identity, speaks_v1, scope.get("extensions", {}).get(EXTENSION), scope[LINE])
 
-    async def _serve(self, subscription: Subscription, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _open(self, request: _Request, scope: Scope) -> tuple[Subscription, Begin] | None:
+        """Open the subscription that the path asks for; ``/ws`` starts with none."""
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        start = Start.parse(query.get("since"), query.get("last"))
+        if request.name is None:
+            if not start.is_head:
+                msg = "on /ws each subscription says its own 'since' or 'last'"
+                raise MalformedError(msg)
+            return None
+        return await self._hub.subscribe(request.name, request.identity, request.encoding, start)
+
+    async def _serve(
+        self, request: _Request, opened: tuple[Subscription, Begin] | None, receive: Receive, send: Send
+    ) -> None:
         """Hand the connection over, where the server can; else serve it from here to its end."""
-        handover: Handover | None = scope.get("extensions", {}).get(EXTENSION)
         try:
-            await send({"type": "websocket.accept"})
-            if handover is not None:
-                Connection(subscription, self._hub, self._publisher, scope[LINE]).begin(handover)
-                return
-            await _until_closed(subscription, self._publisher, receive, send)
+            subprotocol = SUBPROTOCOL if request.speaks_v1 else None
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except BaseException:
-            self._hub.unsubscribe(subscription)
+            if opened is not None:
+                self._hub.unsubscribe(opened[0])
             raise
-        self._hub.unsubscribe(subscription)
+        request.line.kept = True
+        begin = partial(self._begin, request, opened)
+        if request.handover is not None:
+            begin(request.handover)
+        else:
+            await serve_websocket(begin, receive, send)
 
-
-def _refuse_positions(scope: Scope) -> None:
-    """Refuse what does not work yet: a position is never silently ignored."""
-    query = {name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)}
-    asked = next((name for name in ("since", "last") if name in query), None)
-    if asked is not None:
-        msg = f"{asked!r} is not available yet: connect without it to get what is published from now on"
-        raise MalformedError(msg)
-    if scope["subprotocols"]:
-        msg = f"subprotocol {scope['subprotocols'][0][:40]!r} is not available: connect without a subprotocol"
-        raise MalformedError(msg)
+    def _begin(self, request: _Request, opened: tuple[Subscription, Begin] | None, handover: Handover) -> Peer:
+        """Make the connection, give it its writer, and let it begin."""
+        if request.speaks_v1:
+            session = Session(
+                self._hub, self._publisher, request.identity, request.line, request.encoding, request.name
+            )
+            session.begin(handover(session), *(opened or (None, None)))
+            return session
+        assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
+        subscription, where = opened
+        plain = PlainConnection(self._hub, self._publisher, request.identity, request.line, subscription)
+        plain.begin(handover(plain), where)
+        return plain
 
 
 async def _echo(receive: Receive, send: Send) -> None:
@@ -95,42 +138,3 @@ async def _echo(receive: Receive, send: Send) -> None:
     await send({"type": "websocket.accept"})
     while (event := await receive())["type"] == "websocket.receive":
         await send({**event, "type": "websocket.send"})
-
-
-class _ClosedError(Exception):
-    """The subscriber is gone."""
-
-
-async def _until_closed(subscription: Subscription, publisher: Publisher, receive: Receive, send: Send) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_send(subscription, send))
-            group.create_task(_receive(subscription, publisher, receive))
-    except* (_ClosedError, OSError):
-        pass
-    except* AbideError as errors:
-        await _close(send, errors)
-
-
-async def _send(subscription: Subscription, send: Send) -> None:
-    while True:
-        for message in await subscription.next():
-            await send({"type": "websocket.send", "text": message.data.decode()})
-
-
-async def _receive(subscription: Subscription, publisher: Publisher, receive: Receive) -> None:
-    while True:
-        event = await receive()
-        if event["type"] == "websocket.disconnect":
-            raise _ClosedError
-        text = event.get("text")
-        if text is None:
-            msg = "a message is a text frame of JSON; this one is binary"
-            raise UnsupportedTypeError(msg)
-        await publish_text(text.encode(), subscription, publisher)
-
-
-async def _close(send: Send, errors: ExceptionGroup[AbideError]) -> None:
-    error = errors.exceptions[0]
-    if isinstance(error, AbideError):
-        await send({"type": "websocket.close", "code": CLOSE_CODES[error.code], "reason": close_reason(error)})

@@ -10,9 +10,10 @@ from app.bus.memory import MemoryBackend
 from app.core import fanout
 from app.core.channel import ANONYMOUS, Channel, History, Registry, SlowSubscriber
 from app.core.errors import AbideError, ChannelRemovedError, GapError, UnavailableError
-from app.core.frames import text_frame
+from app.core.frames import PLAIN_FRAMES, text_frame
 from app.core.hub import Hub
-from app.core.message import Record
+from app.core.message import Batch, Message, Page, Position, Record
+from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
 
 
@@ -24,7 +25,9 @@ class Pipe:
         self.limit: int | None = None
         """How many more writes fit; None for any number."""
         self.subscription: Subscription | None = None
-        self.ended: AbideError | None = None
+        self.error: AbideError | None = None
+        self.gaps: list[Gap] = []
+        self.ends_at_a_gap = True
         self._news = asyncio.Event()
 
     def write(self, data: bytes) -> None:
@@ -40,7 +43,7 @@ class Pipe:
         return self.limit == 0
 
     def close(self, code: int, reason: str) -> None:
-        """Only the protocol: the tests look at ``ended``."""
+        """Only the protocol: the tests look at ``error``."""
 
     def pause(self) -> None:
         """Only the protocol."""
@@ -48,8 +51,13 @@ class Pipe:
     def resume(self) -> None:
         """Only the protocol."""
 
-    def on_end(self, error: AbideError) -> None:
-        self.ended = error
+    def lost(self, subscription: Subscription, gap: Gap) -> None:
+        self.gaps.append(gap)
+        if self.ends_at_a_gap:
+            subscription.end(GapError(gap.reason))
+
+    def ended(self, _: Subscription, error: AbideError) -> None:
+        self.error = error
         self._news.set()
 
     def open(self, limit: int | None = None) -> None:
@@ -68,10 +76,10 @@ class Pipe:
 
     async def end(self) -> AbideError:
         async with asyncio.timeout(10):
-            while self.ended is None:
+            while self.error is None:
                 self._news.clear()
                 await self._news.wait()
-        return self.ended
+        return self.error
 
 
 class World:
@@ -79,14 +87,17 @@ class World:
 
     def __init__(self, history: History, tail_bytes: int, slow: SlowSubscriber) -> None:
         self.channel = Channel("c", history=history, slow_subscriber=slow)
-        self.bus = Bus(MemoryBackend(lambda _: history))
+        self.backend = MemoryBackend(lambda _: history)
+        self.bus = Bus(self.backend)
         self.hub = Hub(self.bus, Registry((self.channel,), Channel("")), tail_bytes=tail_bytes)
+        self.began: Begin
+        """Where the newest subscription began."""
 
-    async def attach(self, limit: int | None = None) -> Pipe:
+    async def attach(self, limit: int | None = None, start: Start = Start()) -> Pipe:  # noqa: B008 — immutable
         pipe = Pipe()
         pipe.limit = limit
-        pipe.subscription = await self.hub.subscribe("c", ANONYMOUS)
-        pipe.subscription.attach(pipe, pipe.on_end)
+        pipe.subscription, self.began = await self.hub.subscribe("c", ANONYMOUS, PLAIN_FRAMES, start)
+        pipe.subscription.attach(pipe, pipe)
         return pipe
 
     async def publish(self, *texts: str) -> None:
@@ -223,9 +234,11 @@ async def test_a_channel_may_drop_what_its_slow_subscribers_missed(worlds: World
     for number in range(5):
         await world.publish(str(number))
     await world.settle()
+    slow.ends_at_a_gap = False
     slow.open()
     await world.publish("live")
     assert await slow.read(9) == frames("0", "live")
+    assert [gap.reason for gap in slow.gaps] == [Reason.DROPPED]
 
 
 async def test_thousands_are_served_in_slices(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,3 +287,92 @@ async def test_an_unsubscribed_pipe_is_written_nothing_more(worlds: Worlds) -> N
     await world.settle()
     assert pipe.writes == []
     assert len(world.hub) == 0
+
+
+async def test_a_subscriber_that_comes_back_gets_every_later_message_once(worlds: Worlds) -> None:
+    """Subscription with a position begins right after it, whether tail or log holds what comes."""
+    for tail_bytes in (1 << 20, 500):
+        world = await worlds.make(tail_bytes=tail_bytes)
+        witness = await world.attach()
+        for number in range(300):
+            await world.publish(str(number))
+        await witness.read(len(frames(*map(str, range(300)))))
+        epoch = world.backend.epoch
+        for offset in (0, 1, 255, 256, 257, 299, 300):
+            pipe = await world.attach(start=Start(since=Position(epoch, offset)))
+            assert world.began == (offset, True, None)
+            expected = frames(*map(str, range(offset, 300)))
+            assert await pipe.read(len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "cursor", "reason"),
+    [
+        (Start(earliest=True), 90, None),
+        (Start(last=3), 97, None),
+        (Start(last=1000), 90, None),
+        (Start(since=Position("", 95)), 95, None),
+        (Start(since=Position("", 89)), 90, Reason.EXPIRED),
+        (Start(since=Position("", 0)), 90, Reason.EXPIRED),
+        (Start(since=Position("", 101)), 100, Reason.AHEAD),
+        (Start(since=Position("other", 95)), 90, Reason.EPOCH),
+    ],
+)
+async def test_where_a_subscription_begins(worlds: Worlds, start: Start, cursor: int, reason: Reason | None) -> None:
+    """Subscription begins where it asked to, or at the nearest place with a gap that says why."""
+    world = await worlds.make(History(size=10))
+    for number in range(100):
+        await world.publish(str(number))
+    if start.since is not None and not start.since.epoch:
+        start = Start(since=Position(world.backend.epoch, start.since.offset))
+    pipe = await world.attach(start=start)
+    assert world.began.cursor == cursor
+    assert (world.began.gap and world.began.gap.reason) == reason
+    assert world.began.resumed == (start.since is not None and reason is None)
+    if world.began.gap:
+        assert world.began.gap.next == (world.backend.epoch, cursor + 1)
+        assert world.began.gap.after == str(start.since)
+    expected = frames(*map(str, range(cursor, 100)))
+    assert await pipe.read(len(expected)) == expected
+    await world.publish("live")
+    assert (await pipe.read(len(expected) + 6)).endswith(frames("live"))
+
+
+async def test_a_storm_of_subscribers_reads_the_log_a_few_times(worlds: Worlds) -> None:
+    """Hub reads what many subscribers wait for once, not once for each."""
+    world = await worlds.make(tail_bytes=500)
+    witness = await world.attach()
+    for number in range(1000):
+        await world.publish(str(number))
+    await witness.read(len(frames(*map(str, range(1000)))))
+    reads = 0
+    read = world.backend.read
+
+    async def counted(channel: str, after: int, limit: int, history: History) -> Page:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        return await read(channel, after, limit, history)
+
+    world.backend.read = counted  # type: ignore[method-assign]
+    starts = [Start(since=Position(world.backend.epoch, offset)) for offset in range(500, 1000)]
+    pipes = await asyncio.gather(*(world.attach(start=start) for start in starts))
+    for offset, pipe in zip(range(500, 1000), pipes, strict=True):
+        expected = frames(*map(str, range(offset, 1000)))
+        assert await pipe.read(len(expected)) == expected
+    assert reads < 20
+
+
+async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:
+    """Fan-out whose log was put back by a backup says so, and goes on with what is new."""
+    world = await worlds.make()
+    pipe = await world.attach()
+    pipe.ends_at_a_gap = False
+    await world.publish("1", "2", "3")
+    await pipe.read(9)
+    fanout_ = world.hub._followed["c"].fanout  # noqa: SLF001 — memory cannot go back by itself
+    fanout_.deliver(Batch("c", world.backend.epoch, (Message(2, 0, b"new"),)))
+    assert await pipe.read(14) == frames("1", "2", "3", "new")
+    assert [(gap.after, gap.next.offset, gap.reason) for gap in pipe.gaps] == [
+        (f"{world.backend.epoch}:3", 2, Reason.AHEAD)
+    ]

@@ -18,6 +18,8 @@ channels:
   listen: {publish: key}
   sealed: {publish: nobody}
   small: {publish: anyone, client_publish: true, max_message_size: 20B}
+  short: {publish: anyone, history: {size: 10}}
+  short2: {publish: anyone, history: {size: 10}}
   "chat.{room}": {publish: anyone}
   "chat-{room}": {publish: anyone}
 """

@@ -208,8 +208,9 @@ def test_a_wrong_method_is_405_and_names_the_right_one(http: httpx.Client, metho
 
 
 def test_a_channel_asked_for_by_plain_get_says_how_to_subscribe(http: httpx.Client) -> None:
-    """Server answers a plain GET of a channel with 406 and the way in."""
-    assert_problem(http.get("/lebowski"), 406, "not_acceptable", "WebSocket")
+    """Server answers a plain GET of a channel with 406 and the ways in."""
+    for way in ("WebSocket", "text/event-stream", "/lebowski/history"):
+        assert_problem(http.get("/lebowski"), 406, "not_acceptable", way)
 
 
 def test_an_unknown_page_is_404(http: httpx.Client) -> None:

@@ -23,7 +23,7 @@ def edge(count: int) -> Edge:
     registry = Registry(tuple(Channel(f"channel-{n}") for n in range(count)), Channel("defaults"))
     bus = Bus(MemoryBackend(registry.history))
     health = Health(bus.health, lambda: ConfigState(hash="", error=None))
-    return Edge(registry, Authenticator(()), ("*",), bus, Hub(bus, registry), health, "0")
+    return Edge(registry, Authenticator(()), ("*",), bus, bus, Hub(bus, registry), health, "0")
 
 
 def test_channels_cost_a_request_nothing(edges: dict[int, Edge]) -> None:

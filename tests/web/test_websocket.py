@@ -72,9 +72,11 @@ def test_a_frame_that_cannot_be_published_closes_with_its_code(
     [
         ("/nope", {}, 404, "unknown_channel"),
         ("/chat.a.b", {}, 404, "unknown_channel"),
-        ("/lebowski?since=abc:1", {}, 400, "'since' is not available yet"),
-        ("/lebowski?last=5", {}, 400, "'last' is not available yet"),
-        ("/lebowski", {"sec-websocket-protocol": "abide.v1"}, 400, "abide.v1"),
+        ("/lebowski?since=abc", {}, 400, "'abc' is not a position"),
+        ("/lebowski?since=", {}, 400, "is not a position"),
+        ("/lebowski?last=-1", {}, 400, "'last' must be a whole number"),
+        ("/lebowski?last=x", {}, 400, "'last' must be a whole number"),
+        ("/ws", {}, 400, "/ws speaks abide.v1"),
         ("/lebowski", {"origin": "https://evil.example"}, 403, "https://evil.example"),
     ],
 )

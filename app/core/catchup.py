@@ -1,0 +1,59 @@
+"""Reads of the log that many wait for are made once.
+
+After a deploy thousands of subscribers come back at nearly the same position. What the tail no
+longer holds they read in the same aligned pages, each of which is asked for once and kept for a
+moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from app.core.message import Message, Page
+
+PAGE_MESSAGES = 256
+
+KEEP_SECONDS = 1.0
+
+Read = Callable[[int, int], Awaitable[Page]]
+"""Reads at most so many messages (second) past an offset (first)."""
+
+
+class Catchup:
+    """One channel's pages. Their number is bounded by the time for which they are kept."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}
+
+    async def window(self, head: int) -> Page:
+        """Return a page without messages: the ends of what the history shows now."""
+        return await self._page(head, 0)
+
+    async def after(self, offset: int) -> tuple[int, tuple[Message, ...]]:
+        """Return the oldest offset shown, and the next messages past ``offset``; none when there are none."""
+        at = offset - offset % PAGE_MESSAGES
+        while True:
+            page = await self._page(at, PAGE_MESSAGES)
+            newer = tuple(message for message in page.messages if message.offset > offset)
+            if newer or not page.messages or page.first > offset + 1:
+                return page.first, newer
+            at = page.messages[-1].offset  # the page was cut short by its bytes, or is older than we are
+
+    async def _page(self, at: int, limit: int) -> Page:
+        key = (at, limit)
+        task = self._pages.get(key)
+        if task is None:
+            loop = asyncio.get_running_loop()
+            task = self._pages[key] = loop.create_task(self._fetch(at, limit))
+            loop.call_later(KEEP_SECONDS, self._pages.pop, key, None)
+        # Who waits may go away; the read is for the others too.
+        return await asyncio.shield(task)
+
+    async def _fetch(self, at: int, limit: int) -> Page:
+        try:
+            return await self._read(at, limit)
+        except BaseException:
+            self._pages.pop((at, limit), None)  # a failure is not kept for who comes next
+            raise

@@ -1,0 +1,73 @@
+"""``GET`` of a channel: an event stream, or the history."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.core.channel import Registry
+from app.core.errors import AbideError
+from app.core.hub import Hub
+from app.core.ports import Source
+from app.web import sse
+from app.web.auth import Authenticator
+from app.web.history import History
+from app.web.problems import ProblemResponse, describe
+
+_HISTORY = "/history"
+
+_log = structlog.get_logger(__name__)
+
+
+class Reads:
+    """An ASGI application for ``GET`` and ``HEAD`` of ``/{channel}`` and ``/{channel}/history``."""
+
+    def __init__(self, registry: Registry, authenticator: Authenticator, hub: Hub, source: Source) -> None:
+        self._registry = registry
+        self._authenticator = authenticator
+        self._hub = hub
+        self._history = History(hub, source)
+
+    def knows(self, path: str) -> bool:
+        """Whether the path is a channel's, or that of its history."""
+        return self._registry.get(_name(path)) is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request whose path :meth:`knows`."""
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request, receive, send)
+        except AbideError as error:
+            response = ProblemResponse.of(error)
+        except Exception:  # noqa: BLE001 — a bug is answered as a problem too
+            _log.exception("read_failed")
+            response = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request, receive: Receive, send: Send) -> Response | None:
+        """Return the answer; None when it was a stream, and is over."""
+        path = request.scope["path"]
+        name = _name(path)
+        channel = self._registry.find(name)
+        identity = self._authenticator.identify(request.headers)
+        if path.endswith(_HISTORY):
+            return await self._history.answer(name, channel, identity, request.query_params)
+        if not sse.is_wanted(request.headers):
+            detail = (
+                f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
+                f"what is kept can be read from /{name}{_HISTORY}"
+            )
+            return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
+        channel.check_subscribe(identity)
+        if request.method == "HEAD":
+            return Response(media_type=sse.MEDIA_TYPE)
+        start = sse.start_of(request.headers, request.query_params)
+        await sse.stream(self._hub, name, identity, start, receive, send)
+        return None
+
+
+def _name(path: str) -> str:
+    return path.removeprefix("/").removesuffix(_HISTORY)

@@ -1,0 +1,157 @@
+"""Server-Sent Events, history and long-polling."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.support.server import Server
+from tests.web.test_push import assert_problem
+
+ACCEPT = {"accept": "text/event-stream"}
+
+
+class Stream:
+    """An event stream, read event by event."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.iter_lines()
+
+    def event(self) -> dict[str, str]:
+        """Return the fields of the next event."""
+        fields: dict[str, str] = {}
+        for line in self._lines:
+            if not line and fields:
+                return fields
+            name, _, value = line.partition(": ")
+            if name:
+                fields[name] = value
+        return fields
+
+
+@contextmanager
+def stream(http: httpx.Client, path: str, **headers: str) -> Iterator[Stream]:
+    with http.stream("GET", path, headers={**ACCEPT, **headers}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        stream = Stream(response)
+        assert stream.event() == {"retry": "2000"}
+        yield stream
+
+
+@pytest.fixture
+def publisher(edge: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=edge.url, timeout=10) as client:
+        yield client
+
+
+def push(publisher: httpx.Client, channel: str, *messages: object) -> list[str]:
+    return [publisher.post(f"/push/{channel}", json=message).json()["position"] for message in messages]
+
+
+def test_each_message_is_an_event_with_its_position(http: httpx.Client, publisher: httpx.Client) -> None:
+    """Stream begins with where it stands, then has the position as id and the message as data."""
+    (before,) = push(publisher, "chat.sse1", 0)
+    with stream(http, "/chat.sse1") as events:
+        assert events.event() == {"id": before}
+        (position,) = push(publisher, "chat.sse1", {"a": [1]})
+        assert events.event() == {"id": position, "data": '{"a":[1]}'}
+
+
+def test_line_breaks_between_tokens_become_spaces(http: httpx.Client, publisher: httpx.Client) -> None:
+    """Stream writes JSON of several lines, whatever ends them, as one line that means the same."""
+    with stream(http, "/chat.sse2") as events:
+        events.event()
+        body = b'{\n"a":\r1,\r\n"b": "\\n"}'
+        publisher.post("/push/chat.sse2", content=body, headers={"content-type": "application/json"})
+        assert events.event()["data"] == '{ "a": 1,  "b": "\\n"}'
+
+
+def test_the_last_event_id_goes_before_the_query(http: httpx.Client, publisher: httpx.Client) -> None:
+    """Stream resumes after Last-Event-ID, which EventSource sends by itself, else after ``since``."""
+    positions = push(publisher, "chat.sse3", 1, 2, 3)
+    with stream(http, f"/chat.sse3?since={positions[0]}") as events:
+        assert events.event() == {"id": positions[0]}
+        assert [events.event()["data"] for _ in range(2)] == ["2", "3"]
+    with stream(http, f"/chat.sse3?since={positions[0]}", **{"last-event-id": positions[1]}) as events:
+        events.event()
+        assert events.event()["data"] == "3"
+
+
+@pytest.mark.parametrize("given", ["old:7", "not one of ours"])
+def test_an_event_id_that_is_not_ours_is_a_gap(http: httpx.Client, publisher: httpx.Client, given: str) -> None:
+    """Stream tells of a gap in-band, with an id that moves on, and then sends what is held."""
+    push(publisher, f"chat.sse4{len(given)}", 1)
+    with stream(http, f"/chat.sse4{len(given)}", **{"last-event-id": given}) as events:
+        began, gap, message = events.event(), events.event(), events.event()
+        assert gap["event"] == "gap"
+        assert gap["id"] == began["id"]
+        assert f'"after":"{given}"' in gap["data"]
+        assert '"reason":"epoch"' in gap["data"]
+        assert message["data"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/nope", 404, "unknown_channel"),
+        ("/lebowski?since=x", 400, "malformed"),
+        ("/lebowski?last=x", 400, "malformed"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_a_problem(http: httpx.Client, path: str, status: int, code: str) -> None:
+    """Server refuses a stream as it refuses any request."""
+    assert_problem(http.get(path, headers=ACCEPT), status, code)
+
+
+def test_the_history_is_read_from_the_oldest_or_after_a_position(publisher: httpx.Client) -> None:
+    """History answers messages in order, with the ends of what is held."""
+    positions = push(publisher, "chat.h1", "a", "b", "c")
+    history = publisher.get("/chat.h1/history").json()
+    assert [(m["position"], m["offset"], m["data"]) for m in history["messages"]] == list(
+        zip(positions, (1, 2, 3), "abc", strict=True)
+    )
+    assert (history["first"], history["last"], history["complete"]) == (1, 3, True)
+    assert history["epoch"] == positions[0].partition(":")[0]
+    some = publisher.get("/chat.h1/history", params={"since": positions[0], "limit": 1}).json()
+    assert [m["data"] for m in some["messages"]] == ["b"]
+    assert some["messages"][-1]["offset"] < some["last"]
+
+
+def test_the_history_says_what_is_missing(publisher: httpx.Client) -> None:
+    """History is not complete when messages after the position are no longer held."""
+    push(publisher, "short2", *range(12))
+    epoch = publisher.get("/short2/history").json()["epoch"]
+    lost = publisher.get("/short2/history", params={"since": f"{epoch}:1"}).json()
+    assert (lost["complete"], lost["first"], lost["messages"][0]["offset"]) == (False, 3, 3)
+    other = publisher.get("/short2/history", params={"since": "old:1"}).json()
+    assert (other["complete"], len(other["messages"])) == (False, 10)
+    assert publisher.get("/short2/history", params={"since": f"{epoch}:12"}).json()["complete"] is True
+
+
+def test_long_polling_waits_for_the_next_message(http: httpx.Client, publisher: httpx.Client) -> None:
+    """History with ``wait`` answers as soon as something comes, and with none when nothing does."""
+    (position,) = push(publisher, "chat.poll", 1)
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(http.get("/chat.poll/history", params={"since": position, "wait": 30}))
+    )
+    waiting.start()
+    while waiting.is_alive():
+        push(publisher, "chat.poll", 2)
+        waiting.join(0.2)
+    assert answers[0].json()["messages"][0]["data"] == 2
+    begin = time.monotonic()
+    nothing = publisher.get("/chat.quiet/history", params={"wait": 1}).json()
+    assert nothing["messages"] == []
+    assert time.monotonic() - begin >= 1
+
+
+@pytest.mark.parametrize("query", ["limit=x", "limit=1001", "wait=61", "wait=-1", "since=x"])
+def test_a_bad_question_is_malformed(publisher: httpx.Client, query: str) -> None:
+    """History says which parameter is wrong."""
+    assert_problem(publisher.get(f"/lebowski/history?{query}"), 400, "malformed")
