@@ -16,6 +16,9 @@ PAGE_MESSAGES = 256
 
 KEEP_SECONDS = 1.0
 
+_STALE_AT_MOST = 2
+"""The aligned page and the exact one may both be older than the cursor; the next one is read now."""
+
 Read = Callable[[int, int], Awaitable[Page]]
 """Reads at most so many messages (second) past an offset (first)."""
 
@@ -33,13 +36,17 @@ class Catchup:
 
     async def after(self, offset: int) -> tuple[int, tuple[Message, ...]]:
         """Return the oldest offset shown, and the next messages past ``offset``; none when there are none."""
-        at = offset - offset % PAGE_MESSAGES
+        at, stale = offset - offset % PAGE_MESSAGES, 0
         while True:
             page = await self._page(at, PAGE_MESSAGES)
             newer = tuple(message for message in page.messages if message.offset > offset)
-            if newer or not page.messages or page.first > offset + 1:
+            if newer or page.first > offset + 1 or stale == _STALE_AT_MOST:
                 return page.first, newer
-            at = page.messages[-1].offset  # the page was cut short by its bytes, or is older than we are
+            if page.head > offset and page.messages:
+                at = page.messages[-1].offset  # it was cut short by its bytes
+            else:  # it was read before there was anything past our offset
+                self._forget((at, PAGE_MESSAGES), page)
+                at, stale = offset, stale + 1
 
     async def _page(self, at: int, limit: int) -> Page:
         key = (at, limit)
@@ -47,9 +54,16 @@ class Catchup:
         if task is None:
             loop = asyncio.get_running_loop()
             task = self._pages[key] = loop.create_task(self._fetch(at, limit))
+            task.add_done_callback(_retrieve)
             loop.call_later(KEEP_SECONDS, self._pages.pop, key, None)
         # Who waits may go away; the read is for the others too.
         return await asyncio.shield(task)
+
+    def _forget(self, key: tuple[int, int], page: Page) -> None:
+        """Forget a page, unless it is being read anew already."""
+        task = self._pages.get(key)
+        if task is not None and task.done() and task.result() is page:
+            del self._pages[key]
 
     async def _fetch(self, at: int, limit: int) -> Page:
         try:
@@ -57,3 +71,9 @@ class Catchup:
         except BaseException:
             self._pages.pop((at, limit), None)  # a failure is not kept for who comes next
             raise
+
+
+def _retrieve(task: asyncio.Task[Page]) -> None:
+    """Take note of a failure that nobody may be waiting for any more."""
+    if not task.cancelled():
+        task.exception()

@@ -58,6 +58,10 @@ class Hub:
         """Return how many subscriptions there are."""
         return sum(len(followed.fanout) for followed in self._followed.values())
 
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Return the channels that are followed here: name → how many subscriptions, and the newest offset."""
+        return {name: (len(followed.fanout), followed.fanout.tail.head) for name, followed in self._followed.items()}
+
     def apply(self, registry: Registry) -> None:
         """Bring the open subscriptions under new rules; end those that they no longer admit."""
         self._registry = registry

@@ -143,10 +143,13 @@ class Subscription:
             return
         finally:
             self._reading = None
-        if first > self.cursor + 1 or not messages:
-            self._skip_to(max(first, self.cursor + 1), Reason.EXPIRED)
-        else:
+        if first > self.cursor + 1:
+            self._skip_to(first, Reason.EXPIRED)
+        elif messages:
             self._send(_cut(messages))
+        elif self._writer is not None:  # the log is not as far as this process has heard: look again when it hears more
+            self._fanout.join(self, self._writer.write)
+            return
         self.advance()
 
     def _skip_to(self, offset: int, reason: Reason) -> None:
