@@ -57,7 +57,8 @@ class Reader:
         if since is None:
             self.expected = where.cursor + 1
         assert where.resumed == (since is not None and where.gap is None)
-        self.position = str(self._subscription.position)
+        if where.gap is None:
+            self.position = str(self._subscription.position)
         self._subscription.attach(self, self)
 
     def leave(self) -> None:
@@ -91,6 +92,7 @@ class Reader:
     def lost(self, _: Subscription, gap: Gap) -> None:
         assert self.expected is None or gap.next.offset > self.expected, "a gap of nothing"
         self.expected = gap.next.offset
+        self.position = str(Position(gap.next.epoch, gap.next.offset - 1))  # or it would be told of the same gap again
 
     def ended(self, _: Subscription, error: AbideError) -> None:
         raise error
