@@ -84,6 +84,11 @@ class Bus:
     def __repr__(self) -> str:
         return f"<Bus over {self._backend!r}, {self._commit!r}>"
 
+    @property
+    def epoch(self) -> str:
+        """The id of this life of the log; valid once something was read or followed."""
+        return self._backend.epoch
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Connect; at the end finish what waits to be appended, then let go."""

@@ -37,6 +37,10 @@ class Sink(Protocol):
 class Source(Protocol):
     """Where messages come out."""
 
+    @property
+    def epoch(self) -> str:
+        """The id of this life of the log; valid once something was read or followed."""
+
     async def follow(self, channel: str, sink: Sink) -> None:
         """Hand ``sink`` everything appended to the channel from now on, in order, once."""
 

@@ -40,24 +40,33 @@ class History:
         start = Start.parse(query.get("since", "earliest"), None)
         limit = _number(query, "limit", _DEFAULT_LIMIT, MAX_LIMIT)
         wait = _number(query, "wait", 0, MAX_WAIT)
+        page, where = await self._read(name, channel, start, limit)
+        if not page.messages and wait:
+            page, where = await self._poll(name, channel, identity, start, limit, wait)
+        return _response(page, where, self._source.epoch)
+
+    async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
+        if start.earliest:  # before the first: whatever is held comes
+            page = await self._source.read(name, 0, limit, channel.history)
+            return page, begin(start, self._source.epoch, page.first, page.head)
+        ends = await self._source.read(name, 0, 0, channel.history)
+        where = begin(start, self._source.epoch, ends.first, ends.head)
+        return await self._source.read(name, where.cursor, limit, channel.history), where
+
+    async def _poll(  # noqa: PLR0913, PLR0917 — a question, and how long it may take
+        self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, wait: int
+    ) -> tuple[Page, Begin]:
+        """Read again when there is something, or time is up."""
         waiter = _Waiter()
         subscription, _ = await self._hub.subscribe(name, identity, frames.PLAIN_RECORDS)
         try:
             subscription.attach(waiter, waiter)
-            page, where = await self._read(name, channel, start, limit, subscription.position.epoch)
-            if not page.messages and wait and await waiter.news(wait):
-                page, where = await self._read(name, channel, start, limit, subscription.position.epoch)
-            return _response(page, where, subscription.position.epoch)
+            page, where = await self._read(name, channel, start, limit)  # it may have come in between
+            if not page.messages and await waiter.news(wait):
+                page, where = await self._read(name, channel, start, limit)
         finally:
             self._hub.unsubscribe(subscription)
-
-    async def _read(self, name: str, channel: Channel, start: Start, limit: int, epoch: str) -> tuple[Page, Begin]:
-        if start.earliest:  # before the first: whatever is held comes
-            page = await self._source.read(name, 0, limit, channel.history)
-            return page, begin(start, epoch, page.first, page.head)
-        ends = await self._source.read(name, 0, 0, channel.history)
-        where = begin(start, epoch, ends.first, ends.head)
-        return await self._source.read(name, where.cursor, limit, channel.history), where
+        return page, where
 
 
 class _Waiter:
