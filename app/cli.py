@@ -1,16 +1,21 @@
-"""The commands: ``serve``, ``check``, ``migrate`` and ``schema``."""
+"""The commands: those of the server, and ``publish`` and ``subscribe``, which talk to a running one."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import shlex
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
+from app import client
 from app.config import ConfigError, Environment, Problem, Settings, check_deployment, json_schema, load, mask
 from app.config.units import write_duration, write_size
 from app.core.channel import Channel
@@ -31,12 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check(options.file)
             case "migrate":
                 migrate()
+            case "publish":
+                publish(options)
+            case "subscribe":
+                subscribe(options)
             case _:
                 schema()
         sys.stdout.flush()
-    except (ConfigError, UnavailableError) as error:
+    except (ConfigError, UnavailableError, client.ClientError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell has it
     except BrokenPipeError:
         # The reader has seen enough, as in `check | head`: at exit Python would write the rest once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,9 +86,63 @@ def migrate() -> None:
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
 
+def publish(options: argparse.Namespace) -> None:
+    """Publish one message and print its position; raise :class:`ClientError`."""
+    given = options.data == "-"
+    try:
+        text = sys.stdin.buffer.read() if given else options.data
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        command = shlex.join(["publish", options.channel, json.dumps(options.data, ensure_ascii=False)])
+        hint = "" if given else f". Text needs quotes of its own: python -m app {command}"
+        msg = f"{'stdin' if given else 'DATA'} is not JSON ({error}){hint}"
+        raise client.ClientError(msg) from None
+    print(asyncio.run(client.publish(options.url, options.channel, data, key=options.key)))
+
+
+def subscribe(options: argparse.Namespace) -> None:
+    """Print messages until Ctrl-C, or until nobody reads them; raise :class:`ClientError`."""
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(_follow(options))
+
+
 def schema() -> None:
     """Print the JSON Schema of the YAML file."""
     print(json.dumps(json_schema(), indent=2))
+
+
+async def _follow(options: argparse.Namespace) -> None:
+    _end_with_reader()
+    messages = client.subscribe(
+        options.url,
+        options.channel,
+        since=options.since,
+        last=options.last,
+        key=options.key,
+        on_gap=lambda gap: _say(f"gap ({gap.reason}): nothing between {gap.after} and {gap.next}"),
+        on_notice=_say,
+    )
+    async with contextlib.aclosing(messages):
+        async for message in messages:
+            line = json.dumps(message._asdict() if options.json else message.data, ensure_ascii=False)
+            sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def _end_with_reader() -> None:
+    """Cancel this task when the other end of a pipe on stdout closes, even if nothing is to be written."""
+    task = asyncio.current_task()
+    if task is not None and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+        asyncio.get_running_loop().add_reader(sys.stdout.fileno(), task.cancel)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"it has no {name}"
+    raise ValueError(msg)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +154,16 @@ def _parser() -> argparse.ArgumentParser:
         "file", type=Path, nargs="?", help="the YAML file (default: CHANNELS_CONFIG, else config/channels.yaml)"
     )
     _add(commands, "migrate", "create or upgrade the Postgres schema")
+    publisher = _add(commands, "publish", "publish one message on a running server and print its position")
+    subscriber = _add(commands, "subscribe", "print a channel's messages as they come, one a line, until Ctrl-C")
+    for command in (publisher, subscriber):
+        command.add_argument("channel", help="the channel's name")
+        command.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+        command.add_argument("--key", help="one of the server's keys, where the channel asks for one")
+    publisher.add_argument("data", help="the message as JSON; - reads it from stdin")
+    subscriber.add_argument("--since", metavar="P", help="begin after this position, or with the 'earliest' held")
+    subscriber.add_argument("--last", type=int, metavar="N", help="begin with the newest N messages")
+    subscriber.add_argument("--json", action="store_true", help="print objects with channel, position, time and data")
     _add(commands, "schema", "print the JSON Schema of the YAML file, for editors")
     return parser
 

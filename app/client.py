@@ -1,0 +1,248 @@
+"""A client in one file: publish, and subscribe without a hole.
+
+It needs the ``websockets`` package and nothing else of Abide, so it may be copied into another project.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import random
+import ssl
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, ProxyError
+from websockets.typing import Subprotocol
+
+BASE, CAP = 0.1, 5.0  # seconds: a pause is at most BASE, doubled with each attempt up to CAP
+
+_SUBPROTOCOL = Subprotocol("abide.v1")
+_SCHEMES = {"http": ("http", "ws"), "https": ("https", "wss"), "ws": ("http", "ws"), "wss": ("https", "wss")}
+_PASSING = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 4408}
+_CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed", 4410: "gap"}
+_LONGEST_WAIT = 60.0  # seconds of a Retry-After that are believed
+_LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and what stands around it
+
+
+class Message(NamedTuple):
+    """What a subscriber gets: ``data`` is parsed JSON, ``time`` in milliseconds since the Unix epoch."""
+
+    channel: str
+    position: str
+    time: int
+    data: Any
+
+
+class Gap(NamedTuple):
+    """Messages that cannot be delivered: all after ``after`` and before ``next``; ``reason`` as in the protocol."""
+
+    channel: str
+    after: str
+    next: str
+    reason: str
+
+
+class ClientError(Exception):
+    """The server refused, or stayed away too long; ``str()`` says why.
+
+    ``status`` is the HTTP status or the close code, ``code`` the stable word of docs/codes.md; None if there is none.
+    """
+
+    def __init__(self, detail: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.code = status, code
+
+
+class _PassingError(ClientError):
+    """Trying again may help, ``wait`` seconds from now at the earliest."""
+
+    wait = 0.0
+
+
+def backoff(attempt: int) -> float:
+    """Return the seconds to pause after attempt 0, 1, 2, …: anything up to a bound that doubles (full jitter)."""
+    return random.uniform(0, min(CAP, BASE * 2 ** min(attempt, 16)))  # noqa: S311 — it spreads load, and guards nothing
+
+
+async def subscribe(  # noqa: PLR0913 — all but two have defaults
+    url: str,
+    channel: str,
+    *,
+    since: str | None = None,
+    last: int | None = None,
+    key: str | None = None,
+    on_gap: Callable[[Gap], object] = lambda _: None,
+    on_notice: Callable[[str], object] = lambda _: None,
+) -> AsyncGenerator[Message, None]:
+    """Yield the messages of a channel, each once and in order, and connect again by itself as often as it takes.
+
+    It begins after a position or with ``"earliest"`` (``since``), or with the newest messages (``last`` of them), else
+    with what comes from now on. ``on_gap`` is told what cannot be delivered, before the messages after it;
+    ``on_notice`` of lost and new connections, in words. Raises what these raise; :class:`ClientError` for a refusal.
+    """
+    address, headers, clock = _address(url, channel, socket=True), _headers(key), asyncio.get_running_loop().time
+    attempt, lost = 0, False
+    while True:
+        began = clock()
+        begin = {"since": since, "last": last}  # `since` wins
+        try:
+            query = urlencode({name: value for name, value in begin.items() if value is not None})
+            socket = await _connect(f"{address}?{query}", headers)
+        except _PassingError as error:
+            trouble = error
+        else:
+            try:
+                while not isinstance(frame := await _receive(socket), _PassingError):
+                    since = _moved(since, frame)
+                    match frame["type"]:
+                        case "subscribed" if lost:
+                            on_notice(f"connected again, after {frame['position']}")
+                            lost = False
+                        case "gap":
+                            on_gap(Gap(channel, frame["after"], frame["next"], frame["reason"]))
+                        case "message":
+                            yield Message(channel, frame["position"], frame["time"], frame["data"])
+                trouble = frame
+            finally:
+                await socket.close()
+        if not lost:
+            on_notice(f"not connected: {trouble}; trying again")
+        lost, attempt = True, 0 if clock() - began >= CAP else attempt
+        await asyncio.sleep(trouble.wait + backoff(attempt))
+        attempt += 1
+
+
+async def publish(  # noqa: PLR0913 — all but three have defaults
+    url: str,
+    channel: str,
+    data: object,
+    *,
+    key: str | None = None,
+    idempotency_key: str | None = None,
+    patience: float = 10.0,
+) -> str:
+    """Publish ``data``, anything that is JSON, and return its position once it is stored.
+
+    While the server is away or overloaded it tries again, for ``patience`` seconds; the message is stored once all the
+    same, by its idempotency key, which is made here if none is given. Raises :class:`ClientError` otherwise.
+    """
+    body = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    headers = _headers(key, idempotency_key or str(uuid.uuid4())) | {"Content-Type": "application/json"}
+    address, clock = _address(url, f"push/{channel}"), asyncio.get_running_loop().time
+    deadline = clock() + patience
+    for attempt in itertools.count():
+        try:
+            return await asyncio.to_thread(_post, address, headers, body, max(1.0, deadline - clock()))
+        except _PassingError as error:
+            pause = error.wait + backoff(attempt)
+            if clock() + pause > deadline:
+                raise
+        await asyncio.sleep(pause)
+    raise AssertionError  # count() has no end
+
+
+async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
+    options: dict[str, Any] = {"compression": None, "max_size": _LARGEST_FRAME, "close_timeout": 2}
+    try:
+        socket = await connect(address, subprotocols=[_SUBPROTOCOL], additional_headers=headers, **options)
+    except InvalidStatus as error:
+        answer = error.response
+        raise _refused(answer.status_code, bytes(answer.body), answer.headers.get("Retry-After")) from None
+    except (OSError, InvalidMessage, ProxyError) as error:
+        raise _unreachable(error) from None
+    except InvalidHandshake as error:
+        raise ClientError(str(error)) from None
+    if socket.subprotocol != _SUBPROTOCOL:
+        await socket.close()
+        msg = f"what answers does not speak {_SUBPROTOCOL}: is this the address of a channel?"
+        raise ClientError(msg)
+    return socket
+
+
+async def _receive(socket: ClientConnection) -> dict[str, Any] | _PassingError:
+    """Return the next frame, or why there is none; raise where trying again is no use."""
+    try:
+        frame: dict[str, Any] = json.loads(await socket.recv(), parse_int=_integer)
+    except ConnectionClosed as error:
+        close = error.rcvd or error.sent
+        status, reason = (close.code, close.reason) if close else (1006, "")
+        detail = f"the connection ended with {status}{reason and f' ({reason})'}"
+        if status in _PASSING:
+            return _PassingError(detail, status=status)
+        raise ClientError(detail, status=status, code=_CLOSED.get(status)) from None
+    return frame
+
+
+def _moved(since: str | None, frame: dict[str, Any]) -> str | None:
+    """Return where the subscription stands after a frame."""
+    match frame["type"]:
+        case "message":
+            since = frame["position"]
+        case "gap":
+            epoch, _, offset = frame["next"].partition(":")
+            since = f"{epoch}:{int(offset) - 1}"
+        case "subscribed" if frame["resumed"] or ":" not in (since or ""):
+            since = frame["position"]  # else a gap comes next, which must not be lost with the connection
+    return since
+
+
+def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
+    parts = urlsplit(address)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=seconds)) as connection:
+        try:
+            connection.request("POST", parts.path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(error) from None
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(text)["position"])
+    raise _refused(answer.status, text, answer.getheader("Retry-After"))
+
+
+def _unreachable(error: Exception) -> ClientError:
+    kind = ClientError if isinstance(error, ssl.SSLCertVerificationError) else _PassingError
+    return kind(str(error) or "no answer in time")
+
+
+def _refused(status: int, body: bytes, retry_after: str | None) -> ClientError:
+    try:
+        problem = json.loads(body)
+        detail, code = str(problem["detail"]), str(problem["code"])
+    except (ValueError, TypeError, KeyError):
+        detail, code = f"the answer was HTTP status {status}", None
+    if status < http.HTTPStatus.INTERNAL_SERVER_ERROR and status != http.HTTPStatus.TOO_MANY_REQUESTS:
+        return ClientError(detail, status=status, code=code)
+    error = _PassingError(detail, status=status, code=code)
+    error.wait = min(float(retry_after), _LONGEST_WAIT) if retry_after and retry_after.isdecimal() else 0.0
+    return error
+
+
+def _address(url: str, path: str, *, socket: bool = False) -> str:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
+            scheme = _SCHEMES[parts.scheme][socket]
+            return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/{quote(path, '/:')}"
+    msg = f"{url!r} is not a server's address: expected http://host:port"
+    raise ClientError(msg)
+
+
+def _headers(key: str | None, idempotency_key: str | None = None) -> dict[str, str]:
+    headers = {"Authorization": key and f"Bearer {key}", "Idempotency-Key": idempotency_key}
+    if not all(value.isascii() and value.isprintable() for value in headers.values() if value):
+        msg = "a key may hold visible ASCII characters only"
+        raise ClientError(msg)
+    return {name: value for name, value in headers.items() if value}
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 4300 else float(digits)  # noqa: PLR2004 — int() takes no more

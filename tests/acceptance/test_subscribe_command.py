@@ -1,0 +1,208 @@
+"""``publish`` and ``subscribe`` as people run them, beside a server that is killed under them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+import pytest
+
+from app.bus.postgres import migrate
+from tests.support.postgres import PostgresServer, free_port
+from tests.support.server import ROOT, Server
+
+CHANNELS = """\
+backend: ${DATABASE_URL:-memory://}
+auth: {keys: "first-key-1"}
+channels:
+  lebowski: {publish: anyone}
+  sealed: {publish: key}
+"""
+
+
+class Command:
+    """One run of ``python -m app``, whose lines can be waited for."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app", *arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self._readers: list[threading.Thread] = []
+        self.lines, self.errors = (self._collect(stream) for stream in (self._process.stdout, self._process.stderr))
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C and return the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self._process.wait(20)
+        for reader in self._readers:
+            reader.join()
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _collect(self, stream: IO[str] | None) -> queue.Queue[str]:
+        assert stream is not None
+        lines: queue.Queue[str] = queue.Queue()
+
+        def read() -> None:
+            with stream:
+                for line in stream:
+                    lines.put(line.rstrip("\n"))
+
+        self._readers.append(threading.Thread(target=read, daemon=True))
+        self._readers[-1].start()
+        return lines
+
+
+def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", *arguments]
+    return subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Server]:
+    with Server(channels=CHANNELS) as server:
+        yield server
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    with PostgresServer() as postgres:
+        asyncio.run(migrate(postgres.url()))
+        yield postgres.url()
+
+
+def start(port: int, database: str) -> Server:
+    server = Server(channels=CHANNELS, env={"PORT": str(port), "DATABASE_URL": database})
+    server.port = port
+    return server
+
+
+def test_subscribe_shows_every_message_once_across_a_kill(database: str) -> None:
+    """Subscribe left running while the whole server is killed and started again shows each message once, in order."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    expected = [f'"{life}-{number}"' for life in range(3) for number in range(20)]
+    shown: list[str] = []
+    with Command("subscribe", "lebowski", "--url", url, "--since", "earliest") as subscriber:
+        for life in range(3):
+            with start(port, database) as server, httpx.Client(base_url=url) as http:
+                for number in range(20):
+                    assert http.post("/push/lebowski", json=f"{life}-{number}").status_code == 200
+                if life != 1:  # in one life it may have seen nothing when the end comes
+                    shown.append(subscriber.lines.get(timeout=20))
+                server.kill()
+        with start(port, database):
+            shown.extend(subscriber.lines.get(timeout=20) for _ in expected[len(shown) :])
+            assert shown == expected
+            assert run("publish", "lebowski", '"last"', "--url", url).returncode == 0
+            assert subscriber.lines.get(timeout=20) == '"last"'
+        assert subscriber.interrupt() == 0
+    said = list(subscriber.errors.queue)
+    assert said[0].startswith("not connected: ")
+    assert any(line.startswith("connected again, after ") for line in said)
+    assert not any(line.startswith("gap") for line in said)
+
+
+def test_subscribe_tells_of_a_gap() -> None:
+    """Subscribe says on stderr what is missing when the log began anew, and goes on."""
+    port = free_port()
+    with (
+        start(port, "") as server,
+        Command("subscribe", "lebowski", "--url", server.url, "--since", "old:3") as subscriber,
+    ):
+        httpx.post(f"{server.url}/push/lebowski", json="new")
+        assert subscriber.lines.get(timeout=20) == '"new"'
+        assert subscriber.interrupt() == 0
+    assert any(line.startswith("gap (epoch): nothing between old:3 and ") for line in subscriber.errors.queue)
+
+
+def test_publish_and_subscribe(memory: Server) -> None:
+    """Publish prints the position of what it was given or read; subscribe with --json prints it with the message."""
+    where = ("--url", memory.url)
+    first = run("publish", "sealed", '{"a": "\u00e9"}', "--key", "first-key-1", *where)
+    second = run("publish", "sealed", "-", "--key", "first-key-1", *where, given="[1,\n2]\n")
+    assert [(done.returncode, done.stderr) for done in (first, second)] == [(0, "")] * 2
+    with Command("subscribe", "sealed", "--last", "2", "--json", *where) as subscriber:
+        got = [json.loads(subscriber.lines.get(timeout=20)) for _ in range(2)]
+        assert subscriber.interrupt() == 0
+    assert [one.pop("time") > 1_600_000_000_000 for one in got] == [True, True]
+    assert got == [
+        {"channel": "sealed", "position": first.stdout.strip(), "data": {"a": "\u00e9"}},
+        {"channel": "sealed", "position": second.stdout.strip(), "data": [1, 2]},
+    ]
+    with Command("subscribe", "sealed", "--last", "2", *where) as subscriber:
+        assert [subscriber.lines.get(timeout=20) for _ in range(2)] == ['{"a": "\u00e9"}', "[1, 2]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("publish", "lebowski", "hello"), "publish lebowski '\"hello\"'"),
+        (("publish", "lebowski", "NaN"), "DATA is not JSON"),
+        (("publish", "lebowski", "-"), "stdin is not JSON"),
+        (("publish", "nope", "1"), "nope"),
+        (("publish", "sealed", "1"), "key"),
+        (("subscribe", "nope"), "nope"),
+        (("subscribe", "lebowski", "--since", "x"), "position"),
+        (("subscribe", "lebowski", "--url", "localhost"), "http://host:port"),
+    ],
+)
+def test_a_refusal_is_one_line(memory: Server, arguments: tuple[str, ...], said: str) -> None:
+    """Command that is refused says why in one line on stderr, and exits 1."""
+    done = run(*arguments, *(() if "--url" in arguments else ("--url", memory.url)), given="no JSON")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_subscribe_ends_with_its_reader(memory: Server) -> None:
+    """Subscribe ends without a word, and with 0, when nobody reads on, whether messages come or not."""
+    run("publish", "lebowski", "1", "--url", memory.url)
+    command = [sys.executable, "-m", "app", "subscribe", "lebowski", "--last", "1", "--url", memory.url]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"1\n"
+        process.stdout.close()
+        assert process.wait(20) == 0
+        assert process.stderr.read() == b""
+
+
+def test_every_command_and_option_is_documented() -> None:
+    """Commands and their options are those that the documentation names."""
+    documented = "".join((ROOT / "docs" / name).read_text() for name in ("client.md", "configuration.md"))
+    shown = {command: run(command, "--help").stdout for command in _commands()}
+    assert [command for command in shown if f"python -m app {command}" not in documented] == []
+    options = {option for text in shown.values() for option in re.findall(r"--[a-z-]+", text)}
+    assert {"--url", "--since", "--key"} < options
+    assert [option for option in sorted(options) if f"`{option}" not in documented] == []
+
+
+def _commands() -> list[str]:
+    return re.findall(r"^ {4}([a-z]+)\b", run("--help").stdout, re.MULTILINE)
