@@ -88,6 +88,7 @@ class Listener:
         self._outbox = outbox
         self._notify = notify
         self._inline = inline
+        self._backoff = _SHORTEST_BACKOFF
         self.epoch: str | None = None
         """The log's; None until the first session."""
         self.error: str | None = "not connected yet"
@@ -97,17 +98,13 @@ class Listener:
 
     async def run(self) -> None:
         """Have one session after the other; never returns."""
-        backoff = _SHORTEST_BACKOFF
         while True:
-            began = time.monotonic()
             try:
                 await self._one_session()
             except Exception as error:  # noqa: BLE001 — whatever ended it, there must be another
                 self._lost(error)
-            if time.monotonic() - began > _LONGEST_BACKOFF:
-                backoff = _SHORTEST_BACKOFF
-            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 — jitter, not a secret
-            backoff = min(backoff * 2, _LONGEST_BACKOFF)
+            await asyncio.sleep(random.uniform(0, self._backoff))  # noqa: S311 — jitter, not a secret
+            self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF)
 
     def _lost(self, error: Exception) -> None:
         while isinstance(error, ExceptionGroup):  # the first of the session's tasks that failed
@@ -135,6 +132,7 @@ class Listener:
             self._check_epoch(await ensure(connection))
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
+            self._backoff = _SHORTEST_BACKOFF  # it is only for a database that lets nobody in
             yield session
         finally:
             connection.terminate()
