@@ -80,6 +80,7 @@ class Abide:
                 hub=self._hub,
                 health=self._health,
                 version=__version__,
+                console=settings.console,
             )
         )
 

@@ -56,6 +56,7 @@ def parse(content: bytes, environment: Environment) -> Settings:
         inline=file.postgres.inline,
         keys=file.auth.keys,
         origins=file.origins,
+        console=file.console,
         registry=registry,
         warnings=warnings(environment, file.backend, file.auth.keys, registry),
     )

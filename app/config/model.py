@@ -151,6 +151,9 @@ class File(Section):
     origins: tuple[Origin, ...] = ("*",)
     """The web origins that browsers may connect from: "*" for any, or scheme://host[:port]."""
 
+    console: Boolean = True
+    """Whether `/` serves the console, a page that shows the channels; client.js is served either way."""
+
     defaults: Policy = Field(default_factory=Policy)
     """What a channel below inherits, key by key."""
 

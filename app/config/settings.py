@@ -32,6 +32,9 @@ class Settings:
     origins: tuple[str, ...]
     """``*`` for any, or ``scheme://host[:port]`` in lower case."""
 
+    console: bool
+    """Whether the console page is served."""
+
     registry: Registry
     warnings: tuple[str, ...]
     """Sentences for the log, about what is allowed but may not be meant."""

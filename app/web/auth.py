@@ -18,6 +18,11 @@ class Authenticator:
         # Digests have one length, so that comparing them tells nothing of a key's.
         self._digests = [_digest(key) for key in keys]
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether any key is configured."""
+        return bool(self._digests)
+
     def identify(self, headers: Headers) -> Identity:
         """Return the caller's identity; in time that does not depend on how near a key is."""
         if not self._digests:

@@ -24,7 +24,9 @@ from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
 from app.core.ports import Publisher, Source
 from app.web.auth import Authenticator
+from app.web.channels import ChannelList, Channels
 from app.web.health import Health, Readiness
+from app.web.pages import add_pages
 from app.web.problems import Problem, ProblemResponse, describe
 from app.web.push import MAX_ITEMS, Push
 from app.web.reads import Reads
@@ -79,6 +81,7 @@ class Edge:
     hub: Hub
     health: Health
     version: str
+    console: bool = True
 
 
 class _Application(FastAPI):
@@ -155,6 +158,8 @@ def _document(edge: Edge, push: Push) -> FastAPI:
     )
     _add_health(app, edge.health)
     _add_push(app, push)
+    _add_channels(app, Channels(edge.registry, edge.authenticator, edge.hub))
+    add_pages(app, console=edge.console)
     _add_rest(app, edge.registry)
     return app
 
@@ -186,6 +191,18 @@ def _add_push(app: FastAPI, push: Push) -> None:
         },
     )
     app.add_api_route("/push/{name:path}", push.named, methods=["POST"], tags=["push"], responses=_PROBLEMS)
+
+
+def _add_channels(app: FastAPI, channels: Channels) -> None:
+    app.add_api_route("/channels", channels.head, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route(
+        "/channels",
+        channels.list,
+        tags=["channels"],
+        summary="The declared channels, with their policies and counters",
+        response_model=ChannelList,
+        responses={401: _PROBLEMS[401]},
+    )
 
 
 def _operation(channel: Channel) -> dict[str, Any]:

@@ -163,6 +163,12 @@ def test_keys_of_the_file_are_not_interpolated(configure: Configure) -> None:
         load(configure("channels: {'${A}': {}}", A="news"))
 
 
+@pytest.mark.parametrize(("written", "served"), [("", True), ("console: true", True), ("console: false", False)])
+def test_console(load_text: Load, written: str, *, served: bool) -> None:
+    """File turns the console off, which is on by default."""
+    assert load_text(f"{written}\nchannels: {{a: }}").console is served
+
+
 def test_digest(load_text: Load) -> None:
     """Digest is the content's: the same for the same content, another for any other."""
     text = "channels: {a: {}}"

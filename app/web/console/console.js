@@ -1,0 +1,285 @@
+/** The console page: what there is, one channel live, and how to use it. */
+
+import { connect } from "/console/client.js";
+
+const LIST_EVERY = 2000; // milliseconds between two looks at the list
+const SECONDS = 60; // in a chart
+const ROWS = 200; // messages shown
+const DRAW_EVERY = 100; // milliseconds: thousands of messages a second must not each cost a layout
+const SHOWN = 4000; // characters of one message
+const BACKLOG = 20; // messages shown of what was published before
+
+const byId = (id) => document.getElementById(id);
+const base = location.origin;
+
+let key = "";
+let chosen = null;
+let unsubscribe = () => {};
+let declared = [];
+const heads = new Map(); // of the channels when the list was last read
+let listedAt = 0;
+
+const abide = connect(base, { onState: showState });
+const publisher = connect(base, { token: () => key });
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+function showState(state, { transport, delay, reason }) {
+  const texts = {
+    open: transport === "sse" ? "connected by SSE" : "connected",
+    waiting: `${reason}; trying again in ${((delay ?? 0) / 1000).toFixed(1)} s`,
+    connecting: "connecting …",
+    closed: "not connected",
+  };
+  byId("state").textContent = texts[state];
+  byId("state").dataset.state = state;
+}
+
+// ---- the list
+
+let listing; // the timer of the next look
+
+async function list() {
+  clearTimeout(listing);
+  try {
+    const response = await fetch("/channels", { headers: key ? { authorization: `Bearer ${key}` } : {} });
+    const body = await response.json();
+    byId("list-problem").textContent = response.ok || !key ? "" : body.detail;
+    if (response.status === 401) {
+      byId("key-form").hidden = false;
+      return;
+    }
+    if (response.ok) showList(body.channels);
+  } catch {
+    byId("list-problem").textContent = "the server does not answer";
+  }
+  listing = setTimeout(list, LIST_EVERY);
+}
+
+function showList(channels) {
+  const now = performance.now();
+  const seconds = (now - listedAt) / 1000;
+  const focused = document.activeElement?.dataset?.channel;
+  const rows = channels.map(({ name, subscribers, head }) => {
+    const before = heads.get(name);
+    const known = head !== null && before !== undefined && head >= before;
+    const rate = known ? ((head - before) / seconds).toFixed(1) : "–";
+    const button = element("button", { type: "button", textContent: name, onclick: () => choose(name) });
+    button.dataset.channel = name;
+    button.setAttribute("aria-current", String(name === chosen));
+    const cells = [element("td", {}, button), element("td", {}, String(subscribers)), element("td", {}, rate)];
+    return element("tr", {}, ...cells);
+  });
+  byId("list").replaceChildren(...rows);
+  if (focused) byId("list").querySelector(`[data-channel="${CSS.escape(focused)}"]`)?.focus();
+  heads.clear();
+  for (const { name, head } of channels) if (head !== null) heads.set(name, head);
+  listedAt = now;
+  declared = channels;
+  if (chosen) showPolicy();
+}
+
+// ---- the chosen channel
+
+function choose(name) {
+  if (name.includes("{")) {
+    byId("watch").value = name.slice(0, name.indexOf("{"));
+    byId("watch").focus();
+    return;
+  }
+  unsubscribe();
+  chosen = name;
+  location.hash = name;
+  byId("channel").hidden = false;
+  byId("channel-title").textContent = name;
+  byId("messages").replaceChildren();
+  byId("published").textContent = "";
+  for (const button of byId("list").querySelectorAll("button")) {
+    button.setAttribute("aria-current", String(button.dataset.channel === name));
+  }
+  begin();
+  showPolicy();
+  showSnippets();
+  unsubscribe = abide.subscribe(name, {
+    last: BACKLOG,
+    onMessage: received,
+    onGap: ({ reason, after, next }) => addRow(gapRow(`gap: ${reason}, after ${after}, next ${next}`)),
+    onError: (error) => addRow(gapRow(error.message)),
+  });
+}
+
+function showPolicy() {
+  const channel = declared.find(({ name }) => name === chosen);
+  byId("policy").textContent = channel
+    ? `publish: ${channel.publish} · subscribe: ${channel.subscribe} · client_publish: ${channel.client_publish} · ` +
+      `history: ${channel.history.size} messages, ${channel.history.ttl} s`
+    : "";
+}
+
+let pending = [];
+let drawing = false;
+
+function received({ time, position, data }) {
+  count(time);
+  const text = JSON.stringify(data);
+  const shown = text.length > SHOWN ? `${text.slice(0, SHOWN)} …` : text;
+  const at = time === undefined ? new Date() : new Date(time);
+  addRow(() =>
+    element(
+      "li",
+      {},
+      element("time", { dateTime: at.toISOString() }, at.toTimeString().slice(0, 8), `.${at.toISOString().slice(20, 23)}`),
+      element("span", { className: "offset", title: position }, position.split(":")[1]),
+      element("span", { className: "data" }, shown),
+    ),
+  );
+}
+
+const gapRow = (text) => () => element("li", { className: "gap" }, element("span", {}, text));
+
+function addRow(row) {
+  pending.push(row);
+  if (pending.length > ROWS) pending.shift();
+  if (!drawing) {
+    drawing = true;
+    setTimeout(draw, DRAW_EVERY);
+  }
+}
+
+function draw() {
+  drawing = false;
+  const rows = byId("messages");
+  rows.prepend(...pending.reverse().map((row) => row()));
+  pending = [];
+  while (rows.childElementCount > ROWS) rows.lastElementChild.remove();
+}
+
+// ---- the charts: one bucket for each second, oldest first
+
+let buckets = [];
+let liveSince = 0;
+
+function begin() {
+  pending = [];
+  buckets = Array.from({ length: SECONDS }, emptyBucket);
+  liveSince = Date.now();
+}
+
+const emptyBucket = () => ({ count: 0, timed: 0, latency: 0 });
+
+function count(time) {
+  if (time !== undefined && time < liveSince - 1000) return; // published before anybody looked
+  const bucket = buckets.at(-1);
+  bucket.count++;
+  if (time !== undefined) {
+    bucket.timed++;
+    bucket.latency += Math.max(0, Date.now() - time); // clocks differ
+  }
+}
+
+function tick() {
+  if (!chosen) return;
+  const last = buckets.at(-1);
+  const latency = ({ timed, latency: sum }) => (timed ? sum / timed : 0);
+  plot("rate-chart", buckets.map((bucket) => bucket.count));
+  plot("latency-chart", buckets.map(latency));
+  byId("rate-now").textContent = String(last.count);
+  byId("latency-now").textContent = last.timed ? latency(last).toFixed(1) : "–";
+  buckets.push(emptyBucket());
+  buckets.shift();
+}
+
+function plot(id, values) {
+  const most = Math.max(1, ...values);
+  const bar = (value, index) => {
+    const height = (value / most) * 46;
+    return value ? `M${index * 4} 48v${-height}h3v${height}z` : "";
+  };
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", values.map(bar).join(""));
+  byId(id).replaceChildren(path);
+}
+
+// ---- publishing
+
+async function publish(event) {
+  event.preventDefault();
+  const text = byId("data").value;
+  let data = text;
+  try {
+    data = JSON.parse(text);
+  } catch {
+    // text is a message, too
+  }
+  const output = byId("published");
+  try {
+    const position = await publisher.publish(chosen, data);
+    output.className = "";
+    output.textContent = `stored at ${position}`;
+  } catch (error) {
+    output.className = "problem";
+    output.textContent = error.message;
+    if (error.status === 401) byId("key-form").hidden = false;
+  }
+}
+
+// ---- snippets
+
+function showSnippets() {
+  const needsKey = declared.find(({ name }) => name === chosen)?.publish === "key";
+  const authorization = needsKey ? "-H 'authorization: Bearer <key>' " : "";
+  const texts = {
+    publish: `curl ${authorization}-H 'content-type: application/json' -d '{"hello":"world"}' ${base}/push/${chosen}`,
+    subscribe: `curl -N -H 'accept: text/event-stream' '${base}/${chosen}?last=10'`,
+    JavaScript: `import { connect } from "${base}/client.js";
+
+const abide = connect("${base}");
+abide.subscribe("${chosen}", { onMessage: ({ data }) => console.log(data) });`,
+    Python: `import asyncio, websockets
+
+
+async def main():
+    async for socket in websockets.connect("${base.replace("http", "ws")}/${chosen}"):
+        try:
+            async for message in socket:
+                print(message)
+        except websockets.ConnectionClosed:
+            continue
+
+
+asyncio.run(main())`,
+  };
+  byId("snippets").replaceChildren(...Object.entries(texts).map(([title, text]) => snippet(title, text)));
+}
+
+function snippet(title, text) {
+  const pre = element("pre", { textContent: text });
+  const button = element("button", { type: "button", textContent: "Copy", ariaLabel: `Copy: ${title}` });
+  button.onclick = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      getSelection()?.selectAllChildren(pre); // without TLS only the user may copy
+    }
+  };
+  return element("div", { className: "snippet" }, element("h4", { textContent: title }), pre, button);
+}
+
+byId("publish-form").onsubmit = publish;
+byId("watch-form").onsubmit = (event) => {
+  event.preventDefault();
+  choose(byId("watch").value);
+};
+byId("key-form").onsubmit = (event) => {
+  event.preventDefault();
+  key = byId("key").value;
+  list();
+};
+setInterval(tick, 1000);
+list();
+if (location.hash.length > 1) choose(decodeURIComponent(location.hash.slice(1)));

@@ -1,0 +1,166 @@
+"""A real browser, driven through its DevTools protocol."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    "--window-size=1180,860",
+)
+_ANNOUNCEMENT = "DevTools listening on "
+_UNTIL = """
+    const until = (look) => new Promise((resolve) => {
+        const again = () => { const seen = look(); seen ? resolve(seen) : setTimeout(again, 20); };
+        again();
+    });
+"""
+
+_WITNESS = """
+    window.refused = [];
+    addEventListener("error", ({ message }) => refused.push(message));
+    addEventListener("unhandledrejection", ({ reason }) => refused.push(String(reason)));
+    addEventListener("securitypolicyviolation", ({ violatedDirective }) => refused.push(violatedDirective));
+"""
+
+
+def _find_or_skip() -> str:
+    """Return the browser's path; without one skip the test, but fail it with CI=true."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        reason = f"no browser is installed: looked for {', '.join(_NAMES)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+class PageError(AssertionError):
+    """The page threw, or what was waited for did not happen."""
+
+
+class Page:
+    """One tab. Its scripts may use ``until(() => …)``, which resolves to the first value that counts as true.
+
+    ``refused`` holds what the page threw, and what its security policy refused.
+    """
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it is loaded."""
+        self.command("Page.enable")
+        self.command("Page.addScriptToEvaluateOnNewDocument", source=_WITNESS)
+        self.command("Page.navigate", url=url)
+        self.until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
+
+    def run(self, script: str, *, timeout: float = 20) -> Any:  # noqa: ANN401 — whatever the script returns
+        """Run the body of an asynchronous function and return what it returns."""
+        evaluated = self.command(
+            "Runtime.evaluate",
+            timeout=timeout,
+            expression=f"(async () => {{ {_UNTIL} {script} }})()",
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+        )
+        if "exceptionDetails" in evaluated:
+            raise PageError(json.dumps(evaluated["exceptionDetails"], indent=1))
+        return evaluated["result"].get("value")
+
+    def until(self, expression: str, *, timeout: float = 20) -> Any:  # noqa: ANN401 — whatever it is worth
+        """Wait until an expression counts as true, and return its value."""
+        return self.run(f"return until(() => {expression});", timeout=timeout)
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is to be seen as a PNG."""
+        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot")["data"]))
+
+    def command(self, method: str, *, timeout: float = 20, **parameters: object) -> dict[str, Any]:
+        """Send a command of the DevTools protocol and return its result."""
+        number = next(self._ids)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            try:
+                answer = json.loads(self._socket.recv(timeout=timeout))
+            except TimeoutError as error:
+                msg = f"no answer within {timeout} s to {method} {parameters}"
+                raise PageError(msg) from error
+            if answer.get("id") == number:
+                if "error" in answer:
+                    msg = f"{method}: {answer['error']}"
+                    raise PageError(msg)
+                result: dict[str, Any] = answer["result"]
+                return result
+
+
+class Chromium:
+    """A headless browser with a profile of its own; ends on leaving the context."""
+
+    def __enter__(self) -> Self:
+        program = _find_or_skip()
+        self._profile = tempfile.TemporaryDirectory(prefix="abide-chromium-", ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            (program, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self._url = self._announced()
+        return self
+
+    @contextlib.contextmanager
+    def page(self) -> Iterator[Page]:
+        """Open a new tab, which shares nothing with the others, until the context ends."""
+        with connect(self._url, max_size=None) as control:
+            browser = Page(control)
+            context = browser.command("Target.createBrowserContext")["browserContextId"]
+            target = browser.command("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+            with connect(f"{self._url.partition('/devtools/')[0]}/devtools/page/{target}", max_size=None) as socket:
+                yield Page(socket)
+            browser.command("Target.disposeBrowserContext", browserContextId=context)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with connect(self._url) as control:
+            Page(control).command("Browser.close")
+        self._process.communicate(timeout=20)
+        self._profile.cleanup()
+
+    def _announced(self) -> str:
+        assert self._process.stderr is not None
+        said = []
+        for line in self._process.stderr:
+            if line.startswith(_ANNOUNCEMENT):
+                return line.removeprefix(_ANNOUNCEMENT).strip()
+            said.append(line)
+        self._process.communicate()
+        return pytest.fail(f"chromium ended instead of starting: {''.join(said)}")
