@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types lock clean
+.PHONY: help run test lint types bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +25,10 @@ lint: $(STAMP) ## check style, formatting and the imports between rooms
 	@$(BIN)/lint-imports --no-cache
 
 types: $(STAMP) ## check types
-	@$(BIN)/mypy app tests gunicorn.conf.py
+	@$(BIN)/mypy app tests benchmarks gunicorn.conf.py
+
+bench: $(STAMP) ## measure the bus beside stock broadcaster's; ARGS goes to the benchmark
+	@exec $(BIN)/python -m benchmarks.bus $(ARGS)
 
 lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock (UPGRADE=1: newest versions)
 	@$(BIN)/uv pip compile pyproject.toml --no-config --quiet --all-extras --universal --python-version 3.11 \

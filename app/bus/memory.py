@@ -135,7 +135,9 @@ class MemoryBackend(Backend):
         return Health(ok=True, detail="memory, in this process alone")
 
     def _append(self, record: Record, now: int) -> Outcome:
-        log = self._logs.setdefault(record.channel, _Log())
+        log = self._logs.get(record.channel)
+        if log is None:
+            log = self._logs[record.channel] = _Log()
         if record.key is not None and (known := log.keys.get(record.key)):
             if known.time >= now - KEY_LIFETIME * 1000:
                 return self._replay(record, known)

@@ -1,0 +1,149 @@
+"""One message to many subscribers, beside other servers; see README.md here.
+
+A whole run prints its report and writes it to ``results``; one that is ``--quick`` or has
+``--only`` some of the measurements prints it alone. The exit code is 1 when a subscriber did not
+get every message once and in order, or when a measurement failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from benchmarks.client.fanclient import Client
+from benchmarks.peers.comparison import Figures, Goal, Lab, Metric, Section, main
+from benchmarks.peers.plot import Panel, Points, svg
+from benchmarks.peers.servers import PEERS, Server
+
+_SUBSCRIBERS = (10, 100, 1000, 10_000)
+_CHANNELS = (1, 100, 10_000)
+_SOME = ("abide", "blog", "nchan")
+
+
+def speed(lab: Lab) -> Section:
+    """Measure a thousand subscribers: one message at a time, sixteen at a time, and twenty a second."""
+    subscribers = lab.connections(1000, 200)
+    metrics = [
+        Metric("single", "one at a time, deliveries/s"),
+        Metric("single_cpu", "server CPU µs each", 2),
+        Metric("burst", "16 publishers at once, deliveries/s"),
+        Metric("burst_cpu", "server CPU µs each", 2),
+        Metric("p50", "20 messages/s: p50 ms", 2),
+        Metric("p99", "p99 ms", 2),
+    ]
+    goals = [
+        Goal("single", 4.5, "blog"),
+        Goal("single", 1.1, "nchan"),
+        Goal("burst", 15, "blog"),
+        Goal("burst", 5, "nchan"),
+        Goal("p99", 1.2, "nchan", at_least=False),
+    ]
+
+    def one(server: Server) -> Figures:
+        seconds = lab.choose(3, 0.5)
+        with lab.client(server) as client:
+            client.connect(subs=subscribers)
+            client.run(seconds=0.3)
+            times = [server.cpu()]
+            single = client.run(seconds=seconds)
+            times.append(server.cpu())
+            burst = client.run(seconds=seconds, pubs=16)
+            times.append(server.cpu())
+            paced = client.run(seconds=lab.choose(5, 1), pubs=4, rate=20)
+        return {
+            "single": single.deliveries / single.seconds,
+            "single_cpu": (times[1] - times[0]) * 1e6 / single.deliveries,
+            "burst": burst.deliveries / burst.seconds,
+            "burst_cpu": (times[2] - times[1]) * 1e6 / burst.deliveries,
+            "p50": paced.latency_ms["p50"],
+            "p99": paced.latency_ms["p99"],
+            "client_cpu": single.client_cpu / single.seconds,
+        }
+
+    return lab.measure(Section("speed", f"{subscribers:,} subscribers, messages of 128 bytes", metrics, goals), one)
+
+
+def everyone(lab: Lab) -> Section:
+    """Measure how long one message takes until the last of very many subscribers has it."""
+    subscribers = lab.connections(19_000, 2000)
+    metrics = [Metric("last", "until the last has it, ms", 1), Metric("p50", "until half of them have it, ms", 1)]
+    section = Section("everyone", f"One message to {subscribers:,} subscribers (at most 3 rounds)", metrics)
+    section.goals = [Goal("last", 1.3, "nchan", at_least=False)]
+
+    def one(server: Server) -> Figures:
+        with lab.client(server) as client:
+            client.connect(subs=subscribers)
+            client.run(seconds=60, count=2)
+            answer = client.run(seconds=60, count=int(lab.choose(11, 3)))
+        return {"last": answer.last_ms["p50"], "p50": answer.latency_ms["p50"]}
+
+    return lab.measure(section, one, rounds=3)
+
+
+def stalled(lab: Lab) -> Section:
+    """Measure what one stalled subscriber in a hundred does to the others."""
+    subscribers = lab.connections(1000, 200)
+    metrics = [
+        Metric("without", "p99 ms without them", 2),
+        Metric("with", "p99 ms with them", 2),
+        Metric("factor", "with / without", 2),
+    ]
+    title = f"1 % of {subscribers:,} subscribers stalled, 20 messages/s to the others (at most 3 rounds)"
+    section = Section("stalled", title, metrics)
+    section.notes.append("Before, 6 MB were published to all, more than the kernel buffers for the stalled ones.")
+
+    def p99(client: Client, number: int) -> float:
+        client.connect(subs=subscribers, stalled=number)
+        client.run(seconds=60, count=int(lab.choose(100, 20)), size=60_000)
+        return client.run(seconds=lab.choose(5, 1), pubs=4, rate=20, size=128).latency_ms["p99"]
+
+    def one(server: Server) -> Figures:
+        with lab.client(server) as client:
+            without = p99(client, 0)
+        with lab.client(server) as client:
+            hindered = p99(client, subscribers // 100)
+        return {"without": without, "with": hindered, "factor": hindered / without}
+
+    return lab.measure(section, one, rounds=3, only=_SOME)
+
+
+def growth(lab: Lab) -> Section:
+    """Measure the server's CPU time per delivery as subscribers and live channels become more."""
+    metrics = [Metric(f"s{count}", f"{count:,} subscribers", 2) for count in _SUBSCRIBERS]
+    metrics += [Metric(f"c{count}", f"1,000 subscribers, {count:,} channels", 2) for count in _CHANNELS]
+    section = Section("growth", "Server CPU µs per delivery, push included (at most 3 rounds)", metrics)
+    section.notes.append("Each channel but the first has one subscriber and no messages.")
+
+    def cost(server: Server, subscribers: int, channels: int) -> float:
+        with lab.client(server) as client:
+            client.connect(subs=lab.connections(subscribers, subscribers), idle=channels - 1)
+            client.run(seconds=0.3)
+            before = server.cpu()
+            answer = client.run(seconds=lab.choose(2, 0.5))
+            return (server.cpu() - before) * 1e6 / answer.deliveries
+
+    def one(server: Server) -> Figures:
+        figures = {f"s{count}": cost(server, count, 1) for count in _SUBSCRIBERS}
+        return figures | {f"c{count}": cost(server, 1000, count) for count in _CHANNELS}
+
+    return lab.measure(section, one, rounds=3, only=_SOME)
+
+
+def draw(sections: Sequence[Section]) -> str:
+    """Return the plot of :func:`growth`."""
+    section = next(section for section in sections if section.name == "growth")
+
+    def line(peer: str, prefix: str, counts: Sequence[int]) -> Points:
+        found = [(count, section.median(peer, f"{prefix}{count}")) for count in counts]
+        return [(count, value) for count, value in found if value]
+
+    def panel(title: str, prefix: str, counts: Sequence[int]) -> Panel:
+        lines = {PEERS[peer].title: line(peer, prefix, counts) for peer in section.rounds}
+        return Panel("Server CPU µs per delivery", title, {name: points for name, points in lines.items() if points})
+
+    return svg([panel("subscribers", "s", _SUBSCRIBERS), panel("live channels, 1,000 subscribers", "c", _CHANNELS)])
+
+
+if __name__ == "__main__":
+    measurements = {"speed": speed, "everyone": everyone, "stalled": stalled, "growth": growth}
+    sys.exit(main("fanout", "Fan-out beside other servers", measurements, draw))

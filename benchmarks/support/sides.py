@@ -1,0 +1,142 @@
+"""The two sides that are compared, behind one interface."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+from urllib.parse import quote
+
+from broadcaster import Broadcast
+
+from app.bus.bus import Bus
+from app.bus.postgres import PostgresBackend
+from app.core.channel import History
+from app.core.errors import AbideError, UnavailableError
+from app.core.message import Batch, Position, Record
+from benchmarks.support.messages import Ledger
+from benchmarks.support.waiting import until
+
+Name = Literal["stock", "bare stock", "abide"]
+"""``bare stock`` goes without our lock, to show what happens then."""
+
+STOCK_APPLICATION = "stock bus"
+"""The application_name of stock's connections; ours name themselves."""
+
+_CONNECT_SECONDS = 20.0
+
+
+class Side(Protocol):
+    """A connected bus."""
+
+    async def publish(self, channel: str, data: str, key: str | None = None) -> None:
+        """Publish; raise when it is not known to be stored (ours) or sent (stock)."""
+
+    async def follow(self, channel: str, ledger: Ledger) -> None:
+        """Enter what is published from now on into the ledger."""
+
+
+class Stock:
+    """Broadcaster as it comes, but for a lock: its one connection refuses a second publish while one runs."""
+
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        stack: contextlib.AsyncExitStack,
+        turn: contextlib.AbstractAsyncContextManager[None],
+    ) -> None:
+        self._broadcast = broadcast
+        self._stack = stack
+        self._turn = turn
+
+    async def publish(self, channel: str, data: str, key: str | None = None) -> None:  # noqa: ARG002 — it has none
+        """Take the lock and NOTIFY."""
+        async with self._turn:
+            await self._broadcast.publish(channel, data)
+
+    async def follow(self, channel: str, ledger: Ledger) -> None:
+        """Subscribe, and read events in a task."""
+        subscriber = await self._stack.enter_async_context(self._broadcast.subscribe(channel))
+
+        async def read() -> None:
+            while True:
+                event = await subscriber.get()
+                ledger.arrived = time.monotonic()
+                ledger.take(channel, event.message)
+
+        reader = asyncio.create_task(read(), name=f"read {channel}")
+        self._stack.push_async_callback(_cancel, reader)
+
+
+class Abide:
+    """Our bus over PostgreSQL, as a worker process has it."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def publish(self, channel: str, data: str, key: str | None = None) -> None:
+        """Publish one record, as a push does."""
+        [outcome] = await self._bus.publish([Record(channel, data.encode(), key)])
+        if isinstance(outcome, AbideError):
+            raise outcome
+
+    async def follow(self, channel: str, ledger: Ledger) -> None:
+        """Put a sink where a worker has its tail."""
+        await self._bus.follow(channel, _Sink(channel, ledger))
+
+
+class _Sink:
+    def __init__(self, channel: str, ledger: Ledger) -> None:
+        self._channel = channel
+        self._ledger = ledger
+
+    def start(self, position: Position) -> None:
+        """Begin after what is there already."""
+        self._ledger.last[self._channel] = position.offset
+
+    def deliver(self, batch: Batch) -> None:
+        """Enter every message."""
+        self._ledger.arrived = time.monotonic()
+        for message in batch.messages:
+            self._ledger.take(self._channel, message.data, message.offset)
+
+
+@contextlib.asynccontextmanager
+async def connect(name: Name, url: str) -> AsyncIterator[Side]:
+    """Connect one side to the database, and let go at the end."""
+    match name:
+        case "stock":
+            connecting = _stock(url, asyncio.Lock())
+        case "bare stock":
+            connecting = _stock(url, contextlib.nullcontext())
+        case "abide":
+            connecting = _abide(url)
+    async with connecting as side:
+        yield side
+
+
+@contextlib.asynccontextmanager
+async def _stock(url: str, turn: contextlib.AbstractAsyncContextManager[None]) -> AsyncIterator[Side]:
+    async with contextlib.AsyncExitStack() as stack:
+        named = f"{url}?application_name={quote(STOCK_APPLICATION)}"
+        yield Stock(await stack.enter_async_context(Broadcast(named)), stack, turn)
+
+
+@contextlib.asynccontextmanager
+async def _abide(url: str) -> AsyncIterator[Side]:
+    bus = Bus(PostgresBackend(url, retention=lambda _: History()))
+
+    async def is_connected() -> bool:
+        return (await bus.health()).ok
+
+    async with bus.running():
+        if not await until(is_connected, seconds=_CONNECT_SECONDS):
+            raise UnavailableError((await bus.health()).detail)
+        yield Abide(bus)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

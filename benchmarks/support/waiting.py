@@ -1,0 +1,17 @@
+"""Waiting for what can only be looked at: the state of other processes and of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, every: float = 0.01) -> bool:
+    """Look until the condition holds; return False when it has not after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(every)
+    return True
