@@ -47,6 +47,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._at_boundary = False  # whether what data_received parsed ended with a request's last byte
         self._header_size = 0
+        self._excused = False  # whether the last look found that the peer could not go on
         self._body_at = 0.0  # loop time of the last byte of the body; valid in Phase.BODY
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -92,6 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Note that the header is complete; called by the parser."""
         self._stop()
         self._phase, self._header_size, self._body_at = _Phase.BODY, 0, self.loop.time()
+        self._excused = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -154,8 +156,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _body_late(self) -> None:
         self._timer = None
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
-            self._body_at = self.loop.time()  # it is the application that keeps the peer waiting
+        # While it is the application that keeps the peer waiting, the peer is excused, and for one
+        # more period: it may have been told to go on only just now.
+        excused = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        if excused or self._excused:
+            self._body_at = self.loop.time()
+        self._excused = excused
         left = self._body_at + self.body_timeout - self.loop.time()
         if left > 0:
             self._start(left, self._body_late)
