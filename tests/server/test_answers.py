@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from app.server.websocket import WebSocketProtocol
 from tests.support.local import Event, Receive, Send, answer, serving, wait_for
 from tests.support.wire import TEXT, Wire, close, frame, request
 
@@ -149,7 +150,8 @@ def test_flood_before_accept() -> None:
 
     with serving(script) as server, Wire(server.port) as wire:
         wire.send(request("/") + frame(TEXT, b"x" * 1000) * 300)
-        connection = wait_for(lambda: server.connections)[0]
+        # Until the handshake is read, the connection is an HTTP one.
+        connection = wait_for(lambda: [c for c in server.connections if isinstance(c, WebSocketProtocol)])[0]
         wait_for(lambda: not connection._transport.is_reading())  # noqa: SLF001 — not visible from outside
         server.call(accept.set)
         wire.read_head()
