@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 import traceback
@@ -40,6 +41,7 @@ def main() -> int:
         kills=arguments.kills or (3 if arguments.quick else 100),
     )
     names = arguments.only or list(MEASUREMENTS)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends, too
     with make_server() as server:
         lab = Lab(server, options)
         return asyncio.run(_measure(lab, names, keep=not (arguments.quick or arguments.only)))
