@@ -8,8 +8,9 @@ for a few bytes and for some thousands, so fewer writes are all that is faster t
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from app.core.frames import Encoding
@@ -20,6 +21,9 @@ SLICE = 2000
 """Writes in one turn of the loop, so that thousands of subscribers do not hold up everybody else."""
 
 _EVERYTHING = 2**63
+
+Write = Callable[[bytes], None]
+"""Takes the bytes of one subscription's connection; must not block."""
 
 
 class Cursor(Protocol):
@@ -48,20 +52,20 @@ class Fanout(Generic[SubscriptionT]):
     def __init__(self, name: str, budget: Budget) -> None:
         self.name = name
         self.tail = Tail(budget)
-        self._live: dict[SubscriptionT, Callable[[bytes], None]] = {}
+        self._live: defaultdict[Encoding, dict[SubscriptionT, Write]] = defaultdict(dict)
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
-        self._rest: dict[SubscriptionT, Callable[[bytes], None]] = {}
+        self._rest: dict[Encoding, dict[SubscriptionT, Write]] = {}
         self._payloads: dict[Encoding, bytes] = {}
         self._before = 0
         self._sent = 0
         self._scheduled = False
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._behind)
+        return sum(map(len, self._live.values())) + len(self._behind)
 
     def __iter__(self) -> Iterator[SubscriptionT]:
-        yield from list(self._live)
+        yield from self._all_live()
         yield from list(self._behind)
 
     def start(self, position: Position) -> None:
@@ -81,20 +85,21 @@ class Fanout(Generic[SubscriptionT]):
         """Take in a subscription; it is live when it has joined."""
         self._behind.add(subscription)
 
-    def join(self, subscription: SubscriptionT, write: Callable[[bytes], None]) -> None:
+    def join(self, subscription: SubscriptionT, write: Write) -> None:
         """Make a subscription live whose cursor stands at the head, or will when the head gets there."""
         # Others may still have to be sent what it has already.
         if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._rest:
             self._joining.append(subscription)
             return
         self._behind.discard(subscription)
-        self._live[subscription] = write
+        self._live[subscription.encoding][subscription] = write
 
     def leave(self, subscription: SubscriptionT) -> None:
         """Make a subscription no longer live, its cursor after what it was sent; harmless if it is not."""
-        if self._live.pop(subscription, None) is not None:
-            unsent = self._rest.pop(subscription, None) is not None
-            subscription.cursor = self._before if unsent else self._sent
+        if self._is_live(subscription):
+            subscription.cursor = self.position(subscription)
+            del self._live[subscription.encoding][subscription]
+            self._rest.get(subscription.encoding, {}).pop(subscription, None)
             self._behind.add(subscription)
 
     def remove(self, subscription: SubscriptionT) -> None:
@@ -104,13 +109,19 @@ class Fanout(Generic[SubscriptionT]):
 
     def position(self, subscription: SubscriptionT) -> int:
         """Return the offset up to which a subscription was sent everything."""
-        if subscription in self._live:
-            return self._before if subscription in self._rest else self._sent
+        if self._is_live(subscription):
+            return self._before if subscription in self._rest.get(subscription.encoding, {}) else self._sent
         return subscription.cursor
+
+    def _is_live(self, subscription: SubscriptionT) -> bool:
+        return subscription in self._live[subscription.encoding]
+
+    def _all_live(self) -> list[SubscriptionT]:
+        return list(chain.from_iterable(self._live.values()))
 
     def _all_leave(self) -> list[SubscriptionT]:
         """Make nobody live any more, and begin anew at the head; return who was."""
-        stragglers = list(self._live)
+        stragglers = self._all_live()
         for subscription in stragglers:
             self.leave(subscription)
         self._sent = self.tail.head
@@ -136,7 +147,7 @@ class Fanout(Generic[SubscriptionT]):
         if messages:
             self._before, self._sent = self._sent, messages[-1].offset
             self._payloads = self._encode(messages)
-            self._rest = dict(self._live)
+            self._rest = {encoding: dict(self._live[encoding]) for encoding in self._payloads}
         self._write_slice()
 
     def _news(self) -> tuple[Message, ...]:
@@ -148,20 +159,30 @@ class Fanout(Generic[SubscriptionT]):
         return self.tail.messages.after(self._sent, _EVERYTHING, _EVERYTHING)
 
     def _encode(self, messages: Iterable[Message]) -> dict[Encoding, bytes]:
-        encodings = {subscription.encoding for subscription in self._live}
-        return {encoding: encoding(self.name, self.tail.epoch, messages) for encoding in encodings}
+        return {
+            encoding: encoding(self.name, self.tail.epoch, messages) for encoding, live in self._live.items() if live
+        }
 
     def _write_slice(self) -> None:
-        # A write may make its subscription full, and leave: it has been sent the payload then.
-        rest, payloads = self._rest, self._payloads
-        for subscription in list(islice(rest, SLICE)):
-            write = rest.pop(subscription, None)
-            if write is not None:
-                write(payloads[subscription.encoding])
-        if rest:
+        room = SLICE
+        for encoding, payload in self._payloads.items():
+            writes = self._take(encoding, room)
+            room -= len(writes)
+            # A write may make its subscription full, and leave: it has been sent the payload then.
+            for write in writes:
+                write(payload)
+        if self._rest:
             asyncio.get_running_loop().call_soon(self._write_slice)
         else:
             self._finish()
+
+    def _take(self, encoding: Encoding, most: int) -> list[Write]:
+        """Return the writes of subscriptions that count as sent from now on, at most so many."""
+        rest = self._rest.get(encoding, {})
+        if len(rest) > most:
+            return [rest.pop(subscription) for subscription in list(islice(rest, most))]
+        self._rest.pop(encoding, None)
+        return list(rest.values())
 
     def _finish(self) -> None:
         self._payloads = {}
