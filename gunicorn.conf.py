@@ -5,7 +5,7 @@ import socket
 import sys
 
 from app.config import ConfigError, Environment, check_deployment, load
-from app.server.worker import AbideWorker
+from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
 
 
@@ -43,12 +43,14 @@ wsgi_app = "app.main:create_app()"
 proc_name = "abide"
 bind = [_address(_environment.host, _environment.port)]
 workers = _environment.workers
+AbideWorker.drain_seconds = _environment.drain_seconds
+AbideWorker.max_connection_age = _environment.max_connection_age or None
 worker_class = AbideWorker
 logger_class = GunicornLogger
 loglevel = _environment.log_level
 
 # Seconds. The drain ends before graceful_timeout, and that before the platform's kill timeout.
-graceful_timeout = _environment.drain_seconds + 10
+graceful_timeout = _environment.drain_seconds + STOP_SECONDS
 timeout = 30  # a worker whose event loop stands still this long is replaced
 keepalive = 75  # longer than the idle limit of the proxies before us, so that they close first
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -188,3 +192,64 @@ def test_masked_values(text: str, expected: str) -> None:
 def test_unmasked(value: object) -> None:
     """Value without a secret is left as it is."""
     assert masked(event=value, keyboard=value, has_key=True) == {"event": value, "keyboard": value, "has_key": True}
+
+
+async def test_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of one turn of the event loop are one write at its end, and a library's line does not overtake them."""
+
+    class Written(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    pieces: list[str] = []
+    configure_logging("json", "info")
+    monkeypatch.setattr(sys, "stdout", Written())
+    log = structlog.get_logger("app")
+    log.info("one")
+    log.info("two")
+    assert pieces == []
+    await asyncio.sleep(0)
+    log.info("three")
+    logging.getLogger("library").error("four")
+    events = [[json.loads(line)["event"] for line in piece.splitlines()] for piece in pieces]
+    assert events == [["one", "two"], ["three", "four"]]
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit", "raise RuntimeError", "loop.stop()", "return"])
+def test_last_line(end: str) -> None:
+    """Line that waits for the turn's end is written whatever ends the loop or the process meanwhile."""
+    script = f"""
+import asyncio, structlog
+from app.telemetry import configure_logging
+configure_logging("json", "info")
+async def main():
+    loop = asyncio.get_running_loop()
+    structlog.get_logger("app").info("last words")
+    {end}
+asyncio.run(main())
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert [json.loads(line)["event"] for line in process.stdout.splitlines()] == ["last words"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"path": '/"', "method": "G'"}, {"path": '/"', "method": "G'"}),
+        ({"why": '{"token": "hunter2"}'}, {"why": '{"token": "***"}'}),
+        ({"why": "token=hunter2"}, {"why": "token=***"}),
+        ({"raw": b"Bearer hunter2"}, {"raw": "Bearer ***"}),
+        ({"headers": {"cookie": "hunter2"}}, {"headers": {"cookie": MASK}}),
+        ({"headers": [("cookie", "Bearer hunter2")]}, {"headers": [["cookie", "Bearer ***"]]}),
+        ({"push_key": "hunter2", "ms": 0.5}, {"push_key": MASK, "ms": 0.5}),
+        ({"error": ValueError("postgres://me:hunter2@db")}, {"error": "postgres://me:***@db"}),
+        ({"found": {"hunter"}}, {"found": ["hunter"]}),
+    ],
+)
+def test_masked_lines(fields: dict[str, Any], expected: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Line as it is written has no secret, by whichever way it was made."""
+    configure_logging("json", "info")
+    structlog.get_logger("app").info("told", **fields)
+    (line,) = lines(capsys)
+    assert {name: line[name] for name in expected} == expected

@@ -25,6 +25,9 @@ class Environment:
     channels_config: Path = Path("config/channels.yaml")
     workers: int = 1
     drain_seconds: int = 15
+    max_connection_age: int = 0
+    """Seconds; 0 for no limit."""
+
     log_format: str | None = None
     """``json`` or ``console``; None leaves it to whether the output is a terminal."""
 
@@ -43,6 +46,7 @@ class Environment:
             channels_config=Path(values.text("CHANNELS_CONFIG", "config/channels.yaml")),
             workers=values.number("WEB_CONCURRENCY", 1, least=1),
             drain_seconds=values.number("DRAIN_SECONDS", 15),
+            max_connection_age=values.number("MAX_CONNECTION_AGE", 0, most=604_800),
             log_format=values.choice("LOG_FORMAT", LOG_FORMATS),
             log_level=values.choice("LOG_LEVEL", LOG_LEVELS) or "info",
             direct_database_url=values.text("DIRECT_DATABASE_URL", "") or None,

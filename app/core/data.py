@@ -16,6 +16,11 @@ MAX_DEPTH = 128
 # pattern that needed it would start again at every escaped quote, in quadratic time.
 _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
+_SPACES = frozenset(" \t\n\r")
+# What most texts have, in one step each: a name without escapes and its colon, a comma that more follows, a string.
+_PLAIN_NAME = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
+_COMMA = re.compile(r"[ \t\n\r]*,(?=[ \t\n\r]*[^\]} \t\n\r])")
+_PLAIN_STRING = re.compile(r'"([^"\\\x00-\x1f]*)"')
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -67,8 +72,7 @@ def members(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     position = _open(text, "{", "an object")
     while not _closed(text, position, "}"):
-        name, position = _name(text, position)
-        start = _skip(text, position)
+        name, start = _name(text, position)
         _, end = _value(text, start)
         if name in found:
             msg = f"the member {name!r} stands twice"
@@ -95,6 +99,8 @@ def items(text: str) -> list[str]:
 
 def string(text: str, what: str) -> str:
     """Return the value of a JSON string; raise :class:`MalformedError` that names ``what``."""
+    if plain := _PLAIN_STRING.fullmatch(text):
+        return plain[1]
     value = _DECODER.decode(text)
     if not isinstance(value, str):
         msg = f"{what} must be a string, not {text[:40]}"
@@ -131,6 +137,8 @@ def _value(text: str, position: int) -> tuple[Any, int]:
 
 
 def _skip(text: str, position: int) -> int:
+    if text[position : position + 1] not in _SPACES:
+        return position
     match = _WHITESPACE.match(text, position)
     return match.end() if match else position
 
@@ -149,6 +157,9 @@ def _closed(text: str, position: int, bracket: str) -> bool:
 
 
 def _name(text: str, position: int) -> tuple[str, int]:
+    """Return a member's name, and where its value begins."""
+    if plain := _PLAIN_NAME.match(text, position):
+        return plain[1], plain.end()
     position = _skip(text, position)
     if text[position : position + 1] != '"':
         _fail("Expecting property name in double quotes", text, position)
@@ -159,11 +170,13 @@ def _name(text: str, position: int) -> tuple[str, int]:
     position = _skip(text, position)
     if text[position : position + 1] != ":":
         _fail("Expecting ':'", text, position)
-    return name, position + 1
+    return name, _skip(text, position + 1)
 
 
 def _next(text: str, position: int, bracket: str) -> int:
     """Step over the comma after a value; stay before a closing bracket."""
+    if comma := _COMMA.match(text, position):
+        return comma.end()
     position = _skip(text, position)
     if text[position : position + 1] == ",":
         if _closed(text, position + 1, bracket):

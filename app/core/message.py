@@ -11,7 +11,8 @@ from app.core.errors import MalformedError
 MAX_OFFSET = 2**53 - 1
 """The largest offset: what a double, and so every JSON reader, holds exactly."""
 
-_POSITION = re.compile(r"([A-Za-z0-9]{1,64}):(0|[1-9][0-9]{0,15})", re.ASCII)
+POSITION = re.compile(r"([A-Za-z0-9]{1,64}):(0|[1-9][0-9]{0,15})", re.ASCII)
+"""How a position is written."""
 
 
 class Position(NamedTuple):
@@ -31,7 +32,7 @@ class Position(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Position:
         """Read ``<epoch>:<offset>``; raise :class:`MalformedError` for anything else."""
-        match = _POSITION.fullmatch(text)
+        match = POSITION.fullmatch(text)
         if match is None or int(match[2]) > MAX_OFFSET:
             msg = f"{text[:80]!r} is not a position: expected '<epoch>:<offset>'"
             raise MalformedError(msg)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from app.core.channel import History
@@ -99,3 +100,21 @@ class Handover(Protocol):
 
     def __call__(self, peer: Peer) -> Writer:
         """Hand the connection over to ``peer``."""
+
+
+DRAIN = "abide.drain"
+"""Where a scope's ``state`` has the server's :class:`Drain`."""
+
+
+class Drain(Protocol):
+    """How the server ends gradually what it serves, before it stops."""
+
+    has_begun: bool
+    """Whether the server takes no new connections any more."""
+
+    def lasting(self, end: Callable[[], object]) -> AbstractContextManager[object]:
+        """Return the context in which a response lasts, until the server calls ``end``.
+
+        It is called when the response's turn has come in the drain, or when it has lasted as long
+        as a connection may; it must not block, and may be called again.
+        """

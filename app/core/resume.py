@@ -11,7 +11,8 @@ from app.core.message import Position
 
 EARLIEST = "earliest"
 
-_MOST = 10**9
+MOST = 10**9
+"""The most that ``last`` may be."""
 
 
 class Reason(StrEnum):
@@ -64,7 +65,7 @@ class Start:
         """Read the two parameters; ``since`` wins. Raises :class:`MalformedError` for either."""
         count = 0
         if last is not None:
-            if not (last.isascii() and last.isdigit()) or int(last[:20]) > _MOST:
+            if not (last.isascii() and last.isdigit()) or int(last[:20]) > MOST:
                 msg = f"'last' must be a whole number of messages, not {last[:40]!r}"
                 raise MalformedError(msg)
             count = int(last)

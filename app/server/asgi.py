@@ -47,6 +47,7 @@ def open_websocket(
     The protocol class is that of the configuration.
     """
     try:
+        handshake.check_server(server_state.default_headers)
         key, subprotocols = handshake.check(request)
         scope = handshake.scope(request, config.asgi_version, config.root_path, subprotocols)
     except handshake.RefusalError as error:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import re
 from base64 import b64encode
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
-import httptools
+from app.server.heads import TOKEN, Headers, header_lines, phrase, status_line, target
 
-Headers = Iterable[tuple[bytes, bytes]]
-"""Names in lower case, and values."""
+LAST = (b"connection", b"close")
+"""The header of an answer that is its connection's last; one of the server's default headers while it drains."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE = 16
 _VERSION = b"13"
 _ONCE = frozenset({b"host", b"sec-websocket-key", b"sec-websocket-version"})
 _CHECKED = _ONCE | {b"sec-websocket-protocol", b"content-length", b"transfer-encoding"}
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Request(NamedTuple):
@@ -46,6 +40,13 @@ class RefusalError(Exception):
         super().__init__(why)
         self.status = status
         self.headers = headers
+
+
+def check_server(default_headers: Headers) -> None:
+    """Raise :class:`RefusalError` while the server drains: what it sends are its connections' last answers."""
+    if LAST in default_headers:
+        msg = "The server restarts."
+        raise RefusalError(msg, 503, [(b"retry-after", b"1")])
 
 
 def check(request: Request) -> tuple[bytes, list[str]]:
@@ -79,10 +80,8 @@ def check(request: Request) -> tuple[bytes, list[str]]:
 def scope(request: Request, asgi_version: str, root_path: str, subprotocols: list[str]) -> dict[str, Any]:
     """Return the ASGI scope without its state and its extensions. Raises :class:`RefusalError`."""
     try:
-        url = httptools.parse_url(request.url)
-        raw_path = url.path or b"/"
-        path = raw_path.decode("ascii")
-    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+        path, raw_path, query = target(request.url)
+    except ValueError:
         msg = "Invalid URL."
         raise RefusalError(msg) from None
     return {
@@ -93,9 +92,9 @@ def scope(request: Request, asgi_version: str, root_path: str, subprotocols: lis
         "server": request.server,
         "client": request.client,
         "root_path": root_path,
-        "path": root_path + (unquote(path) if "%" in path else path),
+        "path": root_path + path,
         "raw_path": root_path.encode("ascii") + raw_path,
-        "query_string": url.query or b"",
+        "query_string": query,
         "headers": request.headers,
         "subprotocols": subprotocols,
     }
@@ -104,29 +103,22 @@ def scope(request: Request, asgi_version: str, root_path: str, subprotocols: lis
 def switching(key: bytes, headers: Headers, subprotocol: str | None) -> bytes:
     """Return the response that opens the WebSocket. Raises ValueError for headers that HTTP does not allow."""
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
-    lines = [
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
-        b64encode(digest),
-        b"\r\n",
-    ]
     if subprotocol is not None:
         headers = [*headers, (b"sec-websocket-protocol", subprotocol.encode())]
-    _append_headers(lines, headers)
-    return b"".join(lines)
+    ours = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % b64encode(digest)
+    return status_line(101) + ours + header_lines(header for header in headers if header != LAST)
 
 
 def response(status: int, headers: Headers, body: bytes) -> bytes:
     """Return a response that ends the connection. Raises ValueError for headers that HTTP does not allow."""
-    lines = [b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-length: %d\r\n" % (status, _phrase(status), len(body))]
     ours = (b"connection", b"content-length", b"transfer-encoding")
-    _append_headers(lines, [(name, value) for name, value in headers if name.lower() not in ours])
-    lines.append(body)
-    return b"".join(lines)
+    theirs = header_lines((name, value) for name, value in headers if name.lower() not in ours)
+    return b"%bconnection: close\r\ncontent-length: %d\r\n%b%b" % (status_line(status), len(body), theirs, body)
 
 
 def text_response(status: int, headers: Headers, text: str | None = None) -> bytes:
     """Return such a response with a line of plain text: the status's own phrase if none is given."""
-    body = _phrase(status) if text is None else text.encode("ascii")
+    body = phrase(status) if text is None else text.encode("ascii")
     return response(status, [*headers, (b"content-type", b"text/plain; charset=utf-8")], body)
 
 
@@ -144,20 +136,7 @@ def _key(found: dict[bytes, list[bytes]]) -> bytes:
 
 def _subprotocols(values: Iterable[bytes]) -> list[str]:
     offered = [token for value in values for token in map(bytes.strip, value.split(b",")) if token]
-    if not all(map(_TOKEN.fullmatch, offered)) or len(set(offered)) < len(offered):
+    if not all(map(TOKEN.fullmatch, offered)) or len(set(offered)) < len(offered):
         msg = "The sec-websocket-protocol header is not a list of different tokens."
         raise RefusalError(msg)
     return [token.decode("ascii") for token in offered]
-
-
-def _append_headers(lines: list[bytes], headers: Headers) -> None:
-    for name, value in headers:
-        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            msg = f"header {name!r} has characters that HTTP does not allow"
-            raise ValueError(msg)
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"\r\n")
-
-
-def _phrase(status: int) -> bytes:
-    return _PHRASES.get(status, b"")

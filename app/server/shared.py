@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,9 @@ from app.server.keepalive import Keepalive
 
 _SWEEPS = 2
 """How often the sweep comes in the shortest of its limits."""
+
+_YOUNGEST = 0.8
+"""The part of the greatest age at which the first connections end."""
 
 
 class Shared:
@@ -34,6 +38,20 @@ class Shared:
         self.closing_late = self.keepalive.at_least(closing_timeout)
         self.ping_at = self.keepalive.at_most(interval)
         self.drop_at = self.ping_at + self.keepalive.at_least(timeout) - 1
+        self.limit_age(None)
+
+    def limit_age(self, seconds: float | None) -> None:
+        """Let connections end at an age that is random for each, from 80 to 100 percent of so many seconds."""
+        self.oldest = self.keepalive.at_most(seconds)
+        self.old = self.oldest if seconds is None else min(self.oldest, self.keepalive.at_least(seconds * _YOUNGEST))
+
+    def is_due(self, age: int) -> bool:
+        """Whether a connection so many ticks old is to end at this one; asked at each tick.
+
+        Drawn anew at each tick, so that no connection has to hold when it will be: with n ticks
+        left, one in n ends, which makes all of them equally likely.
+        """
+        return age >= self.old and random.random() * (self.oldest - age + 1) < 1  # noqa: S311 — it spreads load
 
     @classmethod
     def of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from enum import Enum, auto
@@ -17,9 +18,10 @@ from app.server.keepalive import Watched
 from app.server.shared import Shared
 
 GOING_DOWN = 1012
-"""The close code at shutdown: reconnect."""
+"""The close code at shutdown and of old age: reconnect."""
 
 _PING = rfc6455.frame(rfc6455.PING, b"")
+_INDIRECT = -1
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
@@ -36,18 +38,23 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
     """A WebSocket from its handshake to its end, and the :class:`~app.core.ports.Writer` of its peer.
 
     An idle connection that was handed over takes 1.8 KiB of the process's memory (CPython 3.11,
-    uvloop 0.23, 64 bits, mean of 19,000). It holds this object (104 bytes), uvloop's transport
-    (680) with libuv's handle (248) and its entry in the loop's table, what the transport keeps of
-    the socket's addresses, one bound method, and an entry in uvicorn's set of connections. Scope,
-    headers, task and HTTP protocol went when the application returned; there is no timer, and a
-    reader only in the middle of a message. Tests hold that no cycle keeps any of them. While the
-    application receives and sends by itself, its task, scope and frames are 5.5 KiB more.
+    uvloop 0.23, 64 bits, mean of 19,000). It holds this object (120 bytes), its socket's number
+    (32), uvloop's transport (680) with libuv's handle (248) and its entry in the loop's table, what
+    the transport keeps of the socket's addresses, one bound method, and an entry in uvicorn's set of
+    connections. Scope, headers, task and HTTP protocol went when the application returned; there is
+    no timer, and a reader only in the middle of a message. Tests hold that no cycle keeps any of
+    them. While the application receives and sends by itself, its task, scope and frames are
+    5.5 KiB more.
 
     Invariant: ``_reader`` is None unless the connection is in the middle of a frame or message, or
-    reading is paused.
+    reading is paused. While ``_descriptor`` is one, nothing is buffered above the kernel, so that
+    what is written to it goes out in order.
     """
 
-    __slots__ = ("_full", "_heard", "_paused", "_peer", "_pulling", "_reader", "_shared", "_state", "_transport")
+    __slots__ = (
+        "_born", "_descriptor", "_full", "_heard", "_paused", "_peer", "_pulling", "_reader", "_shared", "_state",
+        "_transport",
+    )  # fmt: skip
 
     handshake_timeout: ClassVar[float] = 10.0
     """Seconds that the application may take to answer the handshake; the sweep ends it within half as many more."""
@@ -73,19 +80,23 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
 
     def __init__(self, transport: asyncio.Transport, config: Config, server_state: ServerState) -> None:
         self._transport = transport
-        self._shared = shared = Shared.of(
-            config,
-            server_state,
-            handshake_timeout=self.handshake_timeout,
-            closing_timeout=self.closing_timeout,
-        )
+        self._shared = shared = self.share(config, server_state)
+        self._descriptor = _INDIRECT  # the socket's, while writes may pass the transport by
         self._peer: Peer | None = None  # None once it has been told that the connection is closed
         self._reader: rfc6455.Reader | None = None
         self._state = _State.CONNECTING
-        self._heard = shared.keepalive.tick  # of the last byte from the peer; else of the state's beginning
+        self._born = shared.keepalive.tick
+        self._heard = self._born  # tick of the last byte from the peer; else of the state's beginning
         self._paused = False  # whether reading is
         self._pulling = False  # whether _pull is on the stack
         self._full = False
+
+    @classmethod
+    def share(cls, config: Config, server_state: ServerState) -> Shared:
+        """Return what all WebSockets of a server have in common."""
+        return Shared.of(
+            config, server_state, handshake_timeout=cls.handshake_timeout, closing_timeout=cls.closing_timeout
+        )
 
     # Called by the peer that answers the handshake.
 
@@ -132,9 +143,22 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
     # The Writer.
 
     def write(self, data: bytes) -> None:
-        """Send bytes that are whole frames; ``Peer.full`` may be called meanwhile."""
-        if self._state is _State.OPEN:
-            self._transport.write(data)
+        """Send bytes that are whole frames; ``Peer.full`` may be called meanwhile.
+
+        The kernel is asked first, and the transport keeps what it does not take: the way round through
+        the transport costs more than everything else that is done for a delivery.
+        """
+        descriptor = self._descriptor
+        if descriptor == _INDIRECT:
+            self._write_indirectly(data)
+            return
+        try:
+            sent = os.write(descriptor, data)
+        except OSError:  # no room, or the link is gone: the transport will find out which
+            sent = 0
+        if sent != len(data):
+            self._descriptor = _INDIRECT
+            self._transport.write(memoryview(data)[sent:])
 
     def is_full(self) -> bool:
         """Whether more is buffered than :meth:`write` should add to."""
@@ -148,7 +172,7 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
         data = rfc6455.close_frame(code, reason)
         if self._state is not _State.OPEN:
             return
-        self._transport.write(data)
+        self.write(data)
         self._enter(_State.CLOSING)
         self._tell(code)
         self.resume()
@@ -178,16 +202,22 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
         else:
             self.close(GOING_DOWN, "the server restarts")
 
+    def cut(self) -> None:
+        """End at once because the server stops, and the peer has not answered the close in time."""
+        self._abort()
+
     # Called by the sweep.
 
     def look(self, tick: int) -> None:
         """Ping a silent peer, and end what lasts too long."""
         age, limits, state = tick - self._heard, self._shared, self._state
         if state is _State.OPEN:
-            if self._paused:  # nothing can be heard
+            if limits.is_due(tick - self._born):
+                self.close(GOING_DOWN, "the connection has reached its greatest age")
+            elif self._paused:  # nothing can be heard
                 self._heard = tick
             elif age == limits.ping_at:
-                self._transport.write(_PING)
+                self.write(_PING)
             elif age >= limits.drop_at:
                 self._abort()
         elif state is _State.CONNECTING:
@@ -227,8 +257,20 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
         """Note that the link is gone."""
         self._shared.connections.discard(self)
         self._state = _State.CLOSED
+        self._descriptor = _INDIRECT
         self._reader = None
         self._tell(rfc6455.LINK_DIED)
+
+    def _write_indirectly(self, data: bytes) -> None:
+        if self._state is not _State.OPEN:
+            return
+        transport = self._transport
+        if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
+            # The transport closes the socket only after it has told us that the connection is lost.
+            self._descriptor = transport.get_extra_info("socket").fileno()
+            self.write(data)
+        else:
+            transport.write(data)
 
     def _keep_early(self, data: bytes) -> None:
         if self._feed(data).size > self.early_size:
@@ -274,12 +316,12 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
                 self._peer.received(payload, text=opcode == rfc6455.TEXT)
         elif opcode == rfc6455.PING and not self._full:
             # A peer that pings and does not read gets no pongs: they would pile up without end.
-            self._transport.write(rfc6455.frame(rfc6455.PONG, payload))
+            self.write(rfc6455.frame(rfc6455.PONG, payload))
 
     def _closed_by_peer(self, payload: bytes) -> None:
         code = rfc6455.read_close(payload)
         if self._state is _State.OPEN:
-            self._transport.write(rfc6455.frame(rfc6455.CLOSE, payload[:2]))
+            self.write(rfc6455.frame(rfc6455.CLOSE, payload[:2]))
         self._end(code)
 
     def _fail(self, error: rfc6455.FrameError) -> None:
@@ -289,7 +331,7 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
         that may overtake the close.
         """
         if self._state is _State.OPEN:
-            self._transport.write(rfc6455.close_frame(error.code, str(error)))
+            self.write(rfc6455.close_frame(error.code, str(error)))
         self._reader = None
         self._enter(_State.DEAF)
         self._tell(error.code)
@@ -304,6 +346,7 @@ class WebSocketProtocol(asyncio.Protocol, Watched):
 
     def _enter(self, state: _State) -> None:
         self._state = state
+        self._descriptor = _INDIRECT
         self._heard = self._shared.keepalive.tick
 
     def _abort(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from typing import Any
+import sys
+from typing import Any, ClassVar
 
+from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from app.server.http import HttpProtocol
+from app.server.server import Server
 from app.server.websocket import WebSocketProtocol
 
 MAX_FRAME_SIZE = 1024 * 1024 + 64 * 1024
@@ -21,8 +24,11 @@ PING_SECONDS = 20.0
 GC_THRESHOLD = (50_000, 20, 100)
 """Objects made before the young are looked at, and how seldom the older ones are."""
 
-SHUTDOWN_MARGIN = 5
-"""Seconds of gunicorn's ``graceful_timeout`` that are kept for the lifespan's shutdown."""
+STOP_SECONDS = 10
+"""What gunicorn's ``graceful_timeout`` adds to the drain: leave-taking (2 s), requests under way, the lifespan."""
+
+ANSWER_SECONDS = 3
+"""For requests under way after the drain; then they are cancelled, lest a handler that hangs keeps the process."""
 
 
 class AbideWorker(UvicornWorker):
@@ -39,12 +45,16 @@ class AbideWorker(UvicornWorker):
         "access_log": False,
         "server_header": False,
         "lifespan": "on",
+        "timeout_graceful_shutdown": ANSWER_SECONDS,
     }
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 — gunicorn's business, passed on
-        super().__init__(*args, **kwargs)
-        # Finite, so that a handler that ignores its closed connection cannot keep the process.
-        self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - SHUTDOWN_MARGIN)
+    # Set by gunicorn.conf.py: gunicorn has no settings for them, and forks the workers.
+
+    drain_seconds: ClassVar[float] = 0
+    """The window over which connections are closed at a stop."""
+
+    max_connection_age: ClassVar[float | None] = None
+    """Seconds after which a connection is closed, for its peer to connect again; None for no limit."""
 
     async def _serve(self) -> None:
         # The collector would walk all connections again and again, and finds nothing: they are freed
@@ -52,8 +62,10 @@ class AbideWorker(UvicornWorker):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
-        await super()._serve()
-
-    def _install_sigquit_handler(self) -> None:
-        """End on SIGQUIT, with which the master passes SIGINT on: the base class notes it where nobody looks."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, signal.raise_signal, signal.SIGTERM)
+        self.config.app = self.wsgi
+        server = Server(self.config, drain_seconds=self.drain_seconds, max_connection_age=self.max_connection_age)
+        # The master passes SIGINT on as SIGQUIT.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -35,7 +35,8 @@ class AccessLog:
             return
         line = Line(scope)
         scope[LINE] = line
-        structlog.contextvars.clear_contextvars()
+        if line.kind == "connection":  # which may have begun in what was a request's context
+            structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**{f"{line.kind}_id": line.id})
         try:
             await self._app(scope, line.watch_receive(receive), line.watch_send(send))
@@ -110,17 +111,19 @@ class Line:
         """Log the line."""
         quiet = self.status == HTTPStatus.OK and self.path.startswith(_QUIET)
         level = _log.debug if quiet else _log.info
-        level(self.kind, **{f"{self.kind}_id": self.id}, **self._fields())
-
-    def _fields(self) -> dict[str, Any]:
-        fields = {
-            "method": self.method,
-            "path": self.path,
-            "status": self.status,
-            "close_code": self.close_code,
-            "close_reason": self.close_reason or None,
-            "client": self.client,
-            "ms": round((time.perf_counter() - self._begun) * 1000, 1),
-            "bytes" if self.kind == "request" else "messages": self.bytes if self.kind == "request" else self.messages,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+        milliseconds = round((time.perf_counter() - self._begun) * 1000, 1)
+        fields: dict[str, Any] = {"method": self.method} if self.method is not None else {}
+        fields["path"] = self.path
+        if self.status is not None:
+            fields["status"] = self.status
+        if self.close_code is not None:
+            fields["close_code"] = self.close_code
+        if self.close_reason:
+            fields["close_reason"] = self.close_reason
+        if self.client is not None:
+            fields["client"] = self.client
+        fields["ms"] = milliseconds
+        if self.kind == "request":
+            level("request", request_id=self.id, **fields, bytes=self.bytes)
+        else:
+            level("connection", connection_id=self.id, **fields, messages=self.messages)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 
 from app.core.channel import Identity
 from app.core.errors import ForbiddenError
+
+_KEY_HOLDER = Identity(has_key=True)
 
 
 class Authenticator:
@@ -23,7 +26,7 @@ class Authenticator:
         """Whether any key is configured."""
         return bool(self._digests)
 
-    def identify(self, headers: Headers) -> Identity:
+    def identify(self, headers: Mapping[str, str]) -> Identity:
         """Return the caller's identity; in time that does not depend on how near a key is."""
         if not self._digests:
             return Identity(reason="no keys are configured (auth.keys), so nobody can")
@@ -32,9 +35,7 @@ class Authenticator:
             return Identity()
         digest = _digest(credentials.strip().encode("latin-1"))
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return (
-            Identity(has_key=True) if any(matches) else Identity(reason="the key sent is none of the configured ones")
-        )
+        return _KEY_HOLDER if any(matches) else Identity(reason="the key sent is none of the configured ones")
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,28 +1,21 @@
-"""Request bodies: read up to a limit, turned into message data."""
+"""Request bodies: of which type they are, and what message data they become."""
 
 from __future__ import annotations
 
-from fastapi import Request
+from collections.abc import Mapping
+from functools import lru_cache
 
 from app.core import data
-from app.core.errors import TooLargeError, UnsupportedTypeError
+from app.core.errors import UnsupportedTypeError
 
 
-async def read(request: Request, limit: int) -> bytes:
-    """Return the body; raise :class:`TooLargeError` as soon as it is known to exceed ``limit`` bytes."""
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-    return bytes(body)
-
-
-def media_type(request: Request) -> str:
+def media_type(headers: Mapping[str, str]) -> str:
     """Return the media type; raise :class:`UnsupportedTypeError` for a charset other than UTF-8."""
-    header = request.headers.get("content-type", "")
+    return _media_type(headers.get("content-type", ""))
+
+
+@lru_cache(maxsize=64)  # there are few, and each comes again and again
+def _media_type(header: str) -> str:
     kind, *parameters = [part.strip().lower() for part in header.split(";")]
     charsets = [value.strip("\"'") for name, _, value in (p.partition("=") for p in parameters) if name == "charset"]
     if any(charset not in ("utf-8", "utf8") for charset in charsets):
@@ -48,7 +41,3 @@ def as_data(kind: str, body: bytes) -> bytes:
 def unsupported(kind: str, expected: str) -> UnsupportedTypeError:
     """Return the error for a media type that is not ``expected``."""
     return UnsupportedTypeError(f"content type {kind or '(none)'!r} cannot be published: send {expected}")
-
-
-def _too_large(limit: int) -> TooLargeError:
-    return TooLargeError(f"the body is over the limit of {limit} bytes")

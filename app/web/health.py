@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+
+from app.web.drain import is_draining
 
 
 class Backend(Protocol):
@@ -49,15 +51,21 @@ class Health:
         """Answer 200 as long as the process turns its loop."""
         return JSONResponse({"live": True})
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """Answer 200 when messages can be published and received here, else 503 with reasons.
+
+        A server that drains is not ready: it answers what is asked on connections that are open,
+        and takes no new ones.
 
         A broken edit of channels.yaml shows in ``config.error``; the server stays ready.
         """
         backend = await self._backend()
+        reasons = [] if backend.ok else [f"backend: {backend.detail}"]
+        if is_draining(request.scope):
+            reasons.append("draining")
         readiness = Readiness(
-            ready=backend.ok,
-            reasons=[] if backend.ok else [f"backend: {backend.detail}"],
+            ready=not reasons,
+            reasons=reasons,
             backend=backend.detail,
             config=self._config(),
         )

@@ -7,20 +7,22 @@ import re
 
 from fastapi import Response
 from starlette.datastructures import QueryParams
+from starlette.types import Scope
 
 from app.core import frames
 from app.core.channel import Channel, Identity
-from app.core.errors import AbideError, MalformedError
+from app.core.errors import AbideError, MalformedError, UnavailableError
 from app.core.hub import Hub
 from app.core.message import Message, Page
 from app.core.ports import Source
 from app.core.resume import Begin, Gap, Start, begin
 from app.core.subscription import Subscription
+from app.web.drain import lasting
 
 MAX_LIMIT = 1000
 MAX_WAIT = 60
+DEFAULT_LIMIT = 100
 
-_DEFAULT_LIMIT = 100
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
@@ -31,18 +33,25 @@ class History:
         self._hub = hub
         self._source = source
 
-    async def answer(self, name: str, channel: Channel, identity: Identity, query: QueryParams) -> Response:
+    async def answer(
+        self, name: str, channel: Channel, identity: Identity, query: QueryParams, scope: Scope
+    ) -> Response:
         """Answer one request; raise why it cannot be.
 
         With ``wait`` and nothing to answer yet, wait so many seconds at most for a message.
         """
         channel.check_subscribe(identity)
+        if not self._source.epoch:  # without it every position would seem to be of another life of the log
+            msg = "the log was not reached yet: ask again in a moment"
+            raise UnavailableError(msg)
         start = Start.parse(query.get("since", "earliest"), None)
-        limit = _number(query, "limit", _DEFAULT_LIMIT, MAX_LIMIT)
+        limit = _number(query, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         wait = _number(query, "wait", 0, MAX_WAIT)
         page, where = await self._read(name, channel, start, limit)
         if not page.messages and wait:
-            page, where = await self._poll(name, channel, identity, start, limit, wait)
+            waiter = _Waiter(wait)
+            with lasting(scope, waiter.stop):
+                page, where = await self._poll(name, channel, identity, start, limit, waiter)
         return _response(page, where, self._source.epoch)
 
     async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
@@ -54,15 +63,14 @@ class History:
         return await self._source.read(name, where.cursor, limit, channel.history), where
 
     async def _poll(  # noqa: PLR0913, PLR0917 — a question, and how long it may take
-        self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, wait: int
+        self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, waiter: _Waiter
     ) -> tuple[Page, Begin]:
         """Read again when there is something, or time is up."""
-        waiter = _Waiter()
         subscription, _ = await self._hub.subscribe(name, identity, frames.PLAIN_RECORDS)
         try:
             subscription.attach(waiter, waiter)
             page, where = await self._read(name, channel, start, limit)  # it may have come in between
-            if not page.messages and await waiter.news(wait):
+            if not page.messages and await waiter.news():
                 page, where = await self._read(name, channel, start, limit)
         finally:
             self._hub.unsubscribe(subscription)
@@ -72,16 +80,21 @@ class History:
 class _Waiter:
     """A writer that only notices that there is something. A subscriber, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._news = asyncio.Event()
 
-    async def news(self, seconds: float) -> bool:
-        """Return whether something came, or ended it, within so many seconds."""
+    async def news(self) -> bool:
+        """Return whether something came, or ended it, within its seconds."""
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            await asyncio.wait_for(self._news.wait(), self._seconds)
         except TimeoutError:
             return False
         return True
+
+    def stop(self) -> None:
+        """Let :meth:`news` return."""
+        self._news.set()
 
     def write(self, data: bytes) -> None:  # noqa: ARG002 — as for the four below, that it was called is enough
         self._news.set()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import structlog
-from fastapi import Request, Response
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.core import data
@@ -19,6 +17,7 @@ from app.core.message import Published, Record
 from app.core.ports import Outcome, Publisher
 from app.web import body
 from app.web.auth import Authenticator
+from app.web.incoming import Incoming
 from app.web.problems import ProblemResponse, describe_error
 
 MAX_BODY = 8 * 1024 * 1024
@@ -33,6 +32,17 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 _MEMBERS = frozenset({"channel", "message", "key"})
 
 
+class _Answer(NamedTuple):
+    """What a push is answered with, if all went well."""
+
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    @classmethod
+    def of(cls, body: bytes) -> Self:
+        return cls([(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")], body)
+
+
 class Push:
     """Turns requests into records, asks the policy, and waits until they are stored."""
 
@@ -43,52 +53,54 @@ class Push:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a ``POST`` whose path begins with ``/push`` as an ASGI application."""
-        request = Request(scope, receive)
+        request = Incoming(scope, receive)
         try:
-            response = await (self.enveloped(request) if scope["path"] == "/push" else self.named(request))
+            answer = await (self._enveloped(request) if request.path == "/push" else self._named(request))
         except AbideError as error:
-            response = ProblemResponse.of(error)
-        except ClientDisconnect:  # never sent, but the log wants a status
-            response = ProblemResponse.of(MalformedError("the client went away before its request was complete"))
+            refusal = ProblemResponse.of(error)
         except Exception:  # noqa: BLE001 — a bug is answered as a problem too
             _log.exception("push_failed")
-            response = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
-        await response(scope, receive, send)
+            refusal = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
+            await send({"type": "http.response.body", "body": answer.body})
+            return
+        await refusal(scope, receive, send)
 
-    async def named(self, request: Request) -> Response:
+    async def _named(self, request: Incoming) -> _Answer:
         """Publish the body as one message to the channel that the path names.
 
         The answer comes when the message is stored.
         """
-        name = request.scope["path"].removeprefix("/push/")
+        name = request.path.removeprefix("/push/")
         channel = self._registry.find(name)
         channel.check_publish(self._authenticator.identify(request.headers))
         key = check_key(request.headers.get("idempotency-key"))
-        kind = body.media_type(request)
-        message = body.as_data(kind, await body.read(request, channel.max_message_size))
+        kind = body.media_type(request.headers)
+        message = body.as_data(kind, await request.body(channel.max_message_size))
         channel.check_size(message)
         (outcome,) = await self._publisher.publish([Record(name, message, key)])
         return _answer(name, None, _stored(outcome))
 
-    async def enveloped(self, request: Request) -> Response:
+    async def _enveloped(self, request: Incoming) -> _Answer:
         """Publish one message, or an array of at most 1000, each with its channel's name.
 
         An array is published in order, and not atomically: it is answered with 200 and, for
         each item, its result or its problem.
         """
         identity = self._authenticator.identify(request.headers)
-        kind = body.media_type(request)
+        kind = body.media_type(request.headers)
         if kind != "application/json":
             raise body.unsupported(kind, "application/json")
         header = check_key(request.headers.get("idempotency-key"))
-        text = data.decode(await body.read(request, MAX_BODY))
+        text = data.decode(await request.body(MAX_BODY))
         if data.is_array(text):
             return await self._many(text, header, identity)
         record = self._record(text, header, identity)
         (outcome,) = await self._publisher.publish([record])
         return _answer(record.channel, record.data, _stored(outcome))
 
-    async def _many(self, text: str, header: str | None, identity: Identity) -> Response:
+    async def _many(self, text: str, header: str | None, identity: Identity) -> _Answer:
         if header is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
@@ -102,7 +114,7 @@ class Push:
             _result(record.channel, next(outcomes)) if isinstance(record, Record) else describe_error(record)
             for record in records
         ]
-        return Response(json.dumps(results), media_type="application/json")
+        return _Answer.of(json.dumps(results).encode())
 
     async def _publish(self, records: Sequence[Record]) -> list[Outcome]:
         return await self._publisher.publish(records) if records else []
@@ -154,9 +166,13 @@ def _result(name: str, outcome: Outcome) -> dict[str, Any]:
     return {"channel": name, "position": str(position), "offset": position.offset, "epoch": position.epoch}
 
 
-def _answer(name: str, message: bytes | None, published: Published) -> Response:
-    content = json.dumps(_result(name, published)).encode()
+def _answer(name: str, message: bytes | None, published: Published) -> _Answer:
+    epoch, offset = published.position
+    # Put together by hand: names and epochs have no character that JSON would escape.
+    content = f'{{"channel": "{name}", "position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'.encode()
     if message is not None:  # as it came, not as Python would write it
-        content = content[:-1] + b', "message": ' + message + b"}"
-    headers = {"idempotency-replayed": "true"} if published.replayed else None
-    return Response(content, media_type="application/json", headers=headers)
+        content += b', "message": ' + message
+    answer = _Answer.of(content + b"}")
+    if published.replayed:
+        answer.headers.append((b"idempotency-replayed", b"true"))
+    return answer

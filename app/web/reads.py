@@ -16,7 +16,8 @@ from app.web.auth import Authenticator
 from app.web.history import History
 from app.web.problems import ProblemResponse, describe
 
-_HISTORY = "/history"
+HISTORY = "/history"
+"""What follows a channel's path, where its history is."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,21 +54,21 @@ class Reads:
         name = _name(path)
         channel = self._registry.find(name)
         identity = self._authenticator.identify(request.headers)
-        if path.endswith(_HISTORY):
-            return await self._history.answer(name, channel, identity, request.query_params)
+        if path.endswith(HISTORY):
+            return await self._history.answer(name, channel, identity, request.query_params, request.scope)
         if not sse.is_wanted(request.headers):
             detail = (
                 f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
-                f"what is kept can be read from /{name}{_HISTORY}"
+                f"what is kept can be read from /{name}{HISTORY}"
             )
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         channel.check_subscribe(identity)
         if request.method == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
         start = sse.start_of(request.headers, request.query_params)
-        await sse.stream(self._hub, name, identity, start, receive, send)
+        await sse.stream(self._hub, name, identity, start, request.scope, receive, send)
         return None
 
 
 def _name(path: str) -> str:
-    return path.removeprefix("/").removesuffix(_HISTORY)
+    return path.removeprefix("/").removesuffix(HISTORY)

@@ -1,7 +1,7 @@
 """The routes of one channels.yaml.
 
 One route serves all channels: a router asks its routes one after the other, the registry finds a
-name at once. The OpenAPI document shows each channel as a path of its own.
+name at once. The documents (``openapi``, ``asyncapi``) show each channel by itself.
 
 A reload builds all of them anew and swaps the whole in one assignment (``app/main.py``): no
 request ever sees half of a change.
@@ -10,63 +10,30 @@ request ever sees half of a change.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from app.core.channel import PARAMETER, Channel, Registry
+from app.core.channel import Access, Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
 from app.core.ports import Publisher, Source
+from app.web.asyncapi import AsyncApi
 from app.web.auth import Authenticator
 from app.web.channels import ChannelList, Channels
+from app.web.cors import Cors
 from app.web.health import Health, Readiness
+from app.web.openapi import Documented, refusal
 from app.web.pages import add_pages
-from app.web.problems import Problem, ProblemResponse, describe
-from app.web.push import MAX_ITEMS, Push
-from app.web.reads import Reads
+from app.web.problems import ProblemResponse, describe
+from app.web.push import Push
+from app.web.reads import HISTORY, Reads
 from app.web.websocket import Sockets
 
-_CHANNEL_PUSH = "/push/{name}"
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_KEY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "A repeat within ten minutes answers the first result and publishes nothing",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
-_ENVELOPE = {
-    "type": "object",
-    "required": ["channel", "message"],
-    "additionalProperties": False,
-    "properties": {
-        "channel": {"type": "string", "examples": ["lebowski"]},
-        "message": {"description": "Any JSON", "examples": ["hello"]},
-        "key": {"type": "string", "description": "As Idempotency-Key"},
-    },
-}
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": title,
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for status, title in {
-        400: "Malformed",
-        401: "No key, or a wrong one",
-        403: "Not allowed here",
-        404: "Unknown channel",
-        409: "Idempotency key reused with another message",
-        413: "Too large",
-        415: "Not a content type that can be published",
-        503: "Try again after Retry-After seconds",
-    }.items()
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +51,11 @@ class Edge:
     console: bool = True
 
 
-class _Application(FastAPI):
-    """Shows the one push route of all channels as a path for each."""
-
-    def __init__(self, channels: tuple[Channel, ...], **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
-        super().__init__(**options)
-        self._channels = channels
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, made when it is first asked for."""
-        if self.openapi_schema is None:
-            document = super().openapi()
-            document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-            push = document["paths"].pop(_CHANNEL_PUSH)["post"]
-            document["paths"] |= {f"/push/{c.name}": {"post": push | _operation(c)} for c in self._channels}
-        return super().openapi()
-
-
 class Routes:
     """An ASGI application: pushes and sockets go straight to their handlers, the rest through FastAPI.
 
-    FastAPI knows the push routes too, for its document and for whoever uses them wrongly; but its
-    middleware, routing and dependencies cost several times what a push itself does.
+    FastAPI knows the push routes too, for whoever uses them wrongly; but its middleware, routing and
+    dependencies cost several times what a push itself does.
     """
 
     def __init__(self, edge: Edge) -> None:
@@ -114,14 +64,7 @@ class Routes:
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
-        self._http = CORSMiddleware(
-            self._dispatch,
-            allow_origins=edge.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-            expose_headers=["idempotency-replayed", "retry-after"],
-            max_age=600,
-        )
+        self._http = Cors(self._dispatch, edge.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""
@@ -141,8 +84,8 @@ class Routes:
 
 
 def _document(edge: Edge, push: Push) -> FastAPI:
-    """Register the routes of the OpenAPI document."""
-    app = _Application(
+    """Register the routes that FastAPI serves."""
+    app = Documented(
         edge.registry.channels,
         title="Abide",
         version=edge.version,
@@ -158,7 +101,12 @@ def _document(edge: Edge, push: Push) -> FastAPI:
     )
     _add_health(app, edge.health)
     _add_push(app, push)
-    _add_channels(app, Channels(edge.registry, edge.authenticator, edge.hub))
+    _add_channels(
+        app,
+        Channels(edge.registry, edge.authenticator, edge.hub),
+        needs_key=edge.authenticator.has_keys,
+    )
+    _add_asyncapi(app, AsyncApi(edge.registry.channels, edge.version))
     add_pages(app, console=edge.console)
     _add_rest(app, edge.registry)
     return app
@@ -169,31 +117,20 @@ def _add_health(app: FastAPI, health: Health) -> None:
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health/live", health.live, tags=["health"], summary="Is the process alive?")
     app.add_api_route(
-        "/health/ready", health.ready, tags=["health"], summary="May it take traffic?", response_model=Readiness
+        "/health/ready",
+        health.ready,
+        tags=["health"],
+        summary="May it take traffic?",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "Not ready, and why"}},
     )
 
 
 def _add_push(app: FastAPI, push: Push) -> None:
-    array = {"type": "array", "items": _ENVELOPE, "maxItems": MAX_ITEMS}
-    app.add_api_route(
-        "/push",
-        push.enveloped,
-        methods=["POST"],
-        tags=["push"],
-        summary="Publish a message, or an array of them",
-        responses=_PROBLEMS,
-        openapi_extra={
-            "parameters": [_KEY_HEADER],
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"anyOf": [_ENVELOPE, array]}}},
-            },
-        },
-    )
-    app.add_api_route("/push/{name:path}", push.named, methods=["POST"], tags=["push"], responses=_PROBLEMS)
+    app.router.routes += [Route(path, push, methods=["POST"]) for path in ("/push", "/push/{name:path}")]
 
 
-def _add_channels(app: FastAPI, channels: Channels) -> None:
+def _add_channels(app: FastAPI, channels: Channels, *, needs_key: bool) -> None:
     app.add_api_route("/channels", channels.head, methods=["HEAD"], include_in_schema=False)
     app.add_api_route(
         "/channels",
@@ -201,41 +138,13 @@ def _add_channels(app: FastAPI, channels: Channels) -> None:
         tags=["channels"],
         summary="The declared channels, with their policies and counters",
         response_model=ChannelList,
-        responses={401: _PROBLEMS[401]},
+        responses={401: refusal(401)},
+        openapi_extra={"security": [{Access.KEY: []}]} if needs_key else None,
     )
 
 
-def _operation(channel: Channel) -> dict[str, Any]:
-    """Return what the document says of a channel's push, beyond what it says of them all."""
-    return {
-        "summary": f"Publish to {channel.name}",
-        "description": _describe(channel),
-        "operationId": f"push_{channel.name}",
-        **_channel_body(channel),
-    }
-
-
-def _describe(channel: Channel) -> str:
-    history = f"{channel.history.size} messages, {channel.history.ttl} s" if channel.history.size else "none"
-    return (
-        f"Subscribers connect a WebSocket to `/{channel.name}`.\n\n"
-        f"publish: {channel.publish} · subscribe: {channel.subscribe} · "
-        f"client_publish: {str(channel.client_publish).lower()} · history: {history} · "
-        f"at most {channel.max_message_size} bytes a message"
-    )
-
-
-def _channel_body(channel: Channel) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [_KEY_HEADER]
-    if channel.is_family:
-        parameter = channel.name.partition("{")[2].partition("}")[0]
-        schema = {"type": "string", "pattern": f"^{PARAMETER}$"}
-        parameters.append({"name": parameter, "in": "path", "required": True, "schema": schema})
-    content = {
-        "application/json": {"schema": {"description": "Any JSON"}, "example": "hello"},
-        "text/plain": {"schema": {"type": "string"}},
-    }
-    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+def _add_asyncapi(app: FastAPI, asyncapi: AsyncApi) -> None:
+    app.add_api_route("/asyncapi.json", asyncapi.answer, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _add_rest(app: FastAPI, registry: Registry) -> None:
@@ -246,6 +155,8 @@ def _add_rest(app: FastAPI, registry: Registry) -> None:
         name = path.removeprefix("/")
         if registry.get(name) is not None:
             return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})
+        if registry.get(name.removesuffix(HISTORY)) is not None:
+            return _not_allowed(f"{path} is only read", {"GET", "HEAD"})
         if allowed := _methods(app, request):
             return _not_allowed(f"{path} does not take {request.method}", allowed)
         raise _nothing_here(name)

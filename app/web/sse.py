@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from starlette.datastructures import Headers, QueryParams
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from app.core import frames
 from app.core.channel import Identity
@@ -17,6 +17,7 @@ from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Start
 from app.core.subscription import Subscription
 from app.web.asgi import AsgiWriter
+from app.web.drain import lasting
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -48,13 +49,13 @@ def start_of(headers: Headers, query: QueryParams) -> Start:
 
 
 async def stream(  # noqa: PLR0913, PLR0917 — a request's three parts, and what it asks for
-    hub: Hub, name: str, identity: Identity, start: Start, receive: Receive, send: Send
+    hub: Hub, name: str, identity: Identity, start: Start, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Serve one event stream to its end. Raises before anything is sent why it cannot be."""
     subscription, where = await hub.subscribe(name, identity, frames.SSE_BARE, start)
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await _run(subscription, where, receive, send)
+        await _run(subscription, where, scope, receive, send)
     finally:
         hub.unsubscribe(subscription)
 
@@ -69,11 +70,13 @@ class _EventStream:
 
     def begin(self, writer: Writer, where: Begin) -> None:
         self._writer = writer
-        # An event without data is not shown to anybody, but its id is kept: a stream that breaks
-        # before its first message resumes without a hole.
-        writer.write(_RETRY + b"id: %b\n\n" % str(self._subscription.position).encode())
-        if where.gap is not None:
+        if where.gap is not None:  # no id before it: who has that would never be told, if the stream broke in between
+            writer.write(_RETRY)
             self.lost(self._subscription, where.gap)
+        else:
+            # An event without data is not shown to anybody, but its id is kept: a stream that breaks
+            # before its first message resumes without a hole.
+            writer.write(_RETRY + b"id: %b\n\n" % str(self._subscription.position).encode())
         self._subscription.attach(writer, self)
 
     def lost(self, subscription: Subscription, gap: Gap) -> None:
@@ -101,7 +104,7 @@ class _EventStream:
         """Nothing: :func:`stream` gives the subscription back."""
 
 
-async def _run(subscription: Subscription, where: Begin, receive: Receive, send: Send) -> None:
+async def _run(subscription: Subscription, where: Begin, scope: Scope, receive: Receive, send: Send) -> None:
     async def emit(data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -111,7 +114,8 @@ async def _run(subscription: Subscription, where: Begin, receive: Receive, send:
     sending = asyncio.create_task(writer.run(COMMENT_SECONDS, b":\n\n"))
     watching = asyncio.create_task(_disconnected(receive))
     try:
-        await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+        with lasting(scope, lambda: writer.close(CloseCode.RESTARTING, "")):
+            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
             writer.close(CloseCode.ABNORMAL, "")
         else:

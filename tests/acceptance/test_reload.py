@@ -29,12 +29,14 @@ def push(server: Server, channel: str) -> int:
 
 def test_an_added_channel_is_there(server: Server) -> None:
     """Server serves a channel added to the file: its push route, its socket, its documentation."""
+    assert "donny" not in httpx.get(f"{server.url}/asyncapi.json").json()["channels"]
     line = edit(server, BEFORE.replace("walter", "donny: {publish: anyone}, walter"))
     assert line["added"] == ["donny"]
     with connect(f"{server.ws_url}/donny") as subscriber:
         assert push(server, "donny") == 200
         assert subscriber.recv(timeout=5) == '"x"'
     assert "/push/donny" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    assert "donny" in httpx.get(f"{server.url}/asyncapi.json").json()["channels"]
 
 
 def test_a_removed_channel_is_gone_and_others_stay(server: Server) -> None:

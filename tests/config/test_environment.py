@@ -26,19 +26,20 @@ def test_values() -> None:
         "CHANNELS_CONFIG": "/c.yaml",
         "WEB_CONCURRENCY": "4",
         "DRAIN_SECONDS": "0",
+        "MAX_CONNECTION_AGE": "3600",
         "LOG_FORMAT": "JSON",
         "LOG_LEVEL": "Debug",
         "DIRECT_DATABASE_URL": "postgres://db",
     }
     assert Environment.read(variables) == Environment(
-        "::", 80, Path("/c.yaml"), 4, 0, "json", "debug", "postgres://db", variables
+        "::", 80, Path("/c.yaml"), 4, 0, 3600, "json", "debug", "postgres://db", variables
     )
 
 
 def test_empty_is_unset() -> None:
     """Environment takes an empty variable for an unset one."""
     names = ["HOST", "PORT", "CHANNELS_CONFIG", "WEB_CONCURRENCY", "DRAIN_SECONDS", "LOG_FORMAT", "LOG_LEVEL"]
-    variables = dict.fromkeys([*names, "DIRECT_DATABASE_URL"], "")
+    variables = dict.fromkeys([*names, "MAX_CONNECTION_AGE", "DIRECT_DATABASE_URL"], "")
     assert Environment.read(variables) == Environment(variables=variables)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from uvicorn import Config, Server
-from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from app.server.http import HttpProtocol
@@ -28,82 +28,20 @@ def config() -> Config:
 
 
 def test_constructor() -> None:
-    """Server of uvicorn makes an HTTP protocol of the configuration, the server's state and the lifespan's."""
-    assert list(inspect.signature(HttpToolsProtocol).parameters) == ["config", "server_state", "app_state", "_loop"]
+    """Server of uvicorn makes our HTTP protocol as it makes its own."""
+    assert list(inspect.signature(HttpToolsProtocol).parameters) == list(inspect.signature(HttpProtocol).parameters)
 
 
-async def test_attributes(config: Config) -> None:
-    """HTTP protocol of uvicorn has the attributes that ours reads when it hands a connection over."""
-    state = ServerState()
-    protocol = HttpProtocol(config=config, server_state=state, app_state={"a": 1})
-    assert protocol.config is config
-    assert protocol.server_state is state
-    assert protocol.connections is state.connections
-    assert protocol.app_state == {"a": 1}
-    assert protocol.cycle is None
-    unset = ("transport", "server", "client", "scheme", "headers", "flow", "timeout_keep_alive_task")
-    assert [getattr(protocol, name) for name in unset] == [None] * len(unset)
-    protocol.on_message_begin()
-    assert (protocol.url, protocol.headers) == (b"", [])
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "_should_upgrade",
-        "_unset_keepalive_if_required",
-        "_unsupported_upgrade_warning",
-        "send_400_response",
-        "on_message_begin",
-        "on_headers_complete",
-        "on_body",
-        "on_message_complete",
-        "shutdown",
-    ],
-)
-def test_methods(name: str) -> None:
-    """HTTP protocol of uvicorn has the methods that ours calls or replaces."""
-    assert callable(getattr(HttpToolsProtocol, name))
-
-
-def test_upgrade_is_decided_by_one_method() -> None:
-    """HTTP protocol of uvicorn asks the method that ours replaces wherever it treats an upgrade apart."""
-    for method in (HttpToolsProtocol.on_headers_complete, HttpToolsProtocol.on_body):
-        assert "self._should_upgrade()" in inspect.getsource(method)
-    assert "self._should_upgrade()" in inspect.getsource(HttpToolsProtocol.on_message_complete)
-
-
-def test_data_received() -> None:
-    """HTTP protocol of uvicorn does in data_received what ours does in its place, and nothing more."""
-    source = inspect.getsource(HttpToolsProtocol.data_received)
-    lines = [line.strip() for line in source.splitlines() if line.strip()]
-    assert lines == [
-        "def data_received(self, data: bytes) -> None:",
-        "self._unset_keepalive_if_required()",
-        "try:",
-        "self.parser.feed_data(data)",
-        "except httptools.HttpParserError:",
-        'msg = "Invalid HTTP request received."',
-        "self.logger.warning(msg)",
-        "self.send_400_response(msg)",
-        "return",
-        "except httptools.HttpParserUpgrade:",
-        "if self._should_upgrade():",
-        "self.handle_websocket_upgrade()",
-        "else:",
-        "self._unsupported_upgrade_warning()",
-    ]
-
-
-def test_cycle() -> None:
-    """Request of uvicorn has the attributes by which ours knows whether it has been answered."""
-    source = inspect.getsource(httptools_impl.RequestResponseCycle.__init__)
-    assert "self.response_complete = False" in source
-    assert "self.waiting_for_100_continue = " in source
+def test_addresses() -> None:
+    """Helpers of uvicorn tell a transport's addresses, and whether it is encrypted."""
+    for function in (get_local_addr, get_remote_addr, is_ssl):
+        assert list(inspect.signature(function).parameters) == ["transport"]
 
 
 def test_config(config: Config) -> None:
-    """Configuration of uvicorn has what a WebSocket asks it for."""
+    """Configuration of uvicorn has what our protocols ask it for."""
+    assert config.loaded
+    assert config.timeout_keep_alive > 0
     assert config.ws_protocol_class is WebSocketProtocol
     assert config.http_protocol_class is HttpProtocol
     assert callable(config.loaded_app)
@@ -116,7 +54,7 @@ def test_config(config: Config) -> None:
 def test_state() -> None:
     """State of uvicorn has the sets and headers that connections share, and can be a weak key."""
     state = ServerState()
-    assert (state.connections, state.tasks, state.default_headers) == (set(), set(), [])
+    assert (state.connections, state.tasks, state.default_headers, state.total_requests) == (set(), set(), [], 0)
     assert state.__weakref__ is None  # type: ignore[attr-defined]
 
 
@@ -124,3 +62,17 @@ def test_shutdown() -> None:
     """Server of uvicorn stops by calling ``shutdown`` of every connection, and waits until they are gone."""
     assert "connection.shutdown()" in inspect.getsource(Server.shutdown)
     assert "self.server_state.connections" in inspect.getsource(Server._wait_tasks_to_complete)  # noqa: SLF001 — pinned
+
+
+def test_stop() -> None:
+    """Server of uvicorn has the parts of a stop that ours calls, replaces, or does before."""
+    startup, tick = inspect.getsource(Server.startup), inspect.getsource(Server.on_tick)
+    stop = inspect.getsource(Server.shutdown)
+    assert "await self.lifespan.startup()" in startup
+    assert "app_state=self.lifespan.state" in startup
+    assert "self.server_state.default_headers = date_header + self.config.encoded_headers" in tick
+    assert "await self.config.callback_notify()" in tick
+    assert "if counter % 10 == 0" in tick
+    assert "for server in self.servers:" in stop
+    assert "timeout=self.config.timeout_graceful_shutdown" in stop
+    assert "self.should_exit = True" in inspect.getsource(Server.handle_exit)

@@ -57,6 +57,27 @@ def test_slow_peer(local: LocalServer) -> None:
         assert not peer.writer.is_full()
 
 
+def test_what_a_slow_peer_is_sent(local: LocalServer) -> None:
+    """Peer gets every frame whole and in order, though the kernel has room again while the server keeps some back."""
+    wire, peer = app.open(local, receive_buffer=4096)
+
+    def numbered(number: int) -> bytes:
+        return number.to_bytes(4, "big") * 1777
+
+    def write_and_read_on() -> int:
+        count = 0
+        while not peer.writer.is_full():
+            peer.writer.write(frame(BINARY, numbered(count), mask=None))
+            count += 1
+        wire.received += wire.socket.recv(1 << 20)  # makes room, and the event loop has no turn to use it
+        peer.writer.write(frame(BINARY, numbered(count), mask=None))
+        return count + 1
+
+    with wire:
+        for number in range(local.call(write_and_read_on)):
+            assert wire.read_frame() == (BINARY, numbered(number))
+
+
 def test_kernel_does_not_hide_a_slow_peer(local: LocalServer) -> None:
     """Connection is full after some hundred KiB that its peer does not read, not after megabytes."""
     wire, peer = app.open(local, receive_buffer=4096)

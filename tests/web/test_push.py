@@ -318,24 +318,20 @@ def test_a_page_of_an_allowed_origin_may_push(http: httpx.Client) -> None:
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_the_documents_name_every_channel(http: httpx.Client) -> None:
-    """OpenAPI document and its page show each declared channel by name."""
-    paths = http.get("/openapi.json").json()["paths"]
-    for name in ("lebowski", "talk", "listen", "sealed", "small", "chat.{room}"):
-        assert f"`/{name}`" in paths[f"/push/{name}"]["post"]["description"]
-    (room,) = [p for p in paths["/push/chat.{room}"]["post"]["parameters"] if p["in"] == "path"]
-    assert room["name"] == "room"
-    assert "openapi.json" in http.get("/docs").text
+@pytest.mark.parametrize("path", ["/push/lebowski", "/push/nope", "/health/live"])
+def test_answers_say_who_may_read_them(http: httpx.Client, path: str) -> None:
+    """Answer, a refusal too, lets pages of the configured origins read it, and no others."""
+    method = "GET" if path.startswith("/health") else "POST"
 
+    def cors(origin: dict[str, str]) -> dict[str, str]:
+        response = http.request(method, path, json=1, headers=origin)
+        return {name: value for name, value in response.headers.items() if name.startswith("access") or name == "vary"}
 
-def test_documents_tell_similar_names_apart(http: httpx.Client) -> None:
-    """OpenAPI document has each operation's id once, however alike the channels' names are."""
-    operations = [
-        operation["operationId"]
-        for path in http.get("/openapi.json").json()["paths"].values()
-        for operation in path.values()
-    ]
-    assert len(set(operations)) == len(operations)
+    exposed = {"access-control-expose-headers": "idempotency-replayed, retry-after", "vary": "Origin"}
+    assert cors({}) == {"vary": "Origin"}
+    assert cors({"origin": "https://evil.example"}) == exposed
+    allowed = cors({"origin": "https://app.example"})
+    assert allowed == {"access-control-allow-origin": "https://app.example", **exposed}
 
 
 @pytest.mark.parametrize("path", ["/push/a/push/lebowski", "/push//lebowski", "/push/lebowski/", "/push/%ff%00"])

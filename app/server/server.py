@@ -1,0 +1,153 @@
+"""uvicorn's server, stopped gradually.
+
+A stop goes in this order:
+
+1. The process says that it is not ready, and closes its listener. A load balancer goes to others at
+   once instead of waiting for its next probe; under gunicorn, a worker that takes over has the same
+   listener. Connections that are open go on: requests are answered, with ``connection: close``.
+2. What lasts (WebSockets, event streams, long-polls) is told to go, evenly over the drain's window.
+3. Connections between two requests are closed, and peers have a moment to answer a close, or to send
+   the rest of a body. Then the links are cut that wait for nobody but their peer.
+4. Requests under way are answered, then the application's lifespan ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import ClassVar
+
+import uvicorn
+from uvicorn.config import Config
+
+from app.core.ports import DRAIN
+from app.server.drain import STEP, Drain, spread
+from app.server.handshake import LAST
+from app.server.http import HttpProtocol
+from app.server.websocket import WebSocketProtocol
+
+_logger = logging.getLogger("uvicorn.error")
+
+
+class Server(uvicorn.Server):
+    """Serves one worker's connections, and drains them before it ends."""
+
+    patience: ClassVar[float] = 2.0
+    """Seconds that peers have to answer a close, or to send the rest of a body."""
+
+    hurried_patience: ClassVar[float] = 0.5
+    """The same when the stop is a quick one: gunicorn's master kills a worker after two seconds."""
+
+    same_signal: ClassVar[float] = 2.0
+    """Seconds within which a second SIGTERM means the same stop.
+
+    systemd signals all processes of a service, and then gunicorn's master passes its signal on.
+    """
+
+    def __init__(self, config: Config, *, drain_seconds: float, max_connection_age: float | None) -> None:
+        super().__init__(config)
+        self._drain_seconds = drain_seconds
+        self._max_connection_age = max_connection_age
+        self._drain: Drain
+        """Valid once started."""
+        self._hurried = False
+        self._ticks = 0
+        self._asked_at = 0.0  # when the stop was asked for; valid with should_exit
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the application find the drain in its state, then start."""
+        shared = WebSocketProtocol.share(self.config, self.server_state)
+        shared.limit_age(self._max_connection_age)
+        self._drain = self.lifespan.state[DRAIN] = Drain(shared)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop gradually on SIGTERM, at once on SIGINT and on a second SIGTERM."""
+        if not self.should_exit:
+            self._asked_at = time.monotonic()
+            super().handle_exit(sig, frame)
+        elif time.monotonic() - self._asked_at > self.same_signal:
+            self._hurried = True
+        if sig != signal.SIGTERM:
+            self._hurried = True
+
+    def quit(self) -> None:
+        """Stop at once."""
+        self._hurried = True
+        self.handle_exit(signal.SIGTERM, None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop in the order above."""
+        self._drain.has_begun = True
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        await self._end_keep_alive()
+        await self._tell()
+        self._drain.is_over = True
+        await self._take_leave()
+        await super().shutdown(sockets)
+
+    async def _end_keep_alive(self) -> None:
+        """Let every answer from now on be the last of its connection."""
+        self.config.encoded_headers = [*self.config.encoded_headers, LAST]
+        await self._tick()
+        for connection in self.server_state.connections:
+            if _is_answering(connection):
+                connection.shutdown()
+
+    async def _tell(self) -> None:
+        connections = self.server_state.connections
+        lasting = [connection for connection in connections if not isinstance(connection, HttpProtocol)]
+        seconds = self._window()
+        if lasting and seconds:
+            _logger.info("Draining %d connections within %g s", len(lasting), seconds)
+        await spread(lasting, connections, self._window, self._steps())
+
+    async def _take_leave(self) -> None:
+        connections = self.server_state.connections
+        for connection in list(connections):
+            connection.shutdown()
+        step = self._steps()
+        while connections and await step() < (self.hurried_patience if self._hurried else self.patience):
+            pass
+        for connection in list(connections):
+            _cut(connection)
+
+    def _window(self) -> float:
+        return 0 if self._hurried else self._drain_seconds
+
+    def _steps(self) -> Callable[[], Awaitable[float]]:
+        """Return what waits a moment, keeps the worker's heartbeat going, and tells how long it has been."""
+        begun = time.monotonic()
+
+        async def step() -> float:
+            await asyncio.sleep(STEP)
+            await self._tick()
+            return time.monotonic() - begun
+
+        return step
+
+    async def _tick(self) -> None:
+        # uvicorn's main loop does this, and has ended: without it gunicorn takes a long drain for a worker that hangs.
+        await self.on_tick(self._ticks)
+        self._ticks = (self._ticks + 1) % 10
+
+
+def _is_answering(connection: object) -> bool:
+    """Whether it is an HTTP connection with a request under way."""
+    return isinstance(connection, HttpProtocol) and connection._answering is not None  # noqa: SLF001
+
+
+def _cut(connection: object) -> None:
+    """End a connection at once, unless it is one whose peer only waits for its answer."""
+    if isinstance(connection, WebSocketProtocol):
+        connection.cut()
+    elif isinstance(connection, HttpProtocol):
+        waits_for_peer = connection._reading is not None or connection.is_full()  # noqa: SLF001
+        if waits_for_peer or not _is_answering(connection):
+            connection._transport.abort()  # noqa: SLF001

@@ -1,0 +1,49 @@
+"""What the OpenAPI and the AsyncAPI document say in the same words: JSON Schemas, and a channel's policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.core import message
+from app.core.channel import Access, Channel
+from app.core.message import MAX_OFFSET
+from app.core.resume import EARLIEST, MOST
+
+Schema = dict[str, Any]
+
+POSITION: Schema = {
+    "type": "string",
+    "pattern": f"^{message.POSITION.pattern}$",
+    "description": "`<epoch>:<offset>`",
+    "examples": ["8c1f0a52:7"],
+}
+OFFSET: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
+TIME: Schema = {"type": "integer", "description": "Milliseconds since the Unix epoch, by the backend's clock"}
+DATA: Schema = {"description": "Any JSON: what the publisher sent"}
+SINCE: Schema = {"anyOf": [{"const": EARLIEST}, POSITION], "description": "Everything after this; goes before `last`"}
+LAST: Schema = {"type": "integer", "minimum": 0, "maximum": MOST, "description": "The newest so many, as far as held"}
+KEY: Schema = {
+    "type": "string",
+    "pattern": "^[!-~]{1,255}$",
+    "description": "Idempotency key: a repeat within ten minutes answers the first result and publishes nothing",
+}
+
+SECURITY_SCHEMES: dict[str, Schema] = {
+    Access.KEY: {"type": "http", "scheme": "bearer", "description": "One of `auth.keys` in channels.yaml"},
+}
+"""The credentials that a policy may ask for, by the policy's word."""
+
+
+def parameter(channel: Channel) -> str:
+    """Return the name of a family's parameter."""
+    return channel.name.partition("{")[2].partition("}")[0]
+
+
+def policy(channel: Channel) -> str:
+    """Return the channel's rules on one line."""
+    history = f"{channel.history.size} messages, {channel.history.ttl} s" if channel.history.size else "none"
+    return (
+        f"publish: {channel.publish} · subscribe: {channel.subscribe} · "
+        f"client_publish: {str(channel.client_publish).lower()} · history: {history} · "
+        f"at most {channel.max_message_size} bytes a message"
+    )

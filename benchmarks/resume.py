@@ -1,0 +1,235 @@
+"""Ten thousand subscribers come back at once; see README.md here.
+
+The server was killed and has started again, so nothing of what they missed is in its memory. Each asks
+for what comes after its own position, somewhere in the last five hundred messages, while publishing
+goes on. Beside it, as many that only want what is new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import httpx
+import uvloop
+
+from benchmarks.peers import machine
+from benchmarks.support.report import RESULTS
+from benchmarks.support.waiting import until
+from tests.support.postgres import PostgresServer
+from tests.support.server import free_port
+
+ROOT = Path(__file__).parents[1]
+CHANNELS = 'backend: "${DATABASE_URL}"\nchannels:\n  lebowski: {publish: anyone}\n'
+
+HELD, MISSED = 1000, 500
+"""Messages in the log, and how many of them a subscriber may have missed."""
+
+_IN_FLIGHT = 2000
+_PAUSE = 0.05
+_PATIENCE = 60.0
+_POSITION = re.compile(rb'"position":"\w+:(\d+)"')
+_SEED = 20_000
+_READ = re.compile(r"LOG:  execute [^:]*: (?:(?!LOG:  ).)*?abide\.log", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one storm came to."""
+
+    seconds: float
+    """From the first connect until everybody had the newest message."""
+    reads: int
+    """Statements that read the log."""
+    kib: float
+    """More of the server's memory for each subscriber."""
+    faults: int
+    """Subscribers that were told of a gap, or lost or doubled a message."""
+
+
+class Subscriber(asyncio.Protocol):
+    """One connection; counts on from the position that it asked for."""
+
+    def __init__(self, since: str | None) -> None:
+        self.since = since
+        self.at = int(since.partition(":")[2]) - 1 if since else None
+        self.faulty = False
+        self._unread = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask."""
+        self.transport = cast("asyncio.Transport", transport)
+        query = f"?since={self.since}" if self.since else ""
+        self.transport.write(
+            f"GET /lebowski{query} HTTP/1.1\r\nHost: abide\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            "Sec-WebSocket-Protocol: abide.v1\r\n\r\n".encode()
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Check that each position follows the one before; the first repeats what was asked for."""
+        text = self._unread + data
+        end = 0
+        for found in _POSITION.finditer(text):
+            offset, end = int(found[1]), found.end()
+            self.faulty |= self.at is not None and offset != self.at + 1
+            self.at = offset
+        self.faulty |= b'"gap"' in text
+        self._unread = text[max(end, len(text) - 100) :]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
+        """Note that it should not have ended."""
+        self.faulty = True
+
+
+class Server:
+    """Abide on a database, with one worker on one core."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.port = free_port()
+        channels = folder / "channels.yaml"
+        channels.write_text(CHANNELS, encoding="utf-8")
+        settings = {"PORT": str(self.port), "CHANNELS_CONFIG": str(channels), "DATABASE_URL": url, "DRAIN_SECONDS": "0"}
+        with machine.pinned(0):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve"],
+                cwd=ROOT,
+                env=os.environ | settings,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                msg = "the server does not become ready"
+                raise RuntimeError(msg)
+            time.sleep(_PAUSE)
+
+    def rss(self) -> int:
+        """Return the bytes in RAM."""
+        return machine.resident(machine.family(self._process.pid))
+
+    def push(self, count: int) -> str:
+        """Publish; return the position of the last message."""
+        items = [{"channel": "lebowski", "message": {"n": number}} for number in range(count)]
+        results = httpx.post(self._url("/push"), json=items, timeout=_PATIENCE).raise_for_status().json()
+        return str(results[-1]["position"])
+
+    def kill(self) -> None:
+        """End all of it at once, as a crash of the machine would."""
+        os.killpg(self._process.pid, signal.SIGKILL)  # a group of its own
+        self._process.wait()
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(self._url("/health/ready"), timeout=_PATIENCE).is_success
+        return False
+
+
+async def storm(server: Server, since: list[str | None]) -> tuple[float, list[Subscriber]]:
+    """Let everybody connect, publish meanwhile; return when all have the newest message, and how long it took."""
+    loop = asyncio.get_running_loop()
+    gate = asyncio.Semaphore(_IN_FLIGHT)
+    began = time.monotonic()
+
+    async def connect(position: str | None) -> Subscriber:
+        async with gate:
+            _, one = await loop.create_connection(lambda: Subscriber(position), "127.0.0.1", server.port)
+            return one
+
+    async def have(offset: int) -> bool:
+        return all(one.faulty or (one.at is not None and one.at >= offset) for one in subscribers)
+
+    publishing = asyncio.create_task(_publish(server))
+    subscribers = await asyncio.gather(*map(connect, since))
+    await until(lambda: have(0), seconds=_PATIENCE)
+    publishing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await publishing
+    _, _, last = (await asyncio.to_thread(server.push, 1)).partition(":")
+    await until(lambda: have(int(last)), seconds=_PATIENCE)
+    return time.monotonic() - began, subscribers
+
+
+async def _publish(server: Server) -> None:
+    while True:
+        await asyncio.to_thread(server.push, 1)
+        await asyncio.sleep(_PAUSE)
+
+
+def _outcome(server: Server, log: Path, since: list[str | None]) -> Outcome:
+    memory, logged = server.rss(), log.stat().st_size
+    with machine.pinned(1), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        seconds, subscribers = runner.run(storm(server, since))
+        kib = (server.rss() - memory) / len(since) / 1024
+    reads = len(_READ.findall(log.read_bytes()[logged:].decode(errors="replace")))
+    return Outcome(seconds, reads, kib, sum(one.faulty for one in subscribers))
+
+
+def measure(count: int) -> dict[str, Outcome]:
+    """Run both storms, each on a server that has just started. The first server is killed."""
+    with PostgresServer() as database, tempfile.TemporaryDirectory(prefix="abide-bench-") as name:
+        asyncio.run(database.execute("ALTER DATABASE postgres SET log_statement = 'all'"))
+        server = Server(database.url(), Path(name))
+        epoch, _, _ = server.push(HELD).partition(":")
+        choose = random.Random(_SEED).randint  # noqa: S311 — a load
+        storms: dict[str, list[str | None]] = {
+            "at the head": [None] * count,
+            "with since": [f"{epoch}:{choose(HELD - MISSED, HELD)}" for _ in range(count)],
+        }
+        outcomes = {}
+        for kind, since in storms.items():
+            server.kill()
+            server = Server(database.url(), Path(name))
+            outcomes[kind] = _outcome(server, database.log, since)
+        server.kill()
+        return outcomes
+
+
+def report(count: int, outcomes: dict[str, Outcome]) -> str:
+    """Write the table."""
+    facts = "\n".join(f"* {name}: {value}" for name, value in machine.facts().items())
+    rows = "\n".join(
+        f"| {name} | {one.seconds:.2f} | {one.reads} | {one.kib:.1f} | {one.faults} |" for name, one in outcomes.items()
+    )
+    return (
+        f"# {count:,} subscribers come back at once\n\n{facts}\n\n"
+        "| they begin | seconds until all are live | reads of the log | RSS, KiB more for each | faults |\n"
+        f"| --- | --- | --- | --- | --- |\n{rows}\n\n"
+        f"Abide on PostgreSQL, one worker, just started. With `since`: each from its own one of the last {MISSED} "
+        "positions, and what it missed is sent before it is live. A fault is a gap, a loss or a double. "
+        "In both, publishing goes on.\n"
+    )
+
+
+def main() -> int:
+    """Measure, print and keep the report; return 1 if anybody missed anything or the log was read too often."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.resume", description="A storm of reconnects.")
+    parser.add_argument("--subscribers", type=int, default=10_000, help="how many (10000); fewer write no results")
+    options = parser.parse_args()
+    count = min(options.subscribers, machine.raise_file_limit())
+    outcomes = measure(count)
+    text = report(count, outcomes)
+    print(text)
+    if count == parser.get_default("subscribers"):
+        (RESULTS / "resume.md").write_text(text, encoding="utf-8")
+    return any(one.faults or one.reads >= 100 for one in outcomes.values())  # noqa: PLR2004 — the goal
+
+
+if __name__ == "__main__":
+    sys.exit(main())
