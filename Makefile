@@ -2,13 +2,20 @@
 
 PYTHON ?= python3
 ARGS ?=
+USERS ?= 200
+SECONDS ?= 60
+IMAGE ?= abide
+IMAGE_BUILD_ARGS ?=
+IMAGE_RUN_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/sh
+LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench lock clean
+.PHONY: help run test lint types bench load image lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,24 +26,31 @@ run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
 test: $(STAMP) ## run the suite with coverage; ARGS goes to pytest
 	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term $(ARGS)
 
-lint: $(STAMP) ## check style, formatting and the imports between rooms
+lint: $(STAMP) ## check style, formatting, the imports between rooms and the Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/hadolint Dockerfile
 
 types: $(STAMP) ## check types
-	@$(BIN)/mypy app tests benchmarks gunicorn.conf.py
+	@$(BIN)/mypy app tests benchmarks loadtests gunicorn.conf.py
 
 bench: $(STAMP) ## measure the bus beside stock broadcaster's; ARGS goes to the benchmark
 	@exec $(BIN)/python -m benchmarks.bus $(ARGS)
 
-lock: $(STAMP) ## resolve pyproject.toml anew into requirements.lock (UPGRADE=1: newest versions)
-	@$(BIN)/uv pip compile pyproject.toml --no-config --quiet --all-extras --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
-		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file requirements.lock >/dev/null
+load: $(STAMP) ## put load on a server of its own, or on HOST=http://...; USERS, SECONDS; ARGS goes to locust
+	@exec $(BIN)/python -m loadtests $(if $(HOST),--host $(HOST)) --users $(USERS) --seconds $(SECONDS) $(ARGS)
+
+image: $(STAMP) ## build the container image and try it out (IMAGE, IMAGE_BUILD_ARGS, IMAGE_RUN_ARGS)
+	@exec $(BIN)/python -m tests.image --tag=$(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)" --run-args="$(IMAGE_RUN_ARGS)"
+
+lock: $(STAMP) ## resolve pyproject.toml anew into both lock files (UPGRADE=1: newest versions)
+	@$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade) >/dev/null
+	@$(LOCK) --constraint requirements.lock --output-file requirements-run.lock >/dev/null
 
 clean: ## remove .venv and everything generated
-	@rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
+		loadtests/reports
 	@find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built from nothing whenever the lock changes, so that what the lock dropped is gone from .venv too.

@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections on purpose: resets, silence, latency, narrow links and refusals."""
+"""A TCP proxy that breaks connections on purpose: resets, silence, latency, narrow links, refusals and forgery."""
 
 import asyncio
 import socket
@@ -82,8 +82,13 @@ class FaultProxy:
         """Pass on no more than this, in each direction of each connection."""
         self._rate = bytes_per_second
 
+    def forge(self, genuine: bytes, forged: bytes) -> None:
+        """Replace some bytes by as many others, in each direction, where they arrive in one piece."""
+        self._forgery = genuine, forged
+
     def heal(self) -> None:
         """End every fault; what was cut stays cut."""
+        self._forgery = b"", b""
         self._refusing = False
         self._delay = 0.0
         self._rate = 0
@@ -151,7 +156,7 @@ class FaultProxy:
             if not data:
                 sink.write_eof()
                 return
-            sink.write(data)
+            sink.write(data.replace(*self._forgery) if any(self._forgery) else data)
             await sink.drain()
             if self._rate:
                 await asyncio.sleep(len(data) / self._rate)

@@ -142,6 +142,17 @@ async def test_throttle() -> None:
         assert 0.3 < await ask(client, bytes(20_000)) < 1.5
 
 
+async def test_forge() -> None:
+    """Proxy replaces bytes until it is healed."""
+    async with echo() as (proxy, _), connection(proxy) as client:
+        proxy.forge(b"b", b"x")
+        client[1].write(b"abc")
+        assert await client[0].readexactly(3) == b"axc"
+        proxy.heal()
+        client[1].write(b"abc")
+        assert await client[0].readexactly(3) == b"abc"
+
+
 async def test_refuse() -> None:
     """Proxy refuses new connections with a reset until it is healed, and leaves live ones alone."""
     async with echo() as (proxy, _), connection(proxy) as live:

@@ -1,0 +1,80 @@
+"""``make load``: a server, unless one is given, locust on it, and a report. The exit code is locust's.
+
+What is not known here goes to locust, and so does the environment: a ``LOCUST_…`` variable wins over what is set here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from loadtests.server import ROOT, allow_sockets, database, serve
+
+REPORTS = Path(__file__).parent / "reports"
+RAMP_SECONDS = 10
+MOST_A_SECOND = 100  # locust warns of more
+
+
+def main() -> int:
+    """Run it and return the exit code."""
+    options, arguments = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that was started ends, too
+    REPORTS.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        url = options.host or stack.enter_context(serve(stack.enter_context(database()), REPORTS / "server.log"))
+        return _load(_environment(url, options.users, options.seconds), arguments)
+
+
+def _environment(url: str, users: int, seconds: int) -> dict[str, str]:
+    defaults = {
+        "LOCUST_HOST": url,
+        "LOCUST_USERS": str(users),
+        "LOCUST_SPAWN_RATE": str(min(MOST_A_SECOND, max(1, users // RAMP_SECONDS))),
+        "LOCUST_RUN_TIME": f"{seconds}s",
+        "LOCUST_HEADLESS": "true",
+        "LOCUST_ONLY_SUMMARY": "true",
+        "LOCUST_HTML": str(REPORTS / "report.html"),
+        "LOCUST_SUMMARY": str(REPORTS / "summary.json"),
+    }
+    return defaults | os.environ
+
+
+def _load(environment: dict[str, str], arguments: list[str]) -> int:
+    allow_sockets()
+    command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as locust:  # noqa: S603 — our own command line
+        try:
+            code = locust.wait()
+        except KeyboardInterrupt:
+            code = locust.wait()  # it has heard Ctrl-C, too, and sums up
+        except SystemExit:
+            locust.terminate()
+            raise
+    sys.stdout.write(f"Report: {environment['LOCUST_HTML']}\nSummary: {environment['LOCUST_SUMMARY']}\n")
+    return code
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="make load", description="Load; other options go to locust.", allow_abbrev=False
+    )
+    parser.add_argument("--host", type=_address, help="a running server, http://host:port; else one is started")
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--seconds", type=int, default=60)
+    return parser.parse_known_args()
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        msg = f"{text!r} is not a server's address: expected http://host:port"
+        raise argparse.ArgumentTypeError(msg)
+    return text.rstrip("/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

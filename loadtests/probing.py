@@ -1,0 +1,55 @@
+"""The probe as locust sees it: a process that it starts, listens to and ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+END_SECONDS = 5.0
+
+
+class Probe:
+    """The handle of one probe. ``latencies``: all that it told, in milliseconds; ``heard`` is called with each."""
+
+    def __init__(self, heard: Callable[[float], None]) -> None:
+        self.latencies: list[float] = []
+        self._heard = heard
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, url: str, channels: Sequence[str]) -> None:
+        """Start it. It ends with its stdin: at the latest when this process does, however that comes about."""
+        self.latencies = []
+        self._process = subprocess.Popen(  # noqa: S603 — our own module
+            [sys.executable, "-m", "loadtests.probe", url, *channels],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="ascii",
+            start_new_session=True,  # Ctrl-C is for us: we end it when all is received
+        )
+        self._reader = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._reader.start()
+
+    def stop(self) -> None:
+        """End it and hear what is left; harmless when there is none."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        assert process.stdin is not None  # noqa: S101 — a pipe
+        process.stdin.close()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._reader.join()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None  # noqa: S101 — a pipe
+        with process.stdout as lines:
+            for line in lines:
+                for latency in json.loads(line):
+                    self.latencies.append(latency)
+                    self._heard(latency)

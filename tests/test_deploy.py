@@ -1,0 +1,271 @@
+"""What must agree: the Dockerfile, fly.toml, the lock files, gunicorn's settings, the recipes and the code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import requires
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from app.config import Environment
+from tests.support.dockerfile import Dockerfile
+from tests.support.postgres import PostgresServer
+from tests.support.server import ROOT, Server, free_port
+
+DOCKERFILE = Dockerfile()
+FLY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RECIPES = sorted((ROOT / "docs/deploy").glob("*.md"))
+STOP_SECONDS = 10
+"""What gunicorn's graceful_timeout is longer than the drain."""
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """Return each code block of the recipes in this language, with the name of its recipe."""
+    for recipe in RECIPES:
+        for text in re.findall(rf"^```{language}\n(.*?)^```$", recipe.read_text(), re.MULTILINE | re.DOTALL):
+            yield recipe.stem, text
+
+
+def documents(recipe: str) -> list[Any]:
+    """Return what the YAML of one recipe holds."""
+    texts = [text for name, text in blocks("yaml") if name == recipe]
+    return [document for text in texts for document in yaml.safe_load_all(text)]
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Return all that a lock file says of each package, by its name."""
+    text = re.sub(r"^#.*\n", "", (ROOT / lock).read_text(), flags=re.MULTILINE)
+    return {entry.partition("==")[0]: entry for entry in re.split(r"\n(?=\S)", text.strip())}
+
+
+def seconds(duration: str) -> int:
+    assert duration.endswith("s")
+    return int(duration.removesuffix("s"))
+
+
+def run(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command with this Python as ``python``, and nothing else of our environment."""
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=cwd, env={**(env or {}), **path}, capture_output=True, text=True, check=False, timeout=50
+    )
+    print(done.stdout, done.stderr)  # noqa: T201 — pytest shows it when the test fails
+    return done
+
+
+def settings(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that gunicorn has in an environment."""
+    command = ("python", "-m", "gunicorn", "--print-config", "-c", "gunicorn.conf.py", "app.main:create_app()")
+    lines = run(*command, env=env).stdout.splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+
+
+def test_bases() -> None:
+    """Both stages begin with the Python that the lock files are made for and the project asks for at least."""
+    (base,) = DOCKERFILE.bases
+    version = re.fullmatch(r"python:(3\.\d+)-slim-bookworm", base)  # no host: the engine knows its own
+    assert version
+    assert PROJECT["requires-python"] == f">={version[1]}"
+    assert f"--python-version {version[1]} " in (ROOT / "Makefile").read_text()
+
+
+def test_user() -> None:
+    """Image runs as a number that is not root's."""
+    (user,) = DOCKERFILE.arguments("USER")
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_command() -> None:
+    """Image runs the server without a shell between, by a command that exists."""
+    command = DOCKERFILE.command
+    assert command == ["python", "-m", "app", "serve"]
+    assert run(*command, "--help").returncode == 0
+
+
+def test_port() -> None:
+    """Port is the same in the image, in fly.toml and as the default of the code."""
+    port = Environment().port
+    assert DOCKERFILE.environment["PORT"] == str(port)
+    assert DOCKERFILE.arguments("EXPOSE") == [str(port)]
+    assert FLY["http_service"]["internal_port"] == FLY["checks"]["live"]["port"] == port
+    assert settings(DOCKERFILE.environment)["bind"].endswith(f":{port}']")
+
+
+def test_secrets() -> None:
+    """Image and fly.toml have no variable that is to be a secret."""
+    assert DOCKERFILE.arguments("ARG") == []
+    assert {*DOCKERFILE.environment, *FLY["env"]} & {"DATABASE_URL", "DIRECT_DATABASE_URL", "PUSH_KEYS"} == set()
+
+
+def test_health_check(server: Server) -> None:
+    """Health check of the image passes where the server is alive, and fails where nobody listens."""
+    assert run(*DOCKERFILE.health, env={"PORT": str(server.port)}).returncode == 0
+    assert run(*DOCKERFILE.health, env={"PORT": str(free_port())}).returncode == 1
+
+
+def test_copied_files(tmp_path: Path) -> None:
+    """What the image copies and .dockerignore lets through is enough to load the whole application."""
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    sources = {source for source, _ in DOCKERFILE.copied}
+    assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == sources
+    for source in sources:
+        path, target = ROOT / source, tmp_path / source
+        if path.is_dir():
+            shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copy(path, target)
+    assert run("python", "-m", "app", "check", cwd=tmp_path).returncode == 0
+    load = ("python", "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "app.main:create_app()")
+    assert run(*load, cwd=tmp_path).returncode == 0
+
+
+def test_run_lock_agrees_with_the_other() -> None:
+    """Lock of the image pins a part of what the lock of the project pins, to the same versions and hashes."""
+    whole = pins("requirements.lock")
+    assert {name: whole.get(name) for name in pins("requirements-run.lock")} == pins("requirements-run.lock")
+
+
+def test_run_lock_is_what_the_server_needs() -> None:
+    """Lock of the image has the project's dependencies with all that they need, and nothing beyond."""
+    needed: set[str] = set()
+    waiting = [Requirement(line) for line in PROJECT["dependencies"]]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in needed and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            needed.add(name)
+            waiting += map(Requirement, requires(name) or [])
+    assert set(pins("requirements-run.lock")) == needed
+
+
+def test_stop() -> None:
+    """Stop on Fly is SIGTERM; the drain ends before gunicorn's patience does, and that before Fly's."""
+    assert FLY["kill_signal"] == "SIGTERM"
+    graceful = int(settings(FLY["env"])["graceful_timeout"])
+    drain = int(FLY["env"]["DRAIN_SECONDS"])
+    assert drain < graceful < seconds(FLY["kill_timeout"])
+    assert graceful == drain + STOP_SECONDS
+
+
+def test_checks(server: Server) -> None:
+    """Checks of fly.toml ask for what the server answers: readiness for traffic, life for people."""
+    (traffic,) = FLY["http_service"]["checks"]
+    assert (traffic["path"], FLY["checks"]["live"]["path"]) == ("/health/ready", "/health/live")
+    for check in (traffic, FLY["checks"]["live"]):
+        assert httpx.request(check["method"], f"{server.url}{check['path']}").status_code == 200
+
+
+def test_limits() -> None:
+    """Limits of fly.toml count connections, and half of what one machine takes at most has room on another."""
+    limits = FLY["http_service"]["concurrency"]
+    assert limits["type"] == "connections"
+    assert limits["soft_limit"] * 2 <= limits["hard_limit"]
+
+
+def test_metrics() -> None:
+    """Metrics are on a port of their own, which fly.toml does not publish."""
+    assert FLY["metrics"]["port"] == int(FLY["env"]["METRICS_PORT"]) != FLY["http_service"]["internal_port"]
+
+
+def test_files() -> None:
+    """File that fly.toml ships exists, and lies where the server in the image looks for it."""
+    (file,) = FLY["files"]
+    (folder,) = DOCKERFILE.arguments("WORKDIR")
+    assert (ROOT / file["local_path"]).is_file()
+    assert PurePosixPath(file["guest_path"]) == PurePosixPath(folder) / Environment().channels_config
+
+
+def test_release_command() -> None:
+    """Release command migrates the database that there is, and without one does nothing, successfully."""
+    command = shlex.split(FLY["deploy"]["release_command"])
+    without = run(*command)
+    assert (without.returncode, without.stdout, without.stderr) == (0, "", "")
+    with PostgresServer() as postgres:
+        database = {"DATABASE_URL": postgres.url()}
+        first, second = (run(*command, env=database) for _ in range(2))
+    assert first.stdout.startswith("applied ")
+    assert second.stdout == "the schema is current\n"
+    assert run(*command, env=database).returncode == 1
+
+
+def test_recipes_name_what_exists() -> None:
+    """Recipes name paths of the server's own, and its commands as they are."""
+    text = "\n".join(recipe.read_text() for recipe in RECIPES)
+    assert set(re.findall(r"(?<=[\s`=:])/health/\w+", text)) == {"/health/live", "/health/ready"}
+    for command in set(re.findall(r"python -m app (\w+)", text)):
+        assert run("python", "-m", "app", command, "--help").returncode == 0
+
+
+def test_table_of_platforms() -> None:
+    """Drain of every recipe fits, with gunicorn's patience, into the platform's, and the age of connections too."""
+    table = (ROOT / "docs/deploy/README.md").read_text()
+    row = re.compile(
+        r"^\| \[.+?\]\((\S+)\) \| (\d+)\b.*? \| (\d+) \| (?:(\d+) min.*?|\N{EN DASH}) \| (\S+) \|$", re.MULTILINE
+    )
+    rows = row.findall(table)
+    assert {recipe for recipe, *_ in rows} == {recipe.name for recipe in RECIPES} - {"README.md"}
+    for recipe, grace, drain, minutes, age in rows:
+        text = (ROOT / "fly.toml" if recipe == "fly.md" else ROOT / "docs/deploy" / recipe).read_text()
+        assert int(drain) + STOP_SECONDS <= int(grace), recipe
+        assert re.search(rf"DRAIN_SECONDS\W+(value\W+)?{drain}\b", text), recipe
+        assert not minutes or int(age) < int(minutes) * 60, recipe
+        assert not minutes or f"MAX_CONNECTION_AGE={age}" in text, recipe
+
+
+def test_structured_blocks() -> None:
+    """Recipes' YAML and JSON can be read."""
+    for _, text in blocks("yaml"):
+        assert list(yaml.safe_load_all(text))
+    for _, text in blocks("json"):
+        assert json.loads(text)
+
+
+def test_compose() -> None:
+    """Service of the compose file runs as strictly as the image allows, with time for its drain."""
+    (project,) = documents("compose")
+    service = project["services"]["abide"]
+    drain = int(service["environment"]["DRAIN_SECONDS"])
+    assert drain + STOP_SECONDS < seconds(service["stop_grace_period"])
+    assert service["ports"] == [f"8000:{Environment().port}"]
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    (folder,) = DOCKERFILE.arguments("WORKDIR")
+    assert service["volumes"] == [f"./config:{folder}/config:ro"]
+    assert set(service["depends_on"]) <= set(project["services"])
+
+
+def test_kubernetes() -> None:
+    """Deployment for Kubernetes asks the right paths and ports, as the image's user, with time for its drain."""
+    deployment, service, budget = documents("kubernetes")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,), (migration,) = pod["containers"], pod["initContainers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/health/live", "liveness": "/health/live", "readiness": "/health/ready"}
+    assert ports == {"http": Environment().port, "metrics": int(variables["METRICS_PORT"])}
+    assert DOCKERFILE.arguments("USER")[0].startswith(f"{pod['securityContext']['runAsUser']}:")
+    assert migration["command"] == ["python", "-m", "app", "migrate"]
+    assert migration["image"] == container["image"] == f"abide:{PROJECT['version']}"
+    before = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    patience = before + int(variables["DRAIN_SECONDS"]) + STOP_SECONDS
+    assert patience < pod["terminationGracePeriodSeconds"]
+    mounts = {mount["name"]: PurePosixPath(mount["mountPath"]) for mount in container["volumeMounts"]}
+    assert PurePosixPath(variables["CHANNELS_CONFIG"]).parent == mounts["config"]
+    assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels == service["spec"]["selector"] == budget["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["ports"][0]["targetPort"] in ports
