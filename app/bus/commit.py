@@ -2,13 +2,18 @@
 
 The append under way is the batching window, so that a lone message waits for nothing and a
 flood shares its cost. What waits is bounded.
+
+The publishers of a large batch are answered a part at a time. Those that were answered first and
+publish again are then on their way to the backend while the others run: else this process and the
+backend would take turns at waiting for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import structlog
@@ -24,6 +29,9 @@ MAX_WAITING_BYTES = 32 * 1024 * 1024
 MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = 1024 * 1024
 """An append is closed when it holds so much; one submission is never split."""
+
+_ANSWERED_AT_ONCE = 128
+"""Submissions that are answered in one turn of the loop."""
 
 _log = structlog.get_logger(__name__)
 
@@ -60,12 +68,17 @@ class GroupCommit:
 
     async def run(self) -> None:
         """Append until :meth:`close`, and then what still waits."""
-        while self._waiting or not self._closing:
-            if not self._waiting:
-                self._news.clear()
-                await self._news.wait()
-                continue
-            await self._commit(self._take())
+        async with asyncio.TaskGroup() as answering:
+            while self._waiting or not self._closing:
+                if not self._waiting:
+                    self._news.clear()
+                    await self._news.wait()
+                    continue
+                batch = self._take()
+                outcomes = await self._commit(batch)
+                _answer(batch[:_ANSWERED_AT_ONCE], outcomes)
+                if len(batch) > _ANSWERED_AT_ONCE:
+                    answering.create_task(_answer_rest(batch[_ANSWERED_AT_ONCE:], outcomes))
 
     def close(self) -> None:
         """Refuse new records and let :meth:`run` return when the queue is empty."""
@@ -96,7 +109,8 @@ class GroupCommit:
             taken.append(self._waiting.popleft())
         return taken
 
-    async def _commit(self, batch: list[_Submission]) -> None:
+    async def _commit(self, batch: list[_Submission]) -> Iterator[Outcome]:
+        """Append a batch; return the outcomes of its records, in their order."""
         records = [record for submission in batch for record in submission.records]
         outcomes: list[Outcome]
         try:
@@ -106,10 +120,20 @@ class GroupCommit:
         except Exception:  # noqa: BLE001 — a bug of a backend fails its batch, not the queue
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
-        begin = 0
         for submission in batch:
             self._count(submission, -1)
-            end = begin + len(submission.records)
-            if not submission.outcomes.done():
-                submission.outcomes.set_result(outcomes[begin:end])
-            begin = end
+        return iter(outcomes)
+
+
+def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:
+    """Tell publishers; takes from ``outcomes`` what is theirs."""
+    for submission in batch:
+        mine = list(islice(outcomes, len(submission.records)))
+        if not submission.outcomes.done():
+            submission.outcomes.set_result(mine)
+
+
+async def _answer_rest(batch: list[_Submission], outcomes: Iterator[Outcome]) -> None:
+    for begin in range(0, len(batch), _ANSWERED_AT_ONCE):
+        await asyncio.sleep(0)
+        _answer(batch[begin : begin + _ANSWERED_AT_ONCE], outcomes)

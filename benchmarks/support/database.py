@@ -137,6 +137,7 @@ async def _sql_round(lab: Lab, clients: int, rates: _Rates) -> None:
         async with _listening(lab, database):
             rates.commits[_NOTIFY].append((await _load(lab, database, _NOTIFY, clients)).rate)
         await control.execute("SELECT pg_advisory_lock($1)", DRAIN_LOCK)
+        await control.execute("SELECT abide.stay_awake(3600000)")  # as the drain does that holds the lock
         paused = await _load(lab, database, _PAUSED, clients)
         rates.commits[_PAUSED].append(paused.rate)
         async with lab.processes("abide", database, 1) as [worker]:

@@ -87,6 +87,23 @@ async def test_a_batch_is_bounded(group: GroupCommit, log: Log, monkeypatch: pyt
     assert log.batches == [["0"], ["1"], ["2", "3", "4"], ["5", "6"]]
 
 
+async def test_who_is_answered_first_is_appended_while_the_rest_is_answered(
+    group: GroupCommit, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GroupCommit begins the next append with those publishers of a large batch that it has answered first."""
+    monkeypatch.setattr(commit, "_ANSWERED_AT_ONCE", 2)
+    log.gate.set()
+
+    async def twice(number: int) -> list[int]:
+        answers = [await group.publish([Record("c", str(number + add).encode())]) for add in (0, 10)]
+        return [o.position.offset for [o] in answers if isinstance(o, Published)]
+
+    got = await asyncio.gather(*(twice(number) for number in range(5)))
+    assert got == [[number, number + 10] for number in range(5)]
+    assert log.batches[:2] == [["0", "1", "2", "3", "4"], ["10", "11"]]
+    assert sorted(text for batch in log.batches[2:] for text in batch) == ["12", "13", "14"]
+
+
 @pytest.mark.parametrize("error", [UnavailableError("gone"), RuntimeError("a bug")])
 async def test_a_failed_append_fails_its_messages_and_no_others(group: GroupCommit, log: Log, error: Exception) -> None:
     """GroupCommit tells every publisher of a failed batch, and goes on."""

@@ -53,6 +53,8 @@ class Commit:
 
     def open(self) -> list[int]:
         """Return the indexes of the records that still have to be stored."""
+        if not self._first:  # without keys they are all stored together
+            return [] if self.outcomes else list(range(len(self.records)))
         return [
             index
             for index, record in enumerate(self.records)
@@ -84,6 +86,8 @@ class Commit:
 
     def result(self) -> list[Outcome]:
         """Return one outcome for each record; valid when none is open."""
+        if not self._first:
+            return [self.outcomes[index] for index in range(len(self.records))]
         return [self._outcome(index, record) for index, record in enumerate(self.records)]
 
     def _leader(self, index: int, record: Record) -> int:

@@ -163,6 +163,8 @@ class PostgresBackend(Backend):
         return Health(ok=error is None, detail=error or f"postgres at {self._dsn.place}")
 
     async def _reached(self) -> None:
+        if self._listener.ready.is_set():
+            return
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._listener.ready.wait()

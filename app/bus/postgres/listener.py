@@ -61,6 +61,9 @@ class _Session:
     async def unlock(self, key: int) -> None:
         await self.fetch("SELECT pg_advisory_unlock($1)", key)
 
+    async def stay_awake(self, seconds: float) -> None:
+        await self.fetch("SELECT abide.stay_awake($1)", round(seconds * 1000))
+
     async def publishing(self) -> bool:
         return bool((await self.fetch(sql.query("publishing")))[0][0])
 

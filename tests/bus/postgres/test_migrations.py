@@ -26,7 +26,7 @@ GRANT EXECUTE ON FUNCTION abide.publish TO {role};
 WORKER = """
 GRANT USAGE ON SCHEMA abide TO {role};
 GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox TO {role};
-GRANT EXECUTE ON FUNCTION abide.append, abide.drain, abide.trim TO {role};
+GRANT EXECUTE ON FUNCTION abide.append, abide.drain, abide.stay_awake, abide.trim TO {role};
 """
 
 
@@ -140,7 +140,15 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
     for table in ("installation", "head", "log", "key", "outbox"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{table}")  # noqa: S608 — names from above
-    for call in ("drain(1, true)", "trim('{}', '{}', '{}', 1)", f"append({', '.join(['NULL'] * 11)})"):
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("SELECT last_value FROM abide.awake")
+    for call in (
+        "drain(1, true)",
+        "stay_awake(0)",
+        "refuse('', '', '')",
+        "trim('{}', '{}', '{}', 1)",
+        f"append({', '.join(['NULL'] * 11)})",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{call}")  # noqa: S608 — the same
     await connection.close()

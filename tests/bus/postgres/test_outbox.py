@@ -23,11 +23,16 @@ HOLDERS = (
 )
 
 
+HELD_OR_EMPTY = f"SELECT ({HOLDERS}) > 0 OR NOT EXISTS (SELECT FROM abide.outbox)"  # noqa: S608 — the same
+SAYS_AWAKE = "SELECT last_value > abide.now_ms() FROM abide.awake"
+
+
 async def awake(sql: asyncpg.Connection, *, yes: bool = True) -> None:
-    """Return when a drain is awake, or none is."""
+    """Return when a drain is awake and says so, or none is."""
 
     async def turned() -> bool:
-        return bool(await sql.fetchval(HOLDERS)) is yes
+        held = bool(await sql.fetchval(HOLDERS))
+        return held and await sql.fetchval(SAYS_AWAKE) if yes else not held
 
     await until(turned, f"a drain that is {'awake' if yes else 'asleep'}")
 
@@ -107,7 +112,7 @@ async def test_another_worker_takes_over(url: str, sql: asyncpg.Connection, othe
 
 async def test_a_killed_drain_is_replaced(url: str, sql: asyncpg.Connection) -> None:
     """Worker whose LISTEN, which holds the lock, is killed while it drains moves the rest all the same."""
-    ledger = Ledger(71)
+    ledger, killed = Ledger(71), 0
     async with workers(url, 2) as both:
         readers = [reader for it in both for reader in await it.follow("a")]
         for number in range(5):
@@ -117,9 +122,42 @@ async def test_a_killed_drain_is_replaced(url: str, sql: asyncpg.Connection) -> 
                 )
             )
             ledger.committed["a"].update(f'"{number} {i}"'.encode() for i in range(1, 201))
-            await awake(sql)
-            await sql.execute(HOLDERS.replace("count(*)", "pg_terminate_backend(pid)"))
+            await until(lambda: sql.fetchval(HELD_OR_EMPTY), "a drain, or nothing to drain")
+            killed += len(await sql.fetch(HOLDERS.replace("count(*)", "pg_terminate_backend(pid)")))
         await ledger.check(url, readers)
+    assert killed > 0
+
+
+@pytest.mark.usefixtures("no_poll")
+async def test_a_drain_that_died_is_believed_awake_for_a_moment_only(url: str, sql: asyncpg.Connection) -> None:
+    """Publisher rings again when the time has passed that a dead drain had given, and all is delivered."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        async with sql.transaction():
+            await sql.execute("SELECT abide.stay_awake(300)")
+            await sql.execute("SELECT abide.publish('a', '1')")
+            assert await sql.fetchval(SAYS_AWAKE)
+        await sql.execute("SELECT pg_sleep(0.35)")
+        assert reader.log == []
+        await sql.execute("SELECT abide.publish('a', '2')")
+        assert await reader.until(2, seconds=2) == [b"1", b"2"]
+
+
+@pytest.mark.usefixtures("no_poll")
+async def test_who_heard_the_bell_takes_over(url: str, sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
+    """Worker that heard a bell looks along with one that is awake but stuck, and takes over when it has gone."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await other.execute(f"SELECT pg_advisory_lock({DRAIN_LOCK})")
+        await sql.execute("SELECT abide.publish('a', '1')")
+        await reader.until(1, seconds=2)
+        await other.execute("SELECT abide.stay_awake(60000)")
+        await sql.execute("SELECT abide.publish('a', '2')")
+        await reader.until(2, seconds=2)
+        other.terminate()
+        await until(lambda: sql.fetchval("SELECT last_value = 0 FROM abide.awake"), "a drain that says it sleeps")
+        await sql.execute("SELECT abide.publish('a', '3')")
+        assert await reader.until(3, seconds=2) == [b"1", b"2", b"3"]
 
 
 async def test_a_bell_that_nobody_hears_is_not_needed(url: str, sql: asyncpg.Connection) -> None:
@@ -251,6 +289,49 @@ async def test_what_cannot_be_published_is_refused_in_the_transaction(sql: async
         assert text in str(refused.value)
         assert len(str(refused.value)) < 500
     assert await sql.fetchval("SELECT count(*) FROM abide.outbox") == 1
+
+
+TRAP = """
+CREATE FUNCTION {schema}.{name}({types}) RETURNS {returns} LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'trapped by {name}'; END $$;
+"""
+FUNCTIONS = {
+    "octet_length": ("text", "integer"),
+    "to_timestamp": ("double precision", "timestamptz"),
+    "clock_timestamp": ("", "timestamptz"),
+    "pg_sequence_last_value": ("regclass", "bigint"),
+    "pg_notify": ("text, text", "void"),
+    "now_ms": ("", "bigint"),
+}
+OPERANDS = ("text", "integer", "bigint", "double precision", "timestamptz", "boolean")
+OPERATORS = {"~": "match", "!~": "nomatch", "=": "equal", "<>": "differ", "<": "less", "<=": "most", ">": "more",
+             ">=": "least", "/": "divide", "*": "multiply", "||": "join"}  # fmt: skip
+
+
+async def test_a_publisher_cannot_slip_its_own_functions_in(url: str, sql: asyncpg.Connection) -> None:
+    """Publisher whose search_path begins with namesakes of all that abide.publish uses runs none of them."""
+    await sql.execute("CREATE SCHEMA trap; CREATE DOMAIN trap.text AS pg_catalog.int4 CHECK (false)")
+    for name, (types, returns) in FUNCTIONS.items():
+        await sql.execute(TRAP.format(schema="trap", name=name, types=types, returns=returns))
+    for operator, name in OPERATORS.items():
+        for operand in OPERANDS:
+            types = f"pg_catalog.{operand}, pg_catalog.{operand}" if operand == "text" else f"{operand}, {operand}"
+            await sql.execute(TRAP.format(schema="trap", name=name, types=types, returns="boolean"))
+            left, right = types.split(", ")
+            await sql.execute(
+                f"CREATE OPERATOR trap.{operator} (FUNCTION = trap.{name}, LEFTARG = {left}, RIGHTARG = {right})"
+            )
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await sql.execute("SET search_path = trap, pg_catalog, abide")
+        with pytest.raises(asyncpg.PostgresError, match="trapped by"):
+            await sql.execute("SELECT octet_length('x'::pg_catalog.text) > 1")
+        await sql.execute("SELECT abide.publish('a', '1', 'k')")
+        await sql.execute("SELECT abide.publish('a', '2')")
+        assert await reader.until(2) == [b"1", b"2"]
+        with pytest.raises(asyncpg.PostgresError, match=r"abide\.publish: 'a b' is not a channel"):
+            await sql.execute("SELECT abide.publish('a b', '1')")
+        await sql.execute("RESET search_path")
 
 
 async def test_the_bounds_can_be_published(url: str, sql: asyncpg.Connection) -> None:

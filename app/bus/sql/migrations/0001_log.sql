@@ -78,6 +78,23 @@ BEGIN
         END IF;
     END IF;
 
+    -- One segment without keys, as every commit is where little is published: the same, without the sets.
+    IF cardinality(seg_n) = 1 AND cardinality(key_text) = 0 THEN
+        INSERT INTO abide.head AS h (channel, head, time) VALUES (channels[1], seg_n[1], abide.now_ms())
+        ON CONFLICT (channel) DO UPDATE
+            SET head = h.head + excluded.head, time = greatest(h.time, excluded.time)
+        RETURNING h.head, h.time INTO "offset", taken;
+        INSERT INTO abide.log (channel, last, n, time, body)
+            VALUES (channels[1], "offset", seg_n[1], taken, seg_body[1]);
+        PERFORM pg_notify('abide', CASE WHEN seg_inline[1]
+            THEN 'i ' || channels[1] || ' ' || "offset" || ' ' || seg_n[1] || ' ' || taken || E'\n' || seg_body[1]
+            ELSE E'd\n' || channels[1] || ' ' || "offset" END);
+        known := false;
+        i := 1;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
     -- In the order of names, the same for everybody: no two commits can wait for each other.
     WITH moved AS (
         INSERT INTO abide.head AS h (channel, head, time)
