@@ -147,15 +147,25 @@ class Registry:
         self.channels = channels
         self.defaults = defaults
         self._plain = {c.name: c for c in channels if not c.is_family}
-        families = sorted((c for c in channels if c.is_family), key=lambda c: -len(c.prefix))
-        self._families = [(_pattern(c), c) for c in families]
+        # By prefix: asking each family in turn would take longer than a push does.
+        self._families: dict[str, list[tuple[re.Pattern[str], Channel]]] = {}
+        for family in (c for c in channels if c.is_family):
+            self._families.setdefault(family.prefix, []).append((_pattern(family), family))
+        self._lengths = sorted({len(prefix) for prefix in self._families}, reverse=True)
 
     def get(self, name: str) -> Channel | None:
         """Return the channel that ``name`` stands for, or None."""
         channel = self._plain.get(name)
         if channel is None and len(name) <= MAX_NAME:
-            channel = next((c for pattern, c in self._families if pattern.fullmatch(name)), None)
+            return self._family(name)
         return channel
+
+    def _family(self, name: str) -> Channel | None:
+        for length in self._lengths:
+            for pattern, family in self._families.get(name[:length], ()):
+                if pattern.fullmatch(name):
+                    return family
+        return None
 
     def find(self, name: str) -> Channel:
         """Return the channel that ``name`` stands for; raise :class:`UnknownChannelError`."""

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from app.core import frames
 from app.core.channel import Channel, Identity
-from app.core.errors import AbideError, MalformedError, UnavailableError
+from app.core.errors import AbideError, MalformedError
 from app.core.hub import Hub
 from app.core.message import Message, Page
 from app.core.ports import Source
@@ -41,9 +41,6 @@ class History:
         With ``wait`` and nothing to answer yet, wait so many seconds at most for a message.
         """
         channel.check_subscribe(identity)
-        if not self._source.epoch:  # without it every position would seem to be of another life of the log
-            msg = "the log was not reached yet: ask again in a moment"
-            raise UnavailableError(msg)
         start = Start.parse(query.get("since", "earliest"), None)
         limit = _number(query, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         wait = _number(query, "wait", 0, MAX_WAIT)

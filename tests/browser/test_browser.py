@@ -1,12 +1,11 @@
-"""The console and client.js in a real browser, and client.js in Node."""
+"""The console and client.js in a real browser."""
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import json
 import os
-import shutil
-import subprocess
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.bus.postgres import migrate
 from tests.support.chromium import Chromium, Page
+from tests.support.postgres import PostgresServer, free_port
 from tests.support.server import Server
 
 CHANNELS = """
@@ -25,6 +26,12 @@ channels:
 """
 KEY = "browser-key-1"
 GUARDED = f"auth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
+
+DURABLE = "backend: ${DATABASE_URL}\n" + CHANNELS
+"""Of a server whose log outlives it."""
+
+READABLE = 4.5
+"""The least contrast of text that WCAG 2 calls readable (AA)."""
 
 OPEN = "document.querySelector('#state').dataset.state === 'open'"
 
@@ -45,6 +52,20 @@ def page(chromium: Chromium) -> Iterator[Page]:
 def served() -> Iterator[Server]:
     with Server(channels=CHANNELS) as server:
         yield server
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    with PostgresServer() as postgres:
+        asyncio.run(migrate(postgres.url()))
+        yield postgres.url()
+
+
+def durable(database: str, port: int) -> Server:
+    """Return a server on a port, with a log that was there before it."""
+    server = Server(channels=DURABLE, env={"PORT": str(port), "DATABASE_URL": database})
+    server.port = port
+    return server
 
 
 def again(server: Server) -> Server:
@@ -154,6 +175,77 @@ def test_console_asks_for_a_key(page: Page) -> None:
         page.until(shown('{"with":"a key"}'))
 
 
+def press(page: Page, key: str, text: str = "") -> None:
+    """Press and release a key, as a keyboard does."""
+    code = {"Tab": 9, "Enter": 13}[key]
+    page.command("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, text=text)
+    page.command("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until the element has the focus, and see that this shows."""
+    for _ in range(30):
+        press(page, "Tab")
+        if page.run(f"return document.activeElement.matches({json.dumps(selector)})"):
+            assert page.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            return
+    pytest.fail(f"{selector} is not reached by Tab")
+
+
+def test_console_by_keyboard(page: Page, served: Server) -> None:
+    """Console can be used without a mouse: choose a channel, publish, and reach the messages and what to copy."""
+    page.open(f"{served.url}/")
+    page.until(button("lebowski"))
+    tab_to(page, "#list button[data-channel='lebowski']")
+    press(page, "Enter", "\r")
+    page.until(OPEN)
+    tab_to(page, "#watch")
+    tab_to(page, "#data")
+    page.run("document.activeElement.select()")
+    page.command("Input.insertText", text='"by keyboard"')
+    tab_to(page, "#publish-form button")
+    press(page, "Enter", "\r")
+    page.until(shown('"by keyboard"'))
+    tab_to(page, "#messages")
+    tab_to(page, "#snippets button")
+    assert page.run("return refused") == []
+
+
+CONTRASTS = """
+    const luminance = ([red, green, blue]) => {
+        const linear = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+        return 0.2126 * linear(red / 255) + 0.7152 * linear(green / 255) + 0.0722 * linear(blue / 255);
+    };
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const behind = (element) => {
+        const colour = parts(getComputedStyle(element).backgroundColor);
+        return colour.length === 3 || colour[3] === 1 ? colour : behind(element.parentElement);
+    };
+    return Object.fromEntries(SELECTORS.map((selector) => {
+        const element = document.querySelector(selector);
+        const pair = [parts(getComputedStyle(element).color), behind(element)].map(luminance).sort((a, b) => b - a);
+        return [selector, (pair[0] + 0.05) / (pair[1] + 0.05)];
+    }));
+"""
+TEXTS = ["h1", "#state", "nav a", "h2", "th", "td", "td button", "label", "#watch", "#watch-form button", "#policy"]
+TEXTS += ["figcaption", "figcaption output", "#data", "#publish-form button", "#published", "#list-problem"]
+TEXTS += ["#messages time", "#messages .offset", "#messages .data", "h4", "pre", ".snippet button"]
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_console_is_readable(page: Page, served: Server, scheme: str, is_dark: bool) -> None:  # noqa: FBT001
+    """Console follows the light or dark scheme of its user, and each of its texts stands out from what is behind it."""
+    page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    push(served, "lebowski", "a message")
+    page.open(f"{served.url}/")
+    choose(page, "lebowski")
+    page.until(shown("a message"))
+    back = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", back))) < 3 * 128) is is_dark
+    contrasts = page.run(f"const SELECTORS = {json.dumps(TEXTS)}; {CONTRASTS}")
+    assert {text: contrast for text, contrast in contrasts.items() if contrast < READABLE} == {}
+
+
 # What browsers do by themselves
 
 
@@ -174,6 +266,30 @@ def test_event_source_resumes(page: Page, served: Server) -> None:
         page.until("seen.includes('epoch')", timeout=40)
         push(server, "lebowski", 2)
         assert page.run("await until(() => seen.length === 3); return seen") == ["1", "epoch", "2"]
+
+
+def test_event_source_loses_nothing(page: Page, database: str) -> None:
+    """EventSource that saw the server killed and started again goes on with the message after its last one."""
+    port = free_port()
+    with durable(database, port) as server:
+        page.open(f"{server.url}/health/live")
+        page.run("""
+            window.seen = [];
+            window.stream = new EventSource('/lebowski');
+            stream.onmessage = ({ data }) => seen.push(JSON.parse(data));
+            stream.addEventListener('gap', () => seen.push('gap'));
+            await until(() => stream.readyState === 1);
+        """)
+        for number in range(3):
+            push(server, "lebowski", number)
+        page.until("seen.length === 3")
+        server.kill()
+    with durable(database, port) as server:
+        for number in range(3, 6):
+            push(server, "lebowski", number)
+        assert seen(page, 6, timeout=40) == list(range(6))
+        push(server, "lebowski", 6)
+        assert seen(page, 7) == list(range(7))
 
 
 # client.js
@@ -283,6 +399,50 @@ def test_client_falls_back_to_event_streams(page: Page, served: Server) -> None:
     assert "sse" in page.run("return states")
 
 
+def test_client_falls_back_after_a_restart(page: Page, database: str) -> None:
+    """Client that cannot open a WebSocket resumes each channel on event streams when the server was started again."""
+    port = free_port()
+    with durable(database, port) as server:
+        page.open(f"{server.url}/health/live")
+        page.run(f"""{CLIENT}
+            class Blocked extends WebSocket {{ constructor(url) {{ super(url + '/nowhere'); }} }}
+            window.abide = connect(location.origin, {{ onState, WebSocket: Blocked }});
+            for (const channel of ['lebowski', 'walter']) abide.subscribe(channel, handlers);
+            await until(() => live === 2);
+        """)
+        push(server, "lebowski", 1)
+        assert seen(page, 1) == [["lebowski", 1]]
+        server.kill()
+    with durable(database, port) as server:
+        push(server, "lebowski", 2)
+        push(server, "walter", 2)
+        told = seen(page, 3, timeout=40)
+        assert sorted(told[1:]) == [["lebowski", 2], ["walter", 2]]
+        push(server, "lebowski", 3)
+        assert seen(page, 4)[3:] == [["lebowski", 3]]
+        assert page.run("return states").count("sse") >= 2
+
+
+def test_client_is_told_of_a_gap_though_its_socket_breaks_before(page: Page, served: Server) -> None:
+    """Client whose socket breaks between the word that it did not resume and the gap is told of the gap later."""
+    page.open(f"{served.url}/health/live")
+    page.run(f"""{CLIENT}
+        let first;
+        class Breaking extends WebSocket {{
+            constructor(...given) {{ super(...given); first ??= this; }}
+            set onmessage(take) {{
+                super.onmessage = take && ((event) => {{
+                    if (this !== first || event.data.includes('"subscribed"')) take(event);
+                    if (this === first) this.close();
+                }});
+            }}
+        }}
+        const abide = connect(location.origin, {{ onState, WebSocket: Breaking }});
+        abide.subscribe('lebowski', {{ ...handlers, since: 'old:3' }});
+    """)
+    assert seen(page, 1) == [["lebowski", "epoch"]]
+
+
 def test_client_takes_a_token_from_a_function(page: Page) -> None:
     """Client asks for its token each time that it publishes, and says why it was refused."""
     with Server(channels=GUARDED) as server:
@@ -297,29 +457,3 @@ def test_client_takes_a_token_from_a_function(page: Page) -> None:
         assert outcomes[0] == "unauthorised 401"
         assert outcomes[1].endswith(":1")
         assert outcomes[1] == outcomes[2]
-
-
-NODE = """
-import { connect } from "data:text/javascript;base64,%s";
-const abide = connect(process.argv[1]);
-abide.subscribe("lebowski", {
-  onSubscribed: () => abide.publish("lebowski", { from: "node" }),
-  onMessage: ({ data }) => { console.log(JSON.stringify(data)); abide.close(); },
-});
-"""
-
-
-def test_client_in_node(served: Server) -> None:
-    """Client works with Node's own WebSocket; before Node 22 that is behind a flag."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    probe = subprocess.run((node, "-p", "parseInt(process.versions.node)"), capture_output=True, text=True, check=True)
-    version = int(probe.stdout)
-    if version < 20:
-        pytest.skip(f"Node {version} has no WebSocket of its own")
-    flags = ("--experimental-websocket",) if version < 22 else ()
-    program = NODE % base64.b64encode(httpx.get(f"{served.url}/client.js").content).decode()
-    command = (node, *flags, "--input-type=module", "--eval", program, served.url)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert result.stdout == '{"from":"node"}\n', result.stderr

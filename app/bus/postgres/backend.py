@@ -124,6 +124,7 @@ class PostgresBackend(Backend):
 
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read what the history shows; see the contract."""
+        await self._reached()  # by now the epoch is known, by which who asks judges a position
         rows = await self._rows(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000)
         first, head = rows[0]["first"], rows[0]["head"]
         found = [

@@ -5,15 +5,14 @@
  *     const unsubscribe = abide.subscribe("lebowski", { onMessage: ({ data }) => console.log(data) });
  *     await abide.publish("lebowski", { hello: "world" });
  *
- * For browsers, and for Node 22 and later. Server-Sent Events where WebSockets do not open though the server answers.
+ * For browsers, and for Node 20 and later. Server-Sent Events where there is no WebSocket, or none opens.
  * @typedef {"connecting" | "open" | "waiting" | "closed"} State
  * @typedef {{ channel: string, position: string, time?: number, data: any }} Message  `time` is missing over SSE
  * @typedef {{ channel: string, after: string, next: string, reason: string }} Gap
  * @typedef {object} ConnectOptions
  * @property {string | (() => string | Promise<string>)} [token]  a function is called for each connection and publish
  * @property {(state: State, detail: { transport?: string, delay?: number, reason?: string }) => void} [onState]
- * @property {typeof globalThis.WebSocket} [WebSocket]
- * @property {typeof globalThis.EventSource} [EventSource]
+ * @property {typeof globalThis.WebSocket | null} [WebSocket]  null for Server-Sent Events alone
  * @typedef {object} SubscribeOptions
  * @property {string} [since]  a position, or "earliest"; without, from now on
  * @property {number} [last]  the newest so many messages first
@@ -58,8 +57,7 @@ class Client {
 
   constructor(url, options) {
     this.#url = url;
-    this.#options = { WebSocket: globalThis.WebSocket, EventSource: globalThis.EventSource, ...options };
-    if (!this.#options.WebSocket && !this.#options.EventSource) throw new Error("pass a WebSocket: there is none here");
+    this.#options = { WebSocket: globalThis.WebSocket, ...options };
     this.#token = async () => (typeof options.token === "function" ? options.token() : options.token);
     globalThis.addEventListener?.("online", () => this.state === "waiting" && this.#open());
   }
@@ -124,11 +122,10 @@ class Client {
     this.#leave();
     this.#say("connecting");
     const turn = this.#turn;
-    const { WebSocket, EventSource } = this.#options;
+    const { WebSocket } = this.#options;
     try {
-      const streams = !WebSocket || (EventSource && this.#blocked === "yes");
-      const check = async () => (await ask(`${this.#url}/health/live`)).live;
-      const answers = this.#blocked === "maybe" && (await check().catch(() => false));
+      const check = () => ask(`${this.#url}/health/live`).then(() => true, () => false);
+      const answers = this.#blocked === "maybe" && (await check());
       const token = await this.#token();
       if (turn !== this.#turn) return;
       const owner = {
@@ -139,7 +136,8 @@ class Client {
         lost: (reason) => turn === this.#turn && this.#lost(reason, answers),
         ended: (subscription, error) => this.#ended(subscription, error),
       };
-      this.#transport = streams ? new Streams(owner, EventSource) : new Sockets(owner, WebSocket);
+      const streams = !WebSocket || this.#blocked === "yes";
+      this.#transport = streams ? new Streams(owner) : new Sockets(owner, WebSocket);
     } catch (error) {
       if (turn === this.#turn) this.#lost(error.message);
     }
@@ -156,7 +154,7 @@ class Client {
     this.#blocked = this.state === "open" ? "no" : answers ? "yes" : "maybe";
     this.#failures = steady ? 1 : this.#failures + 1;
     this.#leave();
-    const delay = jitter(this.#failures);
+    const delay = this.#blocked === "yes" ? 0 : jitter(this.#failures); // event streams are asked for at once
     this.#timer = setTimeout(() => this.#open(), delay);
     this.#say("waiting", { delay, reason });
   }
@@ -210,60 +208,51 @@ class Sockets {
   }
 }
 
-/** One EventSource for each channel; interrupted, it resumes by itself. */
+/** One event stream for each channel, by fetch: Node has no EventSource, which would put the token into the URL. */
 class Streams {
-  streams = new Map();
+  streams = new Map(); // by subscription: what aborts each
+  unsubscribe = (subscription) => this.streams.get(subscription)?.abort();
+  close = () => this.streams.forEach((stream) => stream.abort());
 
-  constructor(owner, EventSource) {
-    Object.assign(this, { owner, EventSource });
-    queueMicrotask(() => owner.opened("sse"));
+  constructor(owner) {
+    this.owner = owner;
+    ask(`${owner.url}/health/live`).then(() => owner.opened("sse"), ({ message }) => owner.lost(message));
   }
 
   async subscribe(subscription) {
-    const { url, token, lost, ended } = this.owner;
-    const { channel } = subscription;
-    this.streams.set(subscription, null);
-    const position = await this.locate(subscription).catch((error) => error);
-    if (!this.streams.has(subscription)) return;
-    if (position instanceof Error) return passes(position) ? lost(position.message) : ended(subscription, position);
-    const query = new URLSearchParams(token ? { since: position, token } : { since: position });
-    const stream = new this.EventSource(`${url}/${channel}?${query}`);
+    const { url, token, subscriptions, lost, ended } = this.owner;
+    const { channel, position, since, last = 0 } = subscription;
+    const query = new URLSearchParams(position || since ? { since: position ?? since } : { last });
+    const stream = new AbortController();
+    const over = () => stream.signal.aborted || subscriptions.get(channel) !== subscription;
     this.streams.set(subscription, stream);
-    const resumed = position === (subscription.position ?? subscription.since);
-    stream.onopen = () => subscription.live || begin(subscription, { position, resumed });
-    stream.onerror = () => stream.readyState === 2 && lost("the event stream failed");
-    stream.onmessage = ({ lastEventId: position, data }) =>
-      deliver(subscription, { channel, position, data: JSON.parse(data) });
-    stream.addEventListener("gap", (event) => skip(subscription, JSON.parse(event.data)));
-    stream.addEventListener("closed", (event) => {
-      const { code, message } = JSON.parse(event.data);
-      this.unsubscribe(subscription);
-      return code < 4000 ? lost(message) : ended(subscription, goneWith(code, message));
-    });
+    try {
+      const headers = { accept: "text/event-stream", ...bearer(token) };
+      const { body } = await request(`${url}/${channel}?${query}`, { headers, signal: stream.signal });
+      // In a turn of its own, what a handler throws is its own matter.
+      for await (const event of events(body)) queueMicrotask(() => over() || this.take(subscription, event));
+      if (!over()) lost("the event stream ended");
+    } catch (error) {
+      if (!over()) passes(error) ? lost(error.message) : ended(subscription, error);
+    }
   }
 
-  /** Return where to begin as a position, so that no drop makes a hole; throw the reason of a refusal. */
-  async locate({ channel, position, since, last: newest = 0 }) {
-    const { url, token } = this.owner;
-    const { epoch, first, last } = await ask(`${url}/${channel}/history?limit=1`, { headers: bearer(token) });
-    if (position || (since && since !== "earliest")) return position ?? since;
-    const before = Math.max(0, first - 1);
-    return `${epoch}:${since ? before : Math.max(before, last - newest)}`;
-  }
-
-  unsubscribe(subscription) {
-    this.streams.get(subscription)?.close();
-    this.streams.delete(subscription);
-  }
-
-  close() {
-    for (const stream of this.streams.values()) stream?.close();
-    this.streams.clear();
+  take(subscription, { event, id: position, data }) {
+    const { channel, since, live } = subscription;
+    const members = data && JSON.parse(data);
+    const resumed = event !== "gap" && position === (subscription.position ?? since);
+    if (position && !live) begin(subscription, { position, resumed });
+    if (event === "gap") skip(subscription, members);
+    else if (event !== "closed") data && deliver(subscription, { channel, position, data: members });
+    else if (members.code < 4000) this.owner.lost(members.message);
+    else this.owner.ended(subscription, goneWith(members.code, members.message));
   }
 }
 
 function begin(subscription, { position, resumed }) {
-  Object.assign(subscription, { position, live: true });
+  // Where a gap comes next, the old position holds until it is told: the connection may break in between.
+  if (resumed || !(subscription.position ?? subscription.since)?.includes(":")) subscription.position = position;
+  subscription.live = true;
   subscription.onSubscribed?.(position, resumed);
 }
 
@@ -286,12 +275,24 @@ const goneWith = (code, text) => new AbideError(code === 4404 ? "channel_removed
 /** Whether it is worth trying again; without a status the server was not reached. */
 const passes = ({ status = 503 }) => status === 429 || status >= 500;
 
-async function ask(url, request) {
+const ask = async (url, options) => (await request(url, options)).json();
+
+async function request(url, options) {
   const unreachable = (error) => Promise.reject(new AbideError("unreachable", error.message));
-  const response = await fetch(url, request).catch(unreachable);
-  if (response.ok) return response.json();
+  const response = await fetch(url, options).catch(unreachable);
+  if (response.ok) return response;
   const { code = "refused", detail = response.statusText } = await response.json().catch(() => ({}));
   throw new AbideError(code, detail, response.status);
+}
+
+/** The events of a stream, as this server writes them: one line for each field. One that is cut off is none. */
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = "", read; !(read = await reader.read()).done; ) {
+    const texts = (rest + read.value).split("\n\n");
+    rest = texts.pop();
+    for (const text of texts) yield Object.fromEntries(text.split("\n").map((line) => line.split(/: ?(.*)/s)));
+  }
 }
 
 /** A key that nobody else has; randomUUID is missing on pages without TLS. */

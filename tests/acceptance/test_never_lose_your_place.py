@@ -1,0 +1,229 @@
+"""Any schedule of publishes, killed workers and subscribers that stall, vanish and come back, on real processes.
+
+A schedule comes from a seed. ``ABIDE_SEED=7,8`` plays these seeds instead of the suite's; a failure prints its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from app.bus.postgres import migrate
+from tests.support.postgres import PostgresServer, free_port
+from tests.support.publishers import Publisher
+from tests.support.server import Server
+from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
+from tests.support.verdict import Ledger, Timeline
+
+CHANNELS = """\
+backend: ${DATABASE_URL:-memory://}
+defaults: {publish: anyone, history: {size: 100000}}
+channels:
+  long: {}
+  short: {history: {size: 20}}
+  "chat.{room}": {}
+"""
+NAMES = ("long", "short", "chat.a")
+SIZES = {"short": 20}
+"""Of the channels whose history is shorter than what is published."""
+
+SMALL_BUFFER = 32 * 1024
+"""With it a subscriber that does not read falls behind after some hundred kilobytes."""
+
+FORMS = 10
+"""Subscribers of a run, two of each form."""
+
+STEPS = 120
+
+SECONDS = 20.0
+"""The longest that everybody may need in the end."""
+
+SEEDS = [int(seed) for seed in os.environ.get("ABIDE_SEED", "1,2,3").split(",")]
+
+
+class Step(NamedTuple):
+    """One thing that happens: ``number`` messages of ``size`` to ``channel``, or something to the ``number``th."""
+
+    action: str
+    number: int
+    channel: str = ""
+    size: int = 0
+
+
+def schedule(seed: int, *, kills: int) -> list[Step]:
+    """Return what happens in a run."""
+    chance = random.Random(seed)  # noqa: S311 — a test that can be repeated, not a secret
+
+    def step() -> Step:
+        match chance.choices(("publish", "burst", "subscriber", "pause"), (8, 3, 12, 6))[0]:
+            case "publish":
+                action = chance.choice(("once", "insist", "hurry"))
+                return Step(action, chance.randint(1, 15), chance.choice(NAMES), chance.choice((10, 3000)))
+            case "burst":
+                return Step("many", chance.randint(30, 120), chance.choice(NAMES), chance.choice((10, 6000)))
+            case "subscriber":
+                action = chance.choices(("leave", "come", "stall", "go_on"), (2, 3, 2, 3))[0]
+                return Step(action, chance.randrange(FORMS))
+            case _:
+                return Step("pause", chance.randint(1, 150))
+
+    steps = [step() for _ in range(STEPS)]
+    for _ in range(kills):
+        steps.insert(chance.randint(5, len(steps) - 15), Step("kill", chance.choice((1, 1, 2))))
+    return steps
+
+
+class Run:
+    """One schedule, played."""
+
+    def __init__(self, server: Server) -> None:
+        self.timeline = Timeline()
+        self.ledger = Ledger(SIZES)
+        self._server = server
+        self._publisher = Publisher(server.url, self.ledger, self.timeline)
+        self._serial = itertools.count(1)
+        self._work: dict[str, asyncio.Queue[Step]] = defaultdict(asyncio.Queue)
+        self.subscribers: list[Subscriber] = [
+            form(server.url, *channels, timeline=self.timeline, name=f"{number}-", receive_buffer=SMALL_BUFFER)
+            for number, (form, channels) in enumerate(
+                [
+                    *((form, (name,)) for form in (Plain, V1, EventStream, LongPoll) for name in ("long", "short")),
+                    (ManyV1, NAMES),
+                    (ManyV1, NAMES),
+                ]
+            )
+        ]
+
+    async def play(self, steps: Sequence[Step]) -> None:
+        """Let it all happen, then let everybody come back and reach the end."""
+        async with running(self.subscribers), asyncio.TaskGroup() as group:
+            await asyncio.gather(*(subscriber.opened() for subscriber in self.subscribers))
+            publishers = [group.create_task(self._publish(name)) for name in NAMES]
+            for step in steps:
+                self.timeline.note(str(tuple(step)))
+                await self._do(step)
+            await asyncio.gather(*(self._work[name].join() for name in NAMES))
+            for publisher in publishers:
+                publisher.cancel()
+            with suppress(TimeoutError):  # what is missing is told by the verdict, in full
+                async with asyncio.timeout(SECONDS):
+                    await self._settle()
+
+    def faults(self) -> list[str]:
+        """Return what is wrong."""
+        logs = [log for subscriber in self.subscribers for log in subscriber.logs.values()]
+        never = [f"{log}: has seen nothing" for log in logs if not log.told]
+        return never + self.ledger.faults(logs)
+
+    async def _do(self, step: Step) -> None:
+        match step.action:
+            case "pause":
+                await asyncio.sleep(step.number / 1000)
+            case "kill":
+                for pid in workers(self._server)[: step.number]:
+                    os.kill(pid, signal.SIGKILL)
+            case "leave" | "come" | "stall" | "go_on":
+                getattr(self.subscribers[step.number], step.action)()
+            case _:
+                self._work[step.channel].put_nowait(step)
+
+    async def _publish(self, channel: str) -> None:
+        """Be the publisher of one channel."""
+        while True:
+            step = await self._work[channel].get()
+            datas = [self._data(step.size) for _ in range(step.number)]
+            if step.action == "many":
+                await self._publisher.many(channel, datas)
+            else:
+                for data in datas:
+                    await self._publish_one(step.action, channel, data)
+            self._work[channel].task_done()
+
+    async def _publish_one(self, action: str, channel: str, data: str) -> None:
+        if action == "once":
+            await self._publisher.once(channel, data)
+        else:
+            await self._publisher.insist(channel, data, impatience=0.004 if action == "hurry" else None)
+
+    async def _settle(self) -> None:
+        """Publish until everybody has the last message: a plain one may have been away, and begins at the head."""
+        for subscriber in self.subscribers:
+            subscriber.come()
+            subscriber.go_on()
+        while True:
+            await asyncio.gather(*(subscriber.opened() for subscriber in self.subscribers))
+            last = {name: self._data(10) for name in NAMES}
+            await asyncio.gather(*(self._publisher.insist(name, data) for name, data in last.items()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while not self._have(last):  # noqa: ASYNC110 — twenty logs, and no need to be told of each
+                        await asyncio.sleep(0.01)
+                    return
+
+    def _have(self, last: dict[str, str]) -> bool:
+        return all(log.last == last[log.channel] for each in self.subscribers for log in each.logs.values())
+
+    def _data(self, size: int) -> str:
+        return f"{next(self._serial)} ".ljust(size, ".")
+
+
+def workers(server: Server) -> list[int]:
+    """Return the pids of the workers that serve."""
+    pids = [line["pid"] for line in list(server.log) if line["event"] == "serving"]
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def check(server: Server, seed: int, *, kills: int) -> None:
+    """Play a seed's schedule; fail with all that is needed to see why."""
+    steps = schedule(seed, kills=kills)
+    run = Run(server)
+    asyncio.run(run.play(steps))
+    if faults := run.faults():
+        more = [f"… and {len(faults) - 20} more"] if len(faults) > 20 else []
+        told = [f"schedule: {[tuple(step) for step in steps]}", "timeline:", *run.timeline.lines]
+        pytest.fail("\n".join([f"ABIDE_SEED={seed} plays it again", *faults[:20], *more, *told]), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with PostgresServer() as postgres:
+        yield postgres
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_place_is_lost_on_postgres(postgres: PostgresServer, seed: int) -> None:
+    """Subscribers of every form get each message once and in order, or are told of a gap, while workers are killed."""
+    database = asyncio.run(postgres.create_database())
+    asyncio.run(migrate(postgres.url(database)))
+    env = {"DATABASE_URL": postgres.url(database), "WEB_CONCURRENCY": "2"}
+    with Server(channels=CHANNELS, env=env) as server:
+        check(server, seed, kills=3)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:1])
+def test_no_place_is_lost_in_memory(seed: int) -> None:
+    """Subscribers of every form get each message once and in order, or are told of a gap, on the embedded default."""
+    with Server(channels=CHANNELS) as server:
+        check(server, seed, kills=0)
+
+
+def test_no_position_is_judged_before_its_log_was_reached(postgres: PostgresServer) -> None:
+    """History asks to try again while the log's epoch is unknown, by which every position would seem foreign."""
+    database = postgres.url(asyncio.run(postgres.create_database()))
+    asyncio.run(migrate(database))
+    nowhere = f"postgresql://127.0.0.1:{free_port()}/nowhere"
+    with Server(channels=CHANNELS, env={"DATABASE_URL": database, "DIRECT_DATABASE_URL": nowhere}) as server:
+        answer = httpx.get(f"{server.url}/long/history?since=some:1")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "1"

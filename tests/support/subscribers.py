@@ -1,0 +1,297 @@
+"""Subscribers of every form, which write down all they are told and come back where they were.
+
+Each runs in a task of its own (:meth:`Subscriber.run`) and can be told to stop reading, to vanish and to come back.
+What is theirs alone is how a connection of their form is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.typing import Subprotocol
+
+from tests.support.verdict import Log, Timeline
+
+LOST = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, aiohttp.ClientError, TimeoutError)
+"""What may happen to a connection: its subscriber comes back."""
+
+PAUSE = 0.05
+"""Seconds before it does."""
+
+SUBPROTOCOL = Subprotocol("abide.v1")
+
+
+class Subscriber:
+    """One subscriber of one form, with a log for each of its channels.
+
+    ``receive_buffer`` bounds what the operating system takes for it while it does not read.
+    """
+
+    form: ClassVar[str]
+    plain: ClassVar[bool] = False
+
+    def __init__(
+        self, url: str, *channels: str, timeline: Timeline, name: str = "", receive_buffer: int | None = None
+    ) -> None:
+        self.name = f"{name}{self.form}"
+        self.logs = {channel: Log(self.name, channel, plain=self.plain) for channel in channels}
+        self._url = url
+        self._timeline = timeline
+        self._receive_buffer = receive_buffer
+        self._here, self._reading, self._open = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._here.set()
+        self._reading.set()
+        self._listening: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Subscriber {self.name} {', '.join(str(log.position) for log in self.logs.values())}>"
+
+    async def run(self) -> None:
+        """Connect, listen and come back, until cancelled; raise what is no matter of a connection."""
+        while True:
+            await self._here.wait()
+            self._listening = asyncio.create_task(self.listen())
+            try:
+                await asyncio.wait((self._listening,))
+            finally:
+                self._listening.cancel()
+                (ended,) = await asyncio.gather(self._listening, return_exceptions=True)
+                self._open.clear()
+            for log in self.logs.values():
+                log.cut()
+            if not isinstance(ended, (*LOST, asyncio.CancelledError)):
+                raise ended or AssertionError(f"{self.name} ended by itself")
+            self._timeline.note(f"{self.name} lost its connection: {ended!r}")
+            await asyncio.sleep(PAUSE)
+
+    async def opened(self) -> None:
+        """Return when every channel is subscribed to."""
+        await self._open.wait()
+
+    def leave(self) -> None:
+        """Vanish: the connection is cut in the middle of whatever comes."""
+        self._here.clear()
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def come(self) -> None:
+        """Come back."""
+        self._here.set()
+
+    def stall(self) -> None:
+        """Read nothing more."""
+        self._reading.clear()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._reading.set()
+
+    async def listen(self) -> None:
+        """Be connected once: never returns but by an error."""
+        raise NotImplementedError
+
+    @property
+    def channel(self) -> str:
+        """The channel, of those that have one."""
+        (channel,) = self.logs
+        return channel
+
+    async def dial(self) -> socket.socket:
+        """Return a connected socket."""
+        address = urlsplit(self._url)
+        sock = self._socket()
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    @contextlib.asynccontextmanager
+    async def websocket(self, path: str, protocols: Sequence[Subprotocol] | None) -> AsyncIterator[ClientConnection]:
+        """Open a WebSocket that takes one frame at a time, and cut it in the end."""
+        address = f"{self._url.replace('http', 'ws', 1)}/{path}"
+        options: dict[str, Any] = {"max_queue": 1, "compression": None, "ping_interval": None}
+        async with asyncio.timeout(10):
+            opened = await connect(address, sock=await self.dial(), subprotocols=protocols, **options)
+        try:
+            yield opened
+        finally:
+            opened.transport.abort()
+            await opened.wait_closed()
+
+    async def frame(self, opened: ClientConnection) -> Any:  # noqa: ANN401 — JSON
+        """Return the next frame, once it is read on."""
+        await self._reading.wait()
+        return json.loads(await opened.recv())
+
+    @contextlib.asynccontextmanager
+    async def http(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Open what makes requests on sockets with the small buffer."""
+        connector = aiohttp.TCPConnector(socket_factory=lambda _: self._socket())
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=16_384) as session:
+            yield session
+
+    def _socket(self) -> socket.socket:
+        sock = socket.socket()
+        sock.settimeout(0)
+        if self._receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        return sock
+
+
+class Plain(Subscriber):
+    """A plain WebSocket, which knows no positions and begins at the head."""
+
+    form = "plain"
+    plain = True
+
+    async def listen(self) -> None:
+        async with self.websocket(self.channel, None) as opened:
+            self._open.set()
+            while True:
+                self.logs[self.channel].got(None, await self.frame(opened))
+
+
+class V1Subscriber(Subscriber):
+    """What speaks ``abide.v1``."""
+
+    def take(self, frame: dict[str, Any]) -> None:
+        """Write down one frame."""
+        log = self.logs[frame["channel"]]
+        match frame["type"]:
+            case "subscribed":
+                log.began(frame["position"], resumed=frame["resumed"])
+            case "gap":
+                log.missed(frame["after"], frame["next"], frame["reason"])
+            case "message":
+                log.got(frame["position"], frame["data"])
+            case _:  # the backend was away, for one
+                raise ConnectionError(json.dumps(frame))
+
+
+class V1(V1Subscriber):
+    """``abide.v1`` on ``/{channel}``."""
+
+    form = "abide.v1"
+
+    async def listen(self) -> None:
+        position = self.logs[self.channel].position
+        path = f"{self.channel}?since={position}" if position else self.channel
+        async with self.websocket(path, [SUBPROTOCOL]) as opened:
+            while True:
+                self.take(await self.frame(opened))
+                self._open.set()
+
+
+class ManyV1(V1Subscriber):
+    """``abide.v1`` on ``/ws``, with all channels on one socket."""
+
+    form = "ws"
+
+    async def listen(self) -> None:
+        async with self.websocket("ws", [SUBPROTOCOL]) as opened:
+            for log in self.logs.values():
+                begin = {"since": log.position} if log.position else {}
+                await opened.send(json.dumps({"type": "subscribe", "channel": log.channel, **begin}))
+            begun = set()
+            while True:
+                frame = await self.frame(opened)
+                self.take(frame)
+                begun.add(frame["channel"])
+                if len(begun) == len(self.logs):
+                    self._open.set()
+
+
+class EventStream(Subscriber):
+    """Server-Sent Events, resumed as EventSource does it."""
+
+    form = "sse"
+
+    async def listen(self) -> None:
+        log = self.logs[self.channel]
+        headers = {"accept": "text/event-stream"} | ({"last-event-id": log.position} if log.position else {})
+        async with self.http() as http, http.get(f"{self._url}/{self.channel}", headers=headers) as response:
+            response.raise_for_status()
+            while True:
+                self.take(log, await self._event(response.content))
+                self._open.set()
+
+    async def _event(self, body: aiohttp.StreamReader) -> dict[str, str]:
+        """Return the fields of the next event; a piece of one at the end of the stream is none."""
+        fields: dict[str, str] = {}
+        while True:
+            await self._reading.wait()
+            line = await body.readline()
+            if not line.endswith(b"\n"):
+                raise ConnectionResetError(self.name)
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if not name and fields.keys() - {"retry"}:
+                return fields
+            if name and not name.startswith(":"):
+                fields[name] = value
+
+    @staticmethod
+    def take(log: Log, event: dict[str, str]) -> None:
+        """Write down one event."""
+        match event.get("event"):
+            case "gap":
+                gap = json.loads(event["data"])
+                log.missed(gap["after"], gap["next"], gap["reason"])
+            case "closed":
+                raise ConnectionError(event["data"])
+            case _ if "data" in event:
+                log.got(event["id"], json.loads(event["data"]))
+            case _:  # EventSource keeps it as its position, whatever it is
+                log.began(event["id"], resumed=True)
+
+
+class LongPoll(Subscriber):
+    """``/history`` with ``wait``, again and again."""
+
+    form = "poll"
+
+    async def listen(self) -> None:
+        log = self.logs[self.channel]
+        async with self.http() as http:
+            if log.position is None:
+                page = await self._page(http, limit="0")
+                log.began(f"{page['epoch']}:{page['last']}", resumed=False)
+            while True:
+                await self._reading.wait()
+                assert log.position is not None
+                since = log.position
+                page = await self._page(http, since=since, limit="50", wait="0" if not self._open.is_set() else "30")
+                self._open.set()
+                if not page["complete"]:
+                    held = [message["position"] for message in page["messages"]]
+                    reason = "expired" if since.startswith(f"{page['epoch']}:") else "epoch"
+                    log.missed(since, held[0] if held else f"{page['epoch']}:{page['last'] + 1}", reason)
+                for message in page["messages"]:
+                    log.got(message["position"], message["data"])
+
+    async def _page(self, http: aiohttp.ClientSession, **query: str) -> dict[str, Any]:
+        async with http.get(f"{self._url}/{self.channel}/history", params=query) as response:
+            response.raise_for_status()
+            page: dict[str, Any] = await response.json()
+            return page
+
+
+@contextlib.asynccontextmanager
+async def running(subscribers: Sequence[Subscriber]) -> AsyncIterator[None]:
+    """Run subscribers; raises what one of them raises."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(subscriber.run()) for subscriber in subscribers]
+        yield
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,235 @@
+"""What was published, what each subscriber was told, and whether the two agree. No I/O.
+
+A :class:`Ledger` keeps what publishers were answered, a :class:`Log` what one subscriber was told of one channel;
+:meth:`Ledger.faults` compares them. Each message's data must be a text that no other message has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Began(NamedTuple):
+    """A connection began at ``position``; ``asked`` is where it was asked to begin, None for the head."""
+
+    position: str
+    asked: str | None
+
+
+class Got(NamedTuple):
+    """A message came; on a plain socket without ``position``."""
+
+    position: str | None
+    data: str
+
+
+class Missed(NamedTuple):
+    """A gap came."""
+
+    after: str
+    next: str
+    reason: str
+
+
+class Cut(NamedTuple):
+    """The connection ended."""
+
+
+Told = Began | Got | Missed | Cut
+
+
+def offset_of(position: str) -> int:
+    """Return a position's offset."""
+    return int(position.rpartition(":")[2])
+
+
+def before(position: str) -> str:
+    """Return the position before one: where who was told of a gap stands."""
+    epoch, _, offset = position.rpartition(":")
+    return f"{epoch}:{int(offset) - 1}"
+
+
+@dataclass
+class Log:
+    """What one subscriber was told of one channel, and the position that it comes back with."""
+
+    subscriber: str
+    channel: str
+    plain: bool = False
+    """Whether there are no positions: then only what one connection brings can be judged."""
+    told: list[Told] = field(default_factory=list)
+    position: str | None = None
+    last: str | None = None
+    """Data of the newest message."""
+
+    def began(self, position: str, *, resumed: bool) -> None:
+        """Note where a connection began; unless it resumed, a gap comes next: the old position holds until then."""
+        self.told.append(Began(position, self.position))
+        if resumed or self.position is None:
+            self.position = position
+
+    def got(self, position: str | None, data: str) -> None:
+        """Note a message."""
+        self.told.append(Got(position, data))
+        self.position, self.last = position or self.position, data
+
+    def missed(self, after: str, following: str, reason: str) -> None:
+        """Note a gap."""
+        self.told.append(Missed(after, following, reason))
+        self.position = before(following)
+
+    def cut(self) -> None:
+        """Note the end of a connection."""
+        self.told.append(Cut())
+
+    def __str__(self) -> str:
+        return f"{self.subscriber} on {self.channel}"
+
+
+class Timeline:
+    """What happened when, for the report of a run that failed."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Write a line with the seconds since the beginning."""
+        self.lines.append(f"{time.monotonic() - self._began:7.3f} {text}")
+
+
+class Ledger:
+    """What publishers know: positions of what was acknowledged, and what may be stored or not.
+
+    ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._sizes = sizes
+        self._acknowledged: dict[str, dict[str, str]] = defaultdict(dict)
+        self._doubtful: dict[str, set[str]] = defaultdict(set)
+        self._wrong: list[str] = []
+
+    def acknowledge(self, channel: str, position: str, data: str) -> None:
+        """Note that a message is stored: each publisher's positions grow."""
+        known = self._acknowledged[channel]
+        if known.setdefault(position, data) != data:
+            self._wrong.append(f"{channel}: {position} was given to {data} and to {known[position]}")
+        self._doubtful[channel].discard(data)
+
+    def doubt(self, channel: str, data: str) -> None:
+        """Note that a message may be stored once, or not at all."""
+        self._doubtful[channel].add(data)
+
+    def head(self, channel: str) -> int:
+        """Return the highest offset that was acknowledged."""
+        return max(map(offset_of, self._acknowledged[channel]), default=0)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many messages were acknowledged, and how many are in doubt."""
+        return sum(map(len, self._acknowledged.values())), sum(map(len, self._doubtful.values()))
+
+    def faults(self, logs: Iterable[Log]) -> list[str]:
+        """Return what is wrong, in words: nothing, if the promises were kept."""
+        logs = list(logs)
+        faults = list(self._wrong)
+        for channel in dict.fromkeys(log.channel for log in logs):
+            stored, doubles = self._stored(channel, logs)
+            faults += doubles
+            for log in logs:
+                if log.channel == channel:
+                    faults += [f"{log}: {what}" for what in self._judge(log, stored)]
+        return faults
+
+    def _stored(self, channel: str, logs: Iterable[Log]) -> tuple[dict[str, str], list[str]]:
+        """Return data by position, from what was acknowledged and what anybody was told; and what is there twice."""
+        stored, faults = dict(self._acknowledged[channel]), []
+        for log in logs:
+            for told in log.told if log.channel == channel else ():
+                if isinstance(told, Got) and told.position is not None:
+                    data = stored.setdefault(told.position, told.data)
+                    if data != told.data:
+                        faults.append(f"{log}: {told.position} is {_short(told.data)}, elsewhere {_short(data)}")
+        positions: dict[str, list[str]] = defaultdict(list)
+        for position, data in stored.items():
+            positions[data].append(position)
+        faults += [f"{channel}: {_short(data)} is stored at {at}" for data, at in positions.items() if len(at) > 1]
+        published = {*self._acknowledged[channel].values(), *self._doubtful[channel]}
+        faults += [f"{channel}: nobody published {_short(data)}" for data in positions if data not in published]
+        return stored, faults
+
+    def _judge(self, log: Log, stored: Mapping[str, str]) -> list[str]:
+        return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log)
+
+    def _judge_positioned(self, log: Log) -> list[str]:
+        """Check that each message is the one after what the subscriber had, or that a gap says so."""
+        faults = []
+        at: str | None = None
+        unsaid: str | None = None  # where a connection began that did not resume, until the gap is told
+        for told in log.told:
+            match told:
+                case Began(position, asked):
+                    unsaid = position if asked is not None and position != asked else None
+                    if asked is not None and asked != at:
+                        faults.append(f"asked for {asked} and had {at}")
+                    at = at or position
+                case Missed():
+                    faults += self._judge_gap(log, told, at)
+                    at, unsaid = before(told.next), None
+                case Got(position, data) if position is not None:
+                    if unsaid is not None:
+                        faults.append(f"began at {unsaid} and not at {at}, without a gap")
+                    if at is None or position != _after(at):
+                        faults.append(f"{position} ({_short(data)}) came after {at}")
+                    at, unsaid = position, None
+                case _:
+                    unsaid = None
+        if (reached := offset_of(at or ":0")) < (head := self.head(log.channel)):
+            faults.append(f"stands at {reached}, the head is {head}")
+        return faults
+
+    def _judge_gap(self, log: Log, gap: Missed, at: str | None) -> list[str]:
+        faults = []
+        if gap.after != at:
+            faults.append(f"{gap} came after {at}")
+        size = self._sizes.get(log.channel)
+        if size is None:
+            faults.append(f"{gap} though everything is held")
+        elif gap.reason != "expired" or at is None or offset_of(gap.next) <= offset_of(at) + 1:
+            faults.append(f"{gap} came after {at}: nothing is missing")
+        elif offset_of(gap.next) > max(1, self.head(log.channel) + self._doubts(log.channel) - size + 1):
+            faults.append(f"{gap} leaves out what is held")
+        return faults
+
+    def _doubts(self, channel: str) -> int:
+        return len(self._doubtful[channel])
+
+    def _judge_plain(self, log: Log, stored: Mapping[str, str]) -> list[str]:
+        """Check that each connection's messages follow each other, as far as anybody knows their positions."""
+        offsets = {data: offset_of(position) for position, data in stored.items()}
+        published = {*offsets, *self._doubtful[log.channel]}
+        faults, at = [], 0
+        for told in log.told:
+            if isinstance(told, Got):
+                offset = offsets.get(told.data, at + 1)
+                if told.data not in published:
+                    faults.append(f"nobody published {_short(told.data)}")
+                if at and offset != at + 1:
+                    faults.append(f"{_short(told.data)}, which is {offset}, came after {at}")
+                at = offset
+            else:
+                at = 0
+        return faults
+
+
+def _after(position: str) -> str:
+    epoch, _, offset = position.rpartition(":")
+    return f"{epoch}:{int(offset) + 1}"
+
+
+def _short(data: str) -> str:
+    return f"{data[:24]!r}"
