@@ -3,7 +3,7 @@
 FROM python:3.11-slim-bookworm AS build
 COPY requirements-run.lock /
 RUN python3 -m venv /venv \
-    && /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile \
+    && /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --no-deps \
         --only-binary :all: --require-hashes --requirement /requirements-run.lock \
     && /venv/bin/python -m pip uninstall --yes pip setuptools
 WORKDIR /app

@@ -54,6 +54,8 @@ clean: ## remove .venv and everything generated
 	@find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built from nothing whenever the lock changes, so that what the lock dropped is gone from .venv too.
+# --no-deps: the lock is whole. Were pip to resolve it again, it would stumble over `coverage[toml]`, which
+# a package asks for, on the day that a newer coverage than the lock's is out.
 # Speaks on stderr: the output of `make run` and `make test` is theirs alone.
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -61,6 +63,6 @@ $(STAMP): requirements.lock
 	@echo "Setting up $(VENV) from requirements.lock (once) ..." >&2
 	@$(PYTHON) -m venv --clear $(VENV) >&2 || { \
 		echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
 		--require-hashes --requirement requirements.lock >&2
 	@touch $@
