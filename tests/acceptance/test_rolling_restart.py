@@ -95,7 +95,7 @@ async def test_a_rolling_restart_loses_nothing(server_factory: ServerFactory, da
         await until(lambda: all(subscriber.data for subscriber in subscribers), "a message for everybody")
         server.send_signal(signal.SIGHUP)
         await until(lambda: len(workers(server, "Finished server process")) == 2, "an end of the old workers")
-        count = len(stored)
+        count = max(len(stored), 100)
         await until(lambda: len(stored) > count + 20, "more messages")
     await until(
         lambda: all(len(subscriber.data) >= len(stored) for subscriber in subscribers), "every message for everybody"
@@ -104,7 +104,6 @@ async def test_a_rolling_restart_loses_nothing(server_factory: ServerFactory, da
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
 
-    assert len(stored) > 100
     assert [subscriber.other for subscriber in subscribers] == [[]] * SUBSCRIBERS
     for subscriber in subscribers:
         assert subscriber.offsets == list(range(1, len(stored) + 1))

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
@@ -268,7 +268,8 @@ def test_signal_to_all(server_factory: ServerFactory) -> None:
         while time.monotonic() - begun < 2.5:  # longer than two signals may be apart and mean the same
             open_ones = [subscriber for subscriber in subscribers if subscriber.close_code is None]
             assert len(open_ones) >= 4
-            open_ones[0].ping().wait(0.2)
+            with suppress(ConnectionClosed):  # it may be the one whose turn comes
+                open_ones[0].ping().wait(0.2)
         os.kill(worker, signal.SIGTERM)
         for subscriber in subscribers:
             closed(subscriber, timeout=5)
