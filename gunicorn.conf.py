@@ -4,9 +4,13 @@ import os
 import socket
 import sys
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
 from app.config import ConfigError, Environment, check_deployment, load
 from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
+from app.telemetry.directory import make_directory
 
 
 def _checked_environment() -> Environment:
@@ -20,11 +24,14 @@ def _checked_environment() -> Environment:
     return environment
 
 
+def _host(host: str) -> str:
+    """Return what to bind to: ``::`` takes IPv4 too; where IPv6 is off, it falls back to 0.0.0.0."""
+    host = host.strip("[]")
+    return "0.0.0.0" if host == "::" and not _has_ipv6() else host  # noqa: S104 — asked for by HOST=::
+
+
 def _address(host: str, port: int) -> str:
-    """Return what to bind to: ``[::]`` takes IPv4 too; where IPv6 is off, it falls back to 0.0.0.0."""
-    if host.strip("[]") == "::" and not _has_ipv6():
-        host = "0.0.0.0"  # noqa: S104 — asked for by HOST=::
-    return f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _has_ipv6() -> bool:
@@ -41,7 +48,7 @@ configure_logging(_environment.log_format, _environment.log_level)
 
 wsgi_app = "app.main:create_app()"
 proc_name = "abide"
-bind = [_address(_environment.host, _environment.port)]
+bind = [_address(_host(_environment.host), _environment.port)]
 workers = _environment.workers
 AbideWorker.drain_seconds = _environment.drain_seconds
 AbideWorker.max_connection_age = _environment.max_connection_age or None
@@ -65,3 +72,39 @@ control_socket_disable = True
 
 # The workers' heartbeat is a file that is touched: in memory, a slow disk cannot look like a dead worker.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 — kept plain
+
+
+# The workers' numbers are files too, so that what a worker has counted outlives it. What imports
+# prometheus_client is imported when their directory is known, and never before.
+
+
+def on_starting(_: Arbiter) -> None:
+    """Make an empty directory for the numbers, and take METRICS_PORT: without it nothing starts."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
+    if _environment.metrics_port:
+        _take_port(_host(_environment.host), _environment.metrics_port)
+
+
+def _take_port(host: str, port: int) -> None:
+    from app.telemetry.exporter import Exporter  # noqa: PLC0415 — see above
+
+    try:
+        Exporter(host, port).start()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        print(f"METRICS_PORT: cannot listen on {_address(host, port)}: {reason}", file=sys.stderr)  # noqa: T201 — as above
+        sys.exit(1)
+
+
+def post_fork(_: Arbiter, __: Worker) -> None:
+    """Leave METRICS_PORT to the master."""
+    from app.telemetry.exporter import Exporter  # noqa: PLC0415 — see above
+
+    Exporter.leave()
+
+
+def child_exit(_: Arbiter, worker: Worker) -> None:
+    """Forget what only a living worker has: its subscribers."""
+    from app.telemetry.exporter import forget  # noqa: PLC0415 — see above
+
+    forget(int(worker.pid))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.applications import Starlette
@@ -19,10 +20,15 @@ from app.bus.postgres import PostgresBackend
 from app.config import ConfigError, Environment, Settings, load, watch
 from app.core.channel import History
 from app.core.hub import Hub
+from app.core.ports import Meter, Publisher
+from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
 from app.web.health import ConfigState, Health
 from app.web.routes import Edge, Routes
+
+if TYPE_CHECKING:
+    from app.telemetry.tracing import Tracing  # an extra
 
 _log = structlog.get_logger("app")
 
@@ -34,26 +40,47 @@ def create_app() -> ASGIApp:
     """
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
-    return AccessLog(Abide(environment))
+    tracing = _tracing(environment)
+    app = AccessLog(Abide(environment, tracing))
+    return tracing.app(app) if tracing else app
 
 
-def _open(settings: Settings, retention: Retention) -> Backend:
+def _tracing(environment: Environment) -> Tracing | None:
+    """Return what makes spans, where there is somebody to send them to."""
+    if environment.otlp_endpoint is None:
+        return None
+    try:
+        from app.telemetry.tracing import Tracing  # noqa: PLC0415 — it costs nothing where it is not wanted
+    except ImportError as error:
+        _log.warning("tracing_off", detail=f"install the extra 'tracing' to send spans: {error}")
+        return None
+    return Tracing()
+
+
+def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
     if settings.backend_kind == "memory":
         return MemoryBackend(retention)
     return PostgresBackend(
-        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline
+        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline, meter=meter
     )
 
 
 class Abide:
     """The application: the routes of the settings in force, behind one reference."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, tracing: Tracing | None = None) -> None:
         self._environment = environment
         self._settings = load(environment)
         self._config_error: str | None = None
-        self._bus = Bus(_open(self._settings, self._history))
-        self._hub = Hub(self._bus, self._settings.registry)
+        self._metrics = Metrics(self._declared)
+        self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
+        self._tracing = tracing
+        self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
+        self._hub = Hub(
+            tracing.source(self._bus) if tracing else self._bus,
+            self._settings.registry,
+            meter=tracing.meter(self._metrics) if tracing else self._metrics,
+        )
         self._health = Health(self._bus.health, self._config_state)
         self._routes = self._build(self._settings)
         self._lifespan_app = Starlette(lifespan=self._lifespan)
@@ -66,6 +93,10 @@ class Abide:
     def _history(self, channel: str) -> History:
         return self._settings.registry.history(channel)
 
+    def _declared(self, channel: str) -> str | None:
+        declared = self._settings.registry.get(channel)
+        return None if declared is None else declared.name
+
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
@@ -75,10 +106,12 @@ class Abide:
                 registry=settings.registry,
                 authenticator=Authenticator(settings.keys),
                 origins=settings.origins,
-                publisher=self._bus,
+                publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
                 health=self._health,
+                meter=self._metrics,
+                metrics=None if self._environment.metrics_port else self._metrics.exposition,
                 version=__version__,
                 console=settings.console,
             )
@@ -88,23 +121,48 @@ class Abide:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         for warning in self._settings.warnings:
             _log.warning("config_warning", detail=warning)
+        self._declare(self._settings)
         async with self._bus.running():
-            watcher = asyncio.create_task(self._watch(), name="watch-config")
+            tasks = [
+                asyncio.create_task(self._watch(), name="watch-config"),
+                asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
+            ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             yield
-            watcher.cancel()
+            for task in tasks:
+                task.cancel()
+            await self._sample()
+        self._metrics.flush()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _watch(self) -> None:
         async for change in watch(self._environment, self._settings.digest):
             if isinstance(change, ConfigError):
                 self._config_error = str(change)
+                self._metrics.config_ok = False
                 _log.error("config_refused", problems=str(change).splitlines(), serving=self._settings.digest)
             else:
                 self._apply(change)
 
+    def _declare(self, settings: Settings) -> None:
+        self._metrics.declare(channel.name for channel in settings.registry.channels)
+
+    async def _sample(self) -> None:
+        """Tell the metrics what is looked at, not counted."""
+        self._metrics.sample(
+            self._hub.subscribers,
+            slow=len(self._hub.slow),
+            lag=max((subscription.lag for subscription in self._hub.slow), default=0),
+            backend_ok=(await self._bus.health()).ok,
+        )
+
     def _apply(self, settings: Settings) -> None:
         routes = self._build(settings)  # may fail, and then nothing has changed
+        self._metrics.flush()  # what was counted under the old names
         before, self._settings, self._routes, self._config_error = self._settings, settings, routes, None
+        self._metrics.config_ok = True
+        self._declare(settings)
         self._hub.apply(settings.registry)
         names = {channel.name for channel in settings.registry.channels}
         old = {channel.name for channel in before.registry.channels}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import pairwise
 
 from benchmarks.peers import machine
-from benchmarks.peers.comparison import Figures, Goal, Lab, Metric, Section, main
+from benchmarks.peers.comparison import OURS, Figures, Goal, Lab, Metric, Section, main
 from benchmarks.peers.servers import Server
 
 _KIB = 1024
@@ -51,6 +52,32 @@ def memory(lab: Lab) -> Section:
     return lab.measure(section, one, rounds=1)
 
 
+def sse(lab: Lab) -> Section:
+    """Measure what an idle event stream takes beside an idle WebSocket, in the same process."""
+    count = lab.connections(5000, 500)
+    metrics = [
+        Metric("websocket", "WebSocket, RSS KiB each", 2),
+        Metric("stream", "event stream, RSS KiB each", 2),
+        Metric("factor", "stream / WebSocket", 2),
+    ]
+    section = Section("sse", f"{count:,} idle event streams beside {count:,} idle WebSockets (1 round)", metrics)
+    section.goals = [Goal("factor", 1.5, at_least=False)]
+
+    def one(server: Server) -> Figures:
+        sizes = [server.rss()]
+        with lab.client(server) as sockets, lab.client(server) as streams:
+            sockets.connect(subs=count)
+            time.sleep(lab.choose(30, 1))
+            sizes.append(server.rss())
+            streams.connect(subs=count, sse=1)
+            time.sleep(lab.choose(30, 1))
+            sizes.append(server.rss())
+        websocket, stream = ((after - before) / count / _KIB for before, after in pairwise(sizes))
+        return {"websocket": websocket, "stream": stream, "factor": stream / websocket}
+
+    return lab.measure(section, one, rounds=1, only=(OURS,))
+
+
 def stalled(lab: Lab) -> Section:
     """Measure what stalled subscribers hold, in the server and in the kernel, when much is published past them."""
     volume = int(lab.choose(1_000_000_000, 60_000_000))
@@ -79,5 +106,5 @@ def stalled(lab: Lab) -> Section:
 
 
 if __name__ == "__main__":
-    measurements = {"connects": connects, "memory": memory, "stalled": stalled}
+    measurements = {"connects": connects, "memory": memory, "sse": sse, "stalled": stalled}
     sys.exit(main("connections", "Connections beside other servers", measurements))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.client.fanclient import Client
-from benchmarks.peers.comparison import Figures, Goal, Lab, Metric, Section, main
+from benchmarks.peers.comparison import OURS, Figures, Goal, Lab, Metric, Section, main
 from benchmarks.peers.plot import Panel, Points, svg
 from benchmarks.peers.servers import PEERS, Server
 
@@ -61,6 +61,43 @@ def speed(lab: Lab) -> Section:
         }
 
     return lab.measure(Section("speed", f"{subscribers:,} subscribers, messages of 128 bytes", metrics, goals), one)
+
+
+def sse(lab: Lab) -> Section:
+    """Measure one message at a time to a thousand event streams beside a thousand WebSockets, of one server."""
+    subscribers = lab.connections(1000, 200)
+    metrics = [
+        Metric("websocket", "WebSockets, deliveries/s"),
+        Metric("websocket_cpu", "server CPU µs each", 2),
+        Metric("stream", "event streams, deliveries/s"),
+        Metric("stream_cpu", "server CPU µs each", 2),
+        Metric("factor", "WebSockets / streams, deliveries/s", 2),
+        Metric("factor_cpu", "streams / WebSockets, CPU", 2),
+    ]
+    section = Section("sse", f"One message at a time to {subscribers:,} event streams beside WebSockets", metrics)
+    section.goals = [Goal("factor", 1.5, at_least=False), Goal("factor_cpu", 1.5, at_least=False)]
+
+    def speed(server: Server, **how: int) -> tuple[float, float]:
+        with lab.client(server) as client:
+            client.connect(subs=subscribers, **how)
+            client.run(seconds=0.3)
+            before = server.cpu()
+            answer = client.run(seconds=lab.choose(3, 0.5))
+            return answer.deliveries / answer.seconds, (server.cpu() - before) * 1e6 / answer.deliveries
+
+    def one(server: Server) -> Figures:
+        websocket, websocket_cpu = speed(server)
+        stream, stream_cpu = speed(server, sse=1)
+        return {
+            "websocket": websocket,
+            "websocket_cpu": websocket_cpu,
+            "stream": stream,
+            "stream_cpu": stream_cpu,
+            "factor": websocket / stream,
+            "factor_cpu": stream_cpu / websocket_cpu,
+        }
+
+    return lab.measure(section, one, only=(OURS,))
 
 
 def everyone(lab: Lab) -> Section:
@@ -145,5 +182,5 @@ def draw(sections: Sequence[Section]) -> str:
 
 
 if __name__ == "__main__":
-    measurements = {"speed": speed, "everyone": everyone, "stalled": stalled, "growth": growth}
+    measurements = {"speed": speed, "sse": sse, "everyone": everyone, "stalled": stalled, "growth": growth}
     sys.exit(main("fanout", "Fan-out beside other servers", measurements, draw))

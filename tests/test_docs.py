@@ -1,11 +1,16 @@
 """The documentation is true: every code, command and route that exists is described."""
 
+import json
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.errors import CLOSE_CODES, AbideError, CloseCode
+from app.telemetry.metrics import Metrics
 from app.web.problems import STATUSES
 
 ROOT = Path(__file__).parents[1]
@@ -42,3 +47,72 @@ def test_every_close_code_is_documented() -> None:
 def test_every_error_has_an_answer() -> None:
     """Each error that can be raised has an HTTP status or a close code."""
     assert every_error() - set(STATUSES) - set(CLOSE_CODES) == set()
+
+
+def test_variables_of_fly_are_documented() -> None:
+    """Docs have a row for every environment variable that fly.toml sets."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    variables = tomllib.loads((ROOT / "fly.toml").read_text())["env"]
+    assert set(variables) <= set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
+
+
+async def exposed() -> dict[str, tuple[str, ...]]:
+    """Return the metrics of a process in which everything has happened once: name → type, and labels."""
+    metrics = Metrics(lambda name: name)
+    metrics.declare(["news"])
+    metrics.missed("expired")
+    metrics.refused("overloaded")
+    metrics.sample({"news": 1}, slow=0, lag=0, backend_ok=True)
+    body, _ = await metrics.exposition("")
+    found: dict[str, tuple[str, ...]] = {}
+    for family in text_string_to_metric_families(body.decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = (family.type, *sorted({label for sample in family.samples for label in sample.labels} - {"le"}))
+    return found
+
+
+async def test_every_metric_is_documented() -> None:
+    """Docs have a row for every metric and no other, with its type and its labels."""
+    text = (ROOT / "docs/operations/metrics.md").read_text()
+    rows = re.findall(r"^\| `(abide_\w+)` \| (\w+) \| (\S+) \|", text, re.MULTILINE)
+    assert {name: (kind, *re.findall(r"`(\w+)`", labels)) for name, kind, labels in rows} == await exposed()
+    assert set(re.findall(r"abide_\w+?(?=_bucket|\W)", text)) - {"abide_published"} == {name for name, *_ in rows}
+
+
+async def test_the_dashboard_shows_what_is_there() -> None:
+    """Dashboard asks for every metric, and for nothing that does not exist."""
+    dashboard = json.loads((ROOT / "docs/operations/grafana-dashboard.json").read_text())
+    series = await exposed()
+    for name, (kind, *_) in list(series.items()):
+        if kind == "histogram":
+            series |= {f"{name}_{part}": (kind,) for part in ("bucket", "sum", "count")}
+    asked = set(re.findall(r"abide_\w+", " ".join(expressions(dashboard))))
+    assert asked - set(series) == set()
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in asked} == set(await exposed())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"} == {"${datasource}"}
+
+
+def expressions(node: object) -> Iterator[str]:
+    """Return the PromQL in a dashboard."""
+    if isinstance(node, dict):
+        yield from (value for name, value in node.items() if name in {"expr", "query"} and isinstance(value, str))
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from expressions(child)
+
+
+@pytest.mark.parametrize("page", ["README", "metrics", "troubleshooting"])
+def test_operations_link_to_what_exists(page: str) -> None:
+    """Pages for operators link to files that exist."""
+    text = (ROOT / f"docs/operations/{page}.md").read_text()
+    targets = re.findall(r"\]\(([^)#:]+)", text)
+    assert [target for target in targets if not (ROOT / "docs/operations" / target).exists()] == []
+
+
+def test_documented_events_exist() -> None:
+    """Events that the docs explain are those of the code."""
+    section = (ROOT / "docs/operations/README.md").read_text().partition("## Logs")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+`) \|", section, re.MULTILINE)
+    events = {event for row in rows for event in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    source = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
+    assert events
+    assert {event for event in events if f'("{event}"' not in source} == set()

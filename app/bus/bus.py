@@ -22,7 +22,7 @@ from app.bus.backend import Backend, Health
 from app.bus.commit import GroupCommit
 from app.core.channel import History
 from app.core.message import Batch, Page, Record
-from app.core.ports import Outcome, Sink
+from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
     from broadcaster._base import Subscriber  # not exported
@@ -75,9 +75,9 @@ class Bus:
     Valid between :meth:`running`'s begin and end.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, meter: Meter = UNMETERED) -> None:
         self._backend = backend
-        self._commit = GroupCommit(backend.append)
+        self._commit = GroupCommit(backend.append, meter)
         self._broadcast = Broadcast(backend=_Events(backend))
         self._followed: dict[str, contextlib.AsyncExitStack] = {}
 

@@ -11,6 +11,7 @@ backend would take turns at waiting for each other.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,8 +20,8 @@ from typing import NamedTuple
 import structlog
 
 from app.core.errors import AbideError, OverloadedError, UnavailableError
-from app.core.message import Record
-from app.core.ports import Outcome
+from app.core.message import Published, Record
+from app.core.ports import UNMETERED, Meter, Outcome
 
 MAX_WAITING_MESSAGES = 20_000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
@@ -45,8 +46,11 @@ class _Submission(NamedTuple):
 class GroupCommit:
     """Feeds ``append`` one batch at a time from a bounded queue."""
 
-    def __init__(self, append: Callable[[Sequence[Record]], Awaitable[list[Outcome]]]) -> None:
+    def __init__(
+        self, append: Callable[[Sequence[Record]], Awaitable[list[Outcome]]], meter: Meter = UNMETERED
+    ) -> None:
         self._append = append
+        self._meter = meter
         self._waiting: deque[_Submission] = deque()
         self._messages = 0
         self._bytes = 0
@@ -113,6 +117,7 @@ class GroupCommit:
         """Append a batch; return the outcomes of its records, in their order."""
         records = [record for submission in batch for record in submission.records]
         outcomes: list[Outcome]
+        began = time.perf_counter()
         try:
             outcomes = await self._append(records)
         except AbideError as error:
@@ -120,9 +125,20 @@ class GroupCommit:
         except Exception:  # noqa: BLE001 — a bug of a backend fails its batch, not the queue
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
+        self._meter.appended(len(records), time.perf_counter() - began)
+        self._meter.published(_stored(records, outcomes))
         for submission in batch:
             self._count(submission, -1)
         return iter(outcomes)
+
+
+def _stored(records: Iterable[Record], outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Return how many of the records were stored just now, by channel."""
+    stored: dict[str, int] = {}
+    for record, outcome in zip(records, outcomes, strict=True):
+        if isinstance(outcome, Published) and not outcome.replayed:
+            stored[record.channel] = stored.get(record.channel, 0) + 1
+    return stored
 
 
 def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:

@@ -19,6 +19,9 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
             "set WEB_CONCURRENCY=1, or a backend that workers can share"
         )
         raise ConfigError([Problem("", 0, 0, "WEB_CONCURRENCY", message)])
+    if environment.metrics_port == environment.port:
+        message = f"is PORT too ({environment.port}): set another one, or none to have /metrics on PORT"
+        raise ConfigError([Problem("", 0, 0, "METRICS_PORT", message)])
 
 
 def direct_url(environment: Environment, backend: str) -> str | None:

@@ -22,6 +22,9 @@ class Environment:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    metrics_port: int | None = None
+    """Where ``/metrics`` is; None for ``port``."""
+
     channels_config: Path = Path("config/channels.yaml")
     workers: int = 1
     drain_seconds: int = 15
@@ -32,6 +35,9 @@ class Environment:
     """``json`` or ``console``; None leaves it to whether the output is a terminal."""
 
     log_level: str = "info"
+    otlp_endpoint: str | None = None
+    """Where spans are sent; the rest of OpenTelemetry's variables are read by its own packages."""
+
     direct_database_url: str | None = field(default=None, repr=False)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Everything that was set, for the ``${…}`` of the YAML file."""
@@ -43,12 +49,14 @@ class Environment:
         environment = cls(
             host=values.text("HOST", "127.0.0.1"),
             port=values.number("PORT", 8000, most=65535),
+            metrics_port=values.number("METRICS_PORT", 0, most=65535) or None,
             channels_config=Path(values.text("CHANNELS_CONFIG", "config/channels.yaml")),
             workers=values.number("WEB_CONCURRENCY", 1, least=1),
             drain_seconds=values.number("DRAIN_SECONDS", 15),
             max_connection_age=values.number("MAX_CONNECTION_AGE", 0, most=604_800),
             log_format=values.choice("LOG_FORMAT", LOG_FORMATS),
             log_level=values.choice("LOG_LEVEL", LOG_LEVELS) or "info",
+            otlp_endpoint=values.text("OTEL_EXPORTER_OTLP_ENDPOINT", "") or None,
             direct_database_url=values.text("DIRECT_DATABASE_URL", "") or None,
             variables=dict(environ),
         )

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from app.core.frames import Encoding
 from app.core.message import Batch, Message, Position
+from app.core.ports import UNMETERED, Meter
 from app.core.tail import Budget, Tail
 
 SLICE = 2000
@@ -49,14 +50,21 @@ class Fanout(Generic[SubscriptionT]):
     up to ``_sent``, or stands in ``_rest`` and is about to be.
     """
 
-    def __init__(self, name: str, budget: Budget) -> None:
+    def __init__(
+        self, name: str, budget: Budget, meter: Meter = UNMETERED, slow: set[SubscriptionT] | None = None
+    ) -> None:
         self.name = name
         self.tail = Tail(budget)
+        self.meter = meter
+        self.slow: set[SubscriptionT] = set() if slow is None else slow
+        """Subscriptions whose writer is full; the hub's, of all channels."""
         self._live: defaultdict[Encoding, dict[SubscriptionT, Write]] = defaultdict(dict)
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
         self._rest: dict[Encoding, dict[SubscriptionT, Write]] = {}
         self._payloads: dict[Encoding, bytes] = {}
+        self._messages = 0
+        """How many are in a payload."""
         self._before = 0
         self._sent = 0
         self._scheduled = False
@@ -146,6 +154,7 @@ class Fanout(Generic[SubscriptionT]):
         messages = self._news()
         if messages:
             self._before, self._sent = self._sent, messages[-1].offset
+            self._messages = len(messages)
             self._payloads = self._encode(messages)
             self._rest = {encoding: dict(self._live[encoding]) for encoding in self._payloads}
         self._write_slice()
@@ -171,6 +180,8 @@ class Fanout(Generic[SubscriptionT]):
             # A write may make its subscription full, and leave: it has been sent the payload then.
             for write in writes:
                 write(payload)
+        if room < SLICE:
+            self.meter.delivered(self.name, (SLICE - room) * self._messages)
         if self._rest:
             asyncio.get_running_loop().call_soon(self._write_slice)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
@@ -13,7 +14,7 @@ from app.core.errors import AbideError, ChannelRemovedError
 from app.core.fanout import Fanout
 from app.core.frames import Encoding
 from app.core.message import Page
-from app.core.ports import Source
+from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Begin, Start, begin
 from app.core.subscription import Subscription
 from app.core.tail import Budget
@@ -41,7 +42,15 @@ class _Followed:
 class Hub:
     """Follows each channel once, however many subscriptions it has in this process."""
 
-    def __init__(self, source: Source, registry: Registry, *, tail_bytes: int = TAIL_BYTES) -> None:
+    def __init__(
+        self, source: Source, registry: Registry, *, meter: Meter = UNMETERED, tail_bytes: int = TAIL_BYTES
+    ) -> None:
+        self.meter = meter
+        """Who counts what happens to subscriptions; connections tell it of themselves."""
+        self.subscribers: Counter[str] = Counter()
+        """How many subscriptions there are, by declared name; one that is not declared any more stays, with 0."""
+        self.slow: set[Subscription] = set()
+        """Those whose writer is full."""
         self._source = source
         self._registry = registry
         self._budget = Budget(tail_bytes)
@@ -85,15 +94,21 @@ class Hub:
             fanout = followed.fanout
             subscription = Subscription(name, channel, identity, encoding, where.cursor, fanout, followed.catchup)
             fanout.add(subscription)
+            self.subscribers[channel.name] += 1
         finally:
             followed.opening -= 1
             self._leave_if_idle(name)
+        if start.since is not None:
+            self.meter.resumed(complete=where.resumed)
+        if where.gap is not None:
+            self.meter.missed(where.gap.reason)
         self._judge(subscription)  # the rules may have changed while the bus was asked
         return subscription, where
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription; the channel's last one takes the channel with it."""
         subscription.detach()
+        self.subscribers[subscription.channel.name] -= 1
         self._followed[subscription.name].fanout.remove(subscription)
         self._leave_if_idle(subscription.name)
 
@@ -112,7 +127,7 @@ class Hub:
         async with self._lock(name):
             followed = self._followed.get(name)
             if followed is None:
-                fanout: Fanout[Subscription] = Fanout(name, self._budget)
+                fanout = Fanout(name, self._budget, self.meter, self.slow)
                 await self._source.follow(name, fanout)
                 followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name)))
             return followed
@@ -143,6 +158,8 @@ class Hub:
         except AbideError as refusal:
             subscription.end(refusal)
         else:
+            self.subscribers[subscription.channel.name] -= 1
+            self.subscribers[channel.name] += 1
             subscription.channel = channel
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.core.channel import History
 from app.core.errors import AbideError
@@ -55,8 +55,8 @@ class Source(Protocol):
 class Writer(Protocol):
     """One connection that was handed over by the server: bytes go in, nothing waits.
 
-    Got from the ASGI extension ``abide.fanout``. Valid until ``Peer.closed``; then everything
-    is ignored.
+    Got from the ASGI extension ``abide.fanout`` (:data:`FANOUT`). Valid until ``Peer.closed``; then
+    everything is ignored.
     """
 
     def write(self, data: bytes) -> None:
@@ -91,15 +91,83 @@ class Peer(Protocol):
         """Learn that the connection has ended, with this close code. The last call."""
 
 
+FANOUT = "abide.fanout"
+"""The ASGI extension by which a connection leaves the server's tasks: ``scope["extensions"]["abide.fanout"]``."""
+
+
 class Handover(Protocol):
-    """The ASGI extension ``abide.fanout``: ``scope["extensions"]["abide.fanout"]``.
+    """The extension in the scope of a WebSocket.
 
     Called once, after ``websocket.accept`` was sent: from then on the connection is the peer's,
     and the ASGI application returns.
     """
 
     def __call__(self, peer: Peer) -> Writer:
-        """Hand the connection over to ``peer``."""
+        """Hand the connection over to ``peer``, who writes frames."""
+
+
+class Heartbeat(NamedTuple):
+    """What a response that lasts says again and again, so that nobody on the way takes it for dead."""
+
+    data: bytes
+    """One or more whole pieces of the wire format, shared by all."""
+    seconds: float
+    """From one to the next, at most."""
+
+
+class ResponseHandover(Protocol):
+    """The extension in the scope of a GET over HTTP/1.1, which has chunks.
+
+    Called once, after ``http.response.start`` was sent without a Content-Length: from then on the
+    response is the peer's, and the ASGI application returns. :meth:`Writer.close` sends the last
+    chunk and ends the connection; nothing tells the other side the code, and ``Peer.received`` is
+    never called.
+    """
+
+    def __call__(self, peer: Peer, heartbeat: Heartbeat) -> Writer:
+        """Hand the response over to ``peer``, who writes chunks (RFC 9112 §7.1)."""
+
+
+class Meter(Protocol):
+    """Who counts what happens. Told of a batch at a time, on the hottest paths; none of these may block.
+
+    Channels are named as in requests: the meter knows which declared one each stands for.
+    """
+
+    def appended(self, messages: int, seconds: float) -> None:
+        """Learn of one append: how many messages were handed to the backend, and how long it took."""
+
+    def published(self, messages: Mapping[str, int]) -> None:
+        """Learn how many messages were stored, by channel; what SQL publishes may not be declared."""
+
+    def heard(self, seconds: float) -> None:
+        """Learn how long it took from a notification's sending until this process heard it."""
+
+    def delivered(self, channel: str, messages: int) -> None:
+        """Learn how many messages were handed to connections: each message once for each of them."""
+
+    def resumed(self, *, complete: bool) -> None:
+        """Learn of a subscription that began after a position, and whether nothing was missing."""
+
+    def missed(self, reason: str) -> None:
+        """Learn of a gap that a subscriber is told of."""
+
+    def connected(self, kind: str) -> None:
+        """Learn of a connection of this kind: ``websocket``, ``sse`` or ``poll``."""
+
+    def disconnected(self, kind: str) -> None:
+        """Learn of its end."""
+
+    def refused(self, code: str) -> None:
+        """Learn of a push that was refused, or one item of it, with this error's code."""
+
+
+class _Unmetered(Meter):
+    """Counts nothing."""
+
+
+UNMETERED: Meter = _Unmetered()  # type: ignore[abstract] # to do nothing is what it is for
+"""For whoever does not count."""
 
 
 DRAIN = "abide.drain"

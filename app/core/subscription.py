@@ -77,6 +77,11 @@ class Subscription:
         """Where the cursor stands."""
         return Position(self._fanout.tail.epoch, self._fanout.position(self))
 
+    @property
+    def lag(self) -> int:
+        """How many messages it is behind the head."""
+        return max(0, self._fanout.tail.head - self._fanout.position(self))
+
     def attach(self, writer: Writer, subscriber: Subscriber) -> None:
         """Send everything past the cursor into ``writer`` from now on."""
         self._writer, self._subscriber = writer, subscriber
@@ -88,6 +93,7 @@ class Subscription:
     def detach(self) -> None:
         """Send nothing more: the connection is gone, or wants no more of the channel."""
         self._writer = self._subscriber = None
+        self._fanout.slow.discard(self)
         if self._reading is not None:
             self._reading.cancel()
 
@@ -102,11 +108,13 @@ class Subscription:
     def full(self) -> None:
         """Learn that the writer is full: stop being live until :meth:`drained`."""
         self._fanout.leave(self)
+        self._fanout.slow.add(self)
         if self.channel.slow_subscriber is SlowSubscriber.DISCONNECT:
             self.end(UnavailableError("too slow: reconnect and resume"))
 
     def drained(self) -> None:
         """Learn that the writer has room again."""
+        self._fanout.slow.discard(self)
         head = self._fanout.tail.head
         if self.channel.slow_subscriber is SlowSubscriber.DROP and self.cursor < head:
             self._skip_to(head + 1, Reason.DROPPED)
@@ -133,6 +141,7 @@ class Subscription:
     def _send(self, messages: tuple[Message, ...]) -> None:
         if self._writer is not None:
             self.cursor = messages[-1].offset
+            self._fanout.meter.delivered(self.name, len(messages))
             self._writer.write(self.encoding(self.name, self._fanout.tail.epoch, messages))
 
     async def _send_from_log(self) -> None:
@@ -156,6 +165,7 @@ class Subscription:
         """Go on at ``offset``, and say what is left out."""
         after, self.cursor = self.position, offset - 1
         if self._subscriber is not None:
+            self._fanout.meter.missed(reason)
             self._subscriber.lost(self, Gap(str(after), Position(after.epoch, offset), reason))
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.core.ports import Peer, Writer
+from app.core.ports import FANOUT, Peer, Writer
 from app.server import handshake, rfc6455
 from app.server.websocket import WebSocketProtocol
 
@@ -98,7 +98,7 @@ class AsgiPeer:
 
     def start(self, app: Application, scope: Event, rest: bytes) -> None:
         """Begin with the connection, and run the application as one of the server's tasks."""
-        scope["extensions"] = {"websocket.http.response": {}, "abide.fanout": self.hand_over}
+        scope["extensions"] = {"websocket.http.response": {}, FANOUT: self.hand_over}
         self._connection.start(self, rest)
         tasks = self._server_state.tasks
         self._task = asyncio.get_running_loop().create_task(self._run(app, scope))

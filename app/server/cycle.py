@@ -13,12 +13,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from app.core.ports import Heartbeat, Peer, Writer
 from app.server.heads import Headers, header_line, status_line
 
 Event = MutableMapping[str, Any]
 Application = Callable[..., Awaitable[Any]]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"connection: close\r\n"
+_END = b"\r\n"
 _WITHOUT_BODY = (204, 304)
 
 _logger = logging.getLogger("uvicorn.error")
@@ -42,6 +45,9 @@ class Connection(Protocol):
     def answered(self) -> None:
         """Go on to the next request."""
 
+    def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
+        """Leave the answer, which begins with ``head``, to ``peer``; no other request follows."""
+
     @property
     def default_headers(self) -> Headers:
         """What stands in every answer."""
@@ -51,8 +57,13 @@ class _Phase(Enum):
     WAITING = auto()  # for the start of the answer
     STARTED = auto()  # the head is made, and has not left
     UNDER_WAY = auto()  # the head has left
+    HANDED_OVER = auto()
     COMPLETE = auto()
     GONE = auto()  # the connection is, with or without an answer
+
+
+_OVER = (_Phase.HANDED_OVER, _Phase.COMPLETE, _Phase.GONE)
+"""The application has nothing more to receive, and owes nothing."""
 
 
 class Cycle:
@@ -108,7 +119,7 @@ class Cycle:
             self._fail()
             raise
         else:
-            if self._phase not in (_Phase.COMPLETE, _Phase.GONE):
+            if self._phase not in _OVER:
                 _logger.error("ASGI application returned without completing its answer")
                 self._fail()
 
@@ -120,7 +131,7 @@ class Cycle:
             self._chunked = False
             self._start({"status": 500, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
             self._continue({"body": body})
-        elif self._phase is _Phase.UNDER_WAY:
+        elif self._phase in (_Phase.UNDER_WAY, _Phase.HANDED_OVER):
             self._connection.close()
 
     # What the application calls.
@@ -130,7 +141,7 @@ class Cycle:
         if self.awaits_continue:
             self._connection.write(_CONTINUE)
             self.awaits_continue = False
-        while self._phase not in (_Phase.COMPLETE, _Phase.GONE):
+        while self._phase not in _OVER:
             if not self._taken and (self._body or not self._more):
                 body, self._body, self._size = b"".join(self._body), [], 0
                 self._taken = not self._more
@@ -162,6 +173,22 @@ class Cycle:
             msg = f"ASGI event {kind!r} is out of order: the answer is {phase.name.lower().replace('_', ' ')}"
             raise RuntimeError(msg)
 
+    def hand_over(self, peer: Peer, heartbeat: Heartbeat) -> Writer:
+        """Leave the rest of the answer to ``peer``: the :class:`~app.core.ports.ResponseHandover`.
+
+        Raises RuntimeError unless called once, after ``http.response.start`` for an answer in chunks.
+        """
+        if self._phase is not _Phase.GONE:
+            if self._phase is not _Phase.STARTED or not self._chunked:
+                msg = "a response is handed over once, after http.response.start, and in chunks"
+                raise RuntimeError(msg)
+            self._phase = _Phase.HANDED_OVER
+            self._wake()
+        head, self._head = self._head, b""
+        if self.keep_alive:
+            head = head.removesuffix(_END) + _CLOSE + _END
+        return self._connection.hand_over(head, peer, heartbeat)
+
     def _start(self, event: Event) -> None:
         """Make the head. How the body ends is the server's business: what is said of chunks is left out."""
         status: int = event["status"]
@@ -183,8 +210,8 @@ class Cycle:
             if not self._is_1_0:
                 lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
+            lines.append(_CLOSE)
+        lines.append(_END)
         self._head = b"".join(lines)
         self._left = length or 0
         self.awaits_continue = False

@@ -57,11 +57,10 @@ class Drain:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self.has_begun = False
-        self.is_over = False  # whether everybody has been told: what begins now is told at once
 
     def lasting(self, end: Callable[[], object]) -> AbstractContextManager[object]:
         """Return the context of a response that lasts until it is told to ``end``."""
-        if self.is_over:
+        if self._shared.is_over:
             self._shared.loop.call_soon(end)
         return _Lasting(self._shared, end)
 

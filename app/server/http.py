@@ -12,17 +12,20 @@ import asyncio
 import logging
 from collections import deque
 from enum import Enum, auto
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
+from app.core.ports import FANOUT, Heartbeat, Peer, Writer
 from app.server.asgi import open_websocket
 from app.server.cycle import Cycle, Event
 from app.server.handshake import Request, text_response
 from app.server.heads import Headers, target
+from app.server.stream import StreamProtocol
+from app.server.websocket import WebSocketProtocol
 
 _logger = logging.getLogger("uvicorn.error")
 
@@ -43,7 +46,7 @@ class _Pending(NamedTuple):
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One HTTP connection, until it ends or becomes a WebSocket.
+    """One HTTP connection, until it ends, or becomes a WebSocket or a response that lasts.
 
     Invariant: unless a request is being answered, or the body of one waits for the application,
     the connection is closed at its deadline. The timer fires then or earlier; a deadline that moves
@@ -202,6 +205,8 @@ class HttpProtocol(asyncio.Protocol):
             awaits_continue=self._awaits_continue,
         )
         scope = self._scope(method.decode("ascii"), version)
+        if method == b"GET" and version == "1.1":
+            scope["extensions"] = {FANOUT: cycle.hand_over}
         if self._answering is None:
             self._answer(cycle, scope)
             return
@@ -289,7 +294,29 @@ class HttpProtocol(asyncio.Protocol):
         elif self._phase is _Phase.BETWEEN:
             self._expect_within(self._config.timeout_keep_alive)
 
-    # Called by uvicorn.
+    def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
+        """Leave the connection to the answer that is under way; what was asked for behind it is not answered."""
+        self._state.total_requests += 1
+        self._let_go()
+        self._answering = self._reading = self._waiting = None
+        self.read_on()
+        shared = cast("type[WebSocketProtocol]", self._config.ws_protocol_class).share(self._config, self._state)
+        stream = StreamProtocol(self._transport, shared, heartbeat)
+        stream.start(peer, head, is_full=self._full)
+        return stream
+
+    # Called by the server.
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request is under way."""
+        return self._answering is not None
+
+    def cut(self) -> None:
+        """End at once because the server stops, unless the peer only waits for its answer."""
+        waits_for_peer = self._reading is not None or self._full
+        if waits_for_peer or not self.is_answering:
+            self._transport.abort()
 
     def shutdown(self) -> None:
         """Close because the server stops, after what is being answered."""
@@ -318,9 +345,8 @@ class HttpProtocol(asyncio.Protocol):
         elif self._answering is not None:
             self._transport.close()  # it asks before it has had the answer to an earlier request
         else:
-            parser, self._parser = self._parser, None
-            self._stop()
-            self._state.connections.discard(self)
+            parser = self._parser
+            self._let_go()
             request = Request(
                 parser.get_method(),
                 parser.get_http_version(),
@@ -332,6 +358,12 @@ class HttpProtocol(asyncio.Protocol):
                 rest,
             )
             open_websocket(self._transport, request, self._config, self._state, self._app_state)
+
+    def _let_go(self) -> None:
+        """Watch and parse nothing more: the connection becomes another's."""
+        self._stop()
+        self._state.connections.discard(self)
+        self._parser = None
 
     # Deadlines.
 

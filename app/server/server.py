@@ -29,6 +29,8 @@ from app.core.ports import DRAIN
 from app.server.drain import STEP, Drain, spread
 from app.server.handshake import LAST
 from app.server.http import HttpProtocol
+from app.server.link import Link
+from app.server.shared import Shared
 from app.server.websocket import WebSocketProtocol
 
 _logger = logging.getLogger("uvicorn.error")
@@ -53,17 +55,18 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._drain_seconds = drain_seconds
         self._max_connection_age = max_connection_age
+        self._shared: Shared
+        """Valid once started, as the drain."""
         self._drain: Drain
-        """Valid once started."""
         self._hurried = False
         self._ticks = 0
         self._asked_at = 0.0  # when the stop was asked for; valid with should_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the application find the drain in its state, then start."""
-        shared = WebSocketProtocol.share(self.config, self.server_state)
-        shared.limit_age(self._max_connection_age)
-        self._drain = self.lifespan.state[DRAIN] = Drain(shared)
+        self._shared = WebSocketProtocol.share(self.config, self.server_state)
+        self._shared.limit_age(self._max_connection_age)
+        self._drain = self.lifespan.state[DRAIN] = Drain(self._shared)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -88,7 +91,7 @@ class Server(uvicorn.Server):
             listener.close()
         await self._end_keep_alive()
         await self._tell()
-        self._drain.is_over = True
+        self._shared.is_over = True
         await self._take_leave()
         await super().shutdown(sockets)
 
@@ -97,7 +100,7 @@ class Server(uvicorn.Server):
         self.config.encoded_headers = [*self.config.encoded_headers, LAST]
         await self._tick()
         for connection in self.server_state.connections:
-            if _is_answering(connection):
+            if isinstance(connection, HttpProtocol) and connection.is_answering:
                 connection.shutdown()
 
     async def _tell(self) -> None:
@@ -116,7 +119,8 @@ class Server(uvicorn.Server):
         while connections and await step() < (self.hurried_patience if self._hurried else self.patience):
             pass
         for connection in list(connections):
-            _cut(connection)
+            if isinstance(connection, HttpProtocol | Link):
+                connection.cut()
 
     def _window(self) -> float:
         return 0 if self._hurried else self._drain_seconds
@@ -136,18 +140,3 @@ class Server(uvicorn.Server):
         # uvicorn's main loop does this, and has ended: without it gunicorn takes a long drain for a worker that hangs.
         await self.on_tick(self._ticks)
         self._ticks = (self._ticks + 1) % 10
-
-
-def _is_answering(connection: object) -> bool:
-    """Whether it is an HTTP connection with a request under way."""
-    return isinstance(connection, HttpProtocol) and connection._answering is not None  # noqa: SLF001
-
-
-def _cut(connection: object) -> None:
-    """End a connection at once, unless it is one whose peer only waits for its answer."""
-    if isinstance(connection, WebSocketProtocol):
-        connection.cut()
-    elif isinstance(connection, HttpProtocol):
-        waits_for_peer = connection._reading is not None or connection.is_full()  # noqa: SLF001
-        if waits_for_peer or not _is_answering(connection):
-            connection._transport.abort()  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""What all WebSockets of one server have in common, so that none of them has to hold it."""
+"""What all connections of one server that were handed over have in common, so that none of them has to hold it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ class Shared:
         self.loop = asyncio.get_running_loop()
         self.connections = connections
         self.max_size = config.ws_max_size
+        self.silence = interval + timeout if interval and timeout else None
+        """Seconds after which a peer that is not heard of is given up; None for never."""
+        self.is_over = False
+        """Whether the drain has told everybody: what begins now is told at once."""
         self.keepalive = Keepalive(self.loop, connections, period)
         self.handshake_late = self.keepalive.at_least(handshake_timeout)
         self.closing_late = self.keepalive.at_least(closing_timeout)
@@ -57,7 +61,7 @@ class Shared:
     def of(
         cls, config: Config, server_state: ServerState, *, handshake_timeout: float, closing_timeout: float
     ) -> Shared:
-        """Return what the server's WebSockets share; made with the first of them."""
+        """Return what the server's connections share; made with the first of them."""
         shared = cls._of_servers.get(server_state)
         if shared is None:
             shared = cls._of_servers[server_state] = cls(

@@ -15,7 +15,7 @@ LINE = "abide.line"
 
 _log = structlog.get_logger("app.access")
 
-_QUIET = ("/health/",)
+_QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Paths whose successful requests are logged at debug level: a platform asks all the time."""
 
 
@@ -48,8 +48,8 @@ class AccessLog:
 class Line:
     """Gathers what the line says from the ASGI messages that pass.
 
-    Whoever keeps a connection open after the application has returned sets :attr:`kept`, fills in
-    how it ended, and calls :meth:`write`. Small, because it lives as long as the connection.
+    Whoever keeps a connection or an answer open after the application has returned sets :attr:`kept`,
+    fills in how it ended, and calls :meth:`write`. Small, because it lives as long as the connection.
     """
 
     __slots__ = (
@@ -67,9 +67,9 @@ class Line:
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.messages = 0
-        """Sent to the subscriber; meaningful for connections."""
+        """Sent to the subscriber; meaningful for connections, and for answers that are kept."""
         self.bytes = 0
-        """Of the answer's body; meaningful for requests."""
+        """Of the answer's body; meaningful for other requests."""
         self.kept = False
         self._begun = time.perf_counter()
 
@@ -109,7 +109,7 @@ class Line:
 
     def write(self) -> None:
         """Log the line."""
-        quiet = self.status == HTTPStatus.OK and self.path.startswith(_QUIET)
+        quiet = self.status == HTTPStatus.OK and self.path in _QUIET
         level = _log.debug if quiet else _log.info
         milliseconds = round((time.perf_counter() - self._begun) * 1000, 1)
         fields: dict[str, Any] = {"method": self.method} if self.method is not None else {}
@@ -123,7 +123,8 @@ class Line:
         if self.client is not None:
             fields["client"] = self.client
         fields["ms"] = milliseconds
-        if self.kind == "request":
-            level("request", request_id=self.id, **fields, bytes=self.bytes)
+        if self.kind == "connection" or self.kept:
+            fields["messages"] = self.messages
         else:
-            level("connection", connection_id=self.id, **fields, messages=self.messages)
+            fields["bytes"] = self.bytes
+        level(self.kind, **{f"{self.kind}_id": self.id}, **fields)

@@ -9,11 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from app.core.errors import CloseCode
 from app.core.frames import RECORD_END
-from app.core.ports import Handover, Peer
+from app.core.ports import Handover, Heartbeat, Peer, ResponseHandover
+from app.web.drain import lasting
 
 HIGH_BYTES = 128 * 1024
 LOW_BYTES = 32 * 1024
@@ -30,6 +31,7 @@ class AsgiWriter:
         self._emit = emit
         self._queue: deque[bytes] = deque()
         self._size = 0
+        self._heartbeat: Heartbeat | None = None
         self._full = False
         self._news = asyncio.Event()
         self._reading = asyncio.Event()
@@ -39,9 +41,10 @@ class AsgiWriter:
         self.closing: tuple[int, str] | None = None
         """With what code and reason the connection is to be closed; None while it is not."""
 
-    def hand_over(self, peer: Peer) -> AsgiWriter:
-        """Become the writer of a peer. A :class:`~app.core.ports.Handover`."""
+    def hand_over(self, peer: Peer, heartbeat: Heartbeat | None = None) -> AsgiWriter:
+        """Become the writer of a peer. A :class:`~app.core.ports.Handover`, of a WebSocket or a response."""
         self.peer = peer
+        self._heartbeat = heartbeat
         return self
 
     def write(self, data: bytes) -> None:
@@ -76,17 +79,18 @@ class AsgiWriter:
         """Wait until the peer wants to read."""
         await self._reading.wait()
 
-    async def run(self, idle_seconds: float | None = None, idle: bytes = b"") -> None:
-        """Send what is written until :meth:`close`; ``idle`` when nothing was for so many seconds."""
+    async def run(self) -> None:
+        """Send what is written until :meth:`close`; the heartbeat when nothing was for so long."""
+        data, seconds = self._heartbeat or (b"", None)
         while self._queue or self.closing is None:
             if self._queue:
                 await self._emit_next()
                 continue
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), idle_seconds)
+                await asyncio.wait_for(self._news.wait(), seconds)
             except TimeoutError:
-                await self._emit(idle)
+                await self._emit(data)
 
     async def _emit_next(self) -> None:
         data = self._queue.popleft()
@@ -135,3 +139,32 @@ async def _read(writer: AsgiWriter, receive: Receive) -> int:
             writer.peer.received(event["bytes"], text=False)
         else:
             writer.peer.received(text.encode(), text=True)
+
+
+async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope, receive: Receive, send: Send) -> None:
+    """Run a response that has started until one side ends it; ``begin`` makes the peer."""
+
+    async def emit(data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    writer = AsgiWriter(emit)
+    begin(writer.hand_over)
+    sending = asyncio.create_task(writer.run())
+    watching = asyncio.create_task(_disconnected(receive))
+    code: int = CloseCode.ABNORMAL
+    try:
+        with lasting(scope, lambda: writer.close(CloseCode.RESTARTING, "")):
+            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not watching.done() and sending.exception() is None and writer.closing is not None:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            code, _ = writer.closing
+    finally:
+        writer.peer.closed(code)
+        sending.cancel()
+        watching.cancel()
+        await asyncio.gather(sending, watching, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

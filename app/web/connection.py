@@ -41,6 +41,7 @@ class Connection:
         self._line = line
         self._writer: Writer
         """Valid once begun."""
+        hub.meter.connected("websocket")
         self._unhandled: deque[bytes] | None = None
         """What the subscriber sent and is not handled yet; None when there is no such thing."""
 
@@ -57,6 +58,7 @@ class Connection:
 
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
+        self.hub.meter.disconnected("websocket")
         self.release(self._line)
         self._line.close_code = code
         self._line.write()

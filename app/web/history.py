@@ -64,12 +64,14 @@ class History:
     ) -> tuple[Page, Begin]:
         """Read again when there is something, or time is up."""
         subscription, _ = await self._hub.subscribe(name, identity, frames.PLAIN_RECORDS)
+        self._hub.meter.connected("poll")
         try:
             subscription.attach(waiter, waiter)
             page, where = await self._read(name, channel, start, limit)  # it may have come in between
             if not page.messages and await waiter.news():
                 page, where = await self._read(name, channel, start, limit)
         finally:
+            self._hub.meter.disconnected("poll")
             self._hub.unsubscribe(subscription)
         return page, where
 

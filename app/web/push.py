@@ -14,7 +14,7 @@ from app.core import data
 from app.core.channel import Identity, Registry
 from app.core.errors import AbideError, MalformedError
 from app.core.message import Published, Record
-from app.core.ports import Outcome, Publisher
+from app.core.ports import Meter, Outcome, Publisher
 from app.web import body
 from app.web.auth import Authenticator
 from app.web.incoming import Incoming
@@ -46,10 +46,11 @@ class _Answer(NamedTuple):
 class Push:
     """Turns requests into records, asks the policy, and waits until they are stored."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, publisher: Publisher) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._publisher = publisher
+        self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a ``POST`` whose path begins with ``/push`` as an ASGI application."""
@@ -57,10 +58,10 @@ class Push:
         try:
             answer = await (self._enveloped(request) if request.path == "/push" else self._named(request))
         except AbideError as error:
-            refusal = ProblemResponse.of(error)
+            refusal = self._refuse(error)
         except Exception:  # noqa: BLE001 — a bug is answered as a problem too
             _log.exception("push_failed")
-            refusal = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
+            refusal = self._refuse(AbideError("the server failed to answer; its log says why"))
         else:
             await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
             await send({"type": "http.response.body", "body": answer.body})
@@ -114,7 +115,14 @@ class Push:
             _result(record.channel, next(outcomes)) if isinstance(record, Record) else describe_error(record)
             for record in records
         ]
+        for result in results:
+            if "code" in result:
+                self._meter.refused(result["code"])
         return _Answer.of(json.dumps(results).encode())
+
+    def _refuse(self, error: AbideError) -> ProblemResponse:
+        self._meter.refused(error.code)
+        return ProblemResponse.of(error)
 
     async def _publish(self, records: Sequence[Record]) -> list[Outcome]:
         return await self._publisher.publish(records) if records else []

@@ -49,7 +49,7 @@ class Reads:
             await response(scope, receive, send)
 
     async def _answer(self, request: Request, receive: Receive, send: Send) -> Response | None:
-        """Return the answer; None when it was a stream, and is over."""
+        """Return the answer; None when it is a stream, or was one."""
         path = request.scope["path"]
         name = _name(path)
         channel = self._registry.find(name)

@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from app.core.channel import Access, Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
-from app.core.ports import Publisher, Source
+from app.core.ports import Meter, Publisher, Source
 from app.web.asyncapi import AsyncApi
 from app.web.auth import Authenticator
 from app.web.channels import ChannelList, Channels
 from app.web.cors import Cors
 from app.web.health import Health, Readiness
+from app.web.metrics import Exposition, Metrics
 from app.web.openapi import Documented, refusal
 from app.web.pages import add_pages
 from app.web.problems import ProblemResponse, describe
@@ -47,6 +49,9 @@ class Edge:
     source: Source
     hub: Hub
     health: Health
+    meter: Meter
+    metrics: Exposition | None
+    """What ``GET /metrics`` answers with; None where it is on a port of its own."""
     version: str
     console: bool = True
 
@@ -59,7 +64,7 @@ class Routes:
     """
 
     def __init__(self, edge: Edge) -> None:
-        self._push = Push(edge.registry, edge.authenticator, edge.publisher)
+        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
@@ -106,6 +111,8 @@ def _document(edge: Edge, push: Push) -> FastAPI:
         Channels(edge.registry, edge.authenticator, edge.hub),
         needs_key=edge.authenticator.has_keys,
     )
+    if edge.metrics is not None:
+        _add_metrics(app, Metrics(edge.metrics))
     _add_asyncapi(app, AsyncApi(edge.registry.channels, edge.version))
     add_pages(app, console=edge.console)
     _add_rest(app, edge.registry)
@@ -140,6 +147,17 @@ def _add_channels(app: FastAPI, channels: Channels, *, needs_key: bool) -> None:
         response_model=ChannelList,
         responses={401: refusal(401)},
         openapi_extra={"security": [{Access.KEY: []}]} if needs_key else None,
+    )
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    app.add_api_route("/metrics", metrics.answer, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route(
+        "/metrics",
+        metrics.answer,
+        tags=["health"],
+        summary="What it counts and measures, for Prometheus",
+        response_class=PlainTextResponse,
     )
 
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
+from typing import Self
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from app.core import frames
 from app.core.channel import Identity
-from app.core.errors import CLOSE_CODES, AbideError, CloseCode
+from app.core.errors import CLOSE_CODES, AbideError
 from app.core.frames import control, event
 from app.core.hub import Hub
 from app.core.message import Position
-from app.core.ports import Writer
+from app.core.ports import FANOUT, Heartbeat, ResponseHandover, Writer
 from app.core.resume import Begin, Gap, Start
 from app.core.subscription import Subscription
-from app.web.asgi import AsgiWriter
-from app.web.drain import lasting
+from app.web.access import LINE, Line
+from app.web.asgi import serve_response
 
 MEDIA_TYPE = "text/event-stream"
 
 COMMENT_SECONDS = 15.0
-"""After so long without an event a comment is sent: proxies end what is silent for 30 to 60 seconds."""
+"""Within so long of the last one a comment is sent: proxies end what is silent for 30 to 60 seconds."""
+
+_HEARTBEATS = {
+    encoding: Heartbeat(encoding.wrap(b":\n\n"), COMMENT_SECONDS) for encoding in (frames.SSE_BARE, frames.SSE_CHUNKS)
+}
 
 _RETRY = b"retry: 2000\n\n"
 """Milliseconds after which EventSource reconnects."""
@@ -52,80 +57,82 @@ async def stream(  # noqa: PLR0913, PLR0917 — a request's three parts, and wha
     hub: Hub, name: str, identity: Identity, start: Start, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Serve one event stream to its end. Raises before anything is sent why it cannot be."""
-    subscription, where = await hub.subscribe(name, identity, frames.SSE_BARE, start)
+    handover: ResponseHandover | None = scope.get("extensions", {}).get(FANOUT)
+    encoding = frames.SSE_BARE if handover is None else frames.SSE_CHUNKS
+    subscription, where = await hub.subscribe(name, identity, encoding, start)
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await _run(subscription, where, scope, receive, send)
-    finally:
+    except BaseException:
         hub.unsubscribe(subscription)
+        raise
+    begin = partial(EventStream(hub, subscription, scope[LINE]).begin, where)
+    if handover is not None:
+        begin(handover)
+    else:
+        await serve_response(begin, scope, receive, send)
 
 
-class _EventStream:
+class EventStream:
     """One subscriber of one channel. A :class:`~app.core.ports.Peer` and a subscriber."""
 
-    def __init__(self, subscription: Subscription) -> None:
+    __slots__ = ("_hub", "_line", "_start", "_subscription", "_writer")
+
+    def __init__(self, hub: Hub, subscription: Subscription, line: Line) -> None:
+        self._hub = hub
         self._subscription = subscription
+        self._start = subscription.cursor
+        hub.meter.connected("sse")
+        self._line = line
         self._writer: Writer
         """Valid once begun."""
 
-    def begin(self, writer: Writer, where: Begin) -> None:
-        self._writer = writer
+    def begin(self, where: Begin, handover: ResponseHandover) -> Self:
+        """Take the response over; send where the stream stands, and what comes after it."""
+        self._line.kept = True
+        subscription = self._subscription
+        writer = self._writer = handover(self, _HEARTBEATS[subscription.encoding])
         if where.gap is not None:  # no id before it: who has that would never be told, if the stream broke in between
-            writer.write(_RETRY)
-            self.lost(self._subscription, where.gap)
+            self._write(_RETRY)
+            self.lost(subscription, where.gap)
         else:
             # An event without data is not shown to anybody, but its id is kept: a stream that breaks
             # before its first message resumes without a hole.
-            writer.write(_RETRY + b"id: %b\n\n" % str(self._subscription.position).encode())
-        self._subscription.attach(writer, self)
+            self._write(_RETRY + b"id: %b\n\n" % str(subscription.position).encode())
+        subscription.attach(writer, self)
+        return self
 
     def lost(self, subscription: Subscription, gap: Gap) -> None:
+        """Say so; what is held comes after it."""
         # The id moves on with it, or EventSource would ask for the same hole for ever.
         before_next = Position(gap.next.epoch, gap.next.offset - 1)
         members = control(type="gap", channel=subscription.name, after=gap.after, next=str(gap.next), reason=gap.reason)
-        self._writer.write(event("gap", str(before_next), members))
+        self._write(event("gap", str(before_next), members))
 
     def ended(self, subscription: Subscription, error: AbideError) -> None:
+        """Say why, and end the response."""
         code = CLOSE_CODES[error.code]
         members = control(type="closed", channel=subscription.name, code=code, message=str(error))
-        self._writer.write(event("closed", None, members))
+        self._write(event("closed", None, members))
         self._writer.close(code, "")
 
     def received(self, data: bytes, *, text: bool) -> None:
         """Nothing: a stream goes one way."""
 
     def full(self) -> None:
+        """Stop at what was sent."""
         self._subscription.full()
 
     def drained(self) -> None:
+        """Go on from there."""
         self._subscription.drained()
 
     def closed(self, code: int) -> None:
-        """Nothing: :func:`stream` gives the subscription back."""
+        """Give back the subscription, and write the line."""
+        self._hub.meter.disconnected("sse")
+        self._line.messages = self._subscription.position.offset - self._start
+        self._hub.unsubscribe(self._subscription)
+        self._line.close_code = code
+        self._line.write()
 
-
-async def _run(subscription: Subscription, where: Begin, scope: Scope, receive: Receive, send: Send) -> None:
-    async def emit(data: bytes) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-
-    writer = AsgiWriter(emit)
-    events = _EventStream(subscription)
-    events.begin(writer.hand_over(events), where)
-    sending = asyncio.create_task(writer.run(COMMENT_SECONDS, b":\n\n"))
-    watching = asyncio.create_task(_disconnected(receive))
-    try:
-        with lasting(scope, lambda: writer.close(CloseCode.RESTARTING, "")):
-            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            writer.close(CloseCode.ABNORMAL, "")
-        else:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-    finally:
-        for task in (sending, watching):
-            task.cancel()
-        await asyncio.gather(sending, watching, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def _write(self, data: bytes) -> None:
+        self._writer.write(self._subscription.encoding.wrap(data))

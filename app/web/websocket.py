@@ -14,7 +14,7 @@ from app.core.channel import Identity, Registry
 from app.core.errors import AbideError, MalformedError
 from app.core.frames import Encoding
 from app.core.hub import Hub
-from app.core.ports import Handover, Peer, Publisher
+from app.core.ports import FANOUT, Handover, Peer, Publisher
 from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
 from app.web.access import LINE, Line
@@ -23,8 +23,6 @@ from app.web.auth import Authenticator, check_origin
 from app.web.connection import PlainConnection
 from app.web.problems import ProblemResponse
 from app.web.session import SUBPROTOCOL, Session
-
-EXTENSION = "abide.fanout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Sockets:
         elif not speaks_v1:
             msg = f"/ws speaks {SUBPROTOCOL}: ask for it with Sec-WebSocket-Protocol"
             raise MalformedError(msg)
-        return _Request(name, identity, speaks_v1, scope.get("extensions", {}).get(EXTENSION), scope[LINE])
+        return _Request(name, identity, speaks_v1, scope.get("extensions", {}).get(FANOUT), scope[LINE])
 
     async def _open(self, request: _Request, scope: Scope) -> tuple[Subscription, Begin] | None:
         """Open the subscription that the path asks for; ``/ws`` starts with none."""

@@ -1,12 +1,13 @@
 /*
- * fanclient: many WebSocket subscribers and a few HTTP publishers in one thread, for the benchmarks beside it.
+ * fanclient: many subscribers and a few HTTP publishers in one thread, for the benchmarks beside it.
  *
  *   fanclient [name=value]...     A line on stdin is a command, with more settings; a line of JSON answers it.
  *   connect     open `subs` subscribers of channel 0, and `idle` more, each on a channel of its own from 1 on
  *   run         publish to channel 0 for `seconds` or `count` messages; done when all have been delivered
  *
  *   port, push_port     of 127.0.0.1; push_port 0 means the same port
- *   path, push          targets of the upgrade and of POST; @C stands for the channel's number
+ *   path, push          targets of the subscribers and of POST; @C stands for the channel's number
+ *   sse                 1: the subscribers read Server-Sent Events, each a chunk of HTTP/1.1; 0: they are WebSockets
  *   body, header        of POST; @N stands for the message's number, which must arrive as "n":<number>, and @P for
  *                       padding up to `size` bytes
  *   stalled, inflight   so many of the subscribers never read; so many handshakes are under way at once
@@ -39,7 +40,7 @@ enum { BUFFER = 1 << 18, EVENTS = 1024, CONNECTIONS = 1 << 16, PUBLISHERS = 256,
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 static struct {
-    int port, push_port, subs, idle, stalled, inflight, pubs, lockstep;
+    int port, push_port, subs, idle, stalled, inflight, pubs, lockstep, sse;
     char path[256], push[256], body[512], header[256];
     unsigned size, count;
     double rate, seconds, patience;
@@ -51,9 +52,9 @@ static const struct { const char *name, *format; void *to; } settings[] = {
     {"push", "%255[^\n]", s.push}, {"body", "%511[^\n]", s.body}, {"header", "%255[^\n]", s.header},
     {"subs", "%d", &s.subs}, {"idle", "%d", &s.idle}, {"stalled", "%d", &s.stalled}, {"inflight", "%d", &s.inflight},
     {"pubs", "%d", &s.pubs}, {"lockstep", "%d", &s.lockstep}, {"size", "%u", &s.size}, {"count", "%u", &s.count},
-    {"rate", "%lf", &s.rate}, {"seconds", "%lf", &s.seconds}, {"patience", "%lf", &s.patience}};
+    {"sse", "%d", &s.sse}, {"rate", "%lf", &s.rate}, {"seconds", "%lf", &s.seconds}, {"patience", "%lf", &s.patience}};
 
-typedef enum { CONNECTING, UPGRADING, OPEN, STALLED, PUBLISHER } State;
+typedef enum { CONNECTING, ASKING, OPEN, STALLED, PUBLISHER } State;
 
 typedef struct {
     int fd, channel;
@@ -121,22 +122,24 @@ static void start_subscriber(int number) {
     n_pending++;
 }
 
-static void send_upgrade(Conn *c) {
+static void send_request(Conn *c) {
     char path[256], request[1024];
     expand(path, sizeof path, s.path, c->channel, 0, 0);
-    int n = snprintf(request, sizeof request,
-                     "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n\r\n", path, s.port);
-    if (send(c->fd, request, (size_t)n, MSG_NOSIGNAL) != n) err(1, "upgrade");
-    c->state = UPGRADING;
+    const char *kind = s.sse ? "Accept: text/event-stream\r\n"
+                             : "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+                               "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n";
+    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n", path, s.port, kind);
+    if (send(c->fd, request, (size_t)n, MSG_NOSIGNAL) != n) err(1, "request");
+    c->state = ASKING;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);
 }
 
-static size_t take_upgrade(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
+static size_t take_head(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     const uint8_t *end = memmem(p, n, "\r\n\r\n", 4);
     if (!end) return 0;
-    if (n < 12 || memcmp(p, "HTTP/1.1 101", 12)) errx(1, "not upgraded: %.80s", (const char *)p);
-    if (!memmem(p, (size_t)(end - p), ACCEPT, strlen(ACCEPT))) errx(1, "the upgrade has a wrong accept key");
+    if (n < 12 || memcmp(p, s.sse ? "HTTP/1.1 200" : "HTTP/1.1 101", 12)) errx(1, "refused: %.80s", (const char *)p);
+    const char *needed = s.sse ? "chunked" : ACCEPT;
+    if (!memmem(p, (size_t)(end - p), needed, strlen(needed))) errx(1, "the answer's head lacks %s", needed);
     bool stalls = c - conns < s.stalled;
     c->state = stalls ? STALLED : OPEN;
     n_pending--;
@@ -191,6 +194,22 @@ static size_t take_frames(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     return done;
 }
 
+/* Takes whole chunks; returns the bytes taken. What has no data is a comment, or the first position. */
+static size_t take_chunks(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
+    size_t done = 0;
+    while (done < n) {
+        const uint8_t *size_end = memmem(p + done, n - done, "\r\n", 2), *data;
+        if (!size_end) break;
+        size_t size = strtoul((const char *)p + done, NULL, 16), head = (size_t)(size_end - p) + 2 - done;
+        if (!size) errx(1, "subscriber %d: the stream has ended", (int)(c - conns));
+        if (n - done < head + size + 2) break;
+        data = memmem(p + done + head, size, "data: ", 6);
+        if (data) take_message(c, data + 6, size - (size_t)(data + 6 - p - done - head), now);
+        done += head + size + 2;
+    }
+    return done;
+}
+
 static void publish(Conn *c, uint64_t due) {
     static char body[BUFFER], path[256], request[BUFFER + 2048];
     size_t padding = s.size > strlen(s.body) ? s.size - strlen(s.body) : 0;
@@ -237,8 +256,8 @@ static void on_readable(Conn *c) {
     size_t n = c->kept + (size_t)received, taken = 0;
     buffer[n] = 0;
     if (c->state == PUBLISHER) taken = take_answer(c, buffer, n, now);
-    if (c->state == UPGRADING) taken = take_upgrade(c, buffer, n, now);
-    if (c->state == OPEN) taken += take_frames(c, buffer + taken, n - taken, now);
+    if (c->state == ASKING) taken = take_head(c, buffer, n, now);
+    if (c->state == OPEN) taken += (s.sse ? take_chunks : take_frames)(c, buffer + taken, n - taken, now);
     if (c->kept || taken < n) {
         c->kept = (uint32_t)(n - taken);
         if (c->kept == BUFFER || !(c->keep = realloc(c->keep, c->kept + 1))) errx(1, "a frame is too large");
@@ -252,7 +271,7 @@ static bool poll_for(int milliseconds) {
     for (int i = 0, n = epoll_wait(epoll, events, EVENTS, milliseconds); i < n; i++) {
         Conn *c = events[i].data.ptr;
         if (!c) return false;
-        if (c->state == CONNECTING) send_upgrade(c);
+        if (c->state == CONNECTING) send_request(c);
         else on_readable(c);
     }
     return true;

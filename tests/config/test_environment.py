@@ -23,23 +23,38 @@ def test_values() -> None:
     variables = {
         "HOST": "::",
         "PORT": "80",
+        "METRICS_PORT": "9091",
         "CHANNELS_CONFIG": "/c.yaml",
         "WEB_CONCURRENCY": "4",
         "DRAIN_SECONDS": "0",
         "MAX_CONNECTION_AGE": "3600",
         "LOG_FORMAT": "JSON",
         "LOG_LEVEL": "Debug",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
         "DIRECT_DATABASE_URL": "postgres://db",
     }
     assert Environment.read(variables) == Environment(
-        "::", 80, Path("/c.yaml"), 4, 0, 3600, "json", "debug", "postgres://db", variables
+        "::",
+        80,
+        9091,
+        Path("/c.yaml"),
+        4,
+        0,
+        3600,
+        "json",
+        "debug",
+        "http://collector:4318",
+        "postgres://db",
+        variables,
     )
 
 
 def test_empty_is_unset() -> None:
     """Environment takes an empty variable for an unset one."""
     names = ["HOST", "PORT", "CHANNELS_CONFIG", "WEB_CONCURRENCY", "DRAIN_SECONDS", "LOG_FORMAT", "LOG_LEVEL"]
-    variables = dict.fromkeys([*names, "MAX_CONNECTION_AGE", "DIRECT_DATABASE_URL"], "")
+    variables = dict.fromkeys(
+        [*names, "METRICS_PORT", "MAX_CONNECTION_AGE", "DIRECT_DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"], ""
+    )
     assert Environment.read(variables) == Environment(variables=variables)
 
 
@@ -50,6 +65,7 @@ def test_empty_is_unset() -> None:
         ("PORT", "65536", "from 0 to 65535"),
         ("PORT", "-1", "from 0 to 65535"),
         ("PORT", "٣", "from 0 to 65535"),
+        ("METRICS_PORT", "65536", "METRICS_PORT: must be a whole number from 0 to 65535"),
         ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY: must be a whole number from 1 to"),
         ("WEB_CONCURRENCY", "two", "WEB_CONCURRENCY: must be a whole number from 1 to"),
         ("DRAIN_SECONDS", "1.5", "DRAIN_SECONDS: must be a whole number from 0 to"),

@@ -247,6 +247,14 @@ def test_deployment(configure: Configure) -> None:
     check_deployment(environment, replace(loaded, backend="postgres://h"))
 
 
+def test_ports(configure: Configure) -> None:
+    """Port of the metrics is another than that of the server."""
+    environment = configure("channels: {a: {}}", PORT="8000", METRICS_PORT="8000")
+    with pytest.raises(ConfigError, match="METRICS_PORT: is PORT too"):
+        check_deployment(environment, load(environment))
+    check_deployment(replace(environment, metrics_port=9091), load(environment))
+
+
 def test_repr_hides_secrets(configure: Configure) -> None:
     """Neither settings nor environment show a secret when they are printed."""
     text = "backend: postgres://me:hunter2@h\nauth: {keys: '${K}'}\nchannels: {a: }"

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 VARIABLES = [
     "HOST",
     "PORT",
+    "METRICS_PORT",
     "CHANNELS_CONFIG",
     "DATABASE_URL",
     "DIRECT_DATABASE_URL",
@@ -26,6 +27,7 @@ VARIABLES = [
     "MAX_CONNECTION_AGE",
     "LOG_FORMAT",
     "LOG_LEVEL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
 ]
 
 

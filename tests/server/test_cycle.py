@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from app.core.ports import Heartbeat, Peer, Writer
 from app.server.cycle import Cycle
 from app.server.http import HttpProtocol
 from tests.support.local import Event, LocalServer, Receive, Script, Send, wait_for
@@ -74,6 +75,9 @@ class Written:
     def close(self) -> None: ...
 
     def answered(self) -> None: ...
+
+    def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
+        raise NotImplementedError
 
 
 async def test_one_piece() -> None:

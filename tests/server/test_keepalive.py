@@ -117,7 +117,7 @@ def test_no_pings() -> None:
 
 
 async def test_default_times() -> None:
-    """Worker's settings ping after 15 to 20 s, and give up 20 s after that."""
+    """Worker's settings ping after 15 to 20 s, and give up 20 s after that; streams after 40 s, too."""
     settings = {name: value for name, value in AbideWorker.CONFIG_KWARGS.items() if name.startswith("ws")}
     shared = Shared(
         Config(app, **settings),
@@ -126,6 +126,7 @@ async def test_default_times() -> None:
         closing_timeout=WebSocketProtocol.closing_timeout,
     )
     assert (shared.ping_at, shared.drop_at) == (4, 8)
+    assert shared.silence == 40
     assert (shared.handshake_late, shared.closing_late) == (3, 3)
 
 

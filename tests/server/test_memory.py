@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.core.ports import Heartbeat
 from app.server.asgi import AsgiPeer
+from app.server.cycle import Cycle
 from app.server.http import HttpProtocol
 from app.server.rfc6455 import Reader
+from app.server.stream import StreamProtocol
 from app.server.websocket import WebSocketProtocol
-from tests.support.local import Detached, LocalServer, wait_for
+from tests.support.local import Detached, LocalServer, Streaming, wait_for
 from tests.support.wire import CONTINUATION, TEXT, Wire, frame, request
 
 app = Detached()
@@ -35,7 +38,7 @@ def kept() -> Iterator[Counted]:
     app.peers.clear()
     gc.collect()
     gc.disable()
-    kinds = (WebSocketProtocol, HttpProtocol, AsgiPeer, Reader)
+    kinds = (WebSocketProtocol, StreamProtocol, HttpProtocol, Cycle, AsgiPeer, Reader)
 
     def count() -> Counter[str]:
         return Counter(kind.__name__ for kind in kinds for one in gc.get_objects() if issubclass(type(one), kind))
@@ -59,6 +62,21 @@ def test_what_a_connection_holds(local: LocalServer, kept: Counted) -> None:
     app.peers.clear()
     del peer
     wait_for(lambda: kept() == {})
+
+
+def test_what_a_response_holds(kept: Counted) -> None:
+    """Response that was handed over holds nothing of its request, with no help of the collector."""
+    streaming = Streaming(Heartbeat(b"", 3600))
+    with LocalServer(streaming) as server:
+        with contextlib.ExitStack() as wires:
+            for _ in range(10):
+                wire = wires.enter_context(streaming.open(server)[0])
+                wire.send(b"GET /another HTTP/1.1\r\n")
+            wait_for(lambda: not server.server.server_state.tasks)
+            assert kept() == {"StreamProtocol": 10}
+        wait_for(lambda: not server.connections)
+        streaming.peers.clear()
+        wait_for(lambda: kept() == {})
 
 
 def test_what_a_refused_handshake_leaves(local: LocalServer, kept: Counted) -> None:

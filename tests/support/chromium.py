@@ -6,8 +6,6 @@ import base64
 import contextlib
 import itertools
 import json
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +15,8 @@ from typing import Any, Self
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
+
+from tests.support.programs import find_or_skip
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
@@ -47,17 +47,6 @@ _WITNESS = """
     addEventListener("unhandledrejection", ({ reason }) => refused.push(String(reason)));
     addEventListener("securitypolicyviolation", ({ violatedDirective }) => refused.push(violatedDirective));
 """
-
-
-def _find_or_skip() -> str:
-    """Return the browser's path; without one skip the test, but fail it with CI=true."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
-        reason = f"no browser is installed: looked for {', '.join(_NAMES)}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 class PageError(AssertionError):
@@ -125,7 +114,7 @@ class Chromium:
     """A headless browser with a profile of its own; ends on leaving the context."""
 
     def __enter__(self) -> Self:
-        program = _find_or_skip()
+        program = find_or_skip(*_NAMES)
         self._profile = tempfile.TemporaryDirectory(prefix="abide-chromium-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             (program, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"),

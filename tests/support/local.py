@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import uvicorn
 
-from app.core.ports import Writer
+from app.core.ports import Heartbeat, Writer
 from app.server.http import HttpProtocol
 from app.server.websocket import WebSocketProtocol
 from tests.support.wire import PATIENCE, Wire, close, request
@@ -22,6 +22,8 @@ Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Script = Callable[[Receive, Send], Awaitable[None]]
+
+GET = b"GET / HTTP/1.1\r\nHost: abide\r\n\r\n"
 
 
 class HurriedWebSocket(WebSocketProtocol):
@@ -106,6 +108,39 @@ class Detached:
         """Open a connection; return both ends."""
         known = len(self.peers)
         wire = Wire.open(server.port, receive_buffer=receive_buffer)
+        return wire, wait_for(lambda: self.peers[known:])[0]
+
+
+class Streaming:
+    """An ASGI application that hands its responses over; ``peers`` has them, the oldest first.
+
+    ``/short`` is answered by ``ok`` instead, and ``/late`` is handed over when :attr:`go` is set.
+    """
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        self.peers: list[Recorder] = []
+        self.go = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401, ARG002 — ASGI's
+        short = scope["path"] == "/short"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")] * short})
+        if short:
+            await send({"type": "http.response.body", "body": b"ok"})
+            return
+        if scope["path"] == "/late":
+            await self.go.wait()
+        peer = Recorder()
+        peer.writer = scope["extensions"]["abide.fanout"](peer, self.heartbeat)
+        self.peers.append(peer)
+
+    def open(
+        self, server: LocalServer, request: bytes = GET, *, receive_buffer: int | None = None
+    ) -> tuple[Wire, Recorder]:
+        """Ask for a response; return both ends."""
+        known = len(self.peers)
+        wire = Wire(server.port, receive_buffer=receive_buffer)
+        wire.send(request)
         return wire, wait_for(lambda: self.peers[known:])[0]
 
 

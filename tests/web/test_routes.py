@@ -7,6 +7,7 @@ from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import Channel, Registry
 from app.core.hub import Hub
+from app.core.ports import UNMETERED
 from app.web.asyncapi import describe
 from app.web.auth import Authenticator
 from app.web.health import ConfigState, Health
@@ -25,7 +26,7 @@ def edge(count: int) -> Edge:
     registry = Registry(tuple(Channel(f"channel-{n}") for n in range(count)), Channel("defaults"))
     bus = Bus(MemoryBackend(registry.history))
     health = Health(bus.health, lambda: ConfigState(hash="", error=None))
-    return Edge(registry, Authenticator(()), ("*",), bus, bus, Hub(bus, registry), health, "0")
+    return Edge(registry, Authenticator(()), ("*",), bus, bus, Hub(bus, registry), health, UNMETERED, None, "0")
 
 
 def test_channels_cost_a_request_nothing(edges: dict[int, Edge]) -> None:

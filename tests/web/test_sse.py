@@ -1,5 +1,6 @@
 """Server-Sent Events, history and long-polling."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ import httpx
 import pytest
 
 from tests.support.server import Server
+from tests.support.wire import Wire
 from tests.web.test_push import assert_problem
+
+REMOVABLE = "backend: memory://\nchannels: {going: {publish: anyone}}\n"
+IMPATIENT = "backend: memory://\nchannels: {hasty: {publish: anyone, slow_subscriber: disconnect}}\n"
 
 ACCEPT = {"accept": "text/event-stream"}
 
@@ -93,6 +98,76 @@ def test_an_event_id_that_is_not_ours_is_a_gap(http: httpx.Client, publisher: ht
         assert f'"after":"{given}"' in gap["data"]
         assert '"reason":"epoch"' in gap["data"]
         assert message["data"] == "1"
+
+
+def test_the_stream_of_a_removed_channel_ends() -> None:
+    """Stream says that its channel was removed, and ends as a response ends."""
+    with (
+        Server(channels=REMOVABLE) as server,
+        httpx.Client(base_url=server.url, timeout=10) as client,
+        stream(client, "/going") as events,
+    ):
+        events.event()
+        server.write_channels(REMOVABLE.replace("going", "staying"))
+        closed = events.event()
+        assert closed["event"] == "closed"
+        assert json.loads(closed["data"])["code"] == 4404
+        assert events.event() == {}
+
+
+def test_the_line_of_a_stream(edge: Server, http: httpx.Client, publisher: httpx.Client) -> None:
+    """Stream is one line in the log, written when it ends, with how many messages it was sent."""
+    with stream(http, "/chat.line") as events:
+        events.event()
+        push(publisher, "chat.line", 1, 2, 3)
+        assert [events.event()["data"] for _ in range(3)] == ["1", "2", "3"]
+        assert not [line for line in edge.log if line.get("path") == "/chat.line"]
+    http.close()
+    line = edge.wait_log(lambda line: line.get("path") == "/chat.line")
+    assert (line["event"], line["status"], line["messages"], line["close_code"]) == ("request", 200, 3, 1006)
+    assert "bytes" not in line
+
+
+def test_a_stream_that_is_not_read(http: httpx.Client, publisher: httpx.Client) -> None:
+    """Stream that is read only after megabytes were published has every message, once and in order."""
+    data = "x" * 60_000
+    with stream(http, "/chat.slow") as events:
+        events.event()
+        for first in range(0, 400, 50):
+            items = [{"channel": "chat.slow", "message": [number, data]} for number in range(first, first + 50)]
+            assert publisher.post("/push", json=items).status_code == 200
+        assert [json.loads(events.event()["data"])[0] for _ in range(400)] == list(range(400))
+
+
+def test_a_stream_that_is_disconnected_for_being_slow() -> None:
+    """Stream that is too slow for its channel has every message up to some, is told why it ends, and ends in order."""
+    data = "x" * 60_000
+    with (
+        Server(channels=IMPATIENT) as server,
+        httpx.Client(base_url=server.url, timeout=10) as publisher,
+        httpx.Client(base_url=server.url, timeout=10) as client,
+        stream(client, "/hasty") as events,
+    ):
+        events.event()
+        for number in range(400):
+            assert publisher.post("/push/hasty", json=[number, data]).status_code == 200
+        got = []
+        while (event := events.event()).get("event") != "closed":
+            got.append(json.loads(event["data"])[0])
+        assert json.loads(event["data"])["code"] == 1013
+        assert events.event() == {}
+    assert got == list(range(len(got)))
+    assert len(got) < 400
+
+
+def test_http_1_0_has_streams() -> None:
+    """Stream over HTTP/1.0 has no chunks: its events stand in the body as they are."""
+    with Server() as server, httpx.Client(base_url=server.url, timeout=10) as publisher, Wire(server.port) as wire:
+        wire.send(b"GET /chat.old HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+        assert b"chunked" not in wire.read_head()
+        wire.read_until(b":0\n\n")
+        (position,) = push(publisher, "chat.old", 1)
+        assert wire.read_until(b"data: 1\n\n") == f"id: {position}\ndata: 1\n\n".encode()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from app.bus.postgres.outbox import DrainError, Outbox
 from app.core.channel import History
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Batch, Message, Page, Position, Record
-from app.core.ports import Outcome
+from app.core.ports import UNMETERED, Meter, Outcome
 
 PATIENCE_SECONDS = 5.0
 """How long a publish or a read waits for a database that is away before it is refused."""
@@ -50,15 +50,26 @@ class PostgresBackend(Backend):
     their messages inside NOTIFY, which every role of the database could listen to.
     """
 
-    def __init__(self, url: str, *, direct_url: str | None = None, retention: Retention, inline: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        direct_url: str | None = None,
+        retention: Retention,
+        inline: bool = True,
+        meter: Meter = UNMETERED,
+    ) -> None:
         pooled = direct_url is not None and direct_url != url
         self._dsn = parse(url, pooled=pooled)
         self._inline = inline
         self._retention = retention
+        self._meter = meter
         self._work = Link(self._dsn, "abide work")
         self._follower = Follower(self._fetch)
         self._outbox = Outbox(self._drain)
-        self._listener = Listener(parse(direct_url or url), self._follower, self._outbox, self._notify, inline=inline)
+        self._listener = Listener(
+            parse(direct_url or url), self._follower, self._outbox, self._notify, meter, inline=inline
+        )
         self._readers: asyncpg.Pool | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -199,9 +210,12 @@ class PostgresBackend(Backend):
     async def _drain(self, most: int) -> int:
         try:
             async with self._work.connection() as connection:
-                moved: int = await connection.fetchval("SELECT abide.drain($1, $2)", most, self._inline)
+                (row,) = await connection.fetch("SELECT * FROM abide.drain($1, $2)", most, self._inline)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
             raise DrainError(describe(error)) from error
+        if row["channels"]:
+            self._meter.published(dict(zip(row["channels"], row["counts"], strict=True)))
+        moved: int = row["drained"]
         return moved
 
     async def _notify(self, payload: str) -> None:

@@ -26,6 +26,7 @@ from app.bus.postgres.link import connect, describe
 from app.bus.postgres.migrations import ensure
 from app.bus.postgres.outbox import Outbox
 from app.core.errors import UnavailableError
+from app.core.ports import Meter
 
 _POLL_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 2.0
@@ -47,6 +48,8 @@ class _Session:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     sent: int = 0
     heard: int = 0
+    sent_at: float = 0.0
+    """When the newest heartbeat was sent."""
     unheard_since: float = 0.0
     """When the first heartbeat was sent that was not heard; valid while ``heard < sent``."""
 
@@ -77,12 +80,13 @@ class Listener:
     Anybody who may connect can notify, so without ``inline`` nothing heard is taken for more than a hint.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — whom it hears for, and whom it tells
         self,
         dsn: Dsn,
         follower: Follower,
         outbox: Outbox,
         notify: Callable[[str], Awaitable[None]],
+        meter: Meter,
         *,
         inline: bool,
     ) -> None:
@@ -90,6 +94,7 @@ class Listener:
         self._follower = follower
         self._outbox = outbox
         self._notify = notify
+        self._meter = meter
         self._inline = inline
         self._backoff = _SHORTEST_BACKOFF
         self.epoch: str | None = None
@@ -186,6 +191,7 @@ class Listener:
     async def _heartbeats(self, session: _Session) -> None:
         while True:
             with contextlib.suppress(UnavailableError, asyncpg.PostgresError, *_TRANSIENT):
+                session.sent_at = time.monotonic()
                 await self._notify(f"h {session.token} {session.sent + 1}")
                 if session.heard >= session.sent:
                     session.unheard_since = time.monotonic()
@@ -213,6 +219,8 @@ class Listener:
         _, token, number = text.split(" ")
         if token == session.token:
             session.heard = int(number)
+            if session.heard >= session.sent:  # it is the newest, and may be heard before the database says it is sent
+                self._meter.heard(time.monotonic() - session.sent_at)
             if self.error is not None:
                 _log.info("listening", database=self._dsn.place)
                 self.error = None

@@ -205,7 +205,7 @@ async def test_the_drain_locks_heads_in_the_order_of_names(sql: asyncpg.Connecti
     transaction = sql.transaction()
     await transaction.start()
     await sql.execute(append.format("a"))
-    draining = asyncio.create_task(other.fetchval("SELECT abide.drain(1000, true)"))
+    draining = asyncio.create_task(other.fetchval("SELECT drained FROM abide.drain(1000, true)"))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     await until(lambda: sql.fetchval(waiting), "a drain that waits")
     await sql.execute(append.format("c"))
@@ -348,6 +348,6 @@ async def test_a_commit_is_on_disk(sql: asyncpg.Connection) -> None:
     async with sql.transaction():
         await sql.execute("SELECT abide.publish('a', '1')")
         assert await sql.fetchval("SHOW synchronous_commit") == "off"
-        await sql.fetchval("SELECT abide.drain(1, true)")
+        await sql.execute("SELECT abide.drain(1, true)")
         assert await sql.fetchval("SHOW synchronous_commit") == "on"
     assert await sql.fetchval("SHOW synchronous_commit") == "off"

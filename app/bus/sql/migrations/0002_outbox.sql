@@ -73,14 +73,15 @@ REVOKE EXECUTE ON FUNCTION abide.publish FROM PUBLIC;
 COMMENT ON FUNCTION abide.publish IS
     'Publish a message if and only if this transaction commits. A repeated key within ten minutes publishes nothing.';
 
--- Move the oldest rows into the log; return how many. Exactly once, because they leave the outbox
--- and enter the log in one commit. A row whose key is known is dropped: its message is there.
-CREATE FUNCTION abide.drain(most integer, inline boolean) RETURNS integer
+-- Move the oldest rows into the log; return how many, and how many messages of which channels that
+-- made. Exactly once, because they leave the outbox and enter the log in one commit. A row whose key is
+-- known is dropped: its message is there.
+CREATE FUNCTION abide.drain(
+    most integer, inline boolean, OUT drained integer, OUT channels text[], OUT counts integer[]
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rows_ bigint[]; names text[]; texts text[]; keys text[];
-    drained integer;
-    c_names text[]; c_counts integer[];
     s_c integer[]; s_upto integer[]; s_n integer[]; s_body text[]; s_inline boolean[];
     k_c integer[]; k_place integer[]; k_text text[]; k_hash bytea[];
     total bigint;
@@ -98,7 +99,7 @@ BEGIN
         array_agg(g.key ORDER BY g.seq), count(*), coalesce(sum(octet_length(g.data)), 0)
     INTO rows_, names, texts, keys, drained, total FROM gone g;
     IF drained = 0 THEN
-        RETURN 0;
+        RETURN;
     END IF;
 
     IF array_remove(keys, NULL) <> '{}' THEN
@@ -118,16 +119,16 @@ BEGIN
             SELECT FROM abide.key k
             WHERE k.channel = f.channel AND k.key = f.key AND k.time > abide.now_ms() - 600000));
         IF names IS NULL THEN
-            RETURN drained;
+            RETURN;
         END IF;
     END IF;
 
-    SELECT array_agg(c.channel ORDER BY c.channel), array_agg(c.n ORDER BY c.channel) INTO c_names, c_counts
+    SELECT array_agg(c.channel ORDER BY c.channel), array_agg(c.n ORDER BY c.channel) INTO channels, counts
     FROM (SELECT u.channel COLLATE "C" AS channel, count(*)::integer AS n FROM unnest(names) u(channel) GROUP BY 1) c;
 
     inline := inline AND total <= 65536;
     WITH placed AS (
-        SELECT array_position(c_names, u.channel) AS c, u.data, u.key, u.seq,
+        SELECT array_position(channels, u.channel) AS c, u.data, u.key, u.seq,
             row_number() OVER w AS place,
             (sum(octet_length(u.data) + 1) OVER w - 1) / CASE WHEN inline THEN 6000 ELSE 60000 END AS part
         FROM unnest(names, texts, keys, rows_) u(channel, data, key, seq)
@@ -151,7 +152,6 @@ BEGIN
     INTO s_c, s_upto, s_n, s_body, s_inline, k_c, k_place, k_text, k_hash
     FROM joined j, keyed k;
 
-    PERFORM abide.append(c_names, c_counts, s_c, s_upto, s_n, s_body, s_inline, k_c, k_place, k_text, k_hash);
-    RETURN drained;
+    PERFORM abide.append(channels, counts, s_c, s_upto, s_n, s_body, s_inline, k_c, k_place, k_text, k_hash);
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.drain FROM PUBLIC;

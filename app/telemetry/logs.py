@@ -1,4 +1,4 @@
-"""What the server says about itself: log lines. A leaf that knows nothing of the other rooms.
+"""Log lines.
 
 Every line of the process goes through one handler on stdout, whoever wrote it: the application
 (structlog), uvicorn, gunicorn's master or a library. As JSON each is one object on one line,

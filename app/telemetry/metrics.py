@@ -1,0 +1,235 @@
+"""What the server counts and measures, for Prometheus.
+
+Under gunicorn each worker writes its numbers into files of its own, and whoever is asked for them
+reads the files of all (``prometheus_client``'s multiprocess mode). Those of a worker that has died
+stay, but for what only a living one has (``live…``). In a single process, without
+:data:`DIRECTORY`, they are in memory.
+
+Writing a number into a file costs a microsecond, so what is counted waits in plain ones and is
+written once a second, and before a reload and an answer of this worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that holds the directory of the files; ``prometheus_client`` looks at it when it is imported."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # when a series began: the files have none of it
+
+TICK_SECONDS = 0.1
+"""Between two looks at how late the event loop is."""
+
+_TICKS = 10
+"""Between two flushes."""
+
+_APPEND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_ROUNDTRIP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_DELAY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class _Histogram(Histogram):
+    """A histogram without labels whose observations wait in plain numbers."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._counts = [0] * len(self._upper_bounds)
+        self._total = 0.0
+
+    def note(self, value: float) -> None:
+        """Take one observation."""
+        self._counts[bisect_left(self._upper_bounds, value)] += 1
+        self._total += value
+
+    def flush(self) -> None:
+        """Pass on those that wait."""
+        for bucket, count in zip(self._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(self._total)
+        self._counts, self._total = [0] * len(self._upper_bounds), 0.0
+
+
+class _Tallied:
+    """A counter with one label whose increments wait in plain numbers."""
+
+    def __init__(self, counter: Counter, values: Iterable[str] = ()) -> None:
+        self._counter = counter
+        self.waiting: Tally[str] = Tally()
+        self.show(values)
+
+    def show(self, values: Iterable[str]) -> None:
+        """Let series begin with 0, before there is anything to count: else its first increment is not seen as one."""
+        for value in values:
+            self._counter.labels(value)
+
+    def flush(self, label: Callable[[str], str | None] = str) -> int:
+        """Pass on what waits, under what ``label`` says of it; return how much has none."""
+        waiting, self.waiting = self.waiting, Tally()
+        unlabelled = 0
+        for name, count in waiting.items():
+            value = label(name)
+            if value is None:
+                unlabelled += count
+            else:
+                self._counter.labels(value).inc(count)
+        return unlabelled
+
+
+class Metrics:
+    """One worker's numbers. Implements the core's ``Meter``.
+
+    ``declared`` returns the declared name that a channel's name stands for, or None: only declared
+    names become labels, so that there are as many series as the file makes, whatever is asked for.
+    """
+
+    def __init__(self, declared: Callable[[str], str | None]) -> None:
+        self._declared = declared
+        self._registry = CollectorRegistry()
+        self._published = _Tallied(self._counter("abide_published", "Messages stored", "channel"))
+        self._delivered = _Tallied(self._counter("abide_delivered", "Messages handed to connections", "channel"))
+        self._undeclared = Counter(
+            "abide_undeclared", "Messages stored for channels that are not declared", registry=self._registry
+        )
+        self._gaps = _Tallied(self._counter("abide_gaps", "Gaps that subscribers were told of", "reason"))
+        self._resumes = _Tallied(
+            self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
+        )
+        self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
+        self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
+        self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)
+        self._roundtrip = self._histogram(
+            "abide_backend_roundtrip_seconds", "From a notification's sending until it is heard", _ROUNDTRIP
+        )
+        self._delay = self._histogram("abide_loop_delay_seconds", "How late the event loop comes to a timer", _DELAY)
+        self._subscribers = self._gauge("abide_subscribers", "Subscriptions", "livesum", "channel")
+        self._connections = self._gauge("abide_connections", "Connections of subscribers", "livesum", "kind")
+        self._slow = self._gauge("abide_slow_subscribers", "Subscriptions whose buffer is full", "livesum")
+        self._lag = self._gauge("abide_slow_lag_messages", "How far the slowest subscription is behind", "livemax")
+        self._config_ok = self._gauge("abide_config_ok", "Whether the file on disk is the one in force", "livemin")
+        self._backend_ok = self._gauge("abide_backend_ok", "Whether the backend is heard from", "livemin")
+        self._connected: Tally[str] = Tally(dict.fromkeys(("websocket", "sse", "poll"), 0))
+        self._shown: dict[str, int] = {}
+        """What the gauge of subscriptions says."""
+        self.config_ok = True
+        """Whether the file on disk could be applied."""
+
+    # What the core's Meter has.
+
+    def appended(self, messages: int, seconds: float) -> None:
+        """Count one append."""
+        self._batch.note(messages)
+        self._append.note(seconds)
+
+    def published(self, messages: Mapping[str, int]) -> None:
+        """Count messages that were stored."""
+        for channel, count in messages.items():
+            self._published.waiting[channel] += count
+
+    def heard(self, seconds: float) -> None:
+        """Count one round trip."""
+        self._roundtrip.note(seconds)
+
+    def delivered(self, channel: str, messages: int) -> None:
+        """Count messages that connections were handed."""
+        self._delivered.waiting[channel] += messages
+
+    def resumed(self, *, complete: bool) -> None:
+        """Count one resume."""
+        self._resumes.waiting["resumed" if complete else "gap"] += 1
+
+    def missed(self, reason: str) -> None:
+        """Count one gap."""
+        self._gaps.waiting[reason] += 1
+
+    def connected(self, kind: str) -> None:
+        """Count a connection."""
+        self._connected[kind] += 1
+
+    def disconnected(self, kind: str) -> None:
+        """Count it no more."""
+        self._connected[kind] -= 1
+
+    def refused(self, code: str) -> None:
+        """Count a refusal."""
+        self._refused.waiting[code] += 1
+
+    # What the composition root has.
+
+    def declare(self, channels: Iterable[str]) -> None:
+        """Show these channels from now on. Those that were shown before keep their counts."""
+        names = list(channels)
+        self._published.show(names)
+        self._delivered.show(names)
+        for name in names:
+            self._subscribers.labels(name)
+
+    def sample(self, subscribers: Mapping[str, int], *, slow: int, lag: int, backend_ok: bool) -> None:
+        """Take what is not counted but looked at: subscriptions by declared name, and how the slow ones are."""
+        for channel, count in subscribers.items():
+            if self._shown.get(channel) != count:  # of thousands of channels few have changed
+                self._shown[channel] = count
+                self._subscribers.labels(channel).set(count)
+        for kind, count in self._connected.items():
+            self._connections.labels(kind).set(count)
+        self._slow.set(slow)
+        self._lag.set(lag)
+        self._config_ok.set(self.config_ok)
+        self._backend_ok.set(backend_ok)
+
+    def flush(self) -> None:
+        """Pass on what was counted."""
+        self._undeclared.inc(self._published.flush(self._declared))
+        self._delivered.flush(self._declared)
+        for tallied in (self._gaps, self._resumes, self._refused):
+            tallied.flush()
+        for histogram in (self._append, self._batch, self._roundtrip, self._delay):
+            histogram.flush()
+
+    async def run(self, sample: Callable[[], Awaitable[None]]) -> None:
+        """Measure the event loop, and once a second ``sample`` and flush; never returns."""
+        while True:
+            await sample()
+            self.flush()
+            for _ in range(_TICKS):
+                due = time.monotonic() + TICK_SECONDS  # the loop's own clock stands still while it is busy
+                await asyncio.sleep(TICK_SECONDS)
+                self._delay.note(max(0.0, time.monotonic() - due))
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return the numbers of all workers and their content type, for who accepts ``accept``.
+
+        They are put together in a thread: with thousands of channels it takes a while.
+        """
+        self.flush()
+        return await asyncio.to_thread(expose, accept, self._registry)
+
+    def _counter(self, name: str, means: str, label: str) -> Counter:
+        return Counter(name, means, [label], registry=self._registry)
+
+    def _histogram(self, name: str, means: str, bounds: tuple[float, ...]) -> _Histogram:
+        return _Histogram(name, means, registry=self._registry, buckets=bounds)
+
+    def _gauge(self, name: str, means: str, over_workers: str, *labels: str) -> Gauge:
+        return Gauge(name, means, labels, registry=self._registry, multiprocess_mode=over_workers)  # type: ignore[arg-type]
+
+
+def expose(accept: str, single: CollectorRegistry | None = None) -> tuple[bytes, str]:
+    """Return what all processes have written, and its content type; without files, what ``single`` holds."""
+    registry = single
+    if registry is None or DIRECTORY in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,293 @@
+"""The numbers of two workers on Postgres, as Prometheus sees them, are exact."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from app.bus.postgres import migrate
+from tests.conftest import ServerFactory
+from tests.support.metrics import expect, scrape
+from tests.support.postgres import PostgresServer
+from tests.support.server import Server, free_port
+from tests.support.wire import TEXT, Wire
+
+CHANNELS = """\
+backend: ${DATABASE_URL}
+channels:
+  news: {publish: anyone}
+  orders: {publish: anyone, max_message_size: 1MiB}
+  "chat.{room}": {publish: anyone, history: {size: 2}}
+"""
+V1 = Subprotocol("abide.v1")
+SUBSCRIBERS = 8
+"""So many that both workers have some; the numbers would be the same if they had not."""
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with PostgresServer() as postgres:
+        yield postgres
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """Return the address of a new database with the schema."""
+    name = asyncio.run(postgres.create_database())
+    asyncio.run(migrate(postgres.url(name)))
+    return postgres.url(name)
+
+
+@pytest.fixture
+def server(server_factory: ServerFactory, database: str) -> Server:
+    """Return two workers that have both begun to serve."""
+    env = {"DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
+    server = server_factory(channels=CHANNELS, env=env, ready_path="/health/ready")
+    workers(server, 2)
+    return server
+
+
+def workers(server: Server, count: int) -> list[int]:
+    """Return the process ids of the first so many workers that began to serve."""
+    pids: list[int] = []
+    while len(pids) < count:
+        pids.append(server.wait_log(lambda line: line["event"] == "serving" and line["pid"] not in pids)["pid"])
+    return pids
+
+
+def push(server: Server, channel: str, data: object) -> str:
+    position: str = httpx.post(f"{server.url}/push/{channel}", json=data).raise_for_status().json()["position"]
+    return position
+
+
+@contextlib.contextmanager
+def subscribe(server: Server, path: str) -> Iterator[ClientConnection]:
+    """Open a socket that the server has said ``subscribed`` to."""
+    with connect(f"{server.ws_url}/{path}", subprotocols=[V1]) as socket:
+        assert json.loads(socket.recv(timeout=5))["type"] == "subscribed"
+        yield socket
+
+
+def test_messages_and_subscribers(server: Server) -> None:
+    """Server counts what both workers published and delivered, by declared name, and who is connected."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(subscribe(server, channel))
+            for channel in ("news", "chat.a")
+            for _ in range(SUBSCRIBERS)
+        ]
+        for channel in ("news", "news", "news", "chat.a", "chat.b"):
+            push(server, channel, "x")
+        for count, some in ((3, sockets[:SUBSCRIBERS]), (1, sockets[SUBSCRIBERS:])):
+            for socket in some:
+                for _ in range(count):
+                    assert json.loads(socket.recv(timeout=5))["type"] == "message"
+        assert httpx.post(f"{server.url}/push/nope", json=1).status_code == 404
+        batch = [{"channel": "news", "message": 1, "key": "k"}, {"channel": "nope", "message": 1}]
+        for _ in range(2):  # the second is a replay, and stores nothing
+            httpx.post(f"{server.url}/push", json=batch).raise_for_status()
+        expect(
+            server.url,
+            {
+                'abide_published_total{channel="news"}': 4,
+                'abide_published_total{channel="chat.{room}"}': 2,
+                'abide_published_total{channel="orders"}': 0,
+                'abide_delivered_total{channel="news"}': 4 * SUBSCRIBERS,
+                'abide_delivered_total{channel="chat.{room}"}': SUBSCRIBERS,
+                'abide_subscribers{channel="news"}': SUBSCRIBERS,
+                'abide_subscribers{channel="chat.{room}"}': SUBSCRIBERS,
+                'abide_connections{kind="websocket"}': 2 * SUBSCRIBERS,
+                'abide_push_refused_total{code="unknown_channel"}': 3,
+                "abide_append_batch_messages_sum": 7,
+                "abide_append_seconds_count": 7,
+                "abide_backend_ok": 1,
+            },
+        )
+    expect(server.url, {'abide_subscribers{channel="news"}': 0, 'abide_connections{kind="websocket"}': 0})
+    samples = scrape(server.url)
+    assert samples["abide_loop_delay_seconds_count"] > 0
+    assert samples["abide_backend_roundtrip_seconds_count"] > 0
+    assert not any("chat.a" in name for name in samples)
+
+
+def test_streams_and_polls(server: Server) -> None:
+    """Server counts event streams and long-polls apart from WebSockets."""
+    push(server, "news", 1)
+    with (
+        httpx.Client(base_url=server.url, timeout=10) as http,
+        http.stream("GET", "/news", headers={"accept": "text/event-stream"}),
+        Wire(server.port) as poll,
+    ):
+        poll.send(b"GET /orders/history?wait=60 HTTP/1.1\r\nHost: abide\r\n\r\n")
+        expect(
+            server.url,
+            {
+                'abide_connections{kind="sse"}': 1,
+                'abide_connections{kind="poll"}': 1,
+                'abide_connections{kind="websocket"}': 0,
+            },
+        )
+        push(server, "orders", 1)
+        poll.read_head()
+        expect(server.url, {'abide_connections{kind="poll"}': 0, 'abide_connections{kind="sse"}': 1})
+
+
+def test_resumes_and_gaps(server: Server) -> None:
+    """Server counts who came back with a position, and who had to be told that messages are missing."""
+    first = push(server, "chat.a", 0)
+    for number in (1, 2, 3):
+        last = push(server, "chat.a", number)
+    for since, count in ((last, 2), (first, 1), ("elsewhere:7", 1)):
+        for _ in range(count):
+            with subscribe(server, f"chat.a?since={since}"):
+                pass
+    expect(
+        server.url,
+        {
+            'abide_resumes_total{outcome="resumed"}': 2,
+            'abide_resumes_total{outcome="gap"}': 2,
+            'abide_gaps_total{reason="expired"}': 1,
+            'abide_gaps_total{reason="epoch"}': 1,
+        },
+    )
+
+
+def test_publishing_from_sql(server: Server, database: str, postgres: PostgresServer) -> None:
+    """Server counts what SQL publishes, once over all workers, and apart what goes to undeclared channels."""
+    name = database.rpartition("/")[2].partition("?")[0]
+    for channel, key in (("news", "a"), ("news", "a"), ("news", "b"), ("unheard.of", "a")):
+        asyncio.run(postgres.execute("SELECT abide.publish($1, '1', $2)", channel, key, database=name))
+    expect(server.url, {'abide_published_total{channel="news"}': 2, "abide_undeclared_total": 1})
+
+
+def test_a_slow_subscriber(server: Server) -> None:
+    """Server says that a subscriber is slow, and how far behind, until it has read everything."""
+    with Wire.open(server.port, "/orders", receive_buffer=4096) as slow:
+        count = 20
+        for _ in range(count):
+            push(server, "orders", "x" * 1_000_000)
+        expect(server.url, {"abide_slow_subscribers": 1})
+        assert 0 < scrape(server.url)["abide_slow_lag_messages"] < count
+        for _ in range(count):
+            assert slow.read_frame()[0] == TEXT
+        expect(
+            server.url,
+            {
+                "abide_slow_subscribers": 0,
+                "abide_slow_lag_messages": 0,
+                'abide_delivered_total{channel="orders"}': count,
+            },
+        )
+
+
+def test_a_broken_file_and_a_removed_channel(server: Server) -> None:
+    """Server says that the file on disk is not in force; a removed channel's series stay, and grow no more."""
+    with subscribe(server, "news"):
+        push(server, "news", 1)
+        expect(server.url, {"abide_config_ok": 1, 'abide_subscribers{channel="news"}': 1})
+        server.write_channels(CHANNELS.replace("publish", "publsh"))
+        expect(server.url, {"abide_config_ok": 0})
+        server.write_channels(CHANNELS.replace("news", "olds"))
+        expect(
+            server.url,
+            {
+                "abide_config_ok": 1,
+                'abide_subscribers{channel="news"}': 0,
+                'abide_published_total{channel="news"}': 1,
+                'abide_delivered_total{channel="news"}': 1,
+                'abide_published_total{channel="olds"}': 0,
+            },
+        )
+
+
+def test_a_killed_worker(server: Server) -> None:
+    """Server keeps what a killed worker has counted, and forgets its connections."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(subscribe(server, "news")) for _ in range(SUBSCRIBERS)]
+        for _ in range(5):
+            push(server, "news", "x")
+        counted = {
+            'abide_published_total{channel="news"}': 5.0,
+            'abide_delivered_total{channel="news"}': 5.0 * SUBSCRIBERS,
+        }
+        expect(server.url, {**counted, 'abide_connections{kind="websocket"}': SUBSCRIBERS})
+        os.kill(workers(server, 2)[0], signal.SIGKILL)
+        workers(server, 3)
+        left = sum(is_open(socket) for socket in sockets)
+        expect(server.url, {**counted, 'abide_connections{kind="websocket"}': left})
+
+
+def is_open(socket: ClientConnection) -> bool:
+    """Whether the server still answers."""
+    try:
+        return socket.ping().wait(timeout=5)
+    except Exception:  # noqa: BLE001 — however it says that it is gone
+        return False
+
+
+def test_a_database_that_is_away(server_factory: ServerFactory) -> None:
+    """Server whose database is away is alive, not ready, and says why; its numbers say so too."""
+    with PostgresServer() as own:
+        server = server_factory(channels=CHANNELS, env={"DATABASE_URL": own.url()}, ready_path="/health/ready")
+        expect(server.url, {"abide_backend_ok": 1})
+        own.stop("immediate")
+        expect(server.url, {"abide_backend_ok": 0})
+        ready = httpx.get(f"{server.url}/health/ready")
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert ready.json()["reasons"][0].startswith("backend: ")
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        own.start()
+        expect(server.url, {"abide_backend_ok": 1})
+        assert httpx.get(f"{server.url}/health/ready").json()["reasons"] == []
+
+
+def test_a_port_of_their_own(server_factory: ServerFactory, database: str) -> None:
+    """Server has the numbers of all workers on METRICS_PORT, and only there, also of those that a SIGHUP replaced."""
+    port = free_port()
+    env = {"DATABASE_URL": database, "WEB_CONCURRENCY": "2", "METRICS_PORT": str(port)}
+    server = server_factory(channels=CHANNELS, env=env, ready_path="/health/ready")
+    workers(server, 2)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(5):
+        push(server, "news", 1)
+    server.send_signal(signal.SIGHUP)
+    workers(server, 4)
+    push(server, "news", 1)
+    expect(url, {'abide_published_total{channel="news"}': 6, 'abide_subscribers{channel="news"}': 0})
+    answer, head = httpx.get(f"{url}/metrics"), httpx.head(f"{url}/metrics")
+    assert answer.headers["content-type"] == head.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert int(head.headers["content-length"]) > 0
+    assert head.content == b""
+    assert httpx.get(f"{url}/other").status_code == 404
+    assert httpx.get(f"{server.url}/metrics").status_code == 404
+
+
+def test_a_port_that_is_taken(server_factory: ServerFactory) -> None:
+    """Server whose METRICS_PORT is taken does not start, and says so in one line."""
+    port = free_port()
+    server_factory(env={"METRICS_PORT": str(port)})
+    second = Server(env={"METRICS_PORT": str(port)})
+    second.launch()
+    assert second.wait() == 1
+    assert second.stderr == [f"METRICS_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"]
+
+
+def test_scrapes_are_not_logged(server: Server) -> None:
+    """Server answers GET and HEAD of /metrics, in the format asked for, without a line in its log."""
+    before = len(server.log)
+    open_metrics = httpx.get(f"{server.url}/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
+    assert open_metrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert open_metrics.text.endswith("# EOF\n")
+    assert httpx.head(f"{server.url}/metrics").status_code == 200
+    push(server, "news", 1)
+    server.wait_log(lambda line: line.get("path") == "/push/news")
+    assert [line for line in server.log[before:] if line.get("path") == "/metrics"] == []

@@ -1,0 +1,52 @@
+"""The directory of the workers' numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+MAKE = """\
+import os, sys
+from app.telemetry.directory import make_directory
+print(make_directory(sys.argv[1]), flush=True)
+if os.fork() == 0:
+    sys.exit()  # a worker that ends
+os.wait()
+sys.stdin.read()
+"""
+
+
+def master(parent: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", MAKE, str(parent)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def path(process: subprocess.Popen[str]) -> Path:
+    assert process.stdout is not None
+    return Path(process.stdout.readline().strip())
+
+
+def test_it_goes_with_its_process(tmp_path: Path) -> None:
+    """Directory is private, outlives the workers, and is removed by the process that made it."""
+    with master(tmp_path) as process:
+        directory = path(process)
+        assert directory.stat().st_mode & 0o777 == 0o700
+        with master(tmp_path) as second:  # whose start leaves it alone, because it is in use
+            assert path(second) != directory
+        assert directory.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_leaves(tmp_path: Path) -> None:
+    """Directory of a process that was killed is removed by the next one that starts."""
+    with master(tmp_path) as killed:
+        left = path(killed)
+        killed.kill()
+    assert left.is_dir()
+    with master(tmp_path) as process:
+        assert path(process).is_dir()
+        assert not left.exists()
