@@ -105,9 +105,9 @@ class Bus:
                 await self.unfollow(channel)
             await self._backend.disconnect()
 
-    async def publish(self, records: Sequence[Record]) -> list[Outcome]:
+    def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
         """Append the records in order; return one outcome for each when they are stored."""
-        return await self._commit.publish(records)
+        return self._commit.publish(records)
 
     async def follow(self, channel: str, sink: Sink) -> None:
         """Hand ``sink`` what is appended from now on. One sink per channel at a time."""

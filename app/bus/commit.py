@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import structlog
 
@@ -37,10 +36,8 @@ _ANSWERED_AT_ONCE = 128
 _log = structlog.get_logger(__name__)
 
 
-class _Submission(NamedTuple):
-    records: Sequence[Record]
-    size: int
-    outcomes: asyncio.Future[list[Outcome]]
+_Submission = tuple[Sequence[Record], int, asyncio.Future[list[Outcome]]]
+"""Records, their bytes, and what their publisher waits for. Bare, because one is made for each message."""
 
 
 class GroupCommit:
@@ -55,20 +52,33 @@ class GroupCommit:
         self._messages = 0
         self._bytes = 0
         self._news = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop that is published in; known from the first time on."""
         self._closing = False
 
     def __repr__(self) -> str:
         return f"<GroupCommit {self._messages} messages, {self._bytes} bytes waiting>"
 
-    async def publish(self, records: Sequence[Record]) -> list[Outcome]:
-        """Queue the records, in order and in one batch; return when their outcome is known."""
-        size = sum(len(record.data) for record in records)
-        self._refuse_if_full(len(records), size)
-        submission = _Submission(records, size, asyncio.get_running_loop().create_future())
-        self._waiting.append(submission)
-        self._count(submission, 1)
-        self._news.set()
-        return await submission.outcomes
+    def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
+        """Queue the records, in order and in one batch; return their outcome, when it is known.
+
+        Raises :class:`OverloadedError` and :class:`UnavailableError` at once. No coroutine: half a
+        publisher's time goes into waiting for its message.
+        """
+        messages = self._messages + len(records)
+        added = sum([len(record.data) for record in records])
+        size = self._bytes + added
+        waiting = self._waiting
+        if self._closing or (waiting and (messages > MAX_WAITING_MESSAGES or size > MAX_WAITING_BYTES)):
+            raise self._refusal()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        outcomes: asyncio.Future[list[Outcome]] = self._loop.create_future()
+        if not waiting:
+            self._news.set()
+        waiting.append((records, added, outcomes))
+        self._messages, self._bytes = messages, size
+        return outcomes
 
     async def run(self) -> None:
         """Append until :meth:`close`, and then what still waits."""
@@ -89,25 +99,18 @@ class GroupCommit:
         self._closing = True
         self._news.set()
 
-    def _refuse_if_full(self, messages: int, size: int) -> None:
+    def _refusal(self) -> AbideError:
         if self._closing:
-            msg = "the server is stopping: publish again in a moment"
-            raise UnavailableError(msg)
-        full = self._messages + messages > MAX_WAITING_MESSAGES or self._bytes + size > MAX_WAITING_BYTES
-        if full and self._waiting:
-            msg = f"{self._messages} messages wait for the backend already: publish again in a moment"
-            raise OverloadedError(msg)
-
-    def _count(self, submission: _Submission, sign: int) -> None:
-        self._messages += sign * len(submission.records)
-        self._bytes += sign * submission.size
+            return UnavailableError("the server is stopping: publish again in a moment")
+        return OverloadedError(f"{self._messages} messages wait for the backend already: publish again in a moment")
 
     def _take(self) -> list[_Submission]:
-        taken = [self._waiting.popleft()]
-        messages, size = len(taken[0].records), taken[0].size
+        records, size, _ = self._waiting[0]
+        messages, taken = len(records), [self._waiting.popleft()]
         while self._waiting:
-            messages += len(self._waiting[0].records)
-            size += self._waiting[0].size
+            records, more, _ = self._waiting[0]
+            messages += len(records)
+            size += more
             if messages > MAX_BATCH_MESSAGES or size > MAX_BATCH_BYTES:
                 break
             taken.append(self._waiting.popleft())
@@ -115,7 +118,7 @@ class GroupCommit:
 
     async def _commit(self, batch: list[_Submission]) -> Iterator[Outcome]:
         """Append a batch; return the outcomes of its records, in their order."""
-        records = [record for submission in batch for record in submission.records]
+        records = [record for some, _, _ in batch for record in some]
         outcomes: list[Outcome]
         began = time.perf_counter()
         try:
@@ -127,26 +130,23 @@ class GroupCommit:
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
         self._meter.appended(len(records), time.perf_counter() - began)
         self._meter.published(_stored(records, outcomes))
-        for submission in batch:
-            self._count(submission, -1)
+        self._messages -= len(records)
+        self._bytes -= sum([size for _, size, _ in batch])
         return iter(outcomes)
 
 
-def _stored(records: Iterable[Record], outcomes: Iterable[Outcome]) -> dict[str, int]:
+def _stored(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Counter[str]:
     """Return how many of the records were stored just now, by channel."""
-    stored: dict[str, int] = {}
-    for record, outcome in zip(records, outcomes, strict=True):
-        if isinstance(outcome, Published) and not outcome.replayed:
-            stored[record.channel] = stored.get(record.channel, 0) + 1
-    return stored
+    both = zip(records, outcomes, strict=True)
+    return Counter([record.channel for record, outcome in both if type(outcome) is Published and not outcome.replayed])
 
 
 def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:
     """Tell publishers; takes from ``outcomes`` what is theirs."""
-    for submission in batch:
-        mine = list(islice(outcomes, len(submission.records)))
-        if not submission.outcomes.done():
-            submission.outcomes.set_result(mine)
+    for records, _, future in batch:
+        mine = [next(outcomes)] if len(records) == 1 else list(islice(outcomes, len(records)))
+        if not future.done():  # who waited may have gone away
+            future.set_result(mine)
 
 
 async def _answer_rest(batch: list[_Submission], outcomes: Iterator[Outcome]) -> None:

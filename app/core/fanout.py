@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from app.core.frames import Encoding
 from app.core.message import Batch, Message, Position
-from app.core.ports import UNMETERED, Meter
+from app.core.ports import UNMETERED, Meter, Writer
 from app.core.tail import Budget, Tail
 
 SLICE = 2000
 """Writes in one turn of the loop, so that thousands of subscribers do not hold up everybody else."""
 
 _EVERYTHING = 2**63
-
-Write = Callable[[bytes], None]
-"""Takes the bytes of one subscription's connection; must not block."""
 
 
 class Cursor(Protocol):
@@ -46,8 +43,9 @@ SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
 class Fanout(Generic[SubscriptionT]):
     """One channel: its tail, the subscriptions that are live, and those that are not.
 
-    A :class:`~app.core.ports.Sink`. Invariant: every live subscription has been sent everything
-    up to ``_sent``, or stands in ``_rest`` and is about to be.
+    A :class:`~app.core.ports.Sink`. Invariants: every live subscription has been sent everything
+    up to ``_sent``, or stands in ``_rest`` and is about to be; those of one encoding have writers of
+    one class.
     """
 
     def __init__(
@@ -58,10 +56,10 @@ class Fanout(Generic[SubscriptionT]):
         self.meter = meter
         self.slow: set[SubscriptionT] = set() if slow is None else slow
         """Subscriptions whose writer is full; the hub's, of all channels."""
-        self._live: defaultdict[Encoding, dict[SubscriptionT, Write]] = defaultdict(dict)
+        self._live: defaultdict[Encoding, dict[SubscriptionT, Writer]] = defaultdict(dict)
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
-        self._rest: dict[Encoding, dict[SubscriptionT, Write]] = {}
+        self._rest: dict[Encoding, dict[SubscriptionT, Writer]] = {}
         self._payloads: dict[Encoding, bytes] = {}
         self._messages = 0
         """How many are in a payload."""
@@ -93,14 +91,14 @@ class Fanout(Generic[SubscriptionT]):
         """Take in a subscription; it is live when it has joined."""
         self._behind.add(subscription)
 
-    def join(self, subscription: SubscriptionT, write: Write) -> None:
+    def join(self, subscription: SubscriptionT, writer: Writer) -> None:
         """Make a subscription live whose cursor stands at the head, or will when the head gets there."""
         # Others may still have to be sent what it has already.
         if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._rest:
             self._joining.append(subscription)
             return
         self._behind.discard(subscription)
-        self._live[subscription.encoding][subscription] = write
+        self._live[subscription.encoding][subscription] = writer
 
     def leave(self, subscription: SubscriptionT) -> None:
         """Make a subscription no longer live, its cursor after what it was sent; harmless if it is not."""
@@ -175,11 +173,10 @@ class Fanout(Generic[SubscriptionT]):
     def _write_slice(self) -> None:
         room = SLICE
         for encoding, payload in self._payloads.items():
-            writes = self._take(encoding, room)
-            room -= len(writes)
-            # A write may make its subscription full, and leave: it has been sent the payload then.
-            for write in writes:
-                write(payload)
+            writers = self._take(encoding, room)
+            room -= len(writers)
+            if writers:  # a write may make its subscription full, and leave: it has been sent the payload then
+                writers[0].write_all(writers, payload)
         if room < SLICE:
             self.meter.delivered(self.name, (SLICE - room) * self._messages)
         if self._rest:
@@ -187,8 +184,8 @@ class Fanout(Generic[SubscriptionT]):
         else:
             self._finish()
 
-    def _take(self, encoding: Encoding, most: int) -> list[Write]:
-        """Return the writes of subscriptions that count as sent from now on, at most so many."""
+    def _take(self, encoding: Encoding, most: int) -> list[Writer]:
+        """Return the writers of subscriptions that count as sent from now on, at most so many."""
         rest = self._rest.get(encoding, {})
         if len(rest) > most:
             return [rest.pop(subscription) for subscription in list(islice(rest, most))]

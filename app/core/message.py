@@ -73,8 +73,7 @@ class Batch:
         return self.messages[max(0, offset + 1 - self.first) :]
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What a publisher is told: where its message stands."""
 
     position: Position

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -17,11 +17,10 @@ Outcome = Published | AbideError
 class Publisher(Protocol):
     """Where messages go in."""
 
-    async def publish(self, records: Sequence[Record]) -> list[Outcome]:
-        """Append the records in order and return one outcome for each.
+    def publish(self, records: Sequence[Record]) -> Awaitable[list[Outcome]]:
+        """Append the records in order and return one outcome for each, when they are stored.
 
-        Returns when they are stored. Raises :class:`~app.core.errors.OverloadedError` when
-        too many wait already.
+        Raises :class:`~app.core.errors.OverloadedError` when too many wait already.
         """
 
 
@@ -61,6 +60,12 @@ class Writer(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes that are whole frames of the connection's wire format, shared or not."""
+
+    @staticmethod
+    def write_all(writers: Sequence[Writer], data: bytes) -> None:
+        """Send the same bytes to writers of this class, which may know a faster way than one by one."""
+        for writer in writers:
+            writer.write(data)
 
     def is_full(self) -> bool:
         """Whether more is buffered than :meth:`write` should add to; ``Peer.drained`` ends it."""

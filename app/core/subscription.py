@@ -131,7 +131,7 @@ class Subscription:
         tail = self._fanout.tail
         while (writer := self._writer) and self._ended is None and self._reading is None and not writer.is_full():
             if self.cursor >= tail.head:  # or ahead, until this process hears what another knew already
-                self._fanout.join(self, writer.write)
+                self._fanout.join(self, writer)
                 return
             if self.cursor + 1 < tail.messages.first:
                 self._reading = asyncio.get_running_loop().create_task(self._send_from_log())
@@ -157,7 +157,7 @@ class Subscription:
         elif messages:
             self._send(_cut(messages))
         elif self._writer is not None:  # the log is not as far as this process has heard: look again when it hears more
-            self._fanout.join(self, self._writer.write)
+            self._fanout.join(self, self._writer)
             return
         self.advance()
 

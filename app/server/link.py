@@ -6,11 +6,13 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from contextvars import Context
 from enum import Enum, auto
-from typing import ClassVar
+from itertools import repeat
+from typing import ClassVar, cast
 
-from app.core.ports import Peer
+from app.core.ports import Peer, Writer
 from app.server.keepalive import Watched
 from app.server.rfc6455 import LINK_DIED
 from app.server.shared import Shared
@@ -81,6 +83,31 @@ class Link(asyncio.Protocol, Watched):
             sent = os.write(descriptor, data)
         except OSError:  # no room, or the link is gone: the transport will find out which
             sent = 0
+        self._keep(data, sent)
+
+    @staticmethod
+    def write_all(writers: Sequence[Writer], data: bytes) -> None:
+        """Send the same bytes to many links.
+
+        The loop over those that the kernel takes at once is C's, and each system call all that is left
+        of a delivery. A call that fails ends the loop at its link, which then goes its own way.
+        """
+        links = cast("Sequence[Link]", writers)
+        size = len(data)
+        calls = map(os.write, [link._descriptor for link in links], repeat(data))  # noqa: SLF001 — its own class
+        sent: list[int] = []  # bytes, link by link
+        while len(sent) < len(links):
+            try:
+                sent.extend(calls)  # up to the one that fails
+            except OSError:
+                links[len(sent)].write(data)
+                sent.append(size)
+        if sent.count(size) < len(sent):
+            for link, count in zip(links, sent, strict=True):
+                link._keep(data, count)  # noqa: SLF001 — as above
+
+    def _keep(self, data: bytes, sent: int) -> None:
+        """Leave what the kernel did not take to the transport."""
         if sent != len(data):
             self._descriptor = _INDIRECT
             self._transport.write(memoryview(data)[sent:])

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.errors import CloseCode
 from app.core.frames import RECORD_END
-from app.core.ports import Handover, Heartbeat, Peer, ResponseHandover
+from app.core.ports import Handover, Heartbeat, Peer, ResponseHandover, Writer
 from app.web.drain import lasting
 
 HIGH_BYTES = 128 * 1024
@@ -24,7 +24,7 @@ Emit = Callable[[bytes], Awaitable[None]]
 """Sends one piece that was written."""
 
 
-class AsgiWriter:
+class AsgiWriter(Writer):
     """A :class:`~app.core.ports.Writer` with a bounded queue that a task empties."""
 
     def __init__(self, emit: Emit) -> None:

@@ -14,7 +14,7 @@ from app.core.channel import Channel, Identity
 from app.core.errors import AbideError, MalformedError
 from app.core.hub import Hub
 from app.core.message import Message, Page
-from app.core.ports import Source
+from app.core.ports import Source, Writer
 from app.core.resume import Begin, Gap, Start, begin
 from app.core.subscription import Subscription
 from app.web.drain import lasting
@@ -76,7 +76,7 @@ class History:
         return page, where
 
 
-class _Waiter:
+class _Waiter(Writer):
     """A writer that only notices that there is something. A subscriber, too."""
 
     def __init__(self, seconds: float) -> None:

@@ -45,8 +45,8 @@ async def group(log: Log) -> AsyncIterator[GroupCommit]:
     await task
 
 
-def publish(group: GroupCommit, *texts: str) -> asyncio.Task[list[Outcome]]:
-    return asyncio.create_task(group.publish([Record("c", text.encode()) for text in texts]))
+def publish(group: GroupCommit, *texts: str) -> asyncio.Future[list[Outcome]]:
+    return asyncio.ensure_future(group.publish([Record("c", text.encode()) for text in texts]))
 
 
 async def test_what_comes_during_an_append_goes_into_the_next_together(group: GroupCommit, log: Log) -> None:

@@ -13,11 +13,12 @@ from app.core.errors import AbideError, ChannelRemovedError, GapError, Unavailab
 from app.core.frames import PLAIN_FRAMES, text_frame
 from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Record
+from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
 
 
-class Pipe:
+class Pipe(Writer):
     """A writer that remembers, and is full when a test says so."""
 
     def __init__(self) -> None:

@@ -13,13 +13,14 @@ from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, Unk
 from app.core.frames import PLAIN_RECORDS
 from app.core.hub import Hub
 from app.core.message import Record
+from app.core.ports import Writer
 from app.core.resume import Gap
 from app.core.subscription import Subscription
 
 OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))
 
 
-class Reader:
+class Reader(Writer):
     """A writer that takes everything, and raises what ended it."""
 
     def __init__(self, subscription: Subscription) -> None:

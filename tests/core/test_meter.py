@@ -11,7 +11,7 @@ from app.core.channel import ANONYMOUS, Channel, Registry
 from app.core.fanout import SLICE, Fanout
 from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Published, Record
-from app.core.ports import Outcome, Sink
+from app.core.ports import Outcome, Sink, Writer
 from app.core.tail import Budget
 from app.telemetry.metrics import Metrics
 
@@ -49,6 +49,25 @@ class Cursor:
         """Stay there."""
 
 
+class Nowhere(Writer):
+    """A connection whose bytes nobody reads."""
+
+    def write(self, data: bytes) -> None:
+        """Forget it."""
+
+    def is_full(self) -> bool:
+        return False
+
+    def close(self, code: int, reason: str) -> None:
+        """Nothing to close."""
+
+    def pause(self) -> None:
+        """Nothing to read."""
+
+    def resume(self) -> None:
+        """Nothing to read."""
+
+
 class Quiet:
     """A source of channels in which nothing happens."""
 
@@ -79,7 +98,7 @@ async def test_fanout_tells_once_in_a_turn() -> None:
         cursor = Cursor()
         cursor.cursor = 1
         fanout.add(cursor)
-        fanout.join(cursor, lambda _: None)
+        fanout.join(cursor, Nowhere())
     fanout.deliver(batch(2, 2))
     fanout.deliver(batch(4, 1))
     await asyncio.sleep(0)
@@ -94,7 +113,7 @@ async def test_fanout_tells_of_each_slice() -> None:
     for _ in range(SLICE + 1):
         cursor = Cursor()
         fanout.add(cursor)
-        fanout.join(cursor, lambda _: None)
+        fanout.join(cursor, Nowhere())
     fanout.deliver(batch(1, 2))
     await asyncio.sleep(0)
     assert told.calls == [("news", 2 * SLICE)]
@@ -111,7 +130,7 @@ async def test_commit_tells_once_of_a_batch() -> None:
 
     commit = GroupCommit(append, told)
     publishing = [
-        asyncio.create_task(commit.publish([Record("news", b"1"), Record("orders", b"1"), Record("news", b"1", key)]))
+        asyncio.ensure_future(commit.publish([Record("news", b"1"), Record("orders", b"1"), Record("news", b"1", key)]))
         for key in (None, "k")
     ]
     await asyncio.sleep(0)

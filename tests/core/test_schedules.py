@@ -17,6 +17,7 @@ from app.core.errors import AbideError
 from app.core.frames import RECORD_END, V1_RECORDS
 from app.core.hub import Hub
 from app.core.message import Position, Record
+from app.core.ports import Writer
 from app.core.resume import Gap, Start
 from app.core.subscription import Subscription
 
@@ -34,7 +35,7 @@ steps = st.lists(
 )
 
 
-class Reader:
+class Reader(Writer):
     """A subscriber that writes down all it is told, and comes back where it was."""
 
     def __init__(self, hub: Hub) -> None:

@@ -67,7 +67,10 @@ class Commit:
         self._lanes = {}
         for index in indexes:
             channel = self.records[index].channel
-            self._lanes.setdefault(channel, _Lane(len(self._lanes) + 1)).indexes.append(index)
+            lane = self._lanes.get(channel)
+            if lane is None:
+                lane = self._lanes[channel] = _Lane(len(self._lanes) + 1)
+            lane.indexes.append(index)
         channels: list[object] = list(self._lanes)
         counts: list[object] = [len(lane.indexes) for lane in self._lanes.values()]
         return (channels, counts, *self._segments(indexes), *self._keys())

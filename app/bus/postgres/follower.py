@@ -51,6 +51,9 @@ class Follower:
     def __len__(self) -> int:
         return len(self._cursors)
 
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._cursors
+
     def positions(self) -> dict[str, int]:
         """Return the offset of the last message handed out of each channel that has begun."""
         return {name: cursor.handed for name, cursor in self._cursors.items() if cursor.handed is not None}
@@ -142,10 +145,10 @@ class Follower:
         if self._size >= MAX_READY_BYTES:
             self.look(channel, messages[-1].offset)
             return
-        for message in messages:
-            cursor.ready.append(message)
-            cursor.size += len(message.data)
-            self._size += len(message.data)
+        size = sum([len(message.data) for message in messages])
+        cursor.ready.extend(messages)
+        cursor.size += size
+        self._size += size
         cursor.head = max(cursor.head, cursor.end)
         self._ready[channel] = None
         self._news.set()

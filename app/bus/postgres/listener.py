@@ -202,11 +202,11 @@ class Listener:
         text = str(payload)
         match text[:1]:
             case "i":
-                batch = wire.inline(text, self._follower.epoch)
-                if self._inline:
-                    self._follower.hear(batch)
-                else:
-                    self._follower.look(batch.channel, batch.last)
+                heard = wire.inline(text)
+                if not self._inline:
+                    self._follower.look(heard.channel, heard.last)
+                elif heard.channel in self._follower:
+                    self._follower.hear(heard.batch(self._follower.epoch))
             case "d":
                 for channel, head in wire.doorbell(text):
                     self._follower.look(channel, head)

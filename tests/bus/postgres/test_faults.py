@@ -181,7 +181,7 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(
         await it.publish("a", "1")
         await sql.execute("BEGIN; SELECT FROM abide.head FOR UPDATE")
         records = [Record("a", b"2", key), Record("a", b"3", "other")]
-        publishing = asyncio.create_task(it.bus.publish(records))
+        publishing = asyncio.ensure_future(it.bus.publish(records))
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'abide work' AND wait_event_type = 'Lock'"
         )

@@ -15,7 +15,7 @@ def test_an_inline_notification_holds_its_messages(texts: list[str]) -> None:
     """Inline notification gives back channel, offsets, time and data, whatever line ends the data holds."""
     texts = [text + "\r\n\t\u2028 " for text in texts]
     body = wire.SEPARATOR.join(texts)
-    batch = wire.inline(f"i news:a 41 {len(texts)} 1700000000000\n{body}", "epoch")
+    batch = wire.inline(f"i news:a 41 {len(texts)} 1700000000000\n{body}").batch("epoch")
     first = 42 - len(texts)
     messages = tuple(Message(first + i, 1_700_000_000_000, text.encode()) for i, text in enumerate(texts))
     assert batch == Batch("news:a", "epoch", messages)
