@@ -6,13 +6,11 @@ A schedule comes from a seed. ``ABIDE_SEED=7,8`` plays these seeds instead of th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import random
 import signal
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +18,10 @@ import httpx
 import pytest
 
 from app.bus.postgres import migrate
+from tests.support.crowd import Crowd
 from tests.support.postgres import PostgresServer, free_port
-from tests.support.publishers import Publisher
 from tests.support.server import Server
-from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
-from tests.support.verdict import Ledger, Timeline
+from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, running
 
 CHANNELS = """\
 backend: ${DATABASE_URL:-memory://}
@@ -84,17 +81,14 @@ def schedule(seed: int, *, kills: int) -> list[Step]:
     return steps
 
 
-class Run:
+class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, server: Server) -> None:
-        self.timeline = Timeline()
-        self.ledger = Ledger(SIZES)
+        super().__init__(server.url, SIZES)
         self._server = server
-        self._publisher = Publisher(server.url, self.ledger, self.timeline)
-        self._serial = itertools.count(1)
         self._work: dict[str, asyncio.Queue[Step]] = defaultdict(asyncio.Queue)
-        self.subscribers: list[Subscriber] = [
+        self.subscribers = [
             form(server.url, *channels, timeline=self.timeline, name=f"{number}-", receive_buffer=SMALL_BUFFER)
             for number, (form, channels) in enumerate(
                 [
@@ -108,7 +102,7 @@ class Run:
     async def play(self, steps: Sequence[Step]) -> None:
         """Let it all happen, then let everybody come back and reach the end."""
         async with running(self.subscribers), asyncio.TaskGroup() as group:
-            await asyncio.gather(*(subscriber.opened() for subscriber in self.subscribers))
+            await self.opened()
             publishers = [group.create_task(self._publish(name)) for name in NAMES]
             for step in steps:
                 self.timeline.note(str(tuple(step)))
@@ -116,15 +110,7 @@ class Run:
             await asyncio.gather(*(self._work[name].join() for name in NAMES))
             for publisher in publishers:
                 publisher.cancel()
-            with suppress(TimeoutError):  # what is missing is told by the verdict, in full
-                async with asyncio.timeout(SECONDS):
-                    await self._settle()
-
-    def faults(self) -> list[str]:
-        """Return what is wrong."""
-        logs = [log for subscriber in self.subscribers for log in subscriber.logs.values()]
-        never = [f"{log}: has seen nothing" for log in logs if not log.told]
-        return never + self.ledger.faults(logs)
+            await self.settle(NAMES, seconds=SECONDS)
 
     async def _do(self, step: Step) -> None:
         match step.action:
@@ -142,40 +128,8 @@ class Run:
         """Be the publisher of one channel."""
         while True:
             step = await self._work[channel].get()
-            datas = [self._data(step.size) for _ in range(step.number)]
-            if step.action == "many":
-                await self._publisher.many(channel, datas)
-            else:
-                for data in datas:
-                    await self._publish_one(step.action, channel, data)
+            await self.publish(step.action, channel, number=step.number, size=step.size)
             self._work[channel].task_done()
-
-    async def _publish_one(self, action: str, channel: str, data: str) -> None:
-        if action == "once":
-            await self._publisher.once(channel, data)
-        else:
-            await self._publisher.insist(channel, data, impatience=0.004 if action == "hurry" else None)
-
-    async def _settle(self) -> None:
-        """Publish until everybody has the last message: a plain one may have been away, and begins at the head."""
-        for subscriber in self.subscribers:
-            subscriber.come()
-            subscriber.go_on()
-        while True:
-            await asyncio.gather(*(subscriber.opened() for subscriber in self.subscribers))
-            last = {name: self._data(10) for name in NAMES}
-            await asyncio.gather(*(self._publisher.insist(name, data) for name, data in last.items()))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(2):
-                    while not self._have(last):  # noqa: ASYNC110 — twenty logs, and no need to be told of each
-                        await asyncio.sleep(0.01)
-                    return
-
-    def _have(self, last: dict[str, str]) -> bool:
-        return all(log.last == last[log.channel] for each in self.subscribers for log in each.logs.values())
-
-    def _data(self, size: int) -> str:
-        return f"{next(self._serial)} ".ljust(size, ".")
 
 
 def workers(server: Server) -> list[int]:
@@ -190,9 +144,7 @@ def check(server: Server, seed: int, *, kills: int) -> None:
     run = Run(server)
     asyncio.run(run.play(steps))
     if faults := run.faults():
-        more = [f"… and {len(faults) - 20} more"] if len(faults) > 20 else []
-        told = [f"schedule: {[tuple(step) for step in steps]}", "timeline:", *run.timeline.lines]
-        pytest.fail("\n".join([f"ABIDE_SEED={seed} plays it again", *faults[:20], *more, *told]), pytrace=False)
+        pytest.fail(run.report(f"ABIDE_SEED={seed} plays it again", faults, map(tuple, steps)), pytrace=False)
 
 
 @pytest.fixture(scope="module")

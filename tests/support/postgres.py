@@ -121,7 +121,7 @@ class PostgresServer:
 
     def pids(self) -> list[int]:
         """Return the pid of the server, if it runs, then those of its backends."""
-        return [pid for process in self._processes for pid in (process.pid, *_children(process.pid))]
+        return [pid for process in self._processes for pid in (process.pid, *children(process.pid))]
 
     def close(self) -> None:
         """End the server at once and delete its folder; it cannot be started again."""
@@ -275,17 +275,17 @@ def _copy(binaries: Path, folder: Path) -> Path:
     return copies / binaries.relative_to(package.parent)
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
     """Return the pids of a process's children, read from /proc where there is one: small images have no ps."""
     if not Path("/proc/self/stat").exists():
         lines = subprocess.check_output(["/bin/ps", "-A", "-o", "pid=,ppid="], text=True).splitlines()
         return [int(pid) for pid, ppid in map(str.split, lines) if int(ppid) == parent]
-    children = []
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):  # It may end meanwhile.
             _, ppid = path.read_text().rpartition(")")[2].split()[:2]
-            children += [int(path.parent.name)] if int(ppid) == parent else []
-    return children
+            found += [int(path.parent.name)] if int(ppid) == parent else []
+    return found
 
 
 def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -295,7 +295,7 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
     """
     for process in processes:
         process.send_signal(signal.SIGSTOP)
-        for pid in _children(process.pid):
+        for pid in children(process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.send_signal(signal.SIGQUIT)

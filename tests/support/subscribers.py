@@ -25,7 +25,7 @@ LOST = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, aiohttp.Cli
 """What may happen to a connection: its subscriber comes back."""
 
 PAUSE = 0.05
-"""Seconds before it does."""
+"""Seconds before it does, unless it is told otherwise."""
 
 SUBPROTOCOL = Subprotocol("abide.v1")
 
@@ -33,20 +33,28 @@ SUBPROTOCOL = Subprotocol("abide.v1")
 class Subscriber:
     """One subscriber of one form, with a log for each of its channels.
 
-    ``receive_buffer`` bounds what the operating system takes for it while it does not read.
+    ``receive_buffer`` bounds what the operating system takes for it while it does not read; ``pause`` are the seconds
+    before it comes back.
     """
 
     form: ClassVar[str]
     plain: ClassVar[bool] = False
 
     def __init__(
-        self, url: str, *channels: str, timeline: Timeline, name: str = "", receive_buffer: int | None = None
+        self,
+        url: str,
+        *channels: str,
+        timeline: Timeline,
+        name: str = "",
+        receive_buffer: int | None = None,
+        pause: float = PAUSE,
     ) -> None:
         self.name = f"{name}{self.form}"
         self.logs = {channel: Log(self.name, channel, plain=self.plain) for channel in channels}
         self._url = url
         self._timeline = timeline
         self._receive_buffer = receive_buffer
+        self._pause = pause
         self._here, self._reading, self._open = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._here.set()
         self._reading.set()
@@ -70,8 +78,8 @@ class Subscriber:
                 log.cut()
             if not isinstance(ended, (*LOST, asyncio.CancelledError)):
                 raise ended or AssertionError(f"{self.name} ended by itself")
-            self._timeline.note(f"{self.name} lost its connection: {ended!r}")
-            await asyncio.sleep(PAUSE)
+            self._timeline.note(f"lost its connection: {ended!r}", by=self.name)
+            await asyncio.sleep(self._pause)
 
     async def opened(self) -> None:
         """Return when every channel is subscribed to."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,11 +95,15 @@ class Timeline:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self.lines: list[str] = []
+        self._lines: list[tuple[str, str]] = []
 
-    def note(self, text: str) -> None:
-        """Write a line with the seconds since the beginning."""
-        self.lines.append(f"{time.monotonic() - self._began:7.3f} {text}")
+    def note(self, text: str, *, by: str = "") -> None:
+        """Write a line with the seconds since the beginning; ``by`` is the subscriber whose matter it is."""
+        self._lines.append((by, f"{time.monotonic() - self._began:7.3f} {by and f'{by} '}{text}"))
+
+    def lines(self, *, by: Container[str]) -> list[str]:
+        """Return the lines that are everybody's matter, and those of some subscribers."""
+        return [line for name, line in self._lines if not name or name in by]
 
 
 class Ledger:

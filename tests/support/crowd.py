@@ -1,0 +1,120 @@
+"""A crowd of subscribers, what is published to them, and the report of a run in which they were told wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from tests.support.publishers import Publisher
+from tests.support.subscribers import Subscriber
+from tests.support.verdict import Began, Cut, Got, Ledger, Log, Missed, Timeline
+
+HURRY = 0.004
+"""Seconds after which a publisher in a hurry has gone away."""
+
+SHOWN = 20
+"""Faults that a report shows in full."""
+
+
+class Tally(NamedTuple):
+    """What happened in a run, in numbers."""
+
+    acknowledged: int
+    doubtful: int
+    deliveries: int
+    resumes: int
+    gaps: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.acknowledged:,} messages acknowledged and {self.doubtful:,} in doubt, "
+            f"{self.deliveries:,} deliveries, {self.resumes:,} resumes, {self.gaps:,} gaps told"
+        )
+
+
+class Crowd:
+    """Subscribers of one server and their publisher; ``sizes`` is the ledger's."""
+
+    def __init__(self, url: str, sizes: Mapping[str, int]) -> None:
+        self.timeline = Timeline()
+        self.ledger = Ledger(sizes)
+        self.subscribers: list[Subscriber] = []
+        self._publisher = Publisher(url, self.ledger, self.timeline)
+        self._serial = itertools.count(1)
+
+    @property
+    def logs(self) -> Iterator[Log]:
+        """What each subscriber was told of each of its channels."""
+        return (log for subscriber in self.subscribers for log in subscriber.logs.values())
+
+    async def opened(self) -> None:
+        """Return when everybody is subscribed."""
+        await asyncio.gather(*(subscriber.opened() for subscriber in self.subscribers))
+
+    async def publish(self, action: str, channel: str, *, number: int, size: int) -> None:
+        """Publish messages of ``size``: ``many`` by one request, else one by one."""
+        datas = [self._data(size) for _ in range(number)]
+        if action == "many":
+            await self._publisher.many(channel, datas)
+            return
+        for data in datas:
+            if action == "once":
+                await self._publisher.once(channel, data)
+            else:
+                await self._publisher.insist(channel, data, impatience=HURRY if action == "hurry" else None)
+
+    async def settle(self, channels: Sequence[str], *, seconds: float, patience: float = 2) -> None:
+        """Let everybody come back, and publish until all have the last message, for at most ``seconds``.
+
+        A plain subscriber may have been away for the last message, and begins at the head: after ``patience`` seconds
+        there is another one. When time is up it is the verdict that tells what is missing, in full.
+        """
+        for subscriber in self.subscribers:
+            subscriber.come()
+            subscriber.go_on()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not await self._reach_the_end(channels, patience):
+                    pass
+
+    async def _reach_the_end(self, channels: Sequence[str], patience: float) -> bool:
+        await self.opened()
+        last = {name: self._data(10) for name in channels}
+        await asyncio.gather(*(self._publisher.insist(name, data) for name, data in last.items()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while any(log.last != last[log.channel] for log in self.logs):  # noqa: ASYNC110 — see below
+                    await asyncio.sleep(0.01)  # hundreds of logs, and no need to be told of each
+                return True
+        return False
+
+    def faults(self) -> list[str]:
+        """Return what is wrong, in words."""
+        logs = list(self.logs)
+        return [f"{log}: has seen nothing" for log in logs if not log.told] + self.ledger.faults(logs)
+
+    def tally(self) -> Tally:
+        """Count what happened."""
+        deliveries = resumes = gaps = 0
+        for log in self.logs:
+            deliveries += sum(isinstance(told, Got) for told in log.told)
+            gaps += sum(isinstance(told, Missed) for told in log.told)
+            if not log.plain:
+                resumes += sum(
+                    isinstance(before, Cut) and isinstance(after, Began | Got)
+                    for before, after in itertools.pairwise(log.told)
+                )
+        return Tally(*self.ledger.counts(), deliveries, resumes, gaps)
+
+    def report(self, again: str, faults: Sequence[str], schedule: Iterable[object]) -> str:
+        """Return all that is needed to see why a run failed; ``again`` says how to play it again."""
+        more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        concerned = {fault.partition(" on ")[0] for fault in faults[:SHOWN]}
+        told = ["schedule:", *map(str, schedule), "timeline:", *self.timeline.lines(by=concerned)]
+        return "\n".join([again, *faults[:SHOWN], *more, *told])
+
+    def _data(self, size: int) -> str:
+        return f"{next(self._serial)} ".ljust(size, ".")
