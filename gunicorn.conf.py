@@ -7,7 +7,7 @@ import sys
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from app.config import ConfigError, Environment, check_deployment, load
+from app.config import KEPT, ConfigError, Environment, check_deployment, load
 from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
 from app.telemetry.directory import make_directory
@@ -43,6 +43,9 @@ def _has_ipv6() -> bool:
     return True
 
 
+# From now on a worker that begins while channels.yaml is broken serves what was good, and so does SIGHUP: it is only at
+# the first start that there is nothing else to serve.
+KEPT.share()
 _environment = _checked_environment()
 configure_logging(_environment.log_format, _environment.log_level)
 

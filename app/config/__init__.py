@@ -9,12 +9,14 @@ from app.config.backend import mask
 from app.config.changes import watch
 from app.config.deployment import check_deployment
 from app.config.environment import Environment
+from app.config.kept import KEPT
 from app.config.load import load
 from app.config.model import json_schema
 from app.config.problems import ConfigError, Problem
 from app.config.settings import Settings
 
 __all__ = [
+    "KEPT",
     "ConfigError",
     "Environment",
     "Problem",

@@ -6,6 +6,7 @@ from asyncio import sleep, to_thread
 from collections.abc import AsyncGenerator
 
 from app.config.environment import Environment
+from app.config.kept import KEPT
 from app.config.load import digest as digest_of
 from app.config.load import parse, read
 from app.config.problems import ConfigError
@@ -42,6 +43,8 @@ def _read(environment: Environment) -> bytes | ConfigError:
 
 def _parse(content: bytes, environment: Environment) -> Settings | ConfigError:
     try:
-        return parse(content, environment)
+        settings = parse(content, environment)
     except ConfigError as error:
         return error
+    KEPT.keep(content)
+    return settings

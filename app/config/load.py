@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.config import wording
 from app.config.deployment import direct_url, warnings
 from app.config.environment import Environment
+from app.config.kept import KEPT
 from app.config.model import ChannelPolicy, File, Policy
 from app.config.names import clashes
 from app.config.problems import ConfigError, Problem, quoted
@@ -20,8 +21,21 @@ from app.core.channel import Channel, History, Registry
 
 
 def load(environment: Environment) -> Settings:
-    """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with all that is wrong."""
-    return parse(read(environment.channels_config), environment)
+    """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with all that is wrong.
+
+    In a server that has served before it is then the content of that time which is loaded: what is wrong is reported by
+    who watches the file.
+    """
+    try:
+        content = read(environment.channels_config)
+        settings = parse(content, environment)
+    except ConfigError:
+        kept = KEPT.recall()
+        if kept is None:
+            raise
+        return parse(kept, environment)
+    KEPT.keep(content)
+    return settings
 
 
 def read(path: Path) -> bytes:

@@ -1,5 +1,9 @@
 """Editing channels.yaml while the server runs."""
 
+import os
+import signal
+from collections.abc import Callable
+
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -76,6 +80,34 @@ def test_a_broken_edit_changes_nothing_and_is_reported_with_its_line(server: Ser
         assert subscriber.recv(timeout=5) == '"x"'
         edit(server, BEFORE)
         assert httpx.get(f"{server.url}/health/ready").json()["config"] == before
+
+
+def kill_worker(server: Server) -> None:
+    os.kill(next(line["pid"] for line in server.log if line["event"] == "serving"), signal.SIGKILL)
+
+
+def replace_worker(server: Server) -> None:
+    server.send_signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("replace", [kill_worker, replace_worker])
+@pytest.mark.parametrize("broken", ["channels:\n  lebowski: {publsh: anyone}\n", ""], ids=["mistaken", "empty"])
+def test_a_worker_that_begins_while_the_file_is_broken_serves_the_last_good_one(
+    server: Server, replace: Callable[[Server], None], broken: str
+) -> None:
+    """Worker that takes over after a broken edit serves what the others did, says what is wrong, takes the mended."""
+    edit(server, BEFORE.replace("walter", "donny: {publish: anyone}, walter"))
+    edit(server, broken, "config_refused")
+    seen = len(server.log)
+    replace(server)
+    pid = server.wait_log(lambda line: line["event"] == "serving" and line in server.log[seen:])["pid"]
+    refused = server.wait_log(lambda line: line["event"] == "config_refused" and line["pid"] == pid)
+    assert "channels.yaml:" in refused["problems"][0]
+    assert push(server, "donny") == 200
+    assert "channels.yaml" in httpx.get(f"{server.url}/health/ready").json()["config"]["error"]
+    edit(server, BEFORE)
+    assert push(server, "donny") == 404
+    assert server.stop() == 0
 
 
 def test_new_rules_hold_for_open_sockets(server: Server) -> None:
