@@ -4,6 +4,8 @@ PYTHON ?= python3
 ARGS ?=
 USERS ?= 200
 SECONDS ?= 60
+SUBSCRIBERS ?= 1000
+SEEDS ?= 20
 IMAGE ?= abide
 IMAGE_BUILD_ARGS ?=
 IMAGE_RUN_ARGS ?=
@@ -15,7 +17,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --p
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench load image lock clean
+.PHONY: help run test lint types bench load chaos image lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +42,9 @@ bench: $(STAMP) ## measure the bus beside stock broadcaster's; ARGS goes to the 
 
 load: $(STAMP) ## put load on a server of its own, or on HOST=http://...; USERS, SECONDS; ARGS goes to locust
 	@exec $(BIN)/python -m loadtests $(if $(HOST),--host $(HOST)) --users $(USERS) --seconds $(SECONDS) $(ARGS)
+
+chaos: $(STAMP) ## break everything under load, again and again; SUBSCRIBERS, SEEDS; ARGS="--seed 7" plays one again
+	@exec $(BIN)/python -m tests.chaos --subscribers $(SUBSCRIBERS) --seeds $(SEEDS) $(ARGS)
 
 image: $(STAMP) ## build the container image and try it out (IMAGE, IMAGE_BUILD_ARGS, IMAGE_RUN_ARGS)
 	@exec $(BIN)/python -m tests.image --tag=$(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)" --run-args="$(IMAGE_RUN_ARGS)"

@@ -66,8 +66,8 @@ class Crowd:
             else:
                 await self._publisher.insist(channel, data, impatience=HURRY if action == "hurry" else None)
 
-    async def settle(self, channels: Sequence[str], *, seconds: float, patience: float = 2) -> None:
-        """Let everybody come back, and publish until all have the last message, for at most ``seconds``.
+    async def settle(self, channels: Sequence[str], *, seconds: float, patience: float = 2) -> bool:
+        """Let everybody come back, and publish until all have the last message: False unless within ``seconds``.
 
         A plain subscriber may have been away for the last message, and begins at the head: after ``patience`` seconds
         there is another one. When time is up it is the verdict that tells what is missing, in full.
@@ -79,6 +79,8 @@ class Crowd:
             async with asyncio.timeout(seconds):
                 while not await self._reach_the_end(channels, patience):
                     pass
+                return True
+        return False
 
     async def _reach_the_end(self, channels: Sequence[str], patience: float) -> bool:
         await self.opened()

@@ -33,7 +33,7 @@ class Publisher:
         try:
             answer = await self._post(f"push/{channel}", data)
         except UNANSWERED as error:
-            self._timeline.note(f"publish to {channel} without an answer: {error!r}")
+            self._timeline.note(f"publish to {channel} without an answer: {type(error).__name__} {error}")
         else:
             self._ledger.acknowledge(channel, answer["position"], data)
 
@@ -46,7 +46,7 @@ class Publisher:
                 async with asyncio.timeout(impatience):
                     answer = await self._post(f"push/{channel}", data, {"idempotency-key": key})
             except UNANSWERED as error:
-                self._timeline.note(f"publish to {channel} again: {error!r}")
+                self._timeline.note(f"publish to {channel} again: {type(error).__name__} {error}")
             else:
                 self._ledger.acknowledge(channel, answer["position"], data)
                 return
@@ -60,7 +60,7 @@ class Publisher:
         try:
             answers = await self._post("push", [{"channel": channel, "message": data} for data in datas])
         except UNANSWERED as error:
-            self._timeline.note(f"{len(datas)} messages to {channel} without an answer: {error!r}")
+            self._timeline.note(f"{len(datas)} messages to {channel} without an answer: {type(error).__name__} {error}")
             return
         for answer, data in zip(answers, datas, strict=True):
             if "position" in answer:
