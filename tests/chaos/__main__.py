@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="from 1 to this one")
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--seconds", type=float, default=15, help="how long things break, for each seed")
-    parser.add_argument("--rate", type=float, default=4, help="messages a second in each of the channels")
+    parser.add_argument("--rate", type=float, default=8, help="messages a second in each of the channels")
     options = parser.parse_args()
     raise_file_limit()
     load = Load(options.subscribers, options.seconds, options.rate, settling=60)

@@ -27,7 +27,7 @@ from tests.support.crowd import Crowd, Tally
 from tests.support.postgres import PostgresServer, children
 from tests.support.proxy import FaultProxy
 from tests.support.readers import kill
-from tests.support.server import Server
+from tests.support.server import Server, ServerError
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
 
 CHANNELS = """\
@@ -49,6 +49,12 @@ FORMS = (Plain, Plain, V1, V1, V1, ManyV1, EventStream, EventStream, EventStream
 
 PROXIED = 4
 """Each so many-th subscriber comes through a proxy."""
+
+PUBLISHERS = 2
+"""Of each channel: while one waits for an answer the other goes on."""
+
+LONGEST = 5
+"""Seconds that something lasts: longer than the server takes to find that a link to PostgreSQL is dead."""
 
 WINDOW = 1
 """Seconds over which a worker that is replaced closes its connections."""
@@ -92,7 +98,7 @@ def schedule(seed: int, seconds: float) -> list[Fault]:
             round((number + chance.random()) * step, 2),
             kind,
             chance.choice(_WAYS.get(kind, ("",))),
-            round(chance.uniform(0.2, 2.0), 2),
+            round(chance.uniform(0.2, min(seconds / 3, LONGEST)), 2),
         )
         for number, kind in enumerate(kinds)
     ]
@@ -167,7 +173,7 @@ class Run(Crowd):
         super().__init__(place.server.url, {})
         self._place = place
         self._load = load
-        self._chance = random.Random(-seed)  # noqa: S311 — as above
+        self._chance = random.Random(f"crowd of {seed}")  # noqa: S311 — as above
         self._restarting = asyncio.Lock()
         self._over = self._settled = False
         self.happened: Counter[str] = Counter()
@@ -191,7 +197,7 @@ class Run(Crowd):
         """Let it all happen, then mend everything, and let everybody come back and reach the end."""
         async with running(self.subscribers):
             await self.opened()
-            publishers = [asyncio.create_task(self._publish(name)) for name in NAMES]
+            publishers = [asyncio.create_task(self._publish(name)) for name in NAMES * PUBLISHERS]
             began = time.monotonic()
             async with asyncio.TaskGroup() as breaking:
                 for fault in faults:
@@ -215,12 +221,12 @@ class Run(Crowd):
         return late + super().faults()
 
     async def _publish(self, channel: str) -> None:
-        """Be the publisher of one channel."""
+        """Be a publisher of one channel."""
         while not self._over:
             action = self._chance.choices(("once", "insist", "hurry", "many"), (6, 10, 2, 1))[0]
             number = self._chance.randint(5, 20) if action == "many" else 1
             await self.publish(action, channel, number=number, size=self._chance.choice((10, 300)))
-            await asyncio.sleep(self._chance.expovariate(self._load.rate))
+            await asyncio.sleep(self._chance.expovariate(self._load.rate / PUBLISHERS))
 
     async def _break(self, fault: Fault) -> None:
         """Let one thing happen, and mend it where it does not mend itself."""
@@ -318,7 +324,7 @@ class Played(NamedTuple):
 
 
 def play(place: Place, seed: int, load: Load) -> Played:
-    """Play a seed's schedule."""
+    """Play a seed's schedule, and end the server."""
     faults = schedule(seed, load.seconds)
     began = time.monotonic()
 
@@ -328,7 +334,18 @@ def play(place: Place, seed: int, load: Load) -> Played:
         return run
 
     it = asyncio.run(run())
-    wrong, tally = it.faults(), it.tally()
+    wrong, tally = [*it.faults(), *_ended(place.server)], it.tally()
     happened = ", ".join(f"{count} {kind}" for kind, count in sorted(it.happened.items()))
     line = f"seed {seed}: {len(wrong)} wrong; {tally}; {happened}; {time.monotonic() - began:.1f} s"
     return Played(wrong, tally, line, it.report(f"seed {seed}", wrong, faults))
+
+
+def _ended(server: Server) -> list[str]:
+    """End the server; return what is wrong with that, and what it has logged that nobody had thought of."""
+    try:
+        code = server.stop()
+    except ServerError as error:
+        return [str(error)]
+    unforeseen = [str(line) for line in server.log if "exception" in line]
+    unforeseen += [line for line in server.stderr if "Traceback" in line]
+    return [*([f"the server ended with {code}"] if code else []), *unforeseen]
