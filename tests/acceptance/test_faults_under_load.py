@@ -9,7 +9,7 @@ import pytest
 from tests.support.chaos import KINDS, Load, place, play, schedule
 from tests.support.postgres import PostgresServer
 
-LOAD = Load(subscribers=200, seconds=8, rate=8, settling=20)
+LOAD = Load(subscribers=200, seconds=8, rate=8, settling=15)
 
 
 @pytest.fixture(scope="module")
