@@ -99,7 +99,7 @@ class Timeline:
 
     def note(self, text: str, *, by: str = "") -> None:
         """Write a line with the seconds since the beginning; ``by`` is the subscriber whose matter it is."""
-        self._lines.append((by, f"{time.monotonic() - self._began:7.3f} {by and f'{by} '}{text}"))
+        self._lines.append((by, f"{time.monotonic() - self._began:7.3f} {by and f'{by} '}{text}".rstrip()))
 
     def lines(self, *, by: Container[str]) -> list[str]:
         """Return the lines that are everybody's matter, and those of some subscribers."""
