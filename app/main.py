@@ -17,7 +17,7 @@ from app.bus.backend import Backend, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.bus.postgres import PostgresBackend
-from app.config import ConfigError, Environment, Settings, load, watch
+from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, load, watch
 from app.core.channel import History
 from app.core.hub import Hub
 from app.core.ports import Meter, Publisher
@@ -170,4 +170,4 @@ class Abide:
         for warning in set(settings.warnings) - set(before.warnings):
             _log.warning("config_warning", detail=warning)
         if settings.needs_restart_from(before):
-            _log.warning("restart_needed", detail="'backend' or 'postgres' has changed: the old serves until a restart")
+            _log.warning("restart_needed", detail=RESTART_NEEDED)

@@ -13,10 +13,11 @@ from app.config.kept import KEPT
 from app.config.load import load
 from app.config.model import json_schema
 from app.config.problems import ConfigError, Problem
-from app.config.settings import Settings
+from app.config.settings import RESTART_NEEDED, Settings
 
 __all__ = [
     "KEPT",
+    "RESTART_NEEDED",
     "ConfigError",
     "Environment",
     "Problem",

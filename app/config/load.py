@@ -24,7 +24,7 @@ def load(environment: Environment) -> Settings:
     """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with all that is wrong.
 
     In a server that has served before it is then the content of that time which is loaded: what is wrong is reported by
-    who watches the file.
+    who watches the file. Its backend stays the one that it was started with.
     """
     try:
         content = read(environment.channels_config)
@@ -33,9 +33,9 @@ def load(environment: Environment) -> Settings:
         kept = KEPT.recall()
         if kept is None:
             raise
-        return parse(kept, environment)
+        return KEPT.over_one_backend(parse(kept, environment))
     KEPT.keep(content)
-    return settings
+    return KEPT.over_one_backend(settings)
 
 
 def read(path: Path) -> bytes:

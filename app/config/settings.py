@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from app.config.backend import kind
 from app.core.channel import Registry
+
+RESTART_NEEDED = "'backend' or 'postgres' has changed: the old serves until a restart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,15 @@ class Settings:
     def needs_restart_from(self, other: Settings) -> bool:
         """Whether a process that was started with ``other`` must be restarted to serve these."""
         return (self.backend, self.direct_url, self.inline) != (other.backend, other.direct_url, other.inline)
+
+    def over_backend_of(self, other: Self) -> Self:
+        """Return these over the backend of ``other``; with a warning if it is not the one that the file names."""
+        if not self.needs_restart_from(other):
+            return self
+        return replace(
+            self,
+            backend=other.backend,
+            direct_url=other.direct_url,
+            inline=other.inline,
+            warnings=(*self.warnings, RESTART_NEEDED),
+        )

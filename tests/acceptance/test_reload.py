@@ -1,5 +1,6 @@
 """Editing channels.yaml while the server runs."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -9,7 +10,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
+from tests.support.postgres import PostgresServer
 from tests.support.server import LogLine, Server
 
 BEFORE = "channels: {lebowski: {publish: anyone}, walter: {publish: anyone}}\n"
@@ -25,6 +28,16 @@ def edit(server: Server, text: str, event: str = "config_applied") -> LogLine:
     seen = len(server.log)
     server.write_channels(text)
     return server.wait_log(lambda line: line["event"] == event and line in server.log[seen:], timeout=5)
+
+
+def workers(server: Server) -> set[int]:
+    return {line["pid"] for line in list(server.log) if line["event"] == "serving"}
+
+
+def position(server: Server, channel: str) -> tuple[str, int]:
+    """Publish, and return the epoch and the offset."""
+    answer = httpx.post(f"{server.url}/push/{channel}", json="x").json()
+    return answer["epoch"], answer["offset"]
 
 
 def push(server: Server, channel: str) -> int:
@@ -122,3 +135,22 @@ def test_a_changed_backend_asks_for_a_restart(server: Server) -> None:
     """Server logs that a changed backend needs a restart, and serves on."""
     edit(server, "backend: memory://other\n" + BEFORE, "restart_needed")
     assert push(server, "walter") == 200
+
+
+@pytest.mark.parametrize("replace", [kill_worker, replace_worker])
+def test_a_changed_backend_splits_no_log(server_factory: ServerFactory, replace: Callable[[Server], None]) -> None:
+    """Worker that takes over after the backend was changed stores where the others do, and says so."""
+    with PostgresServer() as postgres:
+        database = asyncio.run(postgres.create_database())
+        asyncio.run(migrate(postgres.url(database)))
+        backend = f"backend: {postgres.url(database)}\n"
+        server = server_factory(channels=backend + BEFORE, env={"WEB_CONCURRENCY": "2"})
+        server.wait_log(lambda _: len(workers(server)) == 2)
+        before = position(server, "walter")
+        edit(server, "backend: memory://\n" + BEFORE, "restart_needed")
+        replace(server)
+        warned = server.wait_log(lambda line: "the old serves until a restart" in line.get("detail", ""))
+        server.wait_log(lambda line: line["event"] == "serving" and line["pid"] == warned["pid"])
+        after = [position(server, "walter") for _ in range(20)]
+        assert after == [(before[0], before[1] + number) for number in range(1, 21)]
+        assert server.stop() == 0
