@@ -29,5 +29,5 @@ EXPOSE 8000
 USER 10001:10001
 # Alive, not ready: while the database is away a restart would only drop the subscribers.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', os.environ.get('PORT') or 8000, timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
-# It becomes gunicorn by exec: the signals reach it, and it reaps its workers.
+# It is gunicorn's master itself: the signals reach it, and it reaps its workers.
 CMD ["python", "-m", "app", "serve"]

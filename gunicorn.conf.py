@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from importlib import import_module
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -67,7 +68,7 @@ keepalive = 75  # longer than the idle limit of the proxies before us, so that t
 # It counts requests, health checks among them, and ends a worker with all its connections.
 max_requests = 0
 
-# Each worker builds its own event loop, backend links and caches: there is nothing to share.
+# Each worker builds its own event loop, backend links and caches; what they share is imported in on_starting.
 preload_app = False
 
 # A socket for remote control that nobody here uses.
@@ -82,8 +83,13 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH1
 
 
 def on_starting(_: Arbiter) -> None:
-    """Make an empty directory for the numbers, and take METRICS_PORT: without it nothing starts."""
+    """Make an empty directory for the numbers, import the application, take METRICS_PORT: without them nothing starts.
+
+    Workers have the imported modules by fork, once for all in memory, and one that takes over for another that died is
+    there at once. What SIGHUP gives is new workers, not new code.
+    """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
+    import_module("app.main")
     if _environment.metrics_port:
         _take_port(_host(_environment.host), _environment.metrics_port)
 

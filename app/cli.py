@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import runpy
 import shlex
 import stat
 import sys
@@ -55,13 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve() -> None:
-    """Check the configuration, then become gunicorn; raise :class:`ConfigError`."""
-    environment = Environment.read()
-    check_deployment(environment, load(environment))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    config = str(_ROOT / "gunicorn.conf.py")
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", config, "app.main:create_app()"])  # noqa: S606 — no shell is meant
+    """Be gunicorn, whose settings check the configuration.
+
+    In this process: a new one would import once more what this one has, half of a start.
+    """
+    sys.argv[1:] = ["-c", str(_ROOT / "gunicorn.conf.py"), "app.main:create_app()"]
+    runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)
 
 
 def check(file: Path | None) -> None:
