@@ -30,9 +30,12 @@ class Catchup:
         self._read = read
         self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}
 
-    async def window(self, head: int) -> Page:
-        """Return a page without messages: the ends of what the history shows now."""
-        return await self._page(head, 0)
+    async def window(self, offset: int = 0) -> Page:
+        """Return a page without messages: the ends of what the history shows, or showed a moment ago.
+
+        Who asks with an offset shares it only with those who asked with the same one.
+        """
+        return await self._page(offset, 0)
 
     async def after(self, offset: int) -> tuple[int, tuple[Message, ...]]:
         """Return the oldest offset shown, and the next messages past ``offset``; none when there are none."""

@@ -90,7 +90,7 @@ class Hub:
         followed = self._followed.get(name) or await self._follow(name)
         followed.opening += 1
         try:
-            where = await self._begin(followed, start)
+            where = await self._begin(name, followed, start)
             fanout = followed.fanout
             subscription = Subscription(name, channel, identity, encoding, where.cursor, fanout, followed.catchup)
             fanout.add(subscription)
@@ -112,15 +112,19 @@ class Hub:
         self._followed[subscription.name].fanout.remove(subscription)
         self._leave_if_idle(subscription.name)
 
-    async def _begin(self, followed: _Followed, start: Start) -> Begin:
+    async def _begin(self, name: str, followed: _Followed, start: Start) -> Begin:
         tail = followed.fanout.tail
         if start.is_head or (start.since and start.since == (tail.epoch, tail.head)):
             return begin(start, tail.epoch, tail.head + 1, tail.head)
-        page = await followed.catchup.window(tail.head)
+        # In a rolling restart thousands resume while the head moves on: they share one read, whatever the head is.
+        page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
         if start.since and start.since.offset > max(page.head, tail.head):
             # Another process may have heard of it before this one: only the log itself can tell.
             page = await followed.catchup.window(start.since.offset)
-        return begin(start, tail.epoch, page.first, max(page.head, tail.head))
+        head = max(page.head, tail.head)
+        # What came after that read may have pushed the oldest messages out.
+        first = max(page.first, head + 1 - self._registry.history(name).size)
+        return begin(start, tail.epoch, first, head)
 
     async def _follow(self, name: str) -> _Followed:
         """Follow a channel, one caller at a time."""

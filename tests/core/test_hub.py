@@ -12,9 +12,9 @@ from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Regi
 from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
 from app.core.frames import PLAIN_RECORDS
 from app.core.hub import Hub
-from app.core.message import Record
+from app.core.message import Page, Position, Record
 from app.core.ports import Writer
-from app.core.resume import Gap
+from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
 
 OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))
@@ -79,6 +79,13 @@ class World:
             yield reader
         finally:
             self.hub.unsubscribe(subscription)
+
+    async def resume(self, offset: int) -> Begin:
+        """Return where a subscription to "c" begins that comes back with an offset."""
+        start = Start(since=Position(self.backend.epoch, offset))
+        subscription, where = await self.hub.subscribe("c", ANONYMOUS, PLAIN_RECORDS, start)
+        self.hub.unsubscribe(subscription)
+        return where
 
     async def publish(self, *texts: str, channel: str = "c") -> None:
         await self.bus.publish([Record(channel, text.encode()) for text in texts])
@@ -179,3 +186,35 @@ async def test_a_subscription_says_where_it_stands(world: World) -> None:
     """Subscription's repr tells its channel, position and head."""
     async with world.subscribe("c", ANONYMOUS) as subscription:
         assert repr(subscription.subscription) == f"<Subscription c at {world.backend.epoch}:0, head 0>"
+
+
+async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hub asks the log once for what the history shows, however many resume and whatever is published meanwhile."""
+    asked: list[int] = []
+
+    async def counted(channel: str, after: int, limit: int, history: History) -> Page:
+        asked.append(limit)
+        return await MemoryBackend.read(world.backend, channel, after, limit, history)
+
+    monkeypatch.setattr(world.backend, "read", counted)
+    async with world.subscribe("c", ANONYMOUS) as live:
+        await world.publish("first")
+        for number in range(20):
+            await world.publish(str(number))
+            await read(live, 1)
+            where = await world.resume(number)
+            assert where == Begin(number, resumed=True, gap=None)
+    assert asked == [0]
+
+
+async def test_who_resumes_is_told_of_a_gap_that_came_after_the_shared_read() -> None:
+    """Hub knows what newer messages have pushed out of the history since it asked the log."""
+    world = World(History(size=3))
+    async with world.bus.running(), world.subscribe("c", ANONYMOUS) as live:
+        await world.publish("1", "2")
+        await read(live, 2)
+        assert (await world.resume(0)).resumed
+        await world.publish("3", "4", "5")
+        await read(live, 3)
+        gap = Gap(f"{world.backend.epoch}:0", Position(world.backend.epoch, 3), Reason.EXPIRED)
+        assert await world.resume(0) == Begin(2, resumed=False, gap=gap)
