@@ -20,6 +20,11 @@ ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|
 
 DASH = "\N{EN DASH}"
 
+PAGES = [
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "loadtests/README.md"),
+]
+
 
 def every_error(kind: type[AbideError] = AbideError) -> set[str]:
     """Return the codes of the whole tree."""
@@ -100,12 +105,36 @@ def expressions(node: object) -> Iterator[str]:
         yield from expressions(child)
 
 
-@pytest.mark.parametrize("page", ["README", "metrics", "troubleshooting"])
-def test_operations_link_to_what_exists(page: str) -> None:
-    """Pages for operators link to files that exist."""
-    text = (ROOT / f"docs/operations/{page}.md").read_text()
-    targets = re.findall(r"\]\(([^)#:]+)", text)
-    assert [target for target in targets if not (ROOT / "docs/operations" / target).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Pages link to files that exist, and to headings that those have."""
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", without_code(path))
+    missing = [target for target, _ in links if not (path.parent / target).exists()]
+    assert missing == []
+    places = [(path.parent / target if target else path, heading) for target, heading in links if heading]
+    assert [heading for target, heading in places if heading not in headings(target)] == []
+
+
+def without_code(page: Path) -> str:
+    """Return a page's text without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(page: Path) -> set[str]:
+    """Return what a link may have after its ``#``."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_quoted_messages_are_those_of_the_server() -> None:
+    """Messages by which one finds the trouble are what the server says."""
+    text = (ROOT / "docs/operations/troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `(?:backend|METRICS_PORT|WEB_CONCURRENCY): (.+?)` \|", text, re.MULTILINE)
+    said = re.sub(r"\s+", " ", "".join(path.read_text() for path in (ROOT / "app").rglob("*.py")))
+    said += (ROOT / "gunicorn.conf.py").read_text()
+    assert len(quoted) > 5
+    assert [message for message in quoted if message.strip("… ") not in said] == []
 
 
 def test_documented_events_exist() -> None:
