@@ -146,7 +146,7 @@ async def finish(bus: Bus, readers: list[Reader], published: int) -> None:
         reader.leave()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, print_blob=True)
 @given(steps, st.sampled_from([0, 3, 20, 1000]), st.sampled_from([1, 600, 1 << 20]))
 def test_any_schedule_ends_with_every_message_or_a_gap(schedule: list[Step], size: int, tail_bytes: int) -> None:
     """Subscribers get every message after their position exactly once and in order, or are told what is missing."""
