@@ -20,6 +20,7 @@ from tests.support.server import ROOT, free_port
 
 MEGABYTE = 1_000_000
 LARGEST = 80 * MEGABYTE  # of all layers above the base
+READY_WITHIN = 3  # seconds
 DRAIN_SECONDS = 2
 ENDS_WITHIN = DRAIN_SECONDS + 10  # seconds: gunicorn's graceful_timeout
 OTHER_USER = "54321:0"  # OpenShift and Heroku choose such a one, of which /etc/passwd knows nothing
@@ -100,7 +101,7 @@ def drains(container: Container, port: int, channel: str) -> None:
 
 
 def ready(container: Container, port: int) -> None:
-    """Wait until it may take traffic."""
+    """Wait until it may take traffic; check that this does not take long."""
 
     def answers() -> bool:
         try:
@@ -109,7 +110,8 @@ def ready(container: Container, port: int) -> None:
             return False
 
     waits_for(answers, "it is ready")
-    say(f"     {container.age:.1f} s from run to ready")
+    age = container.age
+    demand(age <= READY_WITHIN, f"{age:.1f} s from its start to ready, at most {READY_WITHIN}")
 
 
 def listening(port: int) -> list[str]:

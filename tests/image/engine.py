@@ -68,8 +68,10 @@ class Container:
 
     def __init__(self, engine: Engine, image: str, *arguments: str) -> None:
         self._engine = engine
+        # Apart from its start: some storage copies the whole image for it.
+        self._id = engine.ask("create", *STRICT, *engine.run_args, *arguments, image).splitlines()[-1]
         self._began = time.monotonic()
-        self._id = engine.ask("run", "--detach", *STRICT, *engine.run_args, *arguments, image).splitlines()[-1]
+        engine.ask("start", self._id)
 
     @property
     def age(self) -> float:
