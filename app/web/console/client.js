@@ -1,11 +1,10 @@
 /**
- * Abide's client: any number of channels over one WebSocket, resumed by position.
+ * Abide's client: any number of channels over one WebSocket, resumed by position. For browsers, and for Node 20 and
+ * later. Server-Sent Events where there is no WebSocket, or none opens.
  *
  *     const abide = connect("http://localhost:8000");
  *     const unsubscribe = abide.subscribe("lebowski", { onMessage: ({ data }) => console.log(data) });
  *     await abide.publish("lebowski", { hello: "world" });
- *
- * For browsers, and for Node 20 and later. Server-Sent Events where there is no WebSocket, or none opens.
  * @typedef {"connecting" | "open" | "waiting" | "closed"} State
  * @typedef {{ channel: string, position: string, time?: number, data: any }} Message  `time` is missing over SSE
  * @typedef {{ channel: string, after: string, next: string, reason: string }} Gap
@@ -30,6 +29,8 @@ const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 lets stand in Sec
 
 /** Why the server refused: `code` is that of docs/codes.md, `status` an HTTP status or a close code. */
 export class AbideError extends Error {
+  /** @type {string} */ code;
+  /** @type {number | undefined} */ status;
   constructor(code, message, status) {
     super(message);
     Object.assign(this, { name: "AbideError", code, status });
@@ -274,7 +275,6 @@ const goneWith = (code, text) => new AbideError(code === 4404 ? "channel_removed
 
 /** Whether it is worth trying again; without a status the server was not reached. */
 const passes = ({ status = 503 }) => status === 429 || status >= 500;
-
 const ask = async (url, options) => (await request(url, options)).json();
 
 async function request(url, options) {
