@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from app.core.frames import Encoding
 from app.core.message import Batch, Message, Position
+from app.core.pieces import Pieces
 from app.core.ports import UNMETERED, Meter, Writer
 from app.core.tail import Budget, Tail
 
@@ -49,11 +50,18 @@ class Fanout(Generic[SubscriptionT]):
     """
 
     def __init__(
-        self, name: str, budget: Budget, meter: Meter = UNMETERED, slow: set[SubscriptionT] | None = None
+        self,
+        name: str,
+        budget: Budget,
+        meter: Meter = UNMETERED,
+        slow: set[SubscriptionT] | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
         self.name = name
         self.tail = Tail(budget)
         self.meter = meter
+        self.pieces = pieces or Pieces()
+        """What those who are not live are sent; the hub's, of all channels."""
         self.slow: set[SubscriptionT] = set() if slow is None else slow
         """Subscriptions whose writer is full; the hub's, of all channels."""
         self._live: defaultdict[Encoding, dict[SubscriptionT, Writer]] = defaultdict(dict)

@@ -14,6 +14,7 @@ from app.core.errors import AbideError, ChannelRemovedError
 from app.core.fanout import Fanout
 from app.core.frames import Encoding
 from app.core.message import Page
+from app.core.pieces import Pieces
 from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Begin, Start, begin
 from app.core.subscription import Subscription
@@ -54,6 +55,7 @@ class Hub:
         self._source = source
         self._registry = registry
         self._budget = Budget(tail_bytes)
+        self._pieces = Pieces()
         self._followed: dict[str, _Followed] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -131,7 +133,7 @@ class Hub:
         async with self._lock(name):
             followed = self._followed.get(name)
             if followed is None:
-                fanout = Fanout(name, self._budget, self.meter, self.slow)
+                fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
                 await self._source.follow(name, fanout)
                 followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name)))
             return followed

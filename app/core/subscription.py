@@ -142,7 +142,7 @@ class Subscription:
         if self._writer is not None:
             self.cursor = messages[-1].offset
             self._fanout.meter.delivered(self.name, len(messages))
-            self._writer.write(self.encoding(self.name, self._fanout.tail.epoch, messages))
+            self._writer.write(self._fanout.pieces.encode(self.name, self._fanout.tail.epoch, self.encoding, messages))
 
     async def _send_from_log(self) -> None:
         try:

@@ -1,0 +1,72 @@
+"""Pieces: what many catch up with, encoded once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.frames import PLAIN_FRAMES, SSE_CHUNKS, V1_FRAMES, Encoding, text_frame
+from app.core.message import Message
+from app.core.pieces import PIECE_MESSAGES, Pieces
+
+
+def messages(first: int, last: int, *, time: int = 0) -> tuple[Message, ...]:
+    return tuple(Message(offset, time, b"%d" % offset) for offset in range(first, last + 1))
+
+
+class Counted:
+    """An encoding that counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.encoding = Encoding(self._write, text_frame)
+
+    def _write(self, _: str, __: str, message: Message) -> bytes:
+        self.written += 1
+        return message.data
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 150)), min_size=1, max_size=20))
+def test_any_readers_get_what_the_encoding_makes(readers: list[tuple[int, int]]) -> None:
+    """Pieces give every reader the bytes that its encoding makes of its messages, however readers overlap."""
+    pieces = Pieces(limit=3000)
+    for number, (first, count) in enumerate(readers):
+        encoding = (PLAIN_FRAMES, V1_FRAMES, SSE_CHUNKS)[number % 3]
+        wanted = messages(first, first + count)
+        assert pieces.encode("c", "e", encoding, wanted) == encoding("c", "e", wanted)
+
+
+def test_a_crowd_is_encoded_for_once() -> None:
+    """Pieces of a crowd that comes back from different positions are encoded once, but for where each begins."""
+    counted, pieces = Counted(), Pieces()
+    head = 10 * PIECE_MESSAGES
+    for first in range(1, PIECE_MESSAGES + 1):
+        pieces.encode("c", "e", counted.encoding, messages(first, head))
+    beginnings = sum(range(1, PIECE_MESSAGES + 1))
+    assert counted.written == beginnings + head - PIECE_MESSAGES
+
+
+def test_a_log_that_was_put_back_is_another() -> None:
+    """Pieces tell apart messages of the same offsets that were stored at another time, and other channels'."""
+    pieces = Pieces()
+    first = pieces.encode("c", "e", V1_FRAMES, messages(1, 5, time=1))
+    assert pieces.encode("c", "e", V1_FRAMES, messages(1, 5, time=2)) != first
+    assert pieces.encode("d", "e", V1_FRAMES, messages(1, 5, time=1)) != first
+    assert pieces.encode("c", "f", V1_FRAMES, messages(1, 5, time=1)) != first
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """Pieces let go of the oldest when they are too much, even of one that is too large by itself."""
+    counted = Counted()
+    size = len(counted.encoding("c", "e", messages(1, PIECE_MESSAGES)))
+    pieces = Pieces(limit=2 * size + 2 * PIECE_MESSAGES)
+    for number in (0, 1, 2):
+        begin = number * PIECE_MESSAGES
+        pieces.encode("c", "e", counted.encoding, messages(begin + 1, begin + PIECE_MESSAGES))
+    before = counted.written
+    pieces.encode("c", "e", counted.encoding, messages(2 * PIECE_MESSAGES + 1, 3 * PIECE_MESSAGES))
+    assert counted.written == before
+    pieces.encode("c", "e", counted.encoding, messages(1, PIECE_MESSAGES))
+    assert counted.written == before + PIECE_MESSAGES
+    small = Pieces(limit=1)
+    assert small.encode("c", "e", PLAIN_FRAMES, messages(1, 40)) == PLAIN_FRAMES("c", "e", messages(1, 40))
