@@ -86,7 +86,7 @@ def on_starting(_: Arbiter) -> None:
     """Make an empty directory for the numbers, import the application, take METRICS_PORT: without them nothing starts.
 
     Workers have the imported modules by fork, once for all in memory, and one that takes over for another that died is
-    there at once. What SIGHUP gives is new workers, not new code.
+    there soon. What SIGHUP gives is new workers, not new code.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
     import_module("app.main")

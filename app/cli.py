@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve() -> None:
     """Be gunicorn, whose settings check the configuration.
 
-    In this process: a new one would import once more what this one has, half of a start.
+    In this process: a new one would import once more what this one has.
     """
     sys.argv[1:] = ["-c", str(_ROOT / "gunicorn.conf.py"), "app.main:create_app()"]
     runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)

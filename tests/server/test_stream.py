@@ -15,7 +15,17 @@ import pytest
 from app.core.ports import Heartbeat
 from app.server.http import HttpProtocol
 from app.server.stream import StreamProtocol
-from tests.support.local import Event, HurriedWebSocket, LocalServer, Receive, Recorder, Send, Streaming, wait_for
+from tests.support.local import (
+    Event,
+    HurriedWebSocket,
+    LocalServer,
+    Receive,
+    Recorder,
+    Send,
+    Streaming,
+    stall,
+    wait_for,
+)
 from tests.support.wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: abide\r\n\r\n"
@@ -35,15 +45,6 @@ def local() -> Iterator[LocalServer]:
     """Serve the application that hands over."""
     with LocalServer(app) as server:
         yield server
-
-
-def stall(local: LocalServer, peer: Recorder) -> int:
-    """Write to a peer that does not read until its connection is full; return how many chunks that took."""
-    count = 0
-    while not peer.writer.is_full():
-        local.call(peer.writer.write, CHUNK)
-        count += 1
-    return count
 
 
 def test_response(local: LocalServer) -> None:
@@ -103,7 +104,7 @@ def test_slow_reader(local: LocalServer) -> None:
     """Peer is told once that the connection is full, after some hundred KiB, and once that it has room again."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        count = stall(local, peer)
+        count = stall(local, peer, CHUNK)
         assert count * 8192 < StreamProtocol.high_water + 2 * StreamProtocol.send_buffer + 64 * 1024
         local.call(peer.writer.write, b"3\r\nend\r\n")
         assert peer.flow == ["full"]
@@ -132,7 +133,7 @@ def test_close_of_a_stalled_reader(local: LocalServer) -> None:
     """Server gives up on an end that cannot leave, and forgets what is buffered."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        stall(local, peer)
+        stall(local, peer, CHUNK)
         local.call(peer.writer.close, 1013, "")
         wait_for(lambda: not local.connections)
     assert peer.codes == [1013]
@@ -192,7 +193,7 @@ def test_reader_that_reads_nothing() -> None:
     with impatient(MUTE) as (server, beating):
         wire, peer = beating.open(server, receive_buffer=4096)
         with wire:
-            stall(server, peer)
+            stall(server, peer, CHUNK)
             begun = time.monotonic()
             assert wait_for(lambda: peer.codes) == [1006]
             assert time.monotonic() - begun > INTERVAL

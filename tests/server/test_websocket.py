@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.server.websocket import WebSocketProtocol
-from tests.support.local import Detached, LocalServer, Recorder, wait_for
+from tests.support.local import Detached, LocalServer, Recorder, stall, wait_for
 from tests.support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame
 
 MESSAGE = frame(BINARY, bytes(8192), mask=None)
@@ -22,15 +22,6 @@ def local() -> Iterator[LocalServer]:
     """Serve the application that hands over."""
     with LocalServer(app) as server:
         yield server
-
-
-def stall(local: LocalServer, peer: Recorder) -> int:
-    """Write to a peer that does not read until its connection is full; return how many messages that took."""
-    count = 0
-    while not peer.writer.is_full():
-        local.call(peer.writer.write, MESSAGE)
-        count += 1
-    return count
 
 
 def test_messages(local: LocalServer) -> None:
@@ -48,7 +39,7 @@ def test_slow_peer(local: LocalServer) -> None:
     """Peer is told once that the connection is full, and once that it has room again."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        count = stall(local, peer)
+        count = stall(local, peer, MESSAGE)
         local.call(peer.writer.write, MESSAGE)
         assert peer.flow == ["full"]
         for _ in range(count + 1):
@@ -83,14 +74,14 @@ def test_kernel_does_not_hide_a_slow_peer(local: LocalServer) -> None:
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
         limit = WebSocketProtocol.high_water + 2 * WebSocketProtocol.send_buffer + 64 * 1024
-        assert stall(local, peer) * 8192 < limit
+        assert stall(local, peer, MESSAGE) * 8192 < limit
 
 
 def test_pings_of_a_slow_peer(local: LocalServer) -> None:
     """Server keeps no pongs for a peer that pings without end and does not read."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        count = stall(local, peer)
+        count = stall(local, peer, MESSAGE)
         wire.send(frame(PING, bytes(125)) * 10_000 + frame(TEXT, b"end"))
         wait_for(lambda: peer.messages)
         for _ in range(count):
@@ -216,7 +207,7 @@ def test_close_of_a_stalled_peer(local: LocalServer) -> None:
     """Server gives up on a close that cannot leave, and forgets what is buffered."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        stall(local, peer)
+        stall(local, peer, MESSAGE)
         local.call(peer.writer.close, 1013, "")
         wait_for(lambda: not local.connections)
     assert peer.codes == [1013]
@@ -226,7 +217,7 @@ def test_close_by_a_stalled_peer(local: LocalServer) -> None:
     """Server gives up on a peer that closes and then does not read the answer."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        stall(local, peer)
+        stall(local, peer, MESSAGE)
         wire.send(close(4000))
         assert wait_for(lambda: peer.codes) == [4000]
         wait_for(lambda: not local.connections)

@@ -167,6 +167,15 @@ class Recorder:
         self.codes.append(code)
 
 
+def stall(server: LocalServer, peer: Recorder, data: bytes) -> int:
+    """Write to a peer that does not read until its connection is full; return how many writes that took."""
+    count = 0
+    while not peer.writer.is_full():
+        server.call(peer.writer.write, data)
+        count += 1
+    return count
+
+
 @contextmanager
 def serving(script: Callable[..., Awaitable[None]], *, scope: bool = False) -> Iterator[LocalServer]:
     """Serve an application that does the same with every WebSocket; it gets the scope if it wants."""

@@ -79,10 +79,8 @@ class Follower:
         self._behind.pop(channel, None)
 
     def hear(self, batch: Batch) -> None:
-        """Take messages that came with a notification."""
-        cursor = self._cursors.get(batch.channel)
-        if cursor is None:
-            return
+        """Take messages that came with a notification, of a channel that is followed."""
+        cursor = self._cursors[batch.channel]
         if cursor.handed is None or cursor.head > cursor.end or batch.first > cursor.end + 1:
             self.look(batch.channel, batch.last)
         elif batch.last > cursor.end:
