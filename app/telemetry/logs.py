@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 
+import orjson
 import structlog
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
@@ -226,7 +227,16 @@ def _masked_json(_: WrappedLogger, __: str, event: EventDict) -> str:
     return _encode(mask_secrets(_, __, event))
 
 
-_encode = json.JSONEncoder(default=str).encode
+def _encode(event: Mapping[str, object]) -> str:
+    """Write a line in ASCII, which whatever reads it takes for text and for one line."""
+    try:
+        line = orjson.dumps(event, default=str).decode()
+    except orjson.JSONEncodeError:  # names that are no strings, integers of more than 64 bits, half a surrogate pair
+        return _encode_anything(event)
+    return line if line.isascii() else _encode_anything(event)
+
+
+_encode_anything = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
 @lru_cache(maxsize=1000)

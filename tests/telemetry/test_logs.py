@@ -253,3 +253,18 @@ def test_masked_lines(fields: dict[str, Any], expected: dict[str, Any], capsys: 
     structlog.get_logger("app").info("told", **fields)
     (line,) = lines(capsys)
     assert {name: line[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(2**64, 2**64), ("\ud800", "\ud800"), ({1: "one"}, {"1": "one"}), (ValueError("x"), "x"), ("é\u2028", "é\u2028")],
+    ids=["large integer", "half a pair", "name that is no string", "any object", "not ASCII"],
+)
+def test_any_value(value: object, expected: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """Line is written whatever its values are, and is one line of ASCII."""
+    configure_logging("json", "info")
+    structlog.get_logger("app").info("x", value=value)
+    out = capsys.readouterr().out
+    assert out.isascii()
+    (line,) = out.splitlines()
+    assert json.loads(line)["value"] == expected
