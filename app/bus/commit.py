@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -51,7 +51,8 @@ class GroupCommit:
         self._waiting: deque[_Submission] = deque()
         self._messages = 0
         self._bytes = 0
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
+        """What :meth:`run` waits for; None while it does not."""
         self._loop: asyncio.AbstractEventLoop | None = None
         """The loop that is published in; known from the first time on."""
         self._closing = False
@@ -75,18 +76,19 @@ class GroupCommit:
             self._loop = asyncio.get_running_loop()
         outcomes: asyncio.Future[list[Outcome]] = self._loop.create_future()
         if not waiting:
-            self._news.set()
+            self._wake()
         waiting.append((records, added, outcomes))
         self._messages, self._bytes = messages, size
         return outcomes
 
     async def run(self) -> None:
         """Append until :meth:`close`, and then what still waits."""
+        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as answering:
             while self._waiting or not self._closing:
                 if not self._waiting:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._news = loop.create_future()
+                    await self._news
                     continue
                 batch = self._take()
                 outcomes = await self._commit(batch)
@@ -97,7 +99,12 @@ class GroupCommit:
     def close(self) -> None:
         """Refuse new records and let :meth:`run` return when the queue is empty."""
         self._closing = True
-        self._news.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
 
     def _refusal(self) -> AbideError:
         if self._closing:
@@ -135,10 +142,13 @@ class GroupCommit:
         return iter(outcomes)
 
 
-def _stored(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Counter[str]:
+def _stored(records: Sequence[Record], outcomes: Sequence[Outcome]) -> dict[str, int]:
     """Return how many of the records were stored just now, by channel."""
-    both = zip(records, outcomes, strict=True)
-    return Counter([record.channel for record, outcome in both if type(outcome) is Published and not outcome.replayed])
+    counts: dict[str, int] = {}
+    for record, outcome in zip(records, outcomes, strict=True):
+        if type(outcome) is Published and not outcome.replayed:
+            counts[record.channel] = counts.get(record.channel, 0) + 1
+    return counts
 
 
 def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:

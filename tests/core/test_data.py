@@ -38,6 +38,26 @@ def test_members_are_the_text_between_name_and_comma(value: dict[str, object], l
     assert all(part in text for part in found.values())
 
 
+@given(st.dictionaries(st.text(max_size=3), values, min_size=1, max_size=3), layouts, st.data())
+def test_short_way_to_members_leads_where_the_long_one_does(
+    value: dict[str, object], layout: dict[str, object], draw: st.DataObject
+) -> None:
+    """Members are those that a step by step reading finds, or its error, also when a character is off."""
+    text = _text(value, layout)
+    at = draw.draw(st.integers(0, len(text)))
+    piece = draw.draw(st.sampled_from(["", '"', ",", ":", "}", "{", " ", "\n", "\\", "\x00", "1", '"a":1,']))
+    text = text[:at] + piece + text[at + draw.draw(st.integers(0, 1)) :]
+    try:
+        expected: object = data._members(text)  # noqa: SLF001 — the long way
+    except MalformedError as error:
+        expected = str(error)
+    try:
+        found: object = data.members(text)
+    except MalformedError as error:
+        found = str(error)
+    assert found == expected
+
+
 @given(st.lists(values, max_size=5), layouts)
 def test_items_are_the_text_between_commas(value: list[object], layout: dict[str, object]) -> None:
     """Items of an array are slices of its own text."""
