@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.applications import Starlette
@@ -20,7 +20,7 @@ from app.bus.postgres import PostgresBackend
 from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, load, watch
 from app.core.channel import History
 from app.core.hub import Hub
-from app.core.ports import Meter, Publisher
+from app.core.ports import DIRECT, Head, Meter, Publisher, Reply
 from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
@@ -90,6 +90,10 @@ class Abide:
         app = self._lifespan_app if scope["type"] == "lifespan" else self._routes
         await app(scope, receive, send)
 
+    def _direct(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
+        """Answer a whole request by the routes that are in force now, or leave it to :meth:`__call__`."""
+        return self._routes.direct(head, client, body, reply)
+
     def _history(self, channel: str) -> History:
         return self._settings.registry.history(channel)
 
@@ -118,7 +122,7 @@ class Abide:
         )
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[dict[str, Any]]:
         for warning in self._settings.warnings:
             _log.warning("config_warning", detail=warning)
         self._declare(self._settings)
@@ -128,7 +132,8 @@ class Abide:
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
-            yield
+            # Spans are made around ASGI requests alone.
+            yield {} if self._tracing else {DIRECT: self._direct}
             for task in tasks:
                 task.cancel()
             await self._sample()

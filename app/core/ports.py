@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from app.core.channel import History
@@ -17,10 +19,10 @@ Outcome = Published | AbideError
 class Publisher(Protocol):
     """Where messages go in."""
 
-    def publish(self, records: Sequence[Record]) -> Awaitable[list[Outcome]]:
+    def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
         """Append the records in order and return one outcome for each, when they are stored.
 
-        Raises :class:`~app.core.errors.OverloadedError` when too many wait already.
+        Raises :class:`~app.core.errors.OverloadedError` at once when too many wait already.
         """
 
 
@@ -109,6 +111,35 @@ class Handover(Protocol):
 
     def __call__(self, peer: Peer) -> Writer:
         """Hand the connection over to ``peer``, who writes frames."""
+
+
+DIRECT = "abide.direct"
+"""Where the lifespan's ``state`` has the application's :class:`Direct`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Head:
+    """What stands before a request's body. The same object may come again, for the same bytes."""
+
+    path: str
+    """Decoded, with the root path, without the query."""
+    headers: Sequence[tuple[bytes, bytes]]
+    """Names in lower case, and values, in their order."""
+
+
+Reply = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]
+"""Answers with a status, headers but for Content-Length, and a body. To be called once."""
+
+
+class Direct(Protocol):
+    """Who may answer a ``POST`` that has arrived whole, past ASGI: without a task, events and a scope.
+
+    What it does not take goes to the ASGI application, which serves everything: so on a server that
+    knows nothing of this the same is answered, only slower.
+    """
+
+    def __call__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
+        """Take the request, and ``reply`` later, or return False and have done nothing."""
 
 
 class Heartbeat(NamedTuple):

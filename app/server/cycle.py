@@ -14,13 +14,12 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from app.core.ports import Heartbeat, Peer, Writer
-from app.server.heads import Headers, header_line, status_line
+from app.server.heads import CLOSE, Headers, header_line, status_line
 
 Event = MutableMapping[str, Any]
 Application = Callable[..., Awaitable[Any]]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_CLOSE = b"connection: close\r\n"
 _END = b"\r\n"
 _WITHOUT_BODY = (204, 304)
 
@@ -186,7 +185,7 @@ class Cycle:
             self._wake()
         head, self._head = self._head, b""
         if self.keep_alive:
-            head = head.removesuffix(_END) + _CLOSE + _END
+            head = head.removesuffix(_END) + CLOSE + _END
         return self._connection.hand_over(head, peer, heartbeat)
 
     def _start(self, event: Event) -> None:
@@ -210,7 +209,7 @@ class Cycle:
             if not self._is_1_0:
                 lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive:
-            lines.append(_CLOSE)
+            lines.append(CLOSE)
         lines.append(_END)
         self._head = b"".join(lines)
         self._left = length or 0

@@ -14,6 +14,9 @@ import httptools
 Headers = Iterable[tuple[bytes, bytes]]
 """Names and values."""
 
+CLOSE = b"connection: close\r\n"
+"""The line that says that a connection ends with this answer."""
+
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")

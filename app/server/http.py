@@ -20,6 +20,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from app.core.ports import FANOUT, Heartbeat, Peer, Writer
+from app.server import whole
 from app.server.asgi import open_websocket
 from app.server.cycle import Cycle, Event
 from app.server.handshake import Request, text_response
@@ -66,10 +67,10 @@ class HttpProtocol(asyncio.Protocol):
     """Bytes of a body that wait for the application, above which nothing more is read."""
 
     __slots__ = (
-        "_answering", "_app", "_app_state", "_at_boundary", "_awaits_continue", "_awaits_header", "_client", "_config",
-        "_deadline", "_excused", "_fires_at", "_full", "_header_size", "_headers", "_loop", "_moved", "_parser",
-        "_phase", "_read_paused", "_reading", "_scheme", "_server", "_state", "_tasks", "_timer", "_transport", "_url",
-        "_waiting",
+        "_answering", "_app", "_app_state", "_at_boundary", "_awaits_continue", "_awaits_header", "_chunk", "_client",
+        "_config", "_deadline", "_desk", "_excused", "_fires_at", "_full", "_header_size", "_headers", "_held", "_loop",
+        "_moved", "_parser", "_phase", "_read_paused", "_reading", "_scheme", "_server", "_state", "_tasks", "_timer",
+        "_transport", "_url", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class HttpProtocol(asyncio.Protocol):
         self._tasks = server_state.tasks
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
+        self._desk = whole.Desk.of(config, server_state, app_state)  # None where all requests go to the application
         self._parser: Any = httptools.HttpRequestParser(self)  # None at the end: else each would keep the other
         # A peer may pipeline behind a request that closes; it is answered as far as that.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -101,7 +103,9 @@ class HttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._awaits_continue = False
         self._reading: Cycle | None = None  # whose body is read; valid in Phase.BODY
-        self._answering: Cycle | None = None
+        self._chunk = b""  # what is being parsed, if it began between two requests
+        self._held: bytes | None = None  # the body, so far, of a request that may turn out to be whole
+        self._answering: Cycle | whole.Answer | None = None
         self._waiting: deque[_Pending] | None = None  # requests behind the one that is being answered
         self._at_boundary = False  # whether what data_received parsed ended with a request's last byte
         self._awaits_header = False  # whether the deadline is that of a header which has begun, or should have
@@ -138,7 +142,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, then watch whatever it has left unfinished."""
+        if self._phase is _Phase.BETWEEN and self._offer_known(data):
+            return
         self._at_boundary = self._moved = False
+        self._chunk = data if self._phase is _Phase.BETWEEN else b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -147,6 +154,10 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse("Invalid HTTP request received.")
             return
+        finally:
+            self._chunk = b""
+        if self._held is not None:
+            self._release()
         if self._at_boundary or self._transport.is_closing():
             return
         if self._phase is _Phase.BODY:
@@ -196,6 +207,82 @@ class HttpProtocol(asyncio.Protocol):
         parser = self._parser
         if parser.should_upgrade() and self._asks_for_websocket():
             return  # the parser stops here
+        if self._may_be_whole():
+            self._held = b""
+        else:
+            self._begin()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._moved = True
+        if self._held is not None:
+            self._held += body
+        elif self._reading is not None and self._reading.feed(body) > self.body_high_water:
+            self._pause_reading()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is complete, or was an upgrade."""
+        self._phase, self._at_boundary = _Phase.BETWEEN, True
+        if self._held is not None and not self._offer_held():
+            self._release()
+        if self._reading is not None:
+            self._reading.end()
+            self._reading = None
+
+    # Requests that are whole.
+
+    def _may_be_whole(self) -> bool:
+        parser = self._parser
+        return (
+            self._desk is not None
+            and self._answering is None
+            and not self._full
+            and not self._awaits_continue
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+        )
+
+    def _offer_known(self, data: bytes) -> bool:
+        """Offer what needs no parsing; return whether it was taken."""
+        if self._desk is None or self._answering is not None or self._full:
+            return False
+        known = self._desk.known(data)
+        if known is None or not self._offer(self._desk, *known):
+            return False
+        self._header_size, self._awaits_header = 0, False
+        return True
+
+    def _offer_held(self) -> bool:
+        """Offer what was parsed; return whether it was taken."""
+        assert self._desk is not None and self._held is not None  # noqa: S101, PT018 — else nothing is held
+        request = whole.Request.of(self._config.root_path + target(self._url).path, self._headers)
+        if not self._offer(self._desk, request, self._held):
+            return False
+        self._desk.learn(self._chunk, request, self._held)
+        self._held = None
+        return True
+
+    def _offer(self, desk: whole.Desk, request: whole.Request, body: bytes) -> bool:
+        answer = whole.Answer(self)
+        if not desk.take(answer, request, self._client, body):
+            return False
+        self._answering = answer
+        return True
+
+    def _release(self) -> None:
+        """Give what was held to the application."""
+        body, self._held = self._held, None
+        self._begin()
+        if body:
+            self.on_body(body)
+
+    # Other requests.
+
+    def _begin(self) -> None:
+        """Begin to answer the request that is parsed, or queue it behind another."""
+        parser = self._parser
         method, version = parser.get_method(), parser.get_http_version()
         self._reading = cycle = Cycle(
             self,
@@ -214,19 +301,6 @@ class HttpProtocol(asyncio.Protocol):
             self._waiting = deque()
         self._waiting.append(_Pending(cycle, scope))
         self._pause_reading()
-
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        self._moved = True
-        if self._reading is not None and self._reading.feed(body) > self.body_high_water:
-            self._pause_reading()
-
-    def on_message_complete(self) -> None:
-        """Note that the request is complete, or was an upgrade."""
-        self._phase, self._at_boundary = _Phase.BETWEEN, True
-        if self._reading is not None:
-            self._reading.end()
-            self._reading = None
 
     def _scope(self, method: str, version: str) -> Event:
         path, raw_path, query = target(self._url)

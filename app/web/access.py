@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +33,7 @@ class AccessLog:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        line = Line(scope)
+        line = Line.of(scope)
         scope[LINE] = line
         if line.kind == "connection":  # which may have begun in what was a request's context
             structlog.contextvars.clear_contextvars()
@@ -57,12 +57,13 @@ class Line:
         "status",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope) -> None:
-        self.kind = "connection" if scope["type"] == "websocket" else "request"
+    def __init__(self, kind: str, path: str, method: str | None, client: str | None) -> None:
+        self.kind = kind
+        """``request`` or ``connection``."""
         self.id = f"{random.getrandbits(64):016x}"
-        self.path: str = scope["path"]
-        self.method: str | None = scope.get("method")
-        self.client: str | None = scope["client"][0] if scope.get("client") else None
+        self.path = path
+        self.method = method
+        self.client = client
         self.status: int | None = None
         self.close_code: int | None = None
         self.close_reason: str | None = None
@@ -72,6 +73,12 @@ class Line:
         """Of the answer's body; meaningful for other requests."""
         self.kept = False
         self._begun = time.perf_counter()
+
+    @classmethod
+    def of(cls, scope: Scope) -> Self:
+        """Begin the line of an ASGI request or WebSocket."""
+        kind = "connection" if scope["type"] == "websocket" else "request"
+        return cls(kind, scope["path"], scope.get("method"), scope["client"][0] if scope.get("client") else None)
 
     def watch_receive(self, receive: Receive) -> Receive:
         """Return ``receive``, with an eye on it."""

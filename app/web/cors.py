@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,7 +37,7 @@ class Cors:
         if scope["method"] == "OPTIONS":
             await self._options(scope, receive, send)
             return
-        added = self._headers(next((value for name, value in scope["headers"] if name == b"origin"), None))
+        added = self.added(scope["headers"])
 
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,7 +46,9 @@ class Cors:
 
         await self._app(scope, receive, send_more)
 
-    def _headers(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
+    def added(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Return what is added to the answer to a request with these headers."""
+        origin = next((value for name, value in headers if name == b"origin"), None)
         if origin is None:
             return [_VARY]
         if not self._any and origin in self._origins:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.types import Receive, Scope
 
 from app.core.errors import MalformedError, TooLargeError
 
 
 class Incoming:
-    """One request. ``headers`` has names in lower case; of those that stand twice, the first.
+    """One request, with its headers :func:`by_name`.
 
     Starlette's Request answers far more questions, and takes longer to make than a push takes to serve.
     """
@@ -17,7 +19,7 @@ class Incoming:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.path: str = scope["path"]
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        self.headers = by_name(scope["headers"])
         self._receive = receive
 
     async def body(self, limit: int) -> bytes:
@@ -38,6 +40,11 @@ class Incoming:
         if len(body) > limit:
             raise _too_large(limit)
         return body
+
+
+def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the values by names in lower case; of those that stand twice, the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
 
 
 def _too_large(limit: int) -> TooLargeError:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -20,6 +20,9 @@ from app.web.auth import Authenticator
 from app.web.incoming import Incoming
 from app.web.problems import ProblemResponse, describe_error
 
+ENVELOPED, NAMED = "/push", "/push/"
+"""The path of pushes whose body names the channel, and how others begin."""
+
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a ``POST /push``, of an array of messages too."""
 
@@ -29,18 +32,29 @@ MAX_ITEMS = 1000
 _log = structlog.get_logger(__name__)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
-_MEMBERS = frozenset({"channel", "message", "key"})
+_ENOUGH = frozenset({"channel", "message"})
+_MEMBERS = _ENOUGH | {"key"}
 
 
-class _Answer(NamedTuple):
-    """What a push is answered with, if all went well."""
+_HEADERS = ((b"content-type", b"application/json"),)
+_REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
-    headers: list[tuple[bytes, bytes]]
+
+class Answer(NamedTuple):
+    """What a push is answered with, if all went well; Content-Length goes without saying."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
-    @classmethod
-    def of(cls, body: bytes) -> Self:
-        return cls([(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")], body)
+
+class Terms(NamedTuple):
+    """What the head of a push says about what is in its body."""
+
+    identity: Identity
+    kind: str
+    """The body's media type."""
+    key: str | None
+    """The idempotency key; of the one message that it is."""
 
 
 class Push:
@@ -56,52 +70,64 @@ class Push:
         """Serve a ``POST`` whose path begins with ``/push`` as an ASGI application."""
         request = Incoming(scope, receive)
         try:
-            answer = await (self._enveloped(request) if request.path == "/push" else self._named(request))
+            good = await (self._enveloped(request) if request.path == ENVELOPED else self._named(request))
         except AbideError as error:
             refusal = self._refuse(error)
         except Exception:  # noqa: BLE001 — a bug is answered as a problem too
             _log.exception("push_failed")
             refusal = self._refuse(AbideError("the server failed to answer; its log says why"))
         else:
-            await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
-            await send({"type": "http.response.body", "body": answer.body})
+            headers = [(b"content-length", b"%d" % len(good.body)), *good.headers]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": good.body})
             return
         await refusal(scope, receive, send)
 
-    async def _named(self, request: Incoming) -> _Answer:
+    def terms(self, headers: Mapping[str, str]) -> Terms:
+        """Read a push's headers, by their names in lower case. Raises what refuses them."""
+        identity = self._authenticator.identify(headers)
+        return Terms(identity, body.media_type(headers), check_key(headers.get("idempotency-key")))
+
+    def record(self, path: str, terms: Terms, content: bytes) -> Record | None:
+        """Return what is to be published of a body that is one message; None of an array of them.
+
+        Raises what refuses it.
+        """
+        if path != ENVELOPED:
+            return self._named_record(path.removeprefix(NAMED), terms, content)
+        text = self._text(terms, content)
+        return None if data.is_array(text) else self._record(text, terms.key, terms.identity)
+
+    async def _named(self, request: Incoming) -> Answer:
         """Publish the body as one message to the channel that the path names.
 
         The answer comes when the message is stored.
         """
-        name = request.path.removeprefix("/push/")
+        name = request.path.removeprefix(NAMED)
         channel = self._registry.find(name)
         channel.check_publish(self._authenticator.identify(request.headers))
-        key = check_key(request.headers.get("idempotency-key"))
-        kind = body.media_type(request.headers)
-        message = body.as_data(kind, await request.body(channel.max_message_size))
-        channel.check_size(message)
-        (outcome,) = await self._publisher.publish([Record(name, message, key)])
-        return _answer(name, None, _stored(outcome))
+        terms = self.terms(request.headers)
+        record = self._named_record(name, terms, await request.body(channel.max_message_size))
+        (outcome,) = await self._publisher.publish([record])
+        return answer(request.path, record, stored(outcome))
 
-    async def _enveloped(self, request: Incoming) -> _Answer:
+    async def _enveloped(self, request: Incoming) -> Answer:
         """Publish one message, or an array of at most 1000, each with its channel's name.
 
         An array is published in order, and not atomically: it is answered with 200 and, for
         each item, its result or its problem.
         """
-        identity = self._authenticator.identify(request.headers)
-        kind = body.media_type(request.headers)
-        if kind != "application/json":
-            raise body.unsupported(kind, "application/json")
-        header = check_key(request.headers.get("idempotency-key"))
-        text = data.decode(await request.body(MAX_BODY))
+        terms = self.terms(request.headers)
+        if terms.kind != "application/json":  # before the body is read
+            raise body.unsupported(terms.kind, "application/json")
+        text = self._text(terms, await request.body(MAX_BODY))
         if data.is_array(text):
-            return await self._many(text, header, identity)
-        record = self._record(text, header, identity)
+            return await self._many(text, terms.key, terms.identity)
+        record = self._record(text, terms.key, terms.identity)
         (outcome,) = await self._publisher.publish([record])
-        return _answer(record.channel, record.data, _stored(outcome))
+        return answer(request.path, record, stored(outcome))
 
-    async def _many(self, text: str, header: str | None, identity: Identity) -> _Answer:
+    async def _many(self, text: str, header: str | None, identity: Identity) -> Answer:
         if header is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
@@ -118,7 +144,7 @@ class Push:
         for result in results:
             if "code" in result:
                 self._meter.refused(result["code"])
-        return _Answer.of(json.dumps(results).encode())
+        return Answer(_HEADERS, json.dumps(results).encode())
 
     def _refuse(self, error: AbideError) -> ProblemResponse:
         self._meter.refused(error.code)
@@ -133,15 +159,22 @@ class Push:
         except AbideError as error:
             return error
 
+    def _text(self, terms: Terms, content: bytes) -> str:
+        if terms.kind != "application/json":
+            raise body.unsupported(terms.kind, "application/json")
+        return data.decode(content)
+
+    def _named_record(self, name: str, terms: Terms, content: bytes) -> Record:
+        channel = self._registry.find(name)
+        channel.check_publish(terms.identity)
+        message = body.as_data(terms.kind, content)
+        channel.check_size(message)
+        return Record(name, message, terms.key)
+
     def _record(self, text: str, header: str | None, identity: Identity) -> Record:
         members = data.members(text)
-        for name in ("channel", "message"):
-            if name not in members:
-                msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
-                raise MalformedError(msg)
-        if unknown := members.keys() - _MEMBERS:
-            msg = f"unknown member {min(unknown)!r}: a message has 'channel', 'message' and maybe 'key'"
-            raise MalformedError(msg)
+        if members.keys() != _ENOUGH:
+            _check_members(members)
         if header is not None and "key" in members:
             msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
             raise MalformedError(msg)
@@ -153,6 +186,16 @@ class Push:
         return Record(name, message, key)
 
 
+def _check_members(members: Mapping[str, str]) -> None:
+    for name in ("channel", "message"):
+        if name not in members:
+            msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
+            raise MalformedError(msg)
+    if unknown := members.keys() - _MEMBERS:
+        msg = f"unknown member {min(unknown)!r}: a message has 'channel', 'message' and maybe 'key'"
+        raise MalformedError(msg)
+
+
 def check_key(key: str | None) -> str | None:
     """Return an idempotency key; raise :class:`MalformedError` unless it is 1 to 255 visible ASCII characters."""
     if key is not None and not _KEY.fullmatch(key):
@@ -161,7 +204,19 @@ def check_key(key: str | None) -> str | None:
     return key
 
 
-def _stored(outcome: Outcome) -> Published:
+def answer(path: str, record: Record, published: Published) -> Answer:
+    """Return the answer to a push of one message; that of an envelope has the message in it."""
+    epoch, offset = published.position
+    # Put together by hand: names and epochs have no character that JSON would escape.
+    name = record.channel
+    content = f'{{"channel": "{name}", "position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'.encode()
+    if path == ENVELOPED:  # as it came, not as Python would write it
+        content += b', "message": ' + record.data
+    return Answer(_REPLAYED if published.replayed else _HEADERS, content + b"}")
+
+
+def stored(outcome: Outcome) -> Published:
+    """Return where the message stands; raise what became of it if it does not."""
     if isinstance(outcome, AbideError):
         raise outcome
     return outcome
@@ -172,15 +227,3 @@ def _result(name: str, outcome: Outcome) -> dict[str, Any]:
         return describe_error(outcome)
     position = outcome.position
     return {"channel": name, "position": str(position), "offset": position.offset, "epoch": position.epoch}
-
-
-def _answer(name: str, message: bytes | None, published: Published) -> _Answer:
-    epoch, offset = published.position
-    # Put together by hand: names and epochs have no character that JSON would escape.
-    content = f'{{"channel": "{name}", "position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'.encode()
-    if message is not None:  # as it came, not as Python would write it
-        content += b', "message": ' + message
-    answer = _Answer.of(content + b"}")
-    if published.replayed:
-        answer.headers.append((b"idempotency-replayed", b"true"))
-    return answer

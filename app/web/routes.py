@@ -26,6 +26,7 @@ from app.web.asyncapi import AsyncApi
 from app.web.auth import Authenticator
 from app.web.channels import ChannelList, Channels
 from app.web.cors import Cors
+from app.web.direct import DirectPush
 from app.web.health import Health, Readiness
 from app.web.metrics import Exposition, Metrics
 from app.web.openapi import Documented, refusal
@@ -70,6 +71,8 @@ class Routes:
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
         self._http = Cors(self._dispatch, edge.origins)
+        self.direct = DirectPush(self._push, self._http, edge.publisher, edge.meter)
+        """Who answers pushes past all this."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""
