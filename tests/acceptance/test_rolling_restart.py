@@ -89,6 +89,7 @@ async def test_a_rolling_restart_loses_nothing(server_factory: ServerFactory, da
     """Subscribers that resume get every message once, in order, across SIGHUP, and are not all closed at once."""
     env = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "2", "DRAIN_SECONDS": str(WINDOW)}
     server = await anyio.to_thread.run_sync(lambda: server_factory(channels=CHANNELS, env=env))
+    await until(lambda: len(workers(server, "Application startup complete")) == 2, "a start of both workers")
     subscribers = [Subscriber(server.url) for _ in range(SUBSCRIBERS)]
     running = [asyncio.create_task(subscriber.run()) for subscriber in subscribers]
     async with publishing(server.url) as stored:
@@ -108,8 +109,9 @@ async def test_a_rolling_restart_loses_nothing(server_factory: ServerFactory, da
     for subscriber in subscribers:
         assert subscriber.offsets == list(range(1, len(stored) + 1))
         assert sorted(subscriber.data) == sorted(stored)
-    assert [len(subscriber.closed_at) for subscriber in subscribers] == [1] * SUBSCRIBERS
-    closed_at = sorted(time for subscriber in subscribers for time in subscriber.closed_at)
+    # Who comes back to the other old worker, which the signal has not reached yet, is closed by that one too.
+    assert {len(subscriber.closed_at) for subscriber in subscribers} <= {1, 2}
+    closed_at = sorted(subscriber.closed_at[0] for subscriber in subscribers)
     assert closed_at[-1] - closed_at[0] > WINDOW * 0.7
     assert max(sum(begin <= time < begin + WINDOW / 10 for time in closed_at) for begin in closed_at) <= SUBSCRIBERS / 3
     assert await anyio.to_thread.run_sync(server.stop) == 0
