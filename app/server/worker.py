@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
+from app.server import garbage
 from app.server.http import HttpProtocol
 from app.server.server import Server
 from app.server.websocket import WebSocketProtocol
@@ -20,9 +20,6 @@ MAX_FRAME_SIZE = 1024 * 1024 + 64 * 1024
 
 PING_SECONDS = 20.0
 """Between pings, and until one must be answered; the shortest idle limit of common proxies is 55 s."""
-
-GC_THRESHOLD = (50_000, 20, 100)
-"""Objects made before the young are looked at, and how seldom the older ones are."""
 
 STOP_SECONDS = 10
 """What gunicorn's ``graceful_timeout`` adds to the drain: leave-taking (2 s), requests under way, the lifespan."""
@@ -57,11 +54,7 @@ class AbideWorker(UvicornWorker):
     """Seconds after which a connection is closed, for its peer to connect again; None for no limit."""
 
     async def _serve(self) -> None:
-        # The collector would walk all connections again and again, and finds nothing: they are freed
-        # by their counts. What was loaded to start is never looked at again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
+        garbage.settle()
         self.config.app = self.wsgi
         server = Server(self.config, drain_seconds=self.drain_seconds, max_connection_age=self.max_connection_age)
         # The master passes SIGINT on as SIGQUIT.

@@ -21,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import structlog
 import uvloop
 
+from app.server import garbage
 from benchmarks.support import sides
 from benchmarks.support.messages import CHANNELS, Ledger, Receipt, compose
 from benchmarks.support.waiting import until
@@ -246,6 +247,7 @@ def _main(connection: Connection, side: sides.Name, url: str) -> None:
 async def _serve(connection: Connection, side: sides.Name, url: str, journal: Journal) -> None:
     async with sides.connect(side, url) as connected:
         worker = Worker(connected, journal)
+        garbage.settle()  # as a worker does; for both sides
         connection.send((False, None))
         async for method, args, kwargs in _requests(connection):
             try:

@@ -1,4 +1,4 @@
-"""One commit: records into the arguments of ``abide.append``, its rows into outcomes. No I/O."""
+"""One commit: records into the query that stores them, its rows into outcomes. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEGMENT_BYTES = 60_000
 """Bytes of a row of the log, unless one message has more."""
 
 Row = tuple[bool, int, int, bytes | None]
-"""What ``abide.append`` returns: known, i, offset, hash."""
+"""What a query of :meth:`Commit.call` returns: known, i, offset, hash."""
 
 
 @dataclass(slots=True)
@@ -60,6 +60,14 @@ class Commit:
             for index, record in enumerate(self.records)
             if index not in self.outcomes and self._leader(index, record) == index
         ]
+
+    def call(self) -> tuple[str, Sequence[object]]:
+        """Return the name of the query that stores the open records, and its arguments."""
+        arguments = self.arguments()
+        channels, _, _, _, counts, bodies, inline, keyed, *_ = arguments
+        if len(bodies) == 1 and not keyed:
+            return "append_one", (channels[0], counts[0], bodies[0], inline[0])
+        return "append", arguments
 
     def arguments(self) -> tuple[list[object], ...]:
         """Return the arguments of ``abide.append`` for the open records."""

@@ -118,8 +118,9 @@ class PostgresBackend(Backend):
         interrupted = False
         while commit.open():
             try:
+                query, arguments = commit.call()
                 async with self._work.connection() as connection:
-                    rows = await connection.fetch(sql.query("append"), *commit.arguments())
+                    rows = await connection.fetch(sql.query(query), *arguments)
                 commit.settle(tuple(row) for row in rows)
             except (UnavailableError, *_TRY_AGAIN) as error:  # nothing was stored this time
                 if time.monotonic() > deadline:

@@ -67,9 +67,10 @@ class Link:
         async with self._turn:
             connection = await self._connected()
             try:
-                async with contextlib.AsyncExitStack() as stack:
-                    if self._dsn.pooled:  # what belongs together must reach the same session behind the pooler
-                        await stack.enter_async_context(connection.transaction())
+                if self._dsn.pooled:  # what belongs together must reach the same session behind the pooler
+                    async with connection.transaction():
+                        yield connection
+                else:
                     yield connection
             except BaseException as error:
                 # A cancelled statement leaves the connection in the middle of something, too.

@@ -90,6 +90,13 @@ def test_a_message_bigger_than_a_segment_has_one_of_its_own() -> None:
     assert [(s.upto, s.n) for s in segments(commit(*of("a", "1", big, "2", "3")))] == [(1, 1), (2, 1), (4, 2)]
 
 
+def test_one_segment_without_keys_goes_by_the_short_query() -> None:
+    """Commit of one segment calls append_one; one with a key, two channels or two segments calls append."""
+    assert commit(*of("a", "1", "2")).call() == ("append_one", ("a", 2, "1\x1e2", True))
+    many = [of("a", "1", key="k"), [*of("a", "1"), *of("b", "1")], of("a", "x" * SEGMENT_BYTES, "1")]
+    assert [commit(*records).call()[0] for records in many] == ["append"] * 3
+
+
 def test_a_known_key_leaves_the_others_open() -> None:
     """Commit answers the records that are known and sends the rest again, numbered anew."""
     it = commit(*of("a", "1"), *of("a", "2", key="k"), *of("b", "3", key="k"))

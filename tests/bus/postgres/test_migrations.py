@@ -26,7 +26,7 @@ GRANT EXECUTE ON FUNCTION abide.publish TO {role};
 WORKER = """
 GRANT USAGE ON SCHEMA abide TO {role};
 GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox TO {role};
-GRANT EXECUTE ON FUNCTION abide.append, abide.drain, abide.stay_awake, abide.trim TO {role};
+GRANT EXECUTE ON FUNCTION abide.append, abide.append_one, abide.drain, abide.stay_awake, abide.trim TO {role};
 """
 
 
