@@ -1,6 +1,7 @@
 """The schema: how it comes, is kept and refused, and which rights its users need."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import AsyncIterator
 
@@ -17,6 +18,13 @@ from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, healthy, says, until, worker
 
 STEPS = [step.name for step in files.migrations()]
+
+LANDED = {
+    "0001_log.sql": "63b939ecb4c6d5aafd75f3b8df03246ac65ca2ba1c3a57f66b19829f9d29c397",
+    "0002_outbox.sql": "20195a7d081c30bc2ed21ab84c62231a0acc1e4d19b7a2bd906a459559981ba1",
+    "0003_lone_messages.sql": "3378d546afb01a537528af77be829d61ec7dac86f493be520357d757587bcc24",
+}
+"""The SHA-256 of each step as it landed. A step that comes is added, one that is here stays as it is."""
 
 SQL_PUBLISHER = """
 GRANT USAGE ON SCHEMA abide TO {role};
@@ -71,6 +79,29 @@ async def test_an_older_schema_is_upgraded(
         patch.setattr(files, "migrations", lambda: every[:1])
         assert await migrate(postgres.url(empty)) == STEPS[:1]
     assert await migrate(postgres.url(empty)) == STEPS[1:]
+
+
+def test_steps_that_landed_are_as_they_were() -> None:
+    """Steps never change: a database that has taken one would not get what is put into it later."""
+    steps = {step.name: hashlib.sha256(step.sql.encode()).hexdigest() for step in files.migrations()}
+    assert steps == LANDED
+
+
+async def test_a_server_without_rights_to_the_schema_goes_on_after_an_upgrade(
+    postgres: PostgresServer, empty: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Role that was granted what version 2 had publishes a lone message, with nothing granted anew, on the newest."""
+    every = files.migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "migrations", lambda: every[:2])
+        await migrate(postgres.url(empty))
+    for grant in WORKER.replace(" abide.append_one,", "").format(role=role).strip().split("\n"):
+        await postgres.execute(grant, database=empty)
+    async with worker(as_role(postgres.url(empty), role), ready=False) as it:
+        await says(it.backend, "run 'python -m app migrate' with a role that may")
+        assert await migrate(postgres.url(empty)) == STEPS[2:]
+        await healthy(it.backend)
+        assert isinstance((await it.publish("a", "1"))[0], Published)
 
 
 async def test_five_at_once_migrate_one_after_the_other(postgres: PostgresServer, empty: str) -> None:
@@ -148,6 +179,7 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
         "refuse('', '', '')",
         "trim('{}', '{}', '{}', 1)",
         f"append({', '.join(['NULL'] * 11)})",
+        "append_one('a', 1, '1', true)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{call}")  # noqa: S608 — the same

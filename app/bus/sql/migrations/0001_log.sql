@@ -78,6 +78,23 @@ BEGIN
         END IF;
     END IF;
 
+    -- One segment without keys, as every commit is where little is published: the same, without the sets.
+    IF cardinality(seg_n) = 1 AND cardinality(key_text) = 0 THEN
+        INSERT INTO abide.head AS h (channel, head, time) VALUES (channels[1], seg_n[1], abide.now_ms())
+        ON CONFLICT (channel) DO UPDATE
+            SET head = h.head + excluded.head, time = greatest(h.time, excluded.time)
+        RETURNING h.head, h.time INTO "offset", taken;
+        INSERT INTO abide.log (channel, last, n, time, body)
+            VALUES (channels[1], "offset", seg_n[1], taken, seg_body[1]);
+        PERFORM pg_notify('abide', CASE WHEN seg_inline[1]
+            THEN 'i ' || channels[1] || ' ' || "offset" || ' ' || seg_n[1] || ' ' || taken || E'\n' || seg_body[1]
+            ELSE E'd\n' || channels[1] || ' ' || "offset" END);
+        known := false;
+        i := 1;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
     -- In the order of names, the same for everybody: no two commits can wait for each other.
     WITH moved AS (
         INSERT INTO abide.head AS h (channel, head, time)
@@ -124,28 +141,6 @@ BEGIN
     RETURN QUERY SELECT false, t.i::integer, t.head, NULL::bytea FROM unnest(heads) WITH ORDINALITY t(head, i);
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.append FROM PUBLIC;
-
--- Append one segment without keys, as every commit is where little is published: what abide.append does
--- with one, without the sets, which cost more than the rows. Returns the channel's head.
-CREATE FUNCTION abide.append_one(name text, many integer, joined text, inline boolean) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
-DECLARE
-    upto bigint;
-    taken bigint;
-BEGIN
-    IF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
-    INSERT INTO abide.head AS h (channel, head, time) VALUES (name, many, abide.now_ms())
-    ON CONFLICT (channel) DO UPDATE SET head = h.head + excluded.head, time = greatest(h.time, excluded.time)
-    RETURNING h.head, h.time INTO upto, taken;
-    INSERT INTO abide.log (channel, last, n, time, body) VALUES (name, upto, many, taken, joined);
-    PERFORM pg_notify('abide', CASE WHEN inline
-        THEN 'i ' || name || ' ' || upto || ' ' || many || ' ' || taken || E'\n' || joined
-        ELSE E'd\n' || name || ' ' || upto END);
-    RETURN upto;
-END $$;
-REVOKE EXECUTE ON FUNCTION abide.append_one FROM PUBLIC;
 
 -- Delete what no history shows any more: of each channel given, rows that lie wholly before the
 -- newest `size` messages or are older than `ttl` ms; but nothing younger than a minute, so that
