@@ -10,17 +10,18 @@ from typing import Literal, Protocol
 from urllib.parse import quote
 
 from broadcaster import Broadcast
+from broadcaster._backends.postgres import PostgresBackend
 
+from app.bus import postgres
 from app.bus.bus import Bus
-from app.bus.postgres import PostgresBackend
 from app.core.channel import History
 from app.core.errors import AbideError, UnavailableError
 from app.core.message import Batch, Position, Record
 from benchmarks.support.messages import Ledger
 from benchmarks.support.waiting import until
 
-Name = Literal["stock", "bare stock", "abide"]
-"""``bare stock`` goes without our lock, to show what happens then."""
+Name = Literal["stock", "bare stock", "storing stock", "abide"]
+"""``bare stock`` goes without our lock, to show what happens then; ``storing stock`` is :class:`_Storing`."""
 
 STOCK_APPLICATION = "stock bus"
 """The application_name of stock's connections; ours name themselves."""
@@ -70,6 +71,21 @@ class Stock:
         self._stack.push_async_callback(_cancel, reader)
 
 
+class _Storing(PostgresBackend):
+    """Stock with an INSERT of the message into a table beside its NOTIFY: the least that durability costs."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        async with self._conn.transaction():
+            await self._conn.execute("SELECT pg_advisory_xact_lock(1)")  # every process comes here
+            await self._conn.execute("CREATE TABLE IF NOT EXISTS stored (id bigserial PRIMARY KEY, message text)")
+
+    async def publish(self, channel: str, message: str) -> None:
+        await self._conn.execute(
+            "WITH stored AS (INSERT INTO stored (message) VALUES ($2)) SELECT pg_notify($1, $2)", channel, message
+        )
+
+
 class Abide:
     """Our bus over PostgreSQL, as a worker process has it."""
 
@@ -111,6 +127,8 @@ async def connect(name: Name, url: str) -> AsyncIterator[Side]:
             connecting = _stock(url, asyncio.Lock())
         case "bare stock":
             connecting = _stock(url, contextlib.nullcontext())
+        case "storing stock":
+            connecting = _stock(url, asyncio.Lock(), _Storing)
         case "abide":
             connecting = _abide(url)
     async with connecting as side:
@@ -118,15 +136,17 @@ async def connect(name: Name, url: str) -> AsyncIterator[Side]:
 
 
 @contextlib.asynccontextmanager
-async def _stock(url: str, turn: contextlib.AbstractAsyncContextManager[None]) -> AsyncIterator[Side]:
+async def _stock(
+    url: str, turn: contextlib.AbstractAsyncContextManager[None], backend: type[PostgresBackend] = PostgresBackend
+) -> AsyncIterator[Side]:
     async with contextlib.AsyncExitStack() as stack:
         named = f"{url}?application_name={quote(STOCK_APPLICATION)}"
-        yield Stock(await stack.enter_async_context(Broadcast(named)), stack, turn)
+        yield Stock(await stack.enter_async_context(Broadcast(backend=backend(named))), stack, turn)
 
 
 @contextlib.asynccontextmanager
 async def _abide(url: str) -> AsyncIterator[Side]:
-    bus = Bus(PostgresBackend(url, retention=lambda _: History()))
+    bus = Bus(postgres.PostgresBackend(url, retention=lambda _: History()))
 
     async def is_connected() -> bool:
         return (await bus.health()).ok

@@ -60,6 +60,7 @@ async def latency(lab: Lab) -> Section:
     half = round(maximum / 2, -2)
     loads: dict[str, tuple[sides.Name, float]] = {
         f"stock, {STEADY_RATE}/s": ("stock", STEADY_RATE),
+        f"stock and an INSERT, {STEADY_RATE}/s": ("storing stock", STEADY_RATE),
         f"Abide, {STEADY_RATE}/s": ("abide", STEADY_RATE),
         f"Abide, {half:,.0f}/s: half of its maximum": ("abide", half),
     }
