@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[2]
 MAKE = """\
 import os, sys
 from app.telemetry.directory import make_directory
-print(make_directory(sys.argv[1]), flush=True)
+directory = make_directory(sys.argv[1])
 if os.fork() == 0:
     sys.exit()  # a worker that ends
-os.wait()
+os.wait()  # as long as it lives, it holds the directory, too
+print(directory, flush=True)
 sys.stdin.read()
 """
 
