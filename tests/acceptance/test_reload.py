@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 import pytest
@@ -96,14 +97,28 @@ def test_a_broken_edit_changes_nothing_and_is_reported_with_its_line(server: Ser
 
 
 def kill_worker(server: Server) -> None:
-    os.kill(next(line["pid"] for line in server.log if line["event"] == "serving"), signal.SIGKILL)
+    pid = min(workers(server))
+    os.kill(pid, signal.SIGKILL)
+    wait_until_ended(server, {pid})
 
 
-def replace_worker(server: Server) -> None:
+def replace_workers(server: Server) -> None:
+    old = workers(server)
     server.send_signal(signal.SIGHUP)
+    wait_until_ended(server, old)
 
 
-@pytest.mark.parametrize("replace", [kill_worker, replace_worker])
+def wait_until_ended(server: Server, pids: set[int]) -> None:
+    """Wait for the master's word: whoever connects to a worker that ends is not answered."""
+    for pid in pids:
+        server.wait_log(partial(is_told, f"Worker (pid:{pid}) was sent SIG"))
+
+
+def is_told(beginning: str, line: LogLine) -> bool:
+    return str(line["event"]).startswith(beginning)
+
+
+@pytest.mark.parametrize("replace", [kill_worker, replace_workers])
 @pytest.mark.parametrize("broken", ["channels:\n  lebowski: {publsh: anyone}\n", ""], ids=["mistaken", "empty"])
 def test_a_worker_that_begins_while_the_file_is_broken_serves_the_last_good_one(
     server: Server, replace: Callable[[Server], None], broken: str
@@ -137,7 +152,7 @@ def test_a_changed_backend_asks_for_a_restart(server: Server) -> None:
     assert push(server, "walter") == 200
 
 
-@pytest.mark.parametrize("replace", [kill_worker, replace_worker])
+@pytest.mark.parametrize("replace", [kill_worker, replace_workers])
 def test_a_changed_backend_splits_no_log(server_factory: ServerFactory, replace: Callable[[Server], None]) -> None:
     """Worker that takes over after the backend was changed stores where the others do, and says so."""
     with PostgresServer() as postgres:
@@ -149,7 +164,9 @@ def test_a_changed_backend_splits_no_log(server_factory: ServerFactory, replace:
         before = position(server, "walter")
         edit(server, "backend: memory://\n" + BEFORE, "restart_needed")
         replace(server)
-        warned = server.wait_log(lambda line: "the old serves until a restart" in line.get("detail", ""))
+        warned = server.wait_log(
+            lambda line: line["event"] == "config_warning" and "the old serves until a restart" in line["detail"]
+        )
         server.wait_log(lambda line: line["event"] == "serving" and line["pid"] == warned["pid"])
         after = [position(server, "walter") for _ in range(20)]
         assert after == [(before[0], before[1] + number) for number in range(1, 21)]
