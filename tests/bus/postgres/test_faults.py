@@ -84,6 +84,7 @@ async def test_a_slow_link_is_only_slow(proxy: FaultProxy, proxied: str, url: st
     async with worker(proxied) as it:
         readers = await it.follow("a")
         await ledger.publish(it, [Record("a", ledger.data(100))])
+        await ledger.publish(it, [Record(channel, ledger.data(100)) for channel in "bc"])  # both queries are prepared
         proxy.delay(0.05)
         async with asyncio.timeout(2):
             await ledger.publish(it, [Record("a", ledger.data(100)) for _ in range(50)])
