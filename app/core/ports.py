@@ -222,3 +222,17 @@ class Drain(Protocol):
         It is called when the response's turn has come in the drain, or when it has lasted as long
         as a connection may; it must not block, and may be called again.
         """
+
+
+INTAKE = "abide.intake"
+"""Where the lifespan's ``state`` has the application's :class:`Intake`."""
+
+
+class Intake(Protocol):
+    """The bound over what all clients together have sent of messages that are not complete."""
+
+    def grow(self, held: int, more: int) -> bool:
+        """Count ``more`` bytes of a message that holds ``held``; return False, and count nothing, without room."""
+
+    def release(self, held: int) -> None:
+        """Count so many bytes no more."""
