@@ -20,7 +20,7 @@ from app.bus.postgres import PostgresBackend
 from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, load, watch
 from app.core.channel import History
 from app.core.hub import Hub
-from app.core.ports import DIRECT, Head, Meter, Publisher, Reply
+from app.core.ports import DIRECT, METER, Head, Meter, Publisher, Reply
 from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
@@ -133,7 +133,7 @@ class Abide:
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             # Spans are made around ASGI requests alone.
-            yield {} if self._tracing else {DIRECT: self._direct}
+            yield {METER: self._metrics} | ({} if self._tracing else {DIRECT: self._direct})
             for task in tasks:
                 task.cancel()
             await self._sample()

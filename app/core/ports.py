@@ -197,6 +197,9 @@ class Meter(Protocol):
     def refused(self, code: str) -> None:
         """Learn of a push that was refused, or one item of it, with this error's code."""
 
+    def limited(self, limit: str) -> None:
+        """Learn of somebody who met a bound of docs/security.md, by its name there."""
+
 
 class _Unmetered(Meter):
     """Counts nothing."""
@@ -204,6 +207,10 @@ class _Unmetered(Meter):
 
 UNMETERED: Meter = _Unmetered()  # type: ignore[abstract] # to do nothing is what it is for
 """For whoever does not count."""
+
+
+METER = "abide.meter"
+"""Where the lifespan's ``state`` has the application's :class:`Meter`."""
 
 
 DRAIN = "abide.drain"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import struct
 from collections.abc import Sequence
 from contextvars import Context
 from enum import Enum, auto
@@ -16,12 +14,12 @@ from app.core.ports import Peer, Writer
 from app.server.keepalive import Watched
 from app.server.rfc6455 import LINK_DIED
 from app.server.shared import Shared
+from app.server.sockets import abort, limit_send_buffer
 
 GOING_DOWN = 1012
 """The close code at shutdown and of old age: reconnect."""
 
 _INDIRECT = -1
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
 class State(Enum):
@@ -49,13 +47,6 @@ class Link(asyncio.Protocol, Watched):
 
     low_water: ClassVar[int] = 32 * 1024
     """Bytes in the transport's buffer at which it has room again."""
-
-    send_buffer: ClassVar[int] = 64 * 1024
-    """Bytes asked for as the socket's send buffer; Linux takes twice that.
-
-    Left alone, the kernel would grow it to megabytes for each peer that stalls, and hide from us
-    that it does: the transport's own buffer stays empty until then.
-    """
 
     def __init__(self, transport: asyncio.Transport, shared: Shared, state: State) -> None:
         self._transport = transport
@@ -154,7 +145,7 @@ class Link(asyncio.Protocol, Watched):
 
     def _limit_buffers(self) -> None:
         self._transport.set_write_buffer_limits(self.high_water, self.low_water)
-        self._set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
+        limit_send_buffer(self._transport)
 
     def _write_indirectly(self, data: bytes) -> None:
         if self._state is not State.OPEN:
@@ -179,14 +170,7 @@ class Link(asyncio.Protocol, Watched):
         self._heard = self._shared.keepalive.tick
 
     def _abort(self) -> None:
-        """Cut the link and forget what is buffered, in the kernel too."""
-        self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._transport.abort()
-
-    def _set_option(self, level: int, option: int, value: int | bytes) -> None:
-        link = self._transport.get_extra_info("socket")
-        if link is not None:
-            link.setsockopt(level, option, value)
+        abort(self._transport)
 
     def _tell(self, code: int) -> None:
         # In a later turn, so that a peer is never told of the end inside a call that it makes; and in a context

@@ -9,6 +9,7 @@ from app.core.ports import Heartbeat, Peer
 from app.server.link import GOING_DOWN, Link, State
 from app.server.rfc6455 import LINK_DIED
 from app.server.shared import Shared
+from app.server.sockets import set_option
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
@@ -44,7 +45,7 @@ class StreamProtocol(Link):
         self._full = is_full
         self._limit_buffers()
         if _USER_TIMEOUT is not None and self._shared.silence:
-            self._set_option(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._shared.silence * 1000))
+            set_option(self._transport, socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._shared.silence * 1000))
         self.write(head)
         if self._shared.is_over:
             self._shared.loop.call_soon(self.shutdown)
