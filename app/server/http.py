@@ -335,7 +335,8 @@ class HttpProtocol(asyncio.Protocol):
         self._let_go()
         self._answering = self._reading = None
         self.read_on()
-        shared = cast("type[WebSocketProtocol]", self._config.ws_protocol_class).share(self._config, self._state)
+        protocol = cast("type[WebSocketProtocol]", self._config.ws_protocol_class)
+        shared = protocol.share(self._config, self._state, self._app_state)
         stream = StreamProtocol(self._transport, shared, heartbeat)
         stream.start(peer, head, is_full=self._full)
         return stream

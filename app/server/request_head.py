@@ -24,6 +24,7 @@ MAX_FIELDS = 100
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
+_BEGINNING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r]")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::([0-9]{1,5}))?")
@@ -88,16 +89,20 @@ class HeadReader:
         """Whether the request line has come."""
         return self._line is not None
 
-    def check_unfinished(self, size: int) -> None:
-        """Raise :class:`BadRequestError` if a line that has ``size`` bytes, and no end yet, is too long already."""
-        if self._line is None and size > MAX_TARGET + _LINE_ROOM:
-            raise _too_long()
+    def check_unfinished(self, line: bytes) -> None:
+        """Raise :class:`BadRequestError` if a line that has no end yet can be none, or is too long already."""
+        size = len(line)
+        if self._line is None:
+            if line and not _BEGINNING.match(line):
+                raise _no_request_line()
+            if size > MAX_TARGET + _LINE_ROOM:
+                raise _too_long()
         if self._size + size > MAX_HEAD:
             raise _too_large()
 
     def take(self, line: bytes) -> RequestHead | None:
         """Take one line; return the head when it is complete. Raises :class:`BadRequestError`."""
-        self.check_unfinished(len(line))
+        self.check_unfinished(line)
         self._size += len(line)
         if self._line is None:
             self._line = _request_line(line)
@@ -123,8 +128,7 @@ def field(line: bytes) -> tuple[bytes, bytes]:
 def _request_line(line: bytes) -> tuple[bytes, bytes, str]:
     match = _LINE.fullmatch(line)
     if match is None:
-        msg = "The first line is not of the form 'METHOD /path HTTP/1.1'."
-        raise BadRequestError(msg)
+        raise _no_request_line()
     if len(match[2]) > MAX_TARGET:
         raise _too_long()
     version = match[3].decode("ascii")
@@ -225,6 +229,10 @@ def _expects_continue(values: list[bytes], version: str) -> bool:
 def _list(values: list[bytes]) -> list[bytes]:
     """Return the items of a header that is a list, in lower case."""
     return [item for value in values for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
+
+
+def _no_request_line() -> BadRequestError:
+    return BadRequestError("The first line is not of the form 'METHOD /path HTTP/1.1'.")
 
 
 def _too_long() -> BadRequestError:

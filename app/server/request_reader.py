@@ -93,7 +93,7 @@ class RequestReader:
             if head is not None:
                 self.begin_body(head)
                 return head
-        self._head.check_unfinished(self.size)
+        self._head.check_unfinished(self._buffer[self._at :])
         return None
 
     def begin_body(self, head: RequestHead) -> None:

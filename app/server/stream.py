@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import ClassVar
 
 from app.core.ports import Heartbeat, Peer
 from app.server.link import GOING_DOWN, Link, State
@@ -29,6 +30,8 @@ class StreamProtocol(Link):
     """
 
     __slots__ = ("_beat", "_period")
+
+    kind: ClassVar[str] = "sse"
 
     def __init__(self, transport: asyncio.Transport, shared: Shared, heartbeat: Heartbeat) -> None:
         super().__init__(transport, shared, State.OPEN)
@@ -78,6 +81,9 @@ class StreamProtocol(Link):
         if state is State.OPEN:
             if shared.is_due(age):
                 self.close(GOING_DOWN, "")
+            elif self._is_stalled(tick):
+                shared.meter.limited("answer_time")
+                self._abort()
             elif age % self._period == 0 and not self._full:
                 self.write(self._beat)
         elif state is State.ENDING and tick - self._heard >= shared.closing_late:

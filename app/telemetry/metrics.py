@@ -107,6 +107,7 @@ class Metrics:
             self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
         )
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
+        self._failed = _Tallied(self._counter("abide_errors", "Connections and deliveries ended by a bug", "kind"))
         self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
         self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)
@@ -166,6 +167,10 @@ class Metrics:
         """Count a refusal."""
         self._refused.waiting[code] += 1
 
+    def failed(self, kind: str) -> None:
+        """Count what a bug has ended."""
+        self._failed.waiting[kind] += 1
+
     def limited(self, limit: str) -> None:
         """Count somebody who met a bound."""
         self._limited.waiting[limit] += 1
@@ -197,7 +202,7 @@ class Metrics:
         """Pass on what was counted."""
         self._undeclared.inc(self._published.flush(self._declared))
         self._delivered.flush(self._declared)
-        for tallied in (self._gaps, self._resumes, self._refused, self._limited):
+        for tallied in (self._gaps, self._resumes, self._refused, self._failed, self._limited):
             tallied.flush()
         for histogram in (self._append, self._batch, self._roundtrip, self._delay):
             histogram.flush()

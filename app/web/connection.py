@@ -19,6 +19,9 @@ from app.core.resume import Begin, Gap, Reason
 from app.core.subscription import Subscription
 from app.web.access import Line
 
+ENVELOPE = 8 * 1024
+"""Bytes of a text beside the message that it publishes; all of one that publishes nothing."""
+
 _REASON_BYTES = 123
 """What RFC 6455 leaves for the reason of a close."""
 
@@ -55,6 +58,10 @@ class Connection:
             self._unhandled = deque([data])
             self._writer.pause()
             _start(self._handle_all(self._unhandled))
+
+    def most(self) -> int:
+        """Return the bytes of the largest text that is taken."""
+        raise NotImplementedError
 
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
@@ -124,6 +131,10 @@ class PlainConnection(Connection):
         """Close."""
         self.fail(error)
 
+    def most(self) -> int:
+        """Return what the channel takes of its subscribers."""
+        return most_from_clients(self._subscription.channel)
+
     def full(self) -> None:
         """Stop at what was sent."""
         self._subscription.full()
@@ -142,6 +153,11 @@ class PlainConnection(Connection):
         """Give back the subscription."""
         line.messages = self._subscription.position.offset - self._start
         self.hub.unsubscribe(self._subscription)
+
+
+def most_from_clients(channel: Channel) -> int:
+    """Return the bytes of the largest text that a subscriber of the channel may send."""
+    return ENVELOPE + (channel.max_message_size if channel.client_publish else 0)
 
 
 def _start(work: Coroutine[None, None, None]) -> None:

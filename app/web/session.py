@@ -14,7 +14,7 @@ from app.core.ports import Publisher, Writer
 from app.core.resume import Begin, Gap, Start
 from app.core.subscription import Subscription
 from app.web.access import Line
-from app.web.connection import Connection
+from app.web.connection import ENVELOPE, Connection, most_from_clients
 from app.web.problems import STATUSES
 from app.web.push import check_key
 
@@ -62,6 +62,12 @@ class Session(Connection):
         else:
             self._remove(subscription)
             self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
+
+    def most(self) -> int:
+        """Return what its one channel takes, or the one that takes most."""
+        registry = self.hub.registry
+        channel = registry.get(self._only) if self._only is not None else None
+        return ENVELOPE + registry.largest_from_clients if channel is None else most_from_clients(channel)
 
     def full(self) -> None:
         """Stop every subscription at what was sent."""

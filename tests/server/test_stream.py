@@ -229,7 +229,7 @@ def test_age() -> None:
 def test_late_response() -> None:
     """Response that begins when everybody has been told to go is told at once, and its head still leaves."""
     with LocalServer(app) as server:
-        server.call(HurriedWebSocket.share, server.server.config, server.server.server_state).is_over = True
+        server.call(HurriedWebSocket.share, server.server.config, server.server.server_state, {}).is_over = True
         wire, peer = app.open(server)
         with wire:
             assert wire.read_rest().endswith(b"\r\n\r\n0\r\n\r\n")
