@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -26,6 +26,8 @@ TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n")
 _BEGINNING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r]")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
+_WHOLE = re.compile(_LINE.pattern + rb"(?:" + _FIELD.pattern.replace(b"(", b"(?:") + rb")*\r\n")
+_VERSIONS = {b"1.0": "1.0", b"1.1": "1.1"}
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::([0-9]{1,5}))?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -53,8 +55,7 @@ class Target(NamedTuple):
     query: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """What one head says. ``headers`` are names in lower case and values without blanks around them, in their order."""
 
     method: bytes
@@ -69,6 +70,18 @@ class RequestHead:
     awaits_continue: bool
     """Whether the client waits to be told that its body is wanted."""
     asks_for_websocket: bool
+
+
+def parse(data: bytes) -> RequestHead | None:
+    """Return what a head says that has come whole; None where it takes :class:`HeadReader` to say what is wrong.
+
+    Raises :class:`BadRequestError`. It reads what that reads, only faster: all lines in one step each.
+    """
+    match = _WHOLE.fullmatch(data)
+    if match is None or len(match[2]) > MAX_TARGET or match[3] not in _VERSIONS:
+        return None
+    fields = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(data, match.end(3) + 2)]
+    return None if len(fields) > MAX_FIELDS else _head(match[1], match[2], _VERSIONS[match[3]], fields)
 
 
 class HeadReader:
@@ -131,11 +144,10 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, str]:
         raise _no_request_line()
     if len(match[2]) > MAX_TARGET:
         raise _too_long()
-    version = match[3].decode("ascii")
-    if version not in ("1.0", "1.1"):
+    if match[3] not in _VERSIONS:
         msg = "This server speaks HTTP/1.1 and HTTP/1.0."
         raise BadRequestError(msg, 505)
-    return match[1], match[2], version
+    return match[1], match[2], _VERSIONS[match[3]]
 
 
 def _head(method: bytes, url: bytes, version: str, fields: list[tuple[bytes, bytes]]) -> RequestHead:
@@ -148,16 +160,16 @@ def _head(method: bytes, url: bytes, version: str, fields: list[tuple[bytes, byt
     if authority is not None:  # it goes before Host, says RFC 9112 §3.2.2
         fields = [(b"host", authority), *(header for header in fields if header[0] != b"host")]
     length = _body_length(found, version)
-    connection = _list(found.get(b"connection", []))
+    connection = _list(found.get(b"connection"))
     return RequestHead(
-        method=method,
-        target=target,
-        version=version,
-        headers=fields,
-        length=length,
+        method,
+        target,
+        version,
+        fields,
+        length,
         keep_alive=version == "1.1" and b"close" not in connection,
-        awaits_continue=_expects_continue(found.get(b"expect", []), version) and length != 0,
-        asks_for_websocket=b"upgrade" in connection and b"websocket" in _list(found.get(b"upgrade", [])),
+        awaits_continue=_expects_continue(found.get(b"expect"), version) and length != 0,
+        asks_for_websocket=b"upgrade" in connection and b"websocket" in _list(found.get(b"upgrade")),
     )
 
 
@@ -216,19 +228,31 @@ def _body_length(found: dict[bytes, list[bytes]], version: str) -> int | None:
     return int(lengths[0])
 
 
-def _expects_continue(values: list[bytes], version: str) -> bool:
+def _expects_continue(values: list[bytes] | None, version: str) -> bool:
     expectations = _list(values)
     if version == "1.0" or not expectations:
         return False
-    if expectations != [b"100-continue"]:
+    if expectations != (b"100-continue",):
         msg = "This server meets no expectation but '100-continue'."
         raise BadRequestError(msg, 417)
     return True
 
 
-def _list(values: list[bytes]) -> list[bytes]:
+def _list(values: list[bytes] | None) -> tuple[bytes, ...]:
     """Return the items of a header that is a list, in lower case."""
-    return [item for value in values for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
+    if not values:
+        return ()
+    value = b",".join(values)
+    return _known_items(value) if len(value) <= _SHORT else _items(value)
+
+
+def _items(value: bytes) -> tuple[bytes, ...]:
+    return tuple([item for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item])
+
+
+_SHORT = 64
+_known_items = lru_cache(maxsize=256)(_items)
+"""Remembers the items of values of at most :data:`_SHORT` bytes: there are few, and they come again and again."""
 
 
 def _no_request_line() -> BadRequestError:

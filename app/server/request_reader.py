@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from app.server.request_head import MAX_HEAD, BadRequestError, HeadReader, RequestHead, field
+from app.server.request_head import MAX_HEAD, BadRequestError, HeadReader, RequestHead, field, parse
 
 MAX_FRAMING = 64 * 1024
 """Bytes of the chunk extensions and trailers of one request together."""
@@ -18,6 +18,7 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\
 _LONGEST_SIZE = 17
 """Bytes of a chunk's size with its line end; more of that line is an extension."""
 _EMPTY = b"\r\n"
+_END = b"\r\n\r\n"
 _MOST_EMPTY = 2
 """Empty lines before a request that are passed over: some clients end a body with one too many."""
 
@@ -52,7 +53,7 @@ class RequestReader:
         self._buffer = b""
         self._at = 0  # what is before it in the buffer has been read
         self._expects = _Expects.HEAD
-        self._head = HeadReader()
+        self._head: HeadReader | None = None  # of a head that came in pieces, or is wrong
         self._empty = 0  # lines before the head
         self._left = 0  # bytes of the body, or of the chunk
         self._framing = 0  # bytes of extensions and trailers
@@ -72,7 +73,7 @@ class RequestReader:
     @property
     def has_begun(self) -> bool:
         """Whether a part of the next head has come."""
-        return self.is_at_head and (self._head.has_begun or self._empty > 0 or self.size > 0)
+        return self._expects is _Expects.HEAD and (self._head is not None or self._at < len(self._buffer))
 
     def feed(self, data: bytes) -> None:
         """Take what came next, in pieces of any size."""
@@ -85,26 +86,34 @@ class RequestReader:
 
     def head(self) -> RequestHead | None:
         """Return the next head; None until more is fed. Raises :class:`BadRequestError`: nothing is read after it."""
+        if self._head is None:
+            end = self._buffer.find(_END, self._at, self._at + MAX_HEAD) + len(_END)
+            head = parse(self._buffer[self._at : end]) if end >= len(_END) else None
+            if head is not None:
+                self._take(end - self._at)
+                return self._begin_body(head)
+        return self._head_in_pieces() if self.size else None
+
+    def _head_in_pieces(self) -> RequestHead | None:
+        reader = self._head = self._head or HeadReader()
         while (line := self._line()) is not None:
-            if line == _EMPTY and not self._head.has_begun and self._empty < _MOST_EMPTY:
+            if line == _EMPTY and not reader.has_begun and self._empty < _MOST_EMPTY:
                 self._empty += 1
                 continue
-            head = self._head.take(line)
+            head = reader.take(line)
             if head is not None:
-                self.begin_body(head)
-                return head
-        self._head.check_unfinished(self._buffer[self._at :])
+                return self._begin_body(head)
+        reader.check_unfinished(self._buffer[self._at :])
         return None
 
-    def begin_body(self, head: RequestHead) -> None:
+    def _begin_body(self, head: RequestHead) -> RequestHead:
         """Go on with the body of ``head``."""
-        self._head, self._empty, self._framing = HeadReader(), 0, 0
+        self._head, self._empty, self._framing = None, 0, 0
         if head.length is None:
             self._expects = _Expects.SIZE
         elif head.length:
             self._expects, self._left = _Expects.BODY, head.length
-        else:
-            self._expects = _Expects.HEAD
+        return head
 
     def body(self) -> bytes:
         """Return what has come of the body; ``b""`` until more is fed, and at its end.
