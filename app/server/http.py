@@ -365,7 +365,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, error: BadRequestError) -> None:
         """Answer what is no request, and close: where the next one would begin, nobody can tell."""
-        _logger.warning("%s", error)
+        _logger.warning("Refused a request from %s: %s", self._client and self._client[0], error)
         if error.status in _TOO_LARGE:
             self._meter.limited("request_head")
         cycle, self._reading = self._reading, None
