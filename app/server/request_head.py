@@ -29,7 +29,9 @@ _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)\
 _WHOLE = re.compile(_LINE.pattern + rb"(?:" + _FIELD.pattern.replace(b"(", b"(?:") + rb")*\r\n")
 _VERSIONS = {b"1.0": "1.0", b"1.1": "1.1"}
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]+)(?::([0-9]{1,5}))?")
+_HOST = re.compile(
+    rb"(?:\[(?=[^\]]*:[^\]]*:)[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{1,5}))?"
+)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HIGHEST_PORT = 65535
 _JUDGED = frozenset(

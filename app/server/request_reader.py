@@ -172,7 +172,7 @@ class RequestReader:
         match = _CHUNK.fullmatch(line)
         if match is None:
             raise _bad_chunk()
-        self._count(max(0, len(line) - _LONGEST_SIZE))
+        self._count(len(line) - len(match[1]) - len(_EMPTY))
         self._left = int(match[1], 16)
         self._expects = _Expects.CHUNK if self._left else _Expects.TRAILER
 
