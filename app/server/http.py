@@ -23,9 +23,9 @@ from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Wri
 from app.server import whole
 from app.server.asgi import open_websocket
 from app.server.cycle import Cycle, Event
-from app.server.deadline import Deadline
 from app.server.handshake import Request, text_response
 from app.server.heads import Headers
+from app.server.patience import Patience, Times
 from app.server.request_head import BadRequestError, RequestHead
 from app.server.request_reader import RequestReader
 from app.server.sockets import abort, limit_send_buffer
@@ -41,17 +41,8 @@ class HttpProtocol(asyncio.Protocol):
     Invariant: the connection is closed at its deadline, unless all that it waits for is the application.
     """
 
-    header_timeout: ClassVar[float] = 10.0
-    """Seconds from connecting, or from a later request's first byte, to the header's end."""
-
-    body_timeout: ClassVar[float] = 30.0
-    """Seconds that a request's body may pause."""
-
-    whole_timeout: ClassVar[float] = 60.0
-    """Seconds that a request's body may take, or an answer wait to be read, beside the time for its size."""
-
-    slowest: ClassVar[int] = 16 * 1024
-    """Bytes a second: the pace of a body, or of a reader, that has all the time for its size."""
+    times: ClassVar[Times] = Times()
+    """What its peer is given to send a request, and to read an answer."""
 
     body_high_water: ClassVar[int] = 64 * 1024
     """Bytes of a body that wait for the application, above which nothing more is read."""
@@ -59,14 +50,10 @@ class HttpProtocol(asyncio.Protocol):
     ahead_high_water: ClassVar[int] = 64 * 1024
     """Bytes sent behind a request that is not answered yet, above which nothing more is read."""
 
-    linger_timeout: ClassVar[float] = 5.0
-    """Seconds in which a body must end that goes on after its request was answered."""
-
     __slots__ = (
-        "_answering", "_app", "_app_state", "_awaits_header", "_body_begun", "_body_size", "_chunk", "_client",
-        "_config", "_deadline", "_desk", "_excused", "_full", "_full_since", "_loop", "_meter", "_read_due",
-        "_read_paused", "_reader", "_reading", "_scheme", "_server", "_state", "_tasks", "_transport", "_write_due",
-        "_written",
+        "_answering", "_app", "_app_state", "_awaits_header", "_chunk", "_client", "_config", "_desk", "_excused",
+        "_full", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme", "_server", "_state",
+        "_tasks", "_transport", "_written",
     )  # fmt: skip
 
     def __init__(
@@ -100,14 +87,9 @@ class HttpProtocol(asyncio.Protocol):
         self._full = False  # whether more is buffered than should be added to
 
         # None at the end: else each would keep the other.
-        self._deadline: Deadline | None = Deadline(self._loop, self._expire)
-        self._read_due = inf  # loop time: of the header, the body, or the pause between requests
-        self._write_due = inf  # loop time: of an answer that waits to be read
-        self._awaits_header = False  # whether _read_due is that of a header which has begun, or should have
-        self._body_begun = 0.0  # loop time from which the body's whole time counts; valid while it is read, as the next
-        self._body_size = 0
+        self._patience: Patience | None = Patience(self._loop, self.times, self._give_up, self._excuse)
+        self._awaits_header = False  # whether a header has begun, or should have, and a limit runs for it
         self._excused = False  # whether the last look found that the peer could not go on
-        self._full_since = inf  # loop time at which the answer had to wait for its reader for the first time
         self._written = 0  # bytes of the answer
 
     # Called by the transport.
@@ -119,7 +101,9 @@ class HttpProtocol(asyncio.Protocol):
         self._client = get_remote_addr(transport)
         self._scheme = "https" if is_ssl(transport) else "http"
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
-        self._await_header()
+        self._awaits_header = True
+        if self._patience is not None:
+            self._patience.expect(self.times.header)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """Let the application know, and begin nothing more."""
@@ -137,17 +121,17 @@ class HttpProtocol(asyncio.Protocol):
             self._chunk = b""
 
     def pause_writing(self) -> None:
-        """Note that the buffer is over its limit, and from when on the peer has to read."""
+        """Note that the buffer is over its limit, and that the peer has to read."""
         self._full = True
         limit_send_buffer(self._transport)
-        self._full_since = min(self._full_since, self._loop.time())
-        self._write_due = self._full_since + self._time_for(self._written)
-        self._watch()
+        if self._patience is not None:
+            self._patience.full(self._written)
 
     def resume_writing(self) -> None:
         """Note that the buffer has room again."""
         self._full = False
-        self._write_due = inf
+        if self._patience is not None:
+            self._patience.drained()
         if self._answering is not None:
             self._answering.drained()
 
@@ -156,27 +140,29 @@ class HttpProtocol(asyncio.Protocol):
     def _read(self) -> None:
         """Read on in what has come, until more is needed, or it is somebody else's turn."""
         try:
-            while self._deadline is not None and not self._transport.is_closing():
+            while (patience := self._patience) is not None and not self._transport.is_closing():
                 if self._reading is not None:
-                    if not self._read_body(self._reading):
+                    if not self._read_body(self._reading, patience):
                         return
                 elif self._answering is not None:
                     if self._reader.size > self.ahead_high_water:
                         self._pause_reading()
                     return
-                elif not self._read_head():
+                elif not self._read_head(patience):
                     return
         except BadRequestError as error:
             self._refuse(error)
 
-    def _read_head(self) -> bool:
+    def _read_head(self, patience: Patience) -> bool:
         """Begin with the next request; return whether its head has come."""
         head = self._reader.head()
         if head is None:
             if self._reader.has_begun and not self._awaits_header:
-                self._await_header()
+                self._awaits_header = True
+                patience.expect(self.times.header)
             return False
-        self._awaits_header, self._read_due = False, inf
+        self._awaits_header = False
+        patience.expect_nothing()
         if head.asks_for_websocket:
             self._upgrade(head)
         elif self._desk is None or self._full or not _is_plain_push(head):
@@ -185,25 +171,25 @@ class HttpProtocol(asyncio.Protocol):
             self._offer_read(self._desk, head)
         return True
 
-    def _read_body(self, cycle: Cycle) -> bool:
+    def _read_body(self, cycle: Cycle, patience: Patience) -> bool:
         """Give what has come of the body to its cycle; return whether it is complete."""
         self._give(cycle, self._reader.body())
         if self._reader.is_at_head:
-            self._reading, self._read_due = None, inf
+            self._reading = None
+            patience.expect_nothing()
             cycle.end()
             return True
         if self._reader.has_more:
             self._pause_reading()
             self._loop.call_soon(self._read_again)
         elif self._answering is not None:  # else it was answered already, and only has to end
-            pause = self._loop.time() + self.body_timeout
-            self._read_due = min(pause, self._body_begun + self._time_for(self._body_size))
-            self._watch()
+            patience.expect_body()
         return False
 
     def _give(self, cycle: Cycle, body: bytes) -> None:
         if body:
-            self._body_size += len(body)
+            if self._patience is not None:
+                self._patience.moved(len(body))
             if cycle.feed(body) > self.body_high_water:
                 self._pause_reading()
 
@@ -257,7 +243,9 @@ class HttpProtocol(asyncio.Protocol):
         if head.method == b"GET" and head.version == "1.1":
             scope["extensions"] = {FANOUT: cycle.hand_over}
         self._answering = self._reading = cycle
-        self._body_begun, self._body_size, self._excused = self._loop.time(), 0, False
+        self._excused = False
+        if self._patience is not None:
+            self._patience.begin_body()
         task = self._loop.create_task(cycle.run(self._app, scope))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -309,22 +297,18 @@ class HttpProtocol(asyncio.Protocol):
         """End the connection when what was written has left; what is not read in time is dropped."""
         self._transport.close()
         buffered = self._transport.get_write_buffer_size()
-        if buffered:
-            self._write_due = self._loop.time() + self._time_for(buffered)
-            self._watch()
+        if buffered and self._patience is not None:
+            self._patience.close(buffered)
 
     def answered(self) -> None:
         """Answer the next request, or wait for it."""
         self._state.total_requests += 1
         self._answering = None
-        self._written, self._full_since = 0, inf
-        if self._transport.is_closing():
+        self._written = 0
+        if self._patience is None or self._transport.is_closing():
             return
-        if self._reading is not None:
-            self._read_due = self._loop.time() + self.linger_timeout
-        else:
-            self._read_due = self._loop.time() + self._config.timeout_keep_alive
-        self._watch()
+        self._patience.answered()
+        self._patience.expect(self._config.timeout_keep_alive if self._reading is None else self.times.linger)
         self.read_on()
         if self._reader.size:
             self._read()
@@ -383,62 +367,39 @@ class HttpProtocol(asyncio.Protocol):
     def _let_go(self) -> None:
         """Watch and read nothing more: the connection is another's, or gone."""
         self._state.connections.discard(self)
-        if self._deadline is not None:
-            self._deadline.stop()
-            self._deadline = None
-
-    # Deadlines.
+        if self._patience is not None:
+            self._patience.stop()
+            self._patience = None
 
     def _pause_reading(self) -> None:
         if not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
 
-    def _await_header(self) -> None:
-        self._awaits_header = True
-        self._read_due = self._loop.time() + self.header_timeout
-        self._watch()
+    # Called by its patience.
 
-    def _time_for(self, size: int) -> float:
-        """Return the seconds that so many bytes may take."""
-        return self.whole_timeout + size / self.slowest
-
-    def _watch(self) -> None:
-        due = min(self._read_due, self._write_due)
-        if self._deadline is not None and due < inf:
-            self._deadline.set(due)
-
-    def _expire(self) -> None:
-        """Close the connection if its peer is late, and look again later if it is not."""
-        now = self._loop.time()
-        if now >= self._write_due:
-            self._meter.limited("answer_time")
-            abort(self._transport)
-        elif now >= self._read_due and not self._is_excused(now):
-            if self._awaits_header or self._reading is not None:
-                self._meter.limited("request_time")
-            if self._transport.get_write_buffer_size():
-                abort(self._transport)
-            else:
-                self._transport.close()
-        else:
-            self._watch()
-
-    def _is_excused(self, now: float) -> bool:
-        """Whether the peer is not late: what it could send could not be taken."""
+    def _excuse(self) -> float:
+        """Return the seconds that a peer is given that has sent nothing because it could not."""
         if self._answering is None:
-            return False
+            return 0
         if self._reading is None:
-            self._read_due = inf  # the next header may wait until the answer is complete
-            return True
+            return inf  # the next header may wait until the answer is complete
         # While it is the application that keeps the peer waiting, the peer is excused, and for one
         # more period: it may have been told to go on only just now.
         excused = self._read_paused or self._reading.awaits_continue
         before, self._excused = self._excused, excused
-        if excused or before:
-            self._read_due = now + self.body_timeout
-            self._body_begun = now
-        return excused or before
+        return self.times.body if excused or before else 0
+
+    def _give_up(self, has_to_read: bool) -> None:  # noqa: FBT001 — its one argument
+        """Close the connection: its peer is late."""
+        if has_to_read:
+            self._meter.limited("answer_time")
+        elif self._awaits_header or self._reading is not None:
+            self._meter.limited("request_time")
+        if has_to_read or self._transport.get_write_buffer_size():
+            abort(self._transport)
+        else:
+            self._transport.close()
 
 
 _TOO_LARGE = (414, 431)

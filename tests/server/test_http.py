@@ -9,6 +9,7 @@ import pytest
 from websockets.sync.client import connect
 
 from app.server.http import HttpProtocol
+from app.server.patience import Times
 from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG, WHOLE_TIMEOUT, app
 from tests.support.local import LocalServer, wait_for
 from tests.support.server import Server
@@ -117,8 +118,7 @@ class Hurried(HttpProtocol):
 
     __slots__ = ()
 
-    whole_timeout = 0.3
-    slowest = 2**30
+    times = Times(whole=0.3, slowest=2**30)
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept alive", "closing"])

@@ -12,6 +12,7 @@ import structlog
 from app.core.ports import Writer
 from app.server import rfc6455
 from app.server.http import HttpProtocol
+from app.server.patience import Times
 from app.server.worker import AbideWorker
 
 Message = MutableMapping[str, Any]
@@ -19,13 +20,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 HEADER_TIMEOUT = 0.4
-"""Seconds; see :class:`HttpProtocol`."""
+"""Seconds; see :class:`~app.server.patience.Times`."""
 
 BODY_TIMEOUT = 0.6
-"""Seconds; see :class:`HttpProtocol`."""
+"""Seconds; see :class:`~app.server.patience.Times`."""
 
 WHOLE_TIMEOUT = 2.0
-"""Seconds; see :class:`HttpProtocol`."""
+"""Seconds; see :class:`~app.server.patience.Times`."""
 
 LONG = 1.2
 """Seconds that the slow paths take: longer than either timeout."""
@@ -43,10 +44,7 @@ COMMAND = (
 class ImpatientProtocol(HttpProtocol):
     """The protocol with timeouts that a test can wait for."""
 
-    header_timeout = HEADER_TIMEOUT
-    body_timeout = BODY_TIMEOUT
-    whole_timeout = WHOLE_TIMEOUT
-    linger_timeout = BODY_TIMEOUT
+    times = Times(header=HEADER_TIMEOUT, body=BODY_TIMEOUT, whole=WHOLE_TIMEOUT, linger=BODY_TIMEOUT)
 
 
 class ImpatientWorker(AbideWorker):
