@@ -1,0 +1,89 @@
+"""An application that answers each request with what it understood, and remembers it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+from app.core.ports import Head, Reply
+from tests.support.reading.corpus import Message
+
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+_OF_THE_HOP = {
+    *("connection", "expect", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+}
+"""What one party says to the next, who need not pass it on."""
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    """Return the headers that are meant for the application, as text."""
+    decoded = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
+    return tuple((name, value) for name, value in decoded if name not in _OF_THE_HOP)
+
+
+class Echo:
+    """Answers 200 with the request as JSON; opens each WebSocket and closes it. Also takes whole requests."""
+
+    def __init__(self, noticed: Callable[[], None] = lambda: None) -> None:
+        self.seen: defaultdict[str, list[Message]] = defaultdict(list)
+        """The requests that were complete, by the client's ``host``, in their order; WebSockets among them."""
+        self._noticed = noticed
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Serve as an ASGI application; :attr:`seen` notes a request once its body is complete."""
+        if scope["type"] == "websocket":
+            await self._close(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            event = await receive()
+            self._noticed()
+            if event["type"] == "http.disconnect":
+                return
+            body += event["body"]
+            more = event["more_body"]
+        message = self._see(scope, scope["method"], body)
+        # The answer to HEAD has no body, and no length that a reader could take for one.
+        answer = b"" if message.method == "HEAD" else as_json(message)
+        headers = [] if message.method == "HEAD" else [(b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    def direct(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
+        """Serve as a :class:`~app.core.ports.Direct`: what is known of the target is its path."""
+        message = Message("POST", head.path, body, end_to_end(head.headers))
+        self.seen[str(client)].append(message)
+        self._noticed()
+        asyncio.get_running_loop().call_soon(reply, 200, (), as_json(message))
+        return True
+
+    async def _close(self, scope: Event, receive: Receive, send: Send) -> None:
+        await receive()
+        self._see(scope, "WEBSOCKET", b"")
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 1000})
+
+    def _see(self, scope: Mapping[str, Any], method: str, body: bytes) -> Message:
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        target = (scope["raw_path"] + query).decode("latin-1")
+        message = Message(method, target, body, end_to_end(scope["headers"]))
+        self.seen[str((scope["client"] or ("",))[0])].append(message)
+        self._noticed()
+        return message
+
+
+def as_json(message: Message) -> bytes:
+    """Return the answer to a message."""
+    return json.dumps([message.method, message.target, message.body.decode("latin-1"), message.headers]).encode()
+
+
+def from_json(answer: bytes) -> Message:
+    """Return the message that was answered."""
+    method, target, body, headers = json.loads(answer)
+    return Message(method, target, body.encode("latin-1"), tuple((name, value) for name, value in headers))

@@ -1,0 +1,65 @@
+"""h11's reading of a byte stream, in the role of a server that answers every request at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import h11
+
+from tests.support.reading.corpus import Message
+from tests.support.reading.echo import end_to_end
+
+_LIMIT = 1024 * 1024
+_ANSWER = h11.Response(status_code=200, headers=[(b"content-length", b"0")])
+
+
+class Reading(NamedTuple):
+    """The complete messages, and whether what follows them is wrong."""
+
+    messages: tuple[Message, ...]
+    is_refused: bool
+
+
+def read(stream: bytes) -> Reading:
+    """Return what h11 makes of the bytes."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LIMIT)
+    connection.receive_data(stream)
+    messages: list[Message] = []
+    try:
+        while (request := connection.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+            assert isinstance(request, h11.Request), request
+            body = _body(connection)
+            if body is None:
+                break
+            messages.append(_message(request, body))
+            connection.send(_ANSWER)
+            connection.send(h11.EndOfMessage())
+            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+                break
+            connection.start_next_cycle()
+    except h11.RemoteProtocolError:
+        return Reading(tuple(messages), is_refused=True)
+    return Reading(tuple(messages), is_refused=False)
+
+
+def _body(connection: h11.Connection) -> bytes | None:
+    """Return a request's body; None if it is not complete."""
+    body = b""
+    while isinstance(event := connection.next_event(), h11.Data):
+        body += bytes(event.data)
+    return body if isinstance(event, h11.EndOfMessage) else None
+
+
+def _message(request: h11.Request, body: bytes) -> Message:
+    headers = end_to_end((name, value.strip(b" \t")) for name, value in request.headers)
+    return Message(request.method.decode(), origin_form(request.target.decode("latin-1")), body, headers)
+
+
+def origin_form(target: str) -> str:
+    """Return the path and query of a target that may name a server, too."""
+    scheme, separator, rest = target.partition("://")
+    if separator and "/" not in scheme and "?" not in scheme:
+        at = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+        target = rest[at:] if rest[at:].startswith("/") else "/" + rest[at:]
+    path, _, query = target.partition("?")
+    return f"{path}?{query}" if query else path  # ASGI does not tell an empty query from none
