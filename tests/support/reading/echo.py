@@ -35,6 +35,11 @@ class Echo:
         """The requests that were complete, by the client's ``host``, in their order; WebSockets among them."""
         self._noticed = noticed
 
+    def take(self) -> tuple[Message, ...]:
+        """Return and forget the requests of all clients."""
+        seen = [message for host in list(self.seen) for message in self.seen.pop(host)]
+        return tuple(seen)
+
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Serve as an ASGI application; :attr:`seen` notes a request once its body is complete."""
         if scope["type"] == "websocket":

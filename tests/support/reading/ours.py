@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote
 
 import uvicorn
@@ -18,7 +18,7 @@ from app.server.websocket import WebSocketProtocol
 from tests.support.reading.corpus import Message
 from tests.support.reading.echo import Echo
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _QUIET_TURNS = 5
 """Turns of the loop without anything new, after which nothing more happens by itself."""
@@ -69,7 +69,7 @@ class Ours:
         batches = (every[at : at + _AT_ONCE] for at in range(0, len(every), _AT_ONCE))
         return [outcome for batch in batches for outcome in self._runner.run(self._converse(batch))]
 
-    def __enter__(self) -> Ours:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,15 +77,19 @@ class Ours:
 
     async def _converse(self, streams: list[Sequence[bytes]]) -> list[Outcome]:
         transports = [self._connect() for _ in streams]
-        for number in range(max(map(len, streams), default=0)):
-            for transport, segments in zip(transports, streams, strict=True):
-                if number < len(segments):
-                    transport.arrive(segments[number])
+        under_way = [(transport, iter(segments)) for transport, segments in zip(transports, streams, strict=True)]
+        while under_way:
+            rest = []
+            for transport, segments in under_way:
+                if (segment := next(segments, None)) is not None:
+                    transport.arrive(segment)
+                    rest.append((transport, segments))
+            under_way = rest
             await self._settle()
         outcomes = [
             Outcome(
                 tuple(self._echo.seen.pop(transport.host, ())),
-                b"".join(transport.written).replace(_CONTINUE, b""),
+                b"".join(transport.written).replace(CONTINUE, b""),
                 transport.is_closing(),
             )
             for transport in transports
@@ -111,7 +115,10 @@ class Ours:
 
 
 class _Transport(asyncio.Transport):
-    """Delivers what arrives while reading goes on, and keeps what is written. Like TLS, it has no socket to pass it by."""
+    """Delivers what arrives while reading goes on, and keeps what is written.
+
+    It says that it is TLS, whose socket nobody may write to past the transport.
+    """
 
     def __init__(self, ours: Ours, host: str, protocol: asyncio.Protocol) -> None:
         super().__init__({"peername": (host, 1), "sockname": ("server", 1), "sslcontext": True})

@@ -32,6 +32,8 @@ def read(stream: bytes) -> Reading:
             if body is None:
                 break
             messages.append(_message(request, body))
+            if request.method == b"CONNECT":
+                break  # a tunnel
             connection.send(_ANSWER)
             connection.send(h11.EndOfMessage())
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
