@@ -51,7 +51,7 @@ class Ours:
         self._config.load()
         self._state = ServerState()
         self._app_state: dict[str, Any] = {DIRECT: self._echo.direct} if direct else {}
-        self._direct = direct
+        self.direct = direct
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._count = 0
 
@@ -61,7 +61,7 @@ class Ours:
 
     def known_target(self, method: str, target: str) -> str:
         """Return what can be known of a target where a request may have gone past ASGI."""
-        return unquote(target.partition("?")[0]) if self._direct and method == "POST" else target
+        return unquote(target.partition("?")[0]) if self.direct and method == "POST" else target
 
     def read(self, streams: Iterable[Sequence[bytes]]) -> list[Outcome]:
         """Return what becomes of each stream, whose segments arrive one by one."""
