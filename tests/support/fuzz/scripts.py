@@ -77,10 +77,8 @@ class _Writer:
     def write(self) -> Script:
         dice = self._dice
         path, subprotocol = dice.choice(FORMS)
-        sent = []
         speak = self._request if subprotocol else self._value
-        for _ in range(dice.choice((3, 10, 40, 100, 150))):
-            sent.append(self._frame(speak))
+        sent = [self._frame(speak) for _ in range(dice.choice((3, 10, 40, 100, 150)))]
         ending = dice.choices(("live", "fatal", "cut"), (6, 3, 1))[0]
         if ending == "fatal":
             sent.append(self._fatal())
@@ -143,29 +141,22 @@ class _Writer:
     def _fatal(self) -> bytes:
         """Return what no connection survives."""
         dice = self._dice
-        match dice.randrange(10):
-            case 0:
-                return frame(TEXT, b"x", reserved=dice.randrange(1, 8))
-            case 1:
-                return frame(dice.choice((3, 4, 5, 6, 7, 11, 12, 13, 14, 15)), b"x")
-            case 2:
-                return frame(TEXT, b"1", mask=None)
-            case 3:
-                return frame(PING, bytes(126))
-            case 4:
-                return frame(CONTINUATION, b"x")
-            case 5:
-                return b"\x82\xff" + dice.choice(
-                    (b"\x80" + bytes(7), b"\x7f" + b"\xff" * 7, bytes(4) + b"\x40" + bytes(3))
-                )
-            case 6:
-                return frame(TEXT, dice.choice((b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80")))
-            case 7:
-                return frame(CLOSE, dice.choice(_WRONG_CODES).to_bytes(2, "big"))
-            case 8:
-                return frame(CLOSE, dice.choice((b"\x03", b"\x03\xe8\xff", b"\x03\xe8" + bytes(124))))
-            case _:
-                return frame(TEXT, b"a", fin=False) + frame(TEXT, b"b")
+        length = dice.choice((b"\x80" + bytes(7), b"\x7f" + b"\xff" * 7, bytes(4) + b"\x40" + bytes(3)))
+        return dice.choice(
+            (
+                frame(TEXT, b"x", reserved=dice.randrange(1, 8)),
+                frame(dice.choice((3, 4, 5, 6, 7, 11, 12, 13, 14, 15)), b"x"),
+                frame(TEXT, b"1", mask=None),
+                frame(PING, bytes(126)),
+                frame(PING, fin=False),
+                frame(CONTINUATION, b"x"),
+                b"\x82\xff" + length,
+                frame(TEXT, dice.choice((b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"))),
+                frame(CLOSE, dice.choice(_WRONG_CODES).to_bytes(2, "big")),
+                frame(CLOSE, dice.choice((b"\x03", b"\x03\xe8\xff", b"\x03\xe8" + bytes(124)))),
+                frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"),
+            )
+        )
 
     def _cut(self, sent: list[bytes]) -> list[bytes]:
         """Cut what is sent: not at all, between frames, at some places, or into bytes."""

@@ -53,15 +53,21 @@ def _body(connection: h11.Connection) -> bytes | None:
 
 
 def _message(request: h11.Request, body: bytes) -> Message:
+    target = request.target.decode("latin-1")
+    authority, path = split(target)
     headers = end_to_end((name, value.strip(b" \t")) for name, value in request.headers)
-    return Message(request.method.decode(), origin_form(request.target.decode("latin-1")), body, headers)
+    if authority is not None:
+        # It goes before Host (RFC 9112 §3.2.2).
+        headers = tuple((name, authority if name == "host" else value) for name, value in headers)
+    return Message(request.method.decode(), path, body, headers)
 
 
-def origin_form(target: str) -> str:
-    """Return the path and query of a target that may name a server, too."""
+def split(target: str) -> tuple[str | None, str]:
+    """Return the server that a target names, if it does, and the path and query."""
     scheme, separator, rest = target.partition("://")
+    authority = None
     if separator and "/" not in scheme and "?" not in scheme:
         at = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-        target = rest[at:] if rest[at:].startswith("/") else "/" + rest[at:]
+        authority, target = rest[:at], rest[at:] if rest[at:].startswith("/") else "/" + rest[at:]
     path, _, query = target.partition("?")
-    return f"{path}?{query}" if query else path  # ASGI does not tell an empty query from none
+    return authority, f"{path}?{query}" if query else path  # ASGI does not tell an empty query from none
