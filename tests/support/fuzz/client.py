@@ -190,7 +190,7 @@ async def _finish(client: Client, script: Script) -> None:
         await client.send(frame(PING, b"last"))
         await client.until(lambda: client.is_over or b"last" in client.pongs, "the pong of the last ping")
         await client.until(lambda: client.is_over or script.ids <= client.answered.keys(), "an answer to every id")
-        if twice := [identifier for identifier, times in client.answered.items() if times > 1 and identifier > 0]:
+        if twice := [identifier for identifier in script.ids if client.answered[identifier] > 1]:
             _wrong(f"ids {twice} were answered more than once")
         await client.send(close(script.code))
     await client.until(lambda: client.is_over, "the close")

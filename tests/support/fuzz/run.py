@@ -36,6 +36,9 @@ _AT_ONCE = 16
 _SELDOM = 20
 """Batches from one look at the metrics to the next."""
 
+_SHOWN = 4000
+"""Bytes of a connection that are shown when it went wrong: the seed and its number give them all."""
+
 _WARM = 0.1
 """The part of the frames that warms the worker up."""
 
@@ -119,7 +122,7 @@ async def _play_all(server: Server, run: Run, numbers: range, scripts: list[Scri
             msg = (
                 f"seed {run.seed}, connection {number} to {one.path} ({one.subprotocol}, {one.ending}): {end!r}\n"
                 f"Again: python -m tests.fuzz --seed {run.seed} --connection {number}\n"
-                f"It sent {b''.join(one.segments)[:20_000]!r}"
+                f"It sent {b''.join(one.segments)[:_SHOWN]!r}"
             )
             raise WrongError(msg) from end
         run.codes[end] += 1
@@ -184,7 +187,8 @@ class _Canary:
             await asyncio.to_thread(
                 metrics.expect,
                 self._server.url,
-                {'abide_connections{kind="websocket"}': 1, "abide_subscribers": 1},
+                {'abide_connections{kind="websocket"}': 1}
+                | {f'abide_subscribers{{channel="{name}"}}': 1 for name in ("events", "news", "chat.{room}")},
                 timeout=PATIENCE,
             )
         except AssertionError as error:

@@ -21,6 +21,12 @@ FORMS = (
 )
 """Paths and subprotocols."""
 
+_MUTE = ("/news", None)
+"""Where the first text closes."""
+
+_LONG, _SHORT = (3, 10, 40, 100, 300), (1, 2, 3, 4, 5)
+"""Frames of a connection."""
+
 NEVER = "never"
 """How the data of messages begins that are to be refused."""
 
@@ -78,7 +84,7 @@ class _Writer:
         dice = self._dice
         path, subprotocol = dice.choice(FORMS)
         speak = self._request if subprotocol else self._value
-        sent = [self._frame(speak) for _ in range(dice.choice((3, 10, 40, 100, 150)))]
+        sent = [self._frame(speak) for _ in range(dice.choice(_LONG if (path, subprotocol) != _MUTE else _SHORT))]
         ending = dice.choices(("live", "fatal", "cut"), (6, 3, 1))[0]
         if ending == "fatal":
             sent.append(self._fatal())
@@ -105,7 +111,7 @@ class _Writer:
             if kind < 0.08:
                 return self._fragmented(payload)
             return frame(TEXT, payload, mask=self._dice.choice(_MASKS) if len(payload) < 300 else _MASKS[0])
-        if kind < 0.97:
+        if kind < 0.995:
             payload = self._dice.randbytes(self._dice.choice((0, 1, 8, 125)))
             return frame(self._dice.choice((PING, PONG)), payload)
         return self._doubtful()
@@ -134,7 +140,10 @@ class _Writer:
             case 3:
                 return frame(TEXT, dice.choice(_NO_STRINGS + _NO_NUMBERS).encode())
             case _:
-                text = bytearray(self._request().encode("utf-8", "surrogatepass"))
+                ids = self._ids.copy()
+                # What it asks for may become right or wrong by the change.
+                text = bytearray(self._request().replace(NEVER, "perhaps").encode("utf-8", "surrogatepass"))
+                self._ids = ids
                 text[dice.randrange(len(text))] = dice.randrange(256)
                 return frame(TEXT, bytes(text), mask=_MASKS[0])
 
