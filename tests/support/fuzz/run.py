@@ -28,7 +28,16 @@ channels:
 """
 
 GROWTH = 32.0
-"""MiB by which the worker may be larger in the end than after the first tenth of the frames."""
+"""MiB by which the worker may be larger in the end than after the first tenth of the frames.
+
+Before these, large messages fill what it keeps of the newest ones for all channels together.
+"""
+
+_KEPT = 80
+"""MiB of such messages: more than ``TAIL_BYTES`` and ``PIECES_BYTES`` of app/core."""
+
+_LARGE = 60_000
+"""Bytes of one of them."""
 
 _AT_ONCE = 16
 """Clients of a batch."""
@@ -91,6 +100,7 @@ async def _fuzz(server: Server, run: Run, frames: int, say: Callable[[str], None
     begun = time.monotonic()
     batches = 0
     async with _Canary(server) as canary:
+        await canary.fill()
         while run.frames < frames:
             numbers = range(run.connections, run.connections + _AT_ONCE)
             scripts = [script(run.seed, number) for number in numbers]
@@ -158,16 +168,26 @@ class _Canary:
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
 
+    async def fill(self) -> None:
+        """Let the worker keep as much of the newest messages as it ever will."""
+        items = [{"channel": "news", "message": "x" * _LARGE}] * 100
+        for number in range(1 + (_KEPT << 20) // (100 * _LARGE)):
+            status = await asyncio.to_thread(self._post, "/push", items)
+            if status != http.HTTPStatus.OK:
+                msg = f"a push of large messages was answered {status}"
+                raise WrongError(msg)
+            await self.look(-number)
+
     async def look(self, number: int) -> None:
         """Raise :class:`WrongError` unless others are served, and nothing was stored or logged that must not be."""
         data, ping = f"canary {number}", b"canary %d" % number
-        status = await asyncio.to_thread(self._push, data)
+        status = await asyncio.to_thread(self._post, "/push/news", data)
         if status != http.HTTPStatus.OK:
             msg = f"a push was answered {status}"
             raise WrongError(msg)
-        await self._client.send(frame(PING, ping))
         client = self._client
         await client.until(lambda: client.is_over or data in self._heard, "the canary's message")
+        await client.send(frame(PING, ping))
         await client.until(lambda: client.is_over or ping in client.pongs, "the canary's pong")
         if self._listening.done():
             self._listening.result()
@@ -198,10 +218,10 @@ class _Canary:
         if isinstance(data := message.get("data"), str) and data.startswith((NEVER, "canary")):
             self._heard.add(data)
 
-    def _push(self, data: str) -> int:
+    def _post(self, path: str, data: object) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=PATIENCE)
         try:
-            connection.request("POST", "/push/news", json.dumps(data), {"Content-Type": "application/json"})
+            connection.request("POST", path, json.dumps(data), {"Content-Type": "application/json"})
             return connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
             msg = f"a push was not answered: {error!r}"
