@@ -25,7 +25,7 @@ def main() -> int:
             if options.connection is not None:
                 say(f"closed with {replay(server, seed, options.connection)}")
             else:
-                say(str(fuzz(server, seed, options.frames, say)))
+                say(str(fuzz(server, seed, options.frames, is_long=True, say=say)))
         except WrongError as error:
             say(f"{error}\nThe server's log:\n{server.text(last=30)}")
             return 1

@@ -42,13 +42,10 @@ channels:
 """
 
 
-def exchange(port: int, *segments: bytes) -> bytes:
-    """Send the segments one by one on a connection of their own, and return what is answered until it is closed."""
+def exchange(port: int, stream: bytes) -> bytes:
+    """Send on a connection of its own, and return what is answered until it is closed, or becomes a WebSocket."""
     with Wire(port) as wire:
-        for number, segment in enumerate(segments):
-            if number:
-                time.sleep(0.01)  # so that nginx passes on what it has
-            wire.send(segment)
+        wire.send(stream)
         with contextlib.suppress(ConnectionError, TimeoutError):
             while b"HTTP/1.1 101 " not in wire.received and (data := wire.socket.recv(65536)):
                 wire.received += data
@@ -157,7 +154,7 @@ def attacker(port: int, segments: list[bytes]) -> Iterator[socket.socket]:
     with Wire(port) as wire:
         for segment in segments:
             wire.send(segment)
-            time.sleep(0.01)
+            time.sleep(0.01)  # so that nginx passes on what it has
         yield wire.socket
 
 

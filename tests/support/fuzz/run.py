@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from app.core.hub import TAIL_BYTES
 from tests.support import metrics
 from tests.support.fuzz.client import PATIENCE, Client, WrongError, play
 from tests.support.fuzz.scripts import NEVER, Script, script
@@ -30,14 +31,15 @@ channels:
 GROWTH = 32.0
 """MiB by which the worker may be larger in the end than after the first tenth of the frames.
 
-Before these, large messages fill what it keeps of the newest ones for all channels together.
+A long run has more messages than the worker keeps for all channels together: it begins with as many small ones.
 """
 
-_KEPT = 80
-"""MiB of such messages: more than ``TAIL_BYTES`` and ``PIECES_BYTES`` of app/core."""
+_SMALL = "x" * 10
+_COUNTED = 160
+"""Bytes that the worker counts for a message besides its data."""
 
-_LARGE = 60_000
-"""Bytes of one of them."""
+_PUSHED = 1000
+"""Messages of one push."""
 
 _AT_ONCE = 16
 """Clients of a batch."""
@@ -75,11 +77,13 @@ class Run:
         )
 
 
-def fuzz(server: Server, seed: int, frames: int, say: Callable[[str], None] = lambda _: None) -> Run:
+def fuzz(
+    server: Server, seed: int, frames: int, *, is_long: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Run:
     """Send so many frames. Raises :class:`WrongError` with the seed and the bytes, as soon as something is wrong."""
     run = Run(seed)
     with asyncio.Runner() as runner:
-        runner.run(_fuzz(server, run, frames, say))
+        runner.run(_fuzz(server, run, frames, say, is_long=is_long))
     return run
 
 
@@ -96,11 +100,12 @@ def replay(server: Server, seed: int, number: int) -> int | None:
         return runner.run(again())
 
 
-async def _fuzz(server: Server, run: Run, frames: int, say: Callable[[str], None]) -> None:
+async def _fuzz(server: Server, run: Run, frames: int, say: Callable[[str], None], *, is_long: bool) -> None:
     begun = time.monotonic()
     batches = 0
     async with _Canary(server) as canary:
-        await canary.fill()
+        if is_long:
+            await canary.fill()
         while run.frames < frames:
             numbers = range(run.connections, run.connections + _AT_ONCE)
             scripts = [script(run.seed, number) for number in numbers]
@@ -169,12 +174,12 @@ class _Canary:
         await asyncio.gather(self._listening, return_exceptions=True)
 
     async def fill(self) -> None:
-        """Let the worker keep as much of the newest messages as it ever will."""
-        items = [{"channel": "news", "message": "x" * _LARGE}] * 100
-        for number in range(1 + (_KEPT << 20) // (100 * _LARGE)):
+        """Let the worker keep as many of the newest messages as it ever will."""
+        items = [{"channel": "news", "message": _SMALL}] * _PUSHED
+        for number in range(1 + TAIL_BYTES // (_PUSHED * (len(_SMALL) + _COUNTED))):
             status = await asyncio.to_thread(self._post, "/push", items)
             if status != http.HTTPStatus.OK:
-                msg = f"a push of large messages was answered {status}"
+                msg = f"a push of {_PUSHED} messages was answered {status}"
                 raise WrongError(msg)
             await self.look(-number)
 
