@@ -38,8 +38,8 @@ _SMALL = "x" * 10
 _COUNTED = 160
 """Bytes that the worker counts for a message besides its data."""
 
-_PUSHED = 1000
-"""Messages of one push."""
+_SENT = 1000
+"""Messages that are sent in a row."""
 
 _AT_ONCE = 16
 """Clients of a batch."""
@@ -174,14 +174,16 @@ class _Canary:
         await asyncio.gather(self._listening, return_exceptions=True)
 
     async def fill(self) -> None:
-        """Let the worker keep as many of the newest messages as it ever will."""
-        items = [{"channel": "news", "message": _SMALL}] * _PUSHED
-        for number in range(1 + TAIL_BYTES // (_PUSHED * (len(_SMALL) + _COUNTED))):
-            status = await asyncio.to_thread(self._post, "/push", items)
-            if status != http.HTTPStatus.OK:
-                msg = f"a push of {_PUSHED} messages was answered {status}"
-                raise WrongError(msg)
+        """Let the worker keep as many of the newest messages as it ever will, each of which came alone."""
+        client = await Client.open(self._server.port, "/events", None)
+        listening = asyncio.create_task(client.listen())
+        frames = frame(TEXT, json.dumps(_SMALL).encode()) * _SENT
+        for number in range(1 + TAIL_BYTES // (_SENT * (len(_SMALL) + _COUNTED))):
+            await client.send(frames + frame(PING, b"%d" % number))
+            await client.until(lambda: client.is_over or b"%d" % number in client.pongs, "the pong of the first client")  # noqa: B023 — it is awaited here
             await self.look(-number)
+        client.end()
+        await listening
 
     async def look(self, number: int) -> None:
         """Raise :class:`WrongError` unless others are served, and nothing was stored or logged that must not be."""
