@@ -38,6 +38,9 @@ _SMALL = "x" * 10
 _COUNTED = 160
 """Bytes that the worker counts for a message besides its data."""
 
+_TWICE = 2
+"""What a channel drops it lets go of when that is half of what it has."""
+
 _SENT = 1000
 """Messages that are sent in a row."""
 
@@ -178,7 +181,7 @@ class _Canary:
         client = await Client.open(self._server.port, "/events", None)
         listening = asyncio.create_task(client.listen())
         frames = frame(TEXT, json.dumps(_SMALL).encode()) * _SENT
-        for number in range(1 + TAIL_BYTES // (_SENT * (len(_SMALL) + _COUNTED))):
+        for number in range(1 + _TWICE * TAIL_BYTES // (_SENT * (len(_SMALL) + _COUNTED))):
             await client.send(frames + frame(PING, b"%d" % number))
             await client.until(lambda: client.is_over or b"%d" % number in client.pongs, "the pong of the first client")  # noqa: B023 — it is awaited here
             await self.look(-number)
