@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
+from app.core.errors import AbideError, of_bug
 from app.core.frames import Encoding
 from app.core.message import Batch, Message, Position
 from app.core.pieces import Pieces
@@ -36,6 +37,9 @@ class Cursor(Protocol):
 
     def rewound(self, first: int) -> None:
         """Learn that the log was put back, and goes on with the offset ``first``."""
+
+    def end(self, error: AbideError) -> None:
+        """Learn that it is over, and why."""
 
 
 SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
@@ -150,7 +154,20 @@ class Fanout(Generic[SubscriptionT]):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._guarded, self._flush)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Do one step of a flush; a bug in it ends all subscriptions, which else would miss messages in silence."""
+        try:
+            step()
+        except Exception:
+            self.meter.failed("delivery")
+            self._rest, self._payloads = {}, {}
+            self._joining.clear()
+            self._all_leave()
+            for subscription in list(self._behind):
+                subscription.end(of_bug())
+            raise  # to the loop, which logs it once
 
     def _flush(self) -> None:
         """Send what has come since the last time to all who are live."""
@@ -188,7 +205,7 @@ class Fanout(Generic[SubscriptionT]):
         if room < SLICE:
             self.meter.delivered(self.name, (SLICE - room) * self._messages)
         if self._rest:
-            asyncio.get_running_loop().call_soon(self._write_slice)
+            asyncio.get_running_loop().call_soon(self._guarded, self._write_slice)
         else:
             self._finish()
 

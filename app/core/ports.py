@@ -197,6 +197,9 @@ class Meter(Protocol):
     def refused(self, code: str) -> None:
         """Learn of a push that was refused, or one item of it, with this error's code."""
 
+    def failed(self, kind: str) -> None:
+        """Learn of a connection or a delivery that a bug ended: ``connection``, ``delivery`` or ``request``."""
+
 
 class _Unmetered(Meter):
     """Counts nothing."""

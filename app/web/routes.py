@@ -9,7 +9,7 @@ request ever sees half of a change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.channel import Access, Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
+from app.core.intake import Intake
 from app.core.ports import Meter, Publisher, Source
 from app.web.asyncapi import AsyncApi
 from app.web.auth import Authenticator
@@ -55,6 +56,8 @@ class Edge:
     """What ``GET /metrics`` answers with; None where it is on a port of its own."""
     version: str
     console: bool = True
+    intake: Intake = field(default_factory=Intake)
+    """Where bodies that are not complete are counted; the process's."""
 
 
 class Routes:
@@ -65,7 +68,7 @@ class Routes:
     """
 
     def __init__(self, edge: Edge) -> None:
-        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter)
+        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
