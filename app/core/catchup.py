@@ -26,6 +26,8 @@ Read = Callable[[int, int], Awaitable[Page]]
 class Catchup:
     """One channel's pages. Their number is bounded by the time for which they are kept."""
 
+    __slots__ = ("_pages", "_read")
+
     def __init__(self, read: Read) -> None:
         self._read = read
         self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}

@@ -35,6 +35,9 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
+    def failed(self) -> None:
+        """Learn that :meth:`deliver` has raised: end what is open, so that it comes back and resumes."""
+
 
 class Source(Protocol):
     """Where messages come out."""

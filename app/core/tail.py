@@ -84,6 +84,8 @@ class Budget:
 class Tail:
     """One channel's newest messages in this process."""
 
+    __slots__ = ("_budget", "epoch", "messages")
+
     def __init__(self, budget: Budget) -> None:
         self.epoch = ""
         """Valid once started."""
