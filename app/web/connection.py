@@ -10,10 +10,10 @@ from collections.abc import Coroutine
 
 from app.core import data as json_data
 from app.core.channel import Channel, Identity
-from app.core.errors import CLOSE_CODES, AbideError, CloseCode, GapError, UnsupportedTypeError, of_bug
+from app.core.errors import CLOSE_CODES, AbideError, CloseCode, GapError, NoRoomError, UnsupportedTypeError, of_bug
 from app.core.hub import Hub
 from app.core.message import Published, Record
-from app.core.ports import Publisher, Writer
+from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Begin, Gap, Reason
 from app.core.subscription import Subscription
 from app.web.access import Line
@@ -34,10 +34,11 @@ class Connection:
     subscriber that sends and does not read makes the server hold one answer more than fits.
     """
 
-    __slots__ = ("_handling", "_line", "_writer", "hub", "identity", "publisher")
+    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "publisher")
 
-    def __init__(self, hub: Hub, publisher: Publisher, identity: Identity, line: Line) -> None:
+    def __init__(self, hub: Hub, publisher: Publisher, intake: Intake, identity: Identity, line: Line) -> None:
         self.hub = hub
+        self._intake = intake
         self.publisher = publisher
         self.identity = identity
         self._line = line
@@ -53,6 +54,9 @@ class Connection:
         """Handle what the subscriber sent."""
         if not text:
             self.fail(UnsupportedTypeError("a message is a text frame of JSON; this one is binary"))
+            return
+        if not self._intake.grow(0, len(data)):
+            self.fail(NoRoomError("too much of unfinished messages is held already: reconnect, and resume"))
             return
         self._handling = True
         self._writer.pause()
@@ -127,6 +131,8 @@ class Connection:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 — reported with its trace
             self.crash(error)
+        finally:
+            self._intake.release(len(text))
         self._handling = False
         self._read_on()
 
@@ -141,10 +147,16 @@ class PlainConnection(Connection):
 
     __slots__ = ("_start", "_subscription")
 
-    def __init__(
-        self, hub: Hub, publisher: Publisher, identity: Identity, line: Line, subscription: Subscription
+    def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and one of its own
+        self,
+        hub: Hub,
+        publisher: Publisher,
+        intake: Intake,
+        identity: Identity,
+        line: Line,
+        subscription: Subscription,
     ) -> None:
-        super().__init__(hub, publisher, identity, line)
+        super().__init__(hub, publisher, intake, identity, line)
         self._subscription = subscription
         self._start = subscription.cursor
 

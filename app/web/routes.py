@@ -37,6 +37,9 @@ from app.web.push import Push
 from app.web.reads import HISTORY, Reads
 from app.web.websocket import Sockets
 
+_LONGEST_PATH = 300
+"""Characters of a path that are looked at where nothing is: longer than any that a channel has."""
+
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
@@ -69,7 +72,7 @@ class Routes:
 
     def __init__(self, edge: Edge) -> None:
         self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
-        self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
+        self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher, edge.intake)
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
@@ -175,7 +178,7 @@ def _add_rest(app: FastAPI, registry: Registry) -> None:
     """Answer what no route took: with the reason, as a problem."""
 
     async def rest(request: Request) -> ProblemResponse:
-        path = request.scope["path"]
+        path = request.scope["path"][:_LONGEST_PATH]
         name = path.removeprefix("/")
         if registry.get(name) is not None:
             return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})

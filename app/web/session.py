@@ -20,7 +20,7 @@ from app.core.errors import (
 from app.core.frames import Encoding, control
 from app.core.hub import Hub
 from app.core.message import MAX_OFFSET
-from app.core.ports import Publisher, Writer
+from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Begin, Gap, Start
 from app.core.scan import Members
 from app.core.subscription import Subscription
@@ -56,9 +56,16 @@ class Session(Connection):
     __slots__ = ("_encoding", "_messages", "_only", "_starts", "_subscriptions")
 
     def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and two of its own
-        self, hub: Hub, publisher: Publisher, identity: Identity, line: Line, encoding: Encoding, only: str | None
+        self,
+        hub: Hub,
+        publisher: Publisher,
+        intake: Intake,
+        identity: Identity,
+        line: Line,
+        encoding: Encoding,
+        only: str | None,
     ) -> None:
-        super().__init__(hub, publisher, identity, line)
+        super().__init__(hub, publisher, intake, identity, line)
         self._encoding = encoding
         self._only = only
         self._subscriptions: dict[str, Subscription] = {}

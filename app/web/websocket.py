@@ -13,7 +13,7 @@ from app.core.channel import Identity, Registry
 from app.core.errors import AbideError, CloseCode, MalformedError
 from app.core.frames import Encoding
 from app.core.hub import Hub
-from app.core.ports import FANOUT, Handover, Peer, Publisher
+from app.core.ports import FANOUT, Handover, Intake, Peer, Publisher
 from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
 from app.web.access import LINE, Line
@@ -49,19 +49,21 @@ class _Request:
 class Sockets:
     """An ASGI application for WebSockets: admits each, and hands it to its form."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 — what its connections need
         self,
         registry: Registry,
         authenticator: Authenticator,
         origins: tuple[str, ...],
         hub: Hub,
         publisher: Publisher,
+        intake: Intake,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._origins = origins
         self._hub = hub
         self._publisher = publisher
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
@@ -123,13 +125,19 @@ class Sockets:
         """Make the connection, give it its writer, and let it begin."""
         if request.speaks_v1:
             session = Session(
-                self._hub, self._publisher, request.identity, request.line, request.encoding, request.name
+                self._hub,
+                self._publisher,
+                self._intake,
+                request.identity,
+                request.line,
+                request.encoding,
+                request.name,
             )
             session.begin(handover(session), *(opened or (None, None)))
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
         subscription, where = opened
-        plain = PlainConnection(self._hub, self._publisher, request.identity, request.line, subscription)
+        plain = PlainConnection(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
         return plain
 

@@ -151,3 +151,16 @@ def test_large_messages_pass_byte_for_byte(edge: Server, http: httpx.Client) -> 
         results = http.post("/push", content=b"[" + envelope + b", 1," + envelope + b"]", headers=JSON).json()
         assert [result.get("offset", result.get("code")) for result in results] == [3, "malformed", 4]
         assert {subscriber.recv(timeout=5) for _ in range(4)} == {text.decode()}
+
+
+def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> None:
+    """Socket is closed whose large text cannot be held beside all that clients have sent; a small one is handled."""
+    select.select([wire.socket for wire in crowd], [], [], 10)  # the room is taken
+    with connect(f"{edge.ws_url}/talk?last=0") as socket:
+        socket.send('"small"')
+        assert socket.recv(timeout=5) == '"small"'
+        socket.send('"' + "x" * 900_000 + '"')
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1013
