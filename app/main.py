@@ -21,7 +21,7 @@ from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, load,
 from app.core.channel import History
 from app.core.hub import Hub
 from app.core.intake import Intake
-from app.core.ports import DIRECT, INTAKE, Head, Meter, Publisher, Reply
+from app.core.ports import DIRECT, INTAKE, METER, Head, Meter, Publisher, Reply
 from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
@@ -136,7 +136,7 @@ class Abide:
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             # Spans are made around ASGI requests alone.
-            yield {INTAKE: self._intake} | ({} if self._tracing else {DIRECT: self._direct})
+            yield {INTAKE: self._intake, METER: self._metrics} | ({} if self._tracing else {DIRECT: self._direct})
             for task in tasks:
                 task.cancel()
             await self._sample()

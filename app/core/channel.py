@@ -148,6 +148,8 @@ class Registry:
     def __init__(self, channels: tuple[Channel, ...], defaults: Channel) -> None:
         self.channels = channels
         self.defaults = defaults
+        self.largest_from_clients = max((c.max_message_size for c in channels if c.client_publish), default=0)
+        """Bytes of the largest message that a subscriber may publish by sending; 0 where none may."""
         self._plain = {c.name: c for c in channels if not c.is_family}
         # By prefix: asking each family in turn would take longer than a push does.
         self._families: dict[str, list[tuple[re.Pattern[str], Channel]]] = {}

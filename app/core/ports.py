@@ -91,6 +91,9 @@ class Peer(Protocol):
     def received(self, data: bytes, *, text: bool) -> None:
         """Take one message of the peer; text is valid UTF-8."""
 
+    def most(self) -> int:
+        """Return the bytes of the largest message that it takes now; a larger one closes with 1009."""
+
     def full(self) -> None:
         """Learn that the peer reads too slowly: the buffer is over its limit."""
 
@@ -203,6 +206,9 @@ class Meter(Protocol):
     def failed(self, kind: str) -> None:
         """Learn of a connection or a delivery that a bug ended: ``connection``, ``delivery`` or ``request``."""
 
+    def limited(self, limit: str) -> None:
+        """Learn of somebody who met a bound of docs/security.md, by its name there."""
+
 
 class _Unmetered(Meter):
     """Counts nothing."""
@@ -210,6 +216,10 @@ class _Unmetered(Meter):
 
 UNMETERED: Meter = _Unmetered()  # type: ignore[abstract] # to do nothing is what it is for
 """For whoever does not count."""
+
+
+METER = "abide.meter"
+"""Where the lifespan's ``state`` has the application's :class:`Meter`."""
 
 
 DRAIN = "abide.drain"
@@ -242,3 +252,14 @@ class Intake(Protocol):
 
     def release(self, held: int) -> None:
         """Count so many bytes no more."""
+
+
+class _Unbounded(Intake):
+    """Has room for everything."""
+
+    def grow(self, held: int, more: int) -> bool:  # noqa: ARG002 — a bound's signature
+        return True
+
+
+UNBOUNDED: Intake = _Unbounded()  # type: ignore[abstract] # to release nothing is what it is for
+"""For whoever keeps no bound."""

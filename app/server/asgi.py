@@ -56,9 +56,10 @@ def open_websocket(
         transport.close()
         return
     protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
-    connection = protocol(transport, config, server_state)
+    shared = protocol.share(config, server_state, app_state)
+    connection = protocol(transport, shared)
     scope["state"] = dict(app_state)
-    AsgiPeer(connection, key, server_state).start(config.loaded_app, scope, request.rest)
+    AsgiPeer(connection, key, server_state, shared.max_size).start(config.loaded_app, scope, request.rest)
 
 
 class AsgiPeer:
@@ -74,6 +75,7 @@ class AsgiPeer:
         "_connection",
         "_key",
         "_message",
+        "_most",
         "_news",
         "_phase",
         "_room",
@@ -82,8 +84,9 @@ class AsgiPeer:
         "_task",
     )
 
-    def __init__(self, connection: WebSocketProtocol, key: bytes, server_state: ServerState) -> None:
+    def __init__(self, connection: WebSocketProtocol, key: bytes, server_state: ServerState, most: int) -> None:
         self._connection = connection
+        self._most = most
         self._key = key
         self._server_state = server_state
         self._phase = _Phase.CONNECTING
@@ -244,6 +247,10 @@ class AsgiPeer:
         self._message = (rfc6455.TEXT if text else rfc6455.BINARY), data
         self._connection.pause()
         self._wake(self._news)
+
+    def most(self) -> int:
+        """Return what the server takes."""
+        return self._most
 
     def _read_on(self) -> None:
         if self._message is None and self._phase is _Phase.OPEN:

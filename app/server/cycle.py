@@ -268,6 +268,12 @@ class Cycle:
         if room is not None:
             room.set()
 
+    def withdraw(self) -> bool:
+        """Note that the request turned out to be none; return whether nothing of its answer has left yet."""
+        is_unanswered = self._phase in (_Phase.WAITING, _Phase.STARTED)
+        self.disconnect()
+        return is_unanswered
+
     def disconnect(self) -> None:
         """Note that the connection is gone."""
         self._phase = _Phase.GONE

@@ -8,7 +8,8 @@ from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from app.server.heads import TOKEN, Headers, header_lines, phrase, status_line, target
+from app.server.heads import Headers, header_lines, phrase, status_line
+from app.server.request_head import TOKEN, RequestHead
 
 LAST = (b"connection", b"close")
 """The header of an answer that is its connection's last; one of the server's default headers while it drains."""
@@ -16,17 +17,14 @@ LAST = (b"connection", b"close")
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE = 16
 _VERSION = b"13"
-_ONCE = frozenset({b"host", b"sec-websocket-key", b"sec-websocket-version"})
-_CHECKED = _ONCE | {b"sec-websocket-protocol", b"content-length", b"transfer-encoding"}
+_ONCE = frozenset({b"sec-websocket-key", b"sec-websocket-version"})
+_CHECKED = _ONCE | {b"sec-websocket-protocol"}
 
 
 class Request(NamedTuple):
-    """A request for an upgrade, as the HTTP parser left it; ``rest`` is what came after it."""
+    """A request that asks for a WebSocket; ``rest`` is what came after it."""
 
-    method: bytes
-    http_version: str
-    url: bytes
-    headers: list[tuple[bytes, bytes]]
+    head: RequestHead
     tls: bool
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
@@ -54,21 +52,18 @@ def check(request: Request) -> tuple[bytes, list[str]]:
 
     That the request asks to upgrade to ``websocket`` has been checked.
     """
-    if request.method != b"GET" or request.http_version != "1.1":
+    if request.head.method != b"GET" or request.head.version != "1.1":
         msg = "A WebSocket is opened by GET over HTTP/1.1."
         raise RefusalError(msg)
     found: dict[bytes, list[bytes]] = {}
-    for name, value in request.headers:
+    for name, value in request.head.headers:
         if name in _CHECKED:
-            found.setdefault(name, []).append(value.strip())
+            found.setdefault(name, []).append(value)
     for name, values in found.items():
         if len(values) > 1 and name in _ONCE:
             msg = f"More than one {name.decode()} header."
             raise RefusalError(msg)
-    if b"host" not in found:
-        msg = "No host header."
-        raise RefusalError(msg)
-    if b"transfer-encoding" in found or set(found.get(b"content-length", ())) - {b"0"}:
+    if request.head.length != 0:
         msg = "A request for a WebSocket has no body."
         raise RefusalError(msg)
     if found.get(b"sec-websocket-version") != [_VERSION]:
@@ -78,12 +73,8 @@ def check(request: Request) -> tuple[bytes, list[str]]:
 
 
 def scope(request: Request, asgi_version: str, root_path: str, subprotocols: list[str]) -> dict[str, Any]:
-    """Return the ASGI scope without its state and its extensions. Raises :class:`RefusalError`."""
-    try:
-        path, raw_path, query = target(request.url)
-    except ValueError:
-        msg = "Invalid URL."
-        raise RefusalError(msg) from None
+    """Return the ASGI scope without its state and its extensions."""
+    path, raw_path, query = request.head.target
     return {
         "type": "websocket",
         "asgi": {"version": asgi_version, "spec_version": "2.4"},
@@ -95,7 +86,7 @@ def scope(request: Request, asgi_version: str, root_path: str, subprotocols: lis
         "path": root_path + path,
         "raw_path": root_path.encode("ascii") + raw_path,
         "query_string": query,
-        "headers": request.headers,
+        "headers": request.head.headers,
         "subprotocols": subprotocols,
     }
 

@@ -1,4 +1,4 @@
-"""The heads of HTTP messages without I/O: what a request's target says, and a response's lines."""
+"""The lines of a response head without I/O."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
-from urllib.parse import unquote
 
-import httptools
+from app.server.request_head import TOKEN
 
 Headers = Iterable[tuple[bytes, bytes]]
 """Names and values."""
@@ -17,32 +15,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 CLOSE = b"connection: close\r\n"
 """The line that says that a connection ends with this answer."""
 
-TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
-
-
-class Target(NamedTuple):
-    """What a request asks for; ``path`` is decoded."""
-
-    path: str
-    raw_path: bytes
-    query: bytes
-
-
-def target(url: bytes) -> Target:
-    """Take a request's target apart. Raises ValueError for one that is none."""
-    if url.startswith(b"/") and b"#" not in url:
-        raw_path, _, query = url.partition(b"?")
-    else:
-        try:
-            parsed = httptools.parse_url(url)
-        except httptools.HttpParserInvalidURLError as error:
-            raise ValueError(str(error)) from None
-        raw_path, query = parsed.path or b"/", parsed.query or b""
-    path = raw_path.decode("ascii")
-    return Target(unquote(path) if "%" in path else path, raw_path, query)
 
 
 def phrase(status: int) -> bytes:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Iterable
 from math import ceil
 from typing import ClassVar
+
+_logger = logging.getLogger("uvicorn.error")
 
 
 class Watched:
@@ -65,9 +68,15 @@ class Keepalive:
         del self._left[-self.slice_size :]
         try:
             for connection in part:
-                connection.look(self.tick)
+                self._look(connection)
         finally:
             if self._left:
                 self._loop.call_soon(self._slice)
             else:
                 self._timer = self._loop.call_later(self._period, self._sweep)
+
+    def _look(self, connection: Watched) -> None:
+        try:
+            connection.look(self.tick)
+        except Exception:  # one connection's bug must not keep the others from being looked at
+            _logger.exception("connection_failed")

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import socket
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import Enum, auto
 from itertools import repeat
+from operator import methodcaller
 from typing import ClassVar, cast
 
 from app.core.ports import Peer, Writer
 from app.server.keepalive import Watched
 from app.server.rfc6455 import LINK_DIED
 from app.server.shared import Shared
+from app.server.sockets import abort, limit_send_buffer
+
+_logger = logging.getLogger("uvicorn.error")
+
+INTERNAL_ERROR = 1011
+"""The close code of a connection that a bug has ended."""
 
 GOING_DOWN = 1012
 """The close code at shutdown and of old age: reconnect."""
 
 _INDIRECT = -1
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
+_FULL, _DRAINED = methodcaller("full"), methodcaller("drained")
 
 
 class State(Enum):
@@ -42,20 +48,19 @@ class Link(asyncio.Protocol, Watched):
     written to it goes out in order.
     """
 
-    __slots__ = ("_born", "_descriptor", "_full", "_heard", "_peer", "_shared", "_state", "_transport")
+    __slots__ = (
+        "_born", "_descriptor", "_full", "_heard", "_left", "_moved", "_peer", "_queued", "_shared", "_state",
+        "_transport",
+    )  # fmt: skip
+
+    kind: ClassVar[str]
+    """What it is in the metrics."""
 
     high_water: ClassVar[int] = 128 * 1024
     """Bytes in the transport's buffer above which the connection is full."""
 
     low_water: ClassVar[int] = 32 * 1024
     """Bytes in the transport's buffer at which it has room again."""
-
-    send_buffer: ClassVar[int] = 64 * 1024
-    """Bytes asked for as the socket's send buffer; Linux takes twice that.
-
-    Left alone, the kernel would grow it to megabytes for each peer that stalls, and hide from us
-    that it does: the transport's own buffer stays empty until then.
-    """
 
     def __init__(self, transport: asyncio.Transport, shared: Shared, state: State) -> None:
         self._transport = transport
@@ -66,6 +71,9 @@ class Link(asyncio.Protocol, Watched):
         self._born = shared.keepalive.tick
         self._heard = self._born  # tick of the last byte from the peer; else of the state's beginning
         self._full = False
+        self._queued = 0  # bytes given to the transport since it was found empty
+        self._left = 0  # how many of them had left it at the last look
+        self._moved = self._born  # tick of the last look that found it empty, or more gone
 
     # The Writer.
 
@@ -110,11 +118,16 @@ class Link(asyncio.Protocol, Watched):
         """Leave what the kernel did not take to the transport."""
         if sent != len(data):
             self._descriptor = _INDIRECT
+            self._queued += len(data) - sent
             self._transport.write(memoryview(data)[sent:])
 
     def is_full(self) -> bool:
         """Whether more is buffered than :meth:`write` should add to."""
         return self._full
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection, and say why where there is a place for it."""
+        raise NotImplementedError
 
     # Called by uvicorn.
 
@@ -127,14 +140,20 @@ class Link(asyncio.Protocol, Watched):
     def pause_writing(self) -> None:
         """Note that the buffer is over its limit."""
         self._full = True
-        if self._peer is not None and self._state is State.OPEN:
-            self._peer.full()
+        self._call(_FULL)
 
     def resume_writing(self) -> None:
         """Note that the buffer has room again."""
         self._full = False
+        self._call(_DRAINED)
+
+    def _call(self, method: Callable[[Peer], object]) -> None:
+        """Tell the peer of an open connection something."""
         if self._peer is not None and self._state is State.OPEN:
-            self._peer.drained()
+            try:
+                method(self._peer)
+            except Exception as error:  # noqa: BLE001 — whatever it is, the connection must not go on half alive
+                self._crash(error)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """Note that the link is gone."""
@@ -154,7 +173,7 @@ class Link(asyncio.Protocol, Watched):
 
     def _limit_buffers(self) -> None:
         self._transport.set_write_buffer_limits(self.high_water, self.low_water)
-        self._set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
+        limit_send_buffer(self._transport)
 
     def _write_indirectly(self, data: bytes) -> None:
         if self._state is not State.OPEN:
@@ -165,7 +184,28 @@ class Link(asyncio.Protocol, Watched):
             self._descriptor = transport.get_extra_info("socket").fileno()
             self.write(data)
         else:
+            self._queued += len(data)
             transport.write(data)
+
+    def _is_stalled(self, tick: int) -> bool:
+        """Whether what waits for the peer has not moved for as long as a silent peer is waited for."""
+        waits = self._transport.get_write_buffer_size() if self._descriptor == _INDIRECT else 0
+        left = self._queued - waits
+        if not waits:
+            self._queued, left = 0, 0
+        elif left == self._left:
+            return tick - self._moved >= self._shared.drop_at
+        self._left, self._moved = left, tick
+        return False
+
+    def _crash(self, error: Exception) -> None:
+        """End the connection because its peer has failed."""
+        _logger.error("connection_failed", exc_info=error)
+        self._shared.meter.failed(self.kind)
+        if self._state is State.OPEN:
+            self.close(INTERNAL_ERROR, "the server failed; its log says why")
+        else:
+            self._abort()
 
     def _end(self, code: int) -> None:
         """Close the link when what is buffered has left."""
@@ -179,14 +219,7 @@ class Link(asyncio.Protocol, Watched):
         self._heard = self._shared.keepalive.tick
 
     def _abort(self) -> None:
-        """Cut the link and forget what is buffered, in the kernel too."""
-        self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._transport.abort()
-
-    def _set_option(self, level: int, option: int, value: int | bytes) -> None:
-        link = self._transport.get_extra_info("socket")
-        if link is not None:
-            link.setsockopt(level, option, value)
+        abort(self._transport)
 
     def _tell(self, code: int) -> None:
         # In a later turn, so that a peer is never told of the end inside a call that it makes; and in a context
@@ -195,5 +228,10 @@ class Link(asyncio.Protocol, Watched):
 
     def _told(self, code: int) -> None:
         peer, self._peer = self._peer, None
-        if peer is not None:
+        if peer is None:
+            return
+        try:
             peer.closed(code)
+        except Exception:
+            _logger.exception("connection_failed")
+            self._shared.meter.failed(self.kind)

@@ -6,6 +6,8 @@ would cost each connection a window of memory, and each frame an encoding of its
 
 from __future__ import annotations
 
+import sys
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # websockets was installed without its C extension
@@ -58,7 +60,7 @@ class FrameError(Exception):
 
 
 class Reader:
-    """Makes frames of the bytes of one client; ``limit`` is the size of the largest message.
+    """Makes frames of the bytes of one client.
 
     Needed only from a frame's first byte to the end of its message: where :attr:`is_empty` holds,
     it may be dropped, and another one reads on.
@@ -67,10 +69,18 @@ class Reader:
     ``_buffer`` is used up.
     """
 
-    __slots__ = ("_at", "_buffer", "_first", "_held", "_length", "_limit", "_mask", "_message", "_payload")
+    __slots__ = (
+        "_at", "_buffer", "_first", "_held", "_length", "_mask", "_message", "_payload", "allowance", "counted",
+        "limit",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
+        """Bytes of the largest message."""
+        self.allowance = sys.maxsize
+        """How many frames :meth:`next` may still read; with 0 it returns None although there may be more."""
+        self.counted = 0
+        """Bytes of :attr:`size` that were counted where a bound for all connections is kept."""
         self._buffer = b""
         self._at = 0  # what is before it in the buffer has been read
         self._length = -1  # of the payload; negative while the header is incomplete
@@ -93,8 +103,9 @@ class Reader:
 
     @property
     def size(self) -> int:
-        """Bytes that have come and are in no frame yet."""
-        return len(self._buffer) - self._at if self._payload is None else len(self._payload)
+        """Bytes that have come and are in no complete message yet."""
+        unread = len(self._buffer) - self._at if self._payload is None else len(self._payload)
+        return unread if self._message is None else unread + len(self._message[1])
 
     def feed(self, data: bytes) -> None:
         """Take what came next, in pieces of any size."""
@@ -110,17 +121,18 @@ class Reader:
         self._held = frame
 
     def next(self) -> Frame | None:
-        """Return the next control frame or whole message; None until more is fed.
+        """Return the next control frame or whole message; None until more is fed, or allowed.
 
         Raises :class:`FrameError`: the reader is of no use after that.
         """
         if self._held is not None:
             frame, self._held = self._held, None
             return frame
-        while self._length >= 0 or self._read_header():
+        while self.allowance and (self._length >= 0 or self._read_header()):
             payload = self._read_payload()
             if payload is None:
                 return None
+            self.allowance -= 1
             read = self._finish(payload)
             if read is not None:
                 return read
@@ -170,8 +182,8 @@ class Reader:
 
     def _check_size(self, first: int, length: int) -> None:
         so_far = len(self._message[1]) if self._message is not None else 0
-        if first & _OPCODE < CLOSE and so_far + length > self._limit:
-            raise FrameError(TOO_BIG, f"message is over {self._limit} bytes")
+        if first & _OPCODE < CLOSE and so_far + length > self.limit:
+            raise FrameError(TOO_BIG, f"message is over {self.limit} bytes")
 
     def _read_payload(self) -> bytes | None:
         """Return the frame's payload if it has come whole, else keep what has come."""

@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the application find the drain in its state, then start."""
-        self._shared = WebSocketProtocol.share(self.config, self.server_state)
+        self._shared = WebSocketProtocol.share(self.config, self.server_state, self.lifespan.state)
         self._shared.limit_age(self._max_connection_age)
         self._drain = self.lifespan.state[DRAIN] = Drain(self._shared)
         await super().startup(sockets)

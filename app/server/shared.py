@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from app.core.ports import INTAKE, METER, UNBOUNDED, UNMETERED, Intake, Meter
 from app.server.keepalive import Keepalive
 
 _SWEEPS = 2
@@ -25,11 +27,18 @@ class Shared:
     _of_servers: ClassVar[WeakKeyDictionary[ServerState, Shared]] = WeakKeyDictionary()
 
     def __init__(
-        self, config: Config, connections: set[Any], *, handshake_timeout: float, closing_timeout: float
+        self,
+        config: Config,
+        connections: set[Any],
+        app_state: Mapping[str, Any],
+        *,
+        handshake_timeout: float,
+        closing_timeout: float,
     ) -> None:
         interval, timeout = config.ws_ping_interval or None, config.ws_ping_timeout or None
         limits = (interval, timeout, handshake_timeout, closing_timeout)
         period = min(limit for limit in limits if limit is not None) / _SWEEPS
+        self._app_state = app_state
         self.loop = asyncio.get_running_loop()
         self.connections = connections
         self.max_size = config.ws_max_size
@@ -43,6 +52,18 @@ class Shared:
         self.ping_at = self.keepalive.at_most(interval)
         self.drop_at = self.ping_at + self.keepalive.at_least(timeout) - 1
         self.limit_age(None)
+
+    @property
+    def meter(self) -> Meter:
+        """The application's, from its start on."""
+        meter: Meter = self._app_state.get(METER, UNMETERED)
+        return meter
+
+    @property
+    def intake(self) -> Intake:
+        """The application's bound over unfinished messages, from its start on."""
+        intake: Intake = self._app_state.get(INTAKE, UNBOUNDED)
+        return intake
 
     def limit_age(self, seconds: float | None) -> None:
         """Let connections end at an age that is random for each, from 80 to 100 percent of so many seconds."""
@@ -59,7 +80,13 @@ class Shared:
 
     @classmethod
     def of(
-        cls, config: Config, server_state: ServerState, *, handshake_timeout: float, closing_timeout: float
+        cls,
+        config: Config,
+        server_state: ServerState,
+        app_state: Mapping[str, Any],
+        *,
+        handshake_timeout: float,
+        closing_timeout: float,
     ) -> Shared:
         """Return what the server's connections share; made with the first of them."""
         shared = cls._of_servers.get(server_state)
@@ -67,6 +94,7 @@ class Shared:
             shared = cls._of_servers[server_state] = cls(
                 config,
                 server_state.connections,
+                app_state,
                 handshake_timeout=handshake_timeout,
                 closing_timeout=closing_timeout,
             )

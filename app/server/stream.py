@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import ClassVar
 
 from app.core.ports import Heartbeat, Peer
 from app.server.link import GOING_DOWN, Link, State
 from app.server.rfc6455 import LINK_DIED
 from app.server.shared import Shared
+from app.server.sockets import set_option
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
@@ -29,6 +31,8 @@ class StreamProtocol(Link):
 
     __slots__ = ("_beat", "_period")
 
+    kind: ClassVar[str] = "sse"
+
     def __init__(self, transport: asyncio.Transport, shared: Shared, heartbeat: Heartbeat) -> None:
         super().__init__(transport, shared, State.OPEN)
         self._beat = heartbeat.data
@@ -44,7 +48,7 @@ class StreamProtocol(Link):
         self._full = is_full
         self._limit_buffers()
         if _USER_TIMEOUT is not None and self._shared.silence:
-            self._set_option(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._shared.silence * 1000))
+            set_option(self._transport, socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._shared.silence * 1000))
         self.write(head)
         if self._shared.is_over:
             self._shared.loop.call_soon(self.shutdown)
@@ -77,6 +81,9 @@ class StreamProtocol(Link):
         if state is State.OPEN:
             if shared.is_due(age):
                 self.close(GOING_DOWN, "")
+            elif self._is_stalled(tick):
+                shared.meter.limited("answer_time")
+                self._abort()
             elif age % self._period == 0 and not self._full:
                 self.write(self._beat)
         elif state is State.ENDING and tick - self._heard >= shared.closing_late:

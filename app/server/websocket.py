@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -12,6 +13,9 @@ from app.core.ports import Peer
 from app.server import handshake, rfc6455
 from app.server.link import GOING_DOWN, Link, State
 from app.server.shared import Shared
+
+OVERLOADED = 1013
+"""The close code of who is to try again later."""
 
 _PING = rfc6455.frame(rfc6455.PING, b"")
 
@@ -32,7 +36,9 @@ class WebSocketProtocol(Link):
     reading is paused.
     """
 
-    __slots__ = ("_paused", "_pulling", "_reader")
+    __slots__ = ("_paused", "_pulling", "_reader", "_yields")
+
+    kind: ClassVar[str] = "websocket"
 
     handshake_timeout: ClassVar[float] = 10.0
     """Seconds that the application may take to answer the handshake; the sweep ends it within half as many more."""
@@ -43,17 +49,25 @@ class WebSocketProtocol(Link):
     early_size: ClassVar[int] = 64 * 1024
     """Bytes taken from a peer that sends frames before its handshake is answered."""
 
-    def __init__(self, transport: asyncio.Transport, config: Config, server_state: ServerState) -> None:
-        super().__init__(transport, self.share(config, server_state), State.CONNECTING)
+    frames_at_once: ClassVar[int] = 64
+    """Frames of one peer that are handled in one turn of the event loop."""
+
+    def __init__(self, transport: asyncio.Transport, shared: Shared) -> None:
+        super().__init__(transport, shared, State.CONNECTING)
         self._reader: rfc6455.Reader | None = None
-        self._paused = False  # whether reading is
+        self._paused = False  # whether the peer has paused reading
+        self._yields = False  # whether reading is paused until _pull_on, so that others have their turn
         self._pulling = False  # whether _pull is on the stack
 
     @classmethod
-    def share(cls, config: Config, server_state: ServerState) -> Shared:
+    def share(cls, config: Config, server_state: ServerState, app_state: Mapping[str, Any]) -> Shared:
         """Return what all connections of a server that are handed over have in common."""
         return Shared.of(
-            config, server_state, handshake_timeout=cls.handshake_timeout, closing_timeout=cls.closing_timeout
+            config,
+            server_state,
+            app_state,
+            handshake_timeout=cls.handshake_timeout,
+            closing_timeout=cls.closing_timeout,
         )
 
     # Called by the peer that answers the handshake.
@@ -90,6 +104,8 @@ class WebSocketProtocol(Link):
         self._peer = peer
         if message is not None:
             self._feed(b"").put_back(message)
+        if self._reader is not None:
+            self._reader.limit = self._most()
         if self._paused:
             self._read_on_later()
         return True
@@ -113,7 +129,8 @@ class WebSocketProtocol(Link):
         """Read nothing more from the peer until :meth:`resume`."""
         if self._state is State.OPEN and not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            if not self._yields:
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on; what has been read already is delivered before this returns, if it is not being delivered."""
@@ -122,8 +139,9 @@ class WebSocketProtocol(Link):
         self._paused = False
         if self._state is State.OPEN:
             self._heard = self._shared.keepalive.tick
-        self._transport.resume_reading()
-        self._pull()
+        if not self._yields:
+            self._transport.resume_reading()
+            self._pull()
 
     # Called by uvicorn.
 
@@ -142,6 +160,9 @@ class WebSocketProtocol(Link):
         if state is State.OPEN:
             if limits.is_due(tick - self._born):
                 self.close(GOING_DOWN, "the connection has reached its greatest age")
+            elif self._is_stalled(tick):
+                limits.meter.limited("answer_time")
+                self._abort()
             elif self._paused:  # nothing can be heard
                 self._heard = tick
             elif age == limits.ping_at:
@@ -171,7 +192,7 @@ class WebSocketProtocol(Link):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the link is gone."""
-        self._reader = None
+        self._drop_reader()
         super().connection_lost(exc)
 
     def _keep_early(self, data: bytes) -> None:
@@ -181,9 +202,13 @@ class WebSocketProtocol(Link):
     def _feed(self, data: bytes) -> rfc6455.Reader:
         reader = self._reader
         if reader is None:
-            reader = self._reader = rfc6455.Reader(self._shared.max_size)
+            reader = self._reader = rfc6455.Reader(self._most())
         reader.feed(data)
         return reader
+
+    def _most(self) -> int:
+        """Return the bytes of the largest message that is taken."""
+        return self._shared.max_size if self._peer is None else min(self._shared.max_size, self._peer.most())
 
     def _read_on_later(self) -> None:
         self._paused = False
@@ -191,34 +216,84 @@ class WebSocketProtocol(Link):
         self._shared.loop.call_soon(self._pull)
 
     def _pull(self) -> None:
-        """Handle all frames that have come, unless reading is or becomes paused."""
-        if self._pulling:
+        """Handle the frames that have come, as many as one turn of the loop has room for, unless reading is paused."""
+        reader = self._reader
+        if self._pulling or self._paused or reader is None:
             return
         self._pulling = True
+        reader.allowance = self.frames_at_once
         try:
-            while not self._paused and self._reader is not None:
-                frame = self._reader.next()
-                if frame is None:
-                    if self._reader.is_empty:
-                        self._reader = None
-                    return
-                self._take(*frame)
+            self._take_all(reader)
         except rfc6455.FrameError as error:
             self._fail(error)
+        except Exception as error:  # noqa: BLE001 — a peer's bug ends its connection, and never leaves it half alive
+            self._crash(error)
         finally:
             self._pulling = False
+        if self._reader is reader:
+            self._keep_reader(reader)
+
+    def _take_all(self, reader: rfc6455.Reader) -> None:
+        pongs: list[bytes] = []  # in one write: a peer may ping some thousand times in a few kilobytes
+        try:
+            while not self._paused and self._reader is reader:
+                frame = reader.next()
+                if frame is None:
+                    return
+                opcode, payload = frame
+                if opcode == rfc6455.PING:
+                    pongs.append(rfc6455.frame(rfc6455.PONG, payload))
+                else:
+                    self._answer(pongs)
+                    self._take(opcode, payload)
+        finally:
+            self._answer(pongs)
+
+    def _answer(self, pongs: list[bytes]) -> None:
+        """Send pongs, unless the peer pings and does not read: they would pile up without end."""
+        if pongs and self._state is State.OPEN and not self._full:
+            self.write(b"".join(pongs))
+        pongs.clear()
+
+    def _keep_reader(self, reader: rfc6455.Reader) -> None:
+        """Keep what is in the middle of a message, or has to wait for the next turn of the loop."""
+        if reader.is_empty:
+            self._drop_reader()
+        elif not self._counts(reader):
+            self._shared.meter.limited("frames_held")
+            self._fail(rfc6455.FrameError(OVERLOADED, "too much of unfinished messages is held: try again"))
+        elif not reader.allowance and not self._paused:
+            self._yields = True
+            self._transport.pause_reading()
+            self._shared.loop.call_soon(self._pull_on)
+
+    def _counts(self, reader: rfc6455.Reader) -> bool:
+        """Count what is kept among that of all connections; return whether there is room for it."""
+        intake, size = self._shared.intake, reader.size
+        if size > reader.counted:
+            if not intake.grow(reader.counted, size - reader.counted):
+                return False
+        else:
+            intake.release(reader.counted - size)
+        reader.counted = size
+        return True
+
+    def _pull_on(self) -> None:
+        self._yields = False
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._pull()
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._shared.intake.release(self._reader.counted)
+            self._reader = None
 
     def _take(self, opcode: int, payload: bytes) -> None:
         if opcode == rfc6455.CLOSE:
             self._closed_by_peer(payload)
-        elif self._state is not State.OPEN:
-            return
-        elif opcode in (rfc6455.TEXT, rfc6455.BINARY):
-            if self._peer is not None:
-                self._peer.received(payload, text=opcode == rfc6455.TEXT)
-        elif opcode == rfc6455.PING and not self._full:
-            # A peer that pings and does not read gets no pongs: they would pile up without end.
-            self.write(rfc6455.frame(rfc6455.PONG, payload))
+        elif self._state is State.OPEN and opcode in (rfc6455.TEXT, rfc6455.BINARY) and self._peer is not None:
+            self._peer.received(payload, text=opcode == rfc6455.TEXT)
 
     def _closed_by_peer(self, payload: bytes) -> None:
         code = rfc6455.read_close(payload)
@@ -234,12 +309,14 @@ class WebSocketProtocol(Link):
         """
         if self._state is State.OPEN:
             self.write(rfc6455.close_frame(error.code, str(error)))
-        self._reader = None
+        if error.code == rfc6455.TOO_BIG:
+            self._shared.meter.limited("frame_size")
+        self._drop_reader()
         self._enter(State.DEAF)
         self._tell(error.code)
         if self._transport.can_write_eof():  # TLS cannot: there the peer goes, or the sweep cuts the link
             self._transport.write_eof()
 
     def _end(self, code: int) -> None:
-        self._reader = None
+        self._drop_reader()
         super()._end(code)

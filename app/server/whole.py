@@ -4,7 +4,7 @@ A small ``POST`` comes in one piece, and so does its answer. All that ASGI has f
 that take their time, a task, events, a scope for each, costs more than such a request itself.
 
 Nor is the head of such a request parsed again and again: a publisher sends the same one with every message, and
-the same bytes mean the same. It is httptools that has read them, the first time.
+the same bytes mean the same.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from app.core.ports import DIRECT, Direct, Head
 from app.server.handshake import LAST
 from app.server.heads import CLOSE, Headers, header_line, status_line
 
-MOST_HEADS = 1000
+MOST_HEADS = 500
 LONGEST_HEAD = 4096
 """Heads that are known by their bytes, and how many of these one may have."""
+
+_MOST_FORWARDED = 512
+"""Bytes of X-Forwarded-For headers whose meaning is remembered: what a client sends there is for it to choose."""
 
 _END = b"\r\n\r\n"
 
@@ -162,12 +165,17 @@ def _behind_proxy(trusted: str | list[str]) -> Callable[[Address, Forwarded], Ad
 
     middleware: Any = ProxyHeadersMiddleware(application, trusted)
 
-    @lru_cache(maxsize=1000)
-    def client(peer: Address, forwarded: Forwarded) -> Address:
+    def ask(peer: Address, forwarded: Forwarded) -> Address:
         scope: dict[str, Any] = {"type": "http", "client": peer, "headers": forwarded}
         with contextlib.suppress(StopIteration):
             middleware(scope, None, None).send(None)
         address: Address = scope["client"]
         return address
+
+    remembered = lru_cache(maxsize=1000)(ask)
+
+    def client(peer: Address, forwarded: Forwarded) -> Address:
+        is_short = sum([len(value) for _, value in forwarded]) <= _MOST_FORWARDED
+        return remembered(peer, forwarded) if is_short else ask(peer, forwarded)
 
     return client

@@ -107,10 +107,11 @@ class Metrics:
             self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
         )
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
-        self._errors = _Tallied(
+        self._failed = _Tallied(
             self._counter("abide_errors", "Connections, deliveries and requests that a bug ended", "kind"),
             ("connection", "delivery", "request"),
         )
+        self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
         self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)
         self._roundtrip = self._histogram(
@@ -170,8 +171,12 @@ class Metrics:
         self._refused.waiting[code] += 1
 
     def failed(self, kind: str) -> None:
-        """Count what a bug ended."""
-        self._errors.waiting[kind] += 1
+        """Count what a bug has ended."""
+        self._failed.waiting[kind] += 1
+
+    def limited(self, limit: str) -> None:
+        """Count somebody who met a bound."""
+        self._limited.waiting[limit] += 1
 
     # What the composition root has.
 
@@ -200,7 +205,7 @@ class Metrics:
         """Pass on what was counted."""
         self._undeclared.inc(self._published.flush(self._declared))
         self._delivered.flush(self._declared)
-        for tallied in (self._gaps, self._resumes, self._refused, self._errors):
+        for tallied in (self._gaps, self._resumes, self._refused, self._failed, self._limited):
             tallied.flush()
         for histogram in (self._append, self._batch, self._roundtrip, self._delay):
             histogram.flush()

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 
 from app.core import data as json_data
 from app.core.channel import Channel, Identity
+from app.core.data import MAX_ENVELOPE
 from app.core.errors import CLOSE_CODES, AbideError, CloseCode, GapError, NoRoomError, UnsupportedTypeError, of_bug
 from app.core.hub import Hub
 from app.core.message import Published, Record
@@ -56,6 +57,7 @@ class Connection:
             self.fail(UnsupportedTypeError("a message is a text frame of JSON; this one is binary"))
             return
         if not self._intake.grow(0, len(data)):
+            self.hub.meter.limited("frames_held")
             self.fail(NoRoomError("too much of unfinished messages is held already: reconnect, and resume"))
             return
         self._handling = True
@@ -72,6 +74,10 @@ class Connection:
         """Go on from there, and read on."""
         self.go_on()
         self._read_on()
+
+    def most(self) -> int:
+        """Return the bytes of the largest text that is taken."""
+        raise NotImplementedError
 
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
@@ -179,6 +185,10 @@ class PlainConnection(Connection):
         """Close."""
         self.fail(error)
 
+    def most(self) -> int:
+        """Return what the channel takes of its subscribers."""
+        return most_from_clients(self._subscription.channel)
+
     def stall(self) -> None:
         """Stop at what was sent."""
         self._subscription.full()
@@ -197,6 +207,11 @@ class PlainConnection(Connection):
         """Give back the subscription."""
         line.messages = self._subscription.position.offset - self._start
         self.hub.unsubscribe(self._subscription)
+
+
+def most_from_clients(channel: Channel) -> int:
+    """Return the bytes of the largest text that a subscriber of the channel may send."""
+    return MAX_ENVELOPE + (channel.max_message_size if channel.client_publish else 0)
 
 
 def _start(work: Coroutine[None, None, None]) -> None:

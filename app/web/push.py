@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core import data, turns
 from app.core.channel import Channel, Identity, Registry
-from app.core.errors import AbideError, MalformedError
+from app.core.errors import AbideError, MalformedError, NoRoomError
 from app.core.message import Published, Record
 from app.core.ports import Intake, Meter, Outcome, Publisher
 from app.core.scan import Members
@@ -161,6 +161,8 @@ class Push:
 
     def _refuse(self, error: AbideError) -> ProblemResponse:
         self._meter.refused(error.code)
+        if isinstance(error, NoRoomError):
+            self._meter.limited("bodies_held")
         return ProblemResponse.of(error)
 
     async def _publish(self, records: Sequence[Record]) -> list[Outcome]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.core import data as json_data
 from app.core.channel import MAX_NAME, Identity
-from app.core.data import SHOWN, MemberError
+from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
 from app.core.errors import (
     CLOSE_CODES,
     AbideError,
@@ -25,7 +25,7 @@ from app.core.resume import Begin, Gap, Start
 from app.core.scan import Members
 from app.core.subscription import Subscription
 from app.web.access import Line
-from app.web.connection import Connection
+from app.web.connection import Connection, most_from_clients
 from app.web.guard import guarded
 from app.web.problems import STATUSES
 from app.web.push import check_key
@@ -92,6 +92,12 @@ class Session(Connection):
         else:
             self._remove(subscription)
             self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
+
+    def most(self) -> int:
+        """Return what its one channel takes, or the one that takes most."""
+        registry = self.hub.registry
+        channel = registry.get(self._only) if self._only is not None else None
+        return MAX_ENVELOPE + registry.largest_from_clients if channel is None else most_from_clients(channel)
 
     def stall(self) -> None:
         """Stop every subscription at what was sent."""
@@ -163,6 +169,7 @@ class Session(Connection):
             msg = f"{name!r} is subscribed to already"
             raise MalformedError(msg)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            self.hub.meter.limited("subscriptions")
             msg = f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
             raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None

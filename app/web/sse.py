@@ -133,6 +133,10 @@ class EventStream:
     def received(self, data: bytes, *, text: bool) -> None:
         """Nothing: a stream goes one way."""
 
+    def most(self) -> int:
+        """Nothing: a stream goes one way."""
+        return 0
+
     @guarded
     def full(self) -> None:
         """Stop at what was sent."""

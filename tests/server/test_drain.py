@@ -291,7 +291,7 @@ def test_heartbeat(server_factory: ServerFactory) -> None:
 async def test_ages() -> None:
     """Connections end at ages from 80 to 100 percent of the greatest, spread over all of that."""
     settings = {name: value for name, value in AbideWorker.CONFIG_KWARGS.items() if name.startswith("ws")}
-    shared = Shared(Config("a:b", **settings), set(), handshake_timeout=10, closing_timeout=10)
+    shared = Shared(Config("a:b", **settings), set(), {}, handshake_timeout=10, closing_timeout=10)
     assert not shared.is_due(10**9)
     shared.limit_age(3600)
     ages = [next(age for age in range(1000) if shared.is_due(age)) * 5 for _ in range(2000)]

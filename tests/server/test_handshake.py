@@ -109,8 +109,8 @@ def test_also_accepted(wire: Wire, sent: bytes) -> None:
     [
         (request("/", line="POST / HTTP/1.1"), 400, b"opened by GET over HTTP/1.1"),
         (request("/", line="GET / HTTP/1.0"), 400, b"opened by GET over HTTP/1.1"),
-        (request("/", drop=("Host",)), 400, b"No host"),
-        (request("/", add=("Host: other",)), 400, b"More than one host"),
+        (request("/", drop=("Host",)), 400, b"one Host header"),
+        (request("/", add=("Host: other",)), 400, b"one Host header"),
         (request("/", drop=("Sec-WebSocket-Key",)), 400, b"not 16 bytes"),
         (request("/", drop=("Sec-WebSocket-Key",), add=("Sec-WebSocket-Key:",)), 400, b"not 16 bytes"),
         (request("/", drop=("Sec-WebSocket-Key",), add=("Sec-WebSocket-Key: c2hvcnQ=",)), 400, b"not 16 bytes"),
@@ -123,8 +123,8 @@ def test_also_accepted(wire: Wire, sent: bytes) -> None:
         (request("/", add=("Sec-WebSocket-Protocol: a b",)), 400, b"list of different tokens"),
         (request("/", add=("Content-Length: 4",)) + b"body", 400, b"no body"),
         (request("/", add=("Transfer-Encoding: chunked",)) + b"0\r\n\r\n", 400, b"no body"),
-        (request("/", line="GET no-slash HTTP/1.1"), 400, b"Invalid"),
-        (request("/\xff"), 400, b"Invalid"),
+        (request("/", line="GET no-slash HTTP/1.1"), 400, b"neither a path nor a URL"),
+        (request("/\xff"), 400, b"not of the form"),
     ],
 )
 def test_refused(wire: Wire, sent: bytes, status: int, text: bytes) -> None:
@@ -163,9 +163,11 @@ def test_after_another_request(wire: Wire) -> None:
 
 
 def test_before_the_answer(wire: Wire) -> None:
-    """Server closes a connection that asks for a WebSocket before an earlier request is answered."""
-    wire.send(request("/", drop=("Upgrade",)) + request("/"))
-    assert b" 101 " not in wire.read_rest()
+    """Server opens a WebSocket that was asked for behind another request when that has been answered."""
+    wire.send(request("/", drop=("Upgrade",)) + request("/") + frame(TEXT, b"x"))
+    assert wire.read_head().startswith(b"HTTP/1.1 200 ")
+    assert wire.read_head().startswith(b"HTTP/1.1 101 ")
+    assert wire.read_frame() == (TEXT, b"x")
 
 
 def test_in_pieces(wire: Wire) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 from websockets.sync.client import connect
 
-from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG
+from app.server.http import HttpProtocol
+from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG, WHOLE_TIMEOUT, app
+from tests.support.local import LocalServer, wait_for
 from tests.support.server import Server
 from tests.support.wire import PATIENCE, Wire
 
@@ -60,7 +62,7 @@ def test_oversized_header(peer: Wire) -> None:
     assert not peer.is_closed_within(HEADER_TIMEOUT / 8)
     peer.send(b"x" * 8 * 1024)
     assert peer.is_closed_within(PATIENCE)
-    assert b"400 Bad Request" in peer.received
+    assert peer.received.startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,54 @@ def test_slow_body(peer: Wire) -> None:
         assert not peer.is_closed_within(BODY_TIMEOUT / 4)
         peer.send(b"x")
     assert b"200 OK" in peer.read_until(b"\r\n\r\n%d" % pieces)
+
+
+def test_a_body_that_only_dribbles_is_late(peer: Wire) -> None:
+    """Server closes a connection whose body moves, but would take for ever."""
+    begun = time.monotonic()
+    peer.send(HEADER + b"Content-Length: 10000\r\n\r\n")
+    while not peer.is_closed_within(BODY_TIMEOUT / 4):
+        peer.send(b"x")
+        assert time.monotonic() - begun < PATIENCE
+    assert time.monotonic() - begun > WHOLE_TIMEOUT * 0.9
+
+
+def test_a_body_that_goes_on_after_its_answer_is_late(peer: Wire) -> None:
+    """Server closes a connection whose body does not end soon after it was answered."""
+    peer.send(b"POST /early HTTP/1.1\r\nHost: abide\r\nContent-Length: 10000\r\n\r\n")
+    peer.read_until(b"early")
+    begun = time.monotonic()
+    while not peer.is_closed_within(BODY_TIMEOUT / 8):
+        peer.send(b"x")
+        assert time.monotonic() - begun < PATIENCE
+
+
+class Hurried(HttpProtocol):
+    """The protocol with a moment for whoever reads an answer."""
+
+    __slots__ = ()
+
+    whole_timeout = 0.3
+    slowest = 2**30
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept alive", "closing"])
+def test_an_answer_that_is_not_read_is_cut(last: bytes) -> None:
+    """Server gives up an answer that its client does not read in time."""
+    with LocalServer(app, http=Hurried) as server, Wire(server.port, receive_buffer=4096) as peer:
+        peer.send(HEADER.replace(b"/ok", b"/big") + last + b"\r\n")
+        wait_for(lambda: server.connections)
+        wait_for(lambda: not server.connections)
+
+
+def test_requests_behind_one_that_is_answered_wait_as_bytes() -> None:
+    """Server begins no request before the one ahead of it has been answered, however many have come."""
+    with LocalServer(app) as server, Wire(server.port) as peer:
+        peer.send(b"POST /late HTTP/1.1\r\nHost: abide\r\n\r\n" + REQUEST * 1000)
+        wait_for(lambda: server.server.server_state.tasks)
+        assert len(server.call(server.server.server_state.tasks.copy)) == 1
+        peer.read_until(b"\r\n\r\n0")
+        peer.reset()
 
 
 @pytest.mark.parametrize("size", [1, 1024 * 1024], ids=["small", "more than is buffered"])

@@ -14,6 +14,7 @@ import pytest
 
 from app.core.ports import Heartbeat
 from app.server.http import HttpProtocol
+from app.server.sockets import SEND_BUFFER
 from app.server.stream import StreamProtocol
 from tests.support.local import (
     Event,
@@ -105,7 +106,7 @@ def test_slow_reader(local: LocalServer) -> None:
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
         count = stall(local, peer, CHUNK)
-        assert count * 8192 < StreamProtocol.high_water + 2 * StreamProtocol.send_buffer + 64 * 1024
+        assert count * 8192 < StreamProtocol.high_water + 2 * SEND_BUFFER + 64 * 1024
         local.call(peer.writer.write, b"3\r\nend\r\n")
         assert peer.flow == ["full"]
         assert wire.read_until(b"\r\nend\r\n").count(CHUNK) == count
@@ -228,7 +229,7 @@ def test_age() -> None:
 def test_late_response() -> None:
     """Response that begins when everybody has been told to go is told at once, and its head still leaves."""
     with LocalServer(app) as server:
-        server.call(HurriedWebSocket.share, server.server.config, server.server.server_state).is_over = True
+        server.call(HurriedWebSocket.share, server.server.config, server.server.server_state, {}).is_over = True
         wire, peer = app.open(server)
         with wire:
             assert wire.read_rest().endswith(b"\r\n\r\n0\r\n\r\n")

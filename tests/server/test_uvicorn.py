@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
@@ -29,7 +29,7 @@ def config() -> Config:
 
 def test_constructor() -> None:
     """Server of uvicorn makes our HTTP protocol as it makes its own."""
-    assert list(inspect.signature(HttpToolsProtocol).parameters) == list(inspect.signature(HttpProtocol).parameters)
+    assert list(inspect.signature(H11Protocol).parameters) == list(inspect.signature(HttpProtocol).parameters)
 
 
 def test_addresses() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.server.sockets import SEND_BUFFER
 from app.server.websocket import WebSocketProtocol
 from tests.support.local import Detached, LocalServer, Recorder, stall, wait_for
 from tests.support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame
@@ -73,7 +74,7 @@ def test_kernel_does_not_hide_a_slow_peer(local: LocalServer) -> None:
     """Connection is full after some hundred KiB that its peer does not read, not after megabytes."""
     wire, peer = app.open(local, receive_buffer=4096)
     with wire:
-        limit = WebSocketProtocol.high_water + 2 * WebSocketProtocol.send_buffer + 64 * 1024
+        limit = WebSocketProtocol.high_water + 2 * SEND_BUFFER + 64 * 1024
         assert stall(local, peer, MESSAGE) * 8192 < limit
 
 

@@ -24,8 +24,14 @@ HEADER_TIMEOUT = 0.4
 BODY_TIMEOUT = 0.6
 """Seconds; see :class:`HttpProtocol`."""
 
+WHOLE_TIMEOUT = 2.0
+"""Seconds; see :class:`HttpProtocol`."""
+
 LONG = 1.2
 """Seconds that the slow paths take: longer than either timeout."""
+
+BIG = 32 * 1024 * 1024
+"""Bytes of the answer of ``/big``."""
 
 COMMAND = (
     *(sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py"),
@@ -39,6 +45,8 @@ class ImpatientProtocol(HttpProtocol):
 
     header_timeout = HEADER_TIMEOUT
     body_timeout = BODY_TIMEOUT
+    whole_timeout = WHOLE_TIMEOUT
+    linger_timeout = BODY_TIMEOUT
 
 
 class ImpatientWorker(AbideWorker):
@@ -92,6 +100,9 @@ class EchoPeer:
     def received(self, data: bytes, *, text: bool) -> None:
         self.writer.write(rfc6455.frame(rfc6455.TEXT if text else rfc6455.BINARY, data))
 
+    def most(self) -> int:
+        return 2**63
+
     def full(self) -> None:
         self.writer.pause()
 
@@ -127,6 +138,16 @@ async def _stream(receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"end"})
 
 
+async def _big(receive: Receive, send: Send) -> None:  # noqa: ARG001 — an ASGI handler
+    """Answer with more than any buffer on the way takes."""
+    await _answer(send, bytes(BIG))
+
+
+async def _early(receive: Receive, send: Send) -> None:  # noqa: ARG001 — an ASGI handler
+    """Answer without a look at the body."""
+    await _answer(send, b"early")
+
+
 async def _boom(receive: Receive, send: Send) -> None:  # noqa: ARG001 — an ASGI handler
     """Fail with a secret in the exception."""
     msg = "cannot reach postgres://abide:hunter2@db.internal/abide"
@@ -145,4 +166,4 @@ async def _answer(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-_PATHS = {"/ok": _ok, "/late": _late, "/stream": _stream, "/boom": _boom, "/log": _log}
+_PATHS = {"/big": _big, "/early": _early, "/ok": _ok, "/late": _late, "/stream": _stream, "/boom": _boom, "/log": _log}

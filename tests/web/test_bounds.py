@@ -156,7 +156,7 @@ def test_large_messages_pass_byte_for_byte(edge: Server, http: httpx.Client) -> 
 def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> None:
     """Socket is closed whose large text cannot be held beside all that clients have sent; a small one is handled."""
     select.select([wire.socket for wire in crowd], [], [], 10)  # the room is taken
-    with connect(f"{edge.ws_url}/talk?last=0") as socket:
+    with connect(f"{edge.ws_url}/wide?last=0") as socket:
         socket.send('"small"')
         assert socket.recv(timeout=5) == '"small"'
         socket.send('"' + "x" * 900_000 + '"')

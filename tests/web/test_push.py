@@ -294,7 +294,7 @@ def test_a_client_that_vanishes_in_its_body_harms_nobody(edge: Server, raw: Raw,
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET\r\n\r\n",
-        b"POST / HTTP/9.9\r\n\r\n",
+        b"POST / HTTPS/1.1\r\n\r\n",
         b"\r\n" * 50 + b"x: y\r\n\r\n",
     ],
 )

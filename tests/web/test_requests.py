@@ -92,7 +92,7 @@ def test_odd_numbers_in_a_request_are_an_error(edge: Server, last: str) -> None:
 @pytest.mark.parametrize(
     "identifier",
     ["9" * 4301, "-" + "9" * 4301, str(2**53), str(-(2**53)), "1e999", "1.5", "1.0", "1e3", "true", "null", "[]",
-     '{"a":1}', '"\\ud800"', '"a\\udc00b"', '"' + "x" * 1025 + '"', "[" + "[]," * 100_000 + "1]"],
+     '{"a":1}', '"\\ud800"', '"a\\udc00b"', '"' + "x" * 1025 + '"', "[" + "[]," * 20_000 + "1]"],
     ids=lambda text: text[:8],
 )  # fmt: skip
 def test_what_is_asked_with_an_odd_id_is_not_done(edge: Server, identifier: str) -> None:
