@@ -177,7 +177,7 @@ class Push:
                 members = yield from data.walk_members(content[place], _MEMBERS, pace)
                 records.append(self._record(members, None, identity))
             except AbideError as error:
-                records.append(error)
+                records.append(error.with_traceback(None))  # which holds this frame, and with it the body
         return records
 
     def _admit(self, name: str, identity: Identity) -> Channel:

@@ -117,18 +117,18 @@ class Session(Connection):
 
     async def handle(self, text: bytes) -> None:
         """Do what a message of the subscriber asks for; only what is no JSON object closes."""
-        refusal: MemberError | None = None
+        refusal = ""
         try:
             members = await json_data.read_members(text, _MEMBERS)
-        except MemberError as error:
-            members, refusal = error.found, error
+        except MemberError as error:  # not kept: it holds this frame, and with it the text
+            members, refusal = error.found, str(error)
         known: dict[str, Any] = {}
         try:
             known["id"] = _identifier(members)
             if "channel" in members:
                 known["channel"] = _name(members["channel"])
-            if refusal is not None:
-                raise refusal
+            if refusal:
+                raise MalformedError(refusal)
             await self._dispatch(members, known)
         except AbideError as error:
             status = STATUSES.get(error.code)

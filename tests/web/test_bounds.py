@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import select
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from app.core.intake import RESERVE, TOTAL
+from app.core.channel import ANONYMOUS, Channel, Registry
+from app.core.errors import AbideError
+from app.core.frames import V1_FRAMES
+from app.core.hub import Hub
+from app.core.intake import RESERVE, TOTAL, Intake
+from app.core.ports import Writer
+from app.core.scan import Walk
+from app.web.access import Line
+from app.web.incoming import Incoming
 from app.web.push import MAX_BODY
-from app.web.session import MAX_SUBSCRIPTIONS
+from app.web.session import MAX_SUBSCRIPTIONS, Session
 from app.web.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
+from tests.web.test_direct import STORED, Log, routes
 from tests.web.test_push import JSON, assert_problem, head
 from tests.web.test_session import speak
 
@@ -164,3 +175,68 @@ def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> 
             socket.recv(timeout=5)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1013
+
+
+class Nobody(Writer):
+    """A connection that nobody reads."""
+
+    def write(self, data: bytes) -> None:
+        """Forget it."""
+
+    def is_full(self) -> bool:
+        return False
+
+    def close(self, code: int, reason: str) -> None:
+        """Nothing to close."""
+
+    def pause(self) -> None:
+        """Nothing to read."""
+
+    def resume(self) -> None:
+        """Nothing to read."""
+
+
+LARGE = b" " * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b'{"x":1}', b'{"type":"x"}', b'{"type":"x","type":"x"}', b'{"type":1,"id":[]}', b"[", b'"\xff"'],
+)
+async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None:
+    """Session and push keep nothing of what they refuse until garbage is collected, which happens seldom."""
+    log: Any = Log(STORED)
+    registry = Registry((Channel("c"),), Channel("defaults"))
+    hub, line = Hub(log, registry), Line("connection", "/ws", None, None)
+    session = Session(hub, log, Intake(), ANONYMOUS, line, V1_FRAMES, None)
+    session.begin(Nobody(), None, None)
+    push = routes(log)
+    gc.collect()
+    before = set(map(id, living()))
+    gc.disable()
+    try:
+        for body in (LARGE + text, text):
+            with contextlib.suppress(AbideError):
+                await session.handle(body)
+        for body in (LARGE + text, LARGE + b"[" + text + b"]", LARGE + b"[" + LARGE + text + b"]"):
+            await post(push, body)
+        assert [kept for kept in living() if id(kept) not in before] == []
+    finally:
+        gc.enable()
+
+
+def living() -> list[object]:
+    """Return what would hold a text."""
+    return [one for one in gc.get_objects() if isinstance(one, Walk | Incoming | AbideError)]
+
+
+async def post(app: Any, body: bytes) -> None:  # noqa: ANN401 — ASGI
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(_: object) -> None:
+        pass
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/push", "query_string": b"", "headers": headers, "state": {}}
+    await app(scope, receive, send)
