@@ -26,7 +26,14 @@ BASE, CAP = 0.1, 5.0  # seconds: a pause is at most BASE, doubled with each atte
 _SUBPROTOCOL = Subprotocol("abide.v1")
 _SCHEMES = {"http": ("http", "ws"), "https": ("https", "wss"), "ws": ("http", "ws"), "wss": ("https", "wss")}
 _PASSING = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 4408}
-_CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed", 4410: "gap"}
+_CLOSED = {
+    4400: "malformed",
+    4401: "unauthorised",
+    4403: "forbidden",
+    4404: "channel_removed",
+    4410: "gap",
+    4429: "too_many",
+}
 _LONGEST_WAIT = 60.0  # seconds of a Retry-After that are believed
 _LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and what stands around it
 

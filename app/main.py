@@ -20,7 +20,8 @@ from app.bus.postgres import PostgresBackend
 from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, load, watch
 from app.core.channel import History
 from app.core.hub import Hub
-from app.core.ports import DIRECT, METER, Head, Meter, Publisher, Reply
+from app.core.intake import Intake
+from app.core.ports import DIRECT, INTAKE, METER, Head, Meter, Publisher, Reply
 from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
@@ -74,6 +75,7 @@ class Abide:
         self._config_error: str | None = None
         self._metrics = Metrics(self._declared)
         self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
+        self._intake = Intake()
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
         self._hub = Hub(
@@ -118,6 +120,7 @@ class Abide:
                 metrics=None if self._environment.metrics_port else self._metrics.exposition,
                 version=__version__,
                 console=settings.console,
+                intake=self._intake,
             )
         )
 
@@ -133,7 +136,7 @@ class Abide:
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             # Spans are made around ASGI requests alone.
-            yield {METER: self._metrics} | ({} if self._tracing else {DIRECT: self._direct})
+            yield {INTAKE: self._intake, METER: self._metrics} | ({} if self._tracing else {DIRECT: self._direct})
             for task in tasks:
                 task.cancel()
             await self._sample()

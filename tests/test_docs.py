@@ -67,6 +67,8 @@ async def exposed() -> dict[str, tuple[str, ...]]:
     metrics.declare(["news"])
     metrics.missed("expired")
     metrics.refused("overloaded")
+    metrics.failed("connection")
+    metrics.limited("bodies_held")
     metrics.sample({"news": 1}, slow=0, lag=0, backend_ok=True)
     body, _ = await metrics.exposition("")
     found: dict[str, tuple[str, ...]] = {}

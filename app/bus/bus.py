@@ -1,18 +1,17 @@
 """The bus: from publish to every hub, over ``broadcaster``.
 
-``broadcaster`` gives each process one subscription per channel and fans its events out to
-them; the log and the wake-ups are the backend's. Four of its habits are fenced in here (as
-of 0.3.1): concurrent first subscriptions of a channel race, so they are taken one at a time;
-an error in its backend kills its listener for good, so none gets out; its queues have no
-bound, so the listener pauses after a few batches until they are empty; and an error while
-subscribing is masked by a ``KeyError``, so the backend is asked before.
+``broadcaster`` hands what its backend publishes to this process's one subscription, by a listener and a queue; the
+log and the wake-ups are the backend's, and which channel's sink gets a batch is decided here: a subscription of
+broadcaster's for each channel would be a queue, a task and a generator, 6 KiB. Two of its habits are fenced in (as of
+0.3.1): an error in its backend kills its listener for good, so none gets out; and its queues have no bound, so the
+listener pauses after a few batches until they are empty.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -21,7 +20,7 @@ from broadcaster import Broadcast, BroadcastBackend, Event
 from app.bus.backend import Backend, Health
 from app.bus.commit import GroupCommit
 from app.core.channel import History
-from app.core.message import Batch, Page, Record
+from app.core.message import Batch, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -32,14 +31,51 @@ _BATCHES_PER_TURN = 32
 
 _RETRY_SECONDS = 1.0
 
+_GROUP = "abide"
+"""What broadcaster takes for the one channel there is."""
+
 _log = structlog.get_logger(__name__)
 
 
-class _Events(BroadcastBackend):
-    """Shows a backend's batches to ``Broadcast`` as events."""
+class _Followed:
+    """One channel that is followed: its sink, and what comes before that can be started."""
 
-    def __init__(self, backend: Backend) -> None:
+    __slots__ = ("_early", "_sink")
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._early: list[Batch] | None = []
+        """None once the sink is started."""
+
+    def start(self, position: Position) -> None:
+        """Start the sink after ``position``, and hand it what has come since."""
+        self._sink.start(position)
+        early, self._early = self._early, None
+        for batch in early or ():
+            self._sink.deliver(batch)
+
+    def deliver(self, batch: Batch, meter: Meter) -> None:
+        """Hand the sink a batch."""
+        if self._early is not None:
+            self._early.append(batch)
+            return
+        try:
+            self._sink.deliver(batch)
+        except Exception:  # noqa: BLE001 — a bug ends the subscriptions of one channel, and never its deliveries
+            _log.exception("delivery_failed", channel=batch.channel, offset=batch.first)
+            meter.failed("delivery")
+            self._sink.failed()
+
+
+_Delivery = tuple[_Followed, Batch]
+
+
+class _Events(BroadcastBackend):
+    """Shows a backend's batches to ``Broadcast`` as events, each with who follows its channel when it comes."""
+
+    def __init__(self, backend: Backend, followed: Mapping[str, _Followed]) -> None:
         self._backend = backend
+        self._followed = followed
         self._handed_over = 0
 
     async def connect(self) -> None:
@@ -49,7 +85,7 @@ class _Events(BroadcastBackend):
         """Nothing to do, as above."""
 
     async def subscribe(self, group: str) -> None:
-        """Nothing to do: the bus has asked the backend already, where errors can be told."""
+        """Nothing to do: the bus asks the backend for each channel."""
 
     async def unsubscribe(self, group: str) -> None:
         """Nothing to do, as above."""
@@ -65,7 +101,8 @@ class _Events(BroadcastBackend):
                 _log.exception("listener_failed", retry_seconds=_RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                return Event(batch.channel, cast("str", batch))
+                if followed := self._followed.get(batch.channel):
+                    return Event(_GROUP, cast("str", (followed, batch)))
 
 
 class Bus:
@@ -77,9 +114,10 @@ class Bus:
 
     def __init__(self, backend: Backend, meter: Meter = UNMETERED) -> None:
         self._backend = backend
+        self._meter = meter
         self._commit = GroupCommit(backend.append, meter)
-        self._broadcast = Broadcast(backend=_Events(backend))
-        self._followed: dict[str, contextlib.AsyncExitStack] = {}
+        self._followed: dict[str, _Followed] = {}
+        self._broadcast = Broadcast(backend=_Events(backend, self._followed))
 
     def __repr__(self) -> str:
         return f"<Bus over {self._backend!r}, {self._commit!r}>"
@@ -95,10 +133,14 @@ class Bus:
         await self._backend.connect()
         committer = asyncio.create_task(self._commit.run(), name="group-commit")
         try:
-            async with self._broadcast:
-                yield
-                self._commit.close()
-                await committer
+            async with self._broadcast, self._broadcast.subscribe(_GROUP) as subscriber:
+                pump = asyncio.create_task(self._pump(subscriber), name="pump")
+                try:
+                    yield
+                    self._commit.close()
+                    await committer
+                finally:
+                    pump.cancel()
         finally:
             committer.cancel()
             for channel in list(self._followed):
@@ -111,20 +153,18 @@ class Bus:
 
     async def follow(self, channel: str, sink: Sink) -> None:
         """Hand ``sink`` what is appended from now on. One sink per channel at a time."""
-        async with contextlib.AsyncExitStack() as stack:
-            # Before the backend begins, so that no event finds nobody there.
-            subscriber = await stack.enter_async_context(self._broadcast.subscribe(channel))
-            stack.push_async_callback(self._backend.unfollow, channel)
-            sink.start(await self._backend.follow(channel))
-            pump = asyncio.create_task(_pump(subscriber, sink), name=f"pump {channel}")
-            stack.push_async_callback(_cancel, pump)
-            self._followed[channel] = stack.pop_all()
+        # Before the backend begins, so that no batch finds nobody there.
+        followed = self._followed[channel] = _Followed(sink)
+        try:
+            followed.start(await self._backend.follow(channel))
+        except BaseException:
+            await self.unfollow(channel)
+            raise
 
     async def unfollow(self, channel: str) -> None:
         """Hand over no more of the channel."""
-        stack = self._followed.pop(channel, None)
-        if stack is not None:
-            await stack.aclose()
+        if self._followed.pop(channel, None):
+            await self._backend.unfollow(channel)
 
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read the log past ``after``; see :meth:`~app.bus.backend.Backend.read`."""
@@ -134,13 +174,8 @@ class Bus:
         """How the backend is."""
         return await self._backend.health()
 
-
-async def _pump(subscriber: Subscriber, sink: Sink) -> None:
-    while True:
-        event = await subscriber.get()
-        sink.deliver(cast("Batch", event.message))
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+    async def _pump(self, subscriber: Subscriber) -> None:
+        while True:
+            followed, batch = cast("_Delivery", (await subscriber.get()).message)
+            if self._followed.get(batch.channel) is followed:  # who follows now may have begun after it
+                followed.deliver(batch, self._meter)

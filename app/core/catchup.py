@@ -19,15 +19,47 @@ KEEP_SECONDS = 1.0
 _STALE_AT_MOST = 2
 """The aligned page and the exact one may both be older than the cursor; the next one is read now."""
 
+KEPT_BYTES = 16 * 1024 * 1024
+"""What is kept of all channels together, at most."""
+
+_OVERHEAD = 200
+"""Bytes that CPython takes for a message besides its data."""
+
 Read = Callable[[int, int], Awaitable[Page]]
 """Reads at most so many messages (second) past an offset (first)."""
 
 
-class Catchup:
-    """One channel's pages. Their number is bounded by the time for which they are kept."""
+class Kept:
+    """Bounds the bytes of the pages that are kept, of all channels of a process: the oldest goes first."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self._limit = limit
+        self._used = 0
+        self._sizes: dict[tuple[Catchup, tuple[int, int]], int] = {}
+
+    def take(self, catchup: Catchup, key: tuple[int, int], page: Page) -> None:
+        """Count a page, and let go of old ones that no longer fit."""
+        size = _OVERHEAD + sum([len(message.data) + _OVERHEAD for message in page.messages])
+        self.drop(catchup, key)
+        self._sizes[catchup, key] = size
+        self._used += size
+        while self._used > self._limit:
+            catchup, key = next(iter(self._sizes))
+            catchup.drop(key)
+
+    def drop(self, catchup: Catchup, key: tuple[int, int]) -> None:
+        """Count a page no more."""
+        self._used -= self._sizes.pop((catchup, key), 0)
+
+
+class Catchup:
+    """One channel's pages. They are kept for a moment, and as long as ``kept`` has room."""
+
+    __slots__ = ("_kept", "_pages", "_read")
+
+    def __init__(self, read: Read, kept: Kept | None = None) -> None:
         self._read = read
+        self._kept = kept or Kept()
         self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}
 
     async def window(self, offset: int = 0) -> Page:
@@ -58,7 +90,7 @@ class Catchup:
             loop = asyncio.get_running_loop()
             task = self._pages[key] = loop.create_task(self._fetch(at, limit))
             task.add_done_callback(_retrieve)
-            loop.call_later(KEEP_SECONDS, self._pages.pop, key, None)
+            loop.call_later(KEEP_SECONDS, self.drop, key)
         # Who waits may go away; the read is for the others too.
         return await asyncio.shield(task)
 
@@ -66,14 +98,21 @@ class Catchup:
         """Forget a page, unless it is being read anew already."""
         task = self._pages.get(key)
         if task is not None and task.done() and task.result() is page:
-            del self._pages[key]
+            self.drop(key)
+
+    def drop(self, key: tuple[int, int]) -> None:
+        """Keep a page no longer."""
+        self._pages.pop(key, None)
+        self._kept.drop(self, key)
 
     async def _fetch(self, at: int, limit: int) -> Page:
         try:
-            return await self._read(at, limit)
+            page = await self._read(at, limit)
         except BaseException:
             self._pages.pop((at, limit), None)  # a failure is not kept for who comes next
             raise
+        self._kept.take(self, (at, limit), page)
+        return page
 
 
 def _retrieve(task: asyncio.Task[Page]) -> None:

@@ -1,29 +1,62 @@
-"""Message data: RFC 8259 JSON text that is checked once and passed on byte for byte."""
+"""Message data: RFC 8259 JSON text that is checked once and passed on byte for byte.
+
+Small texts are read by the standard library's scanner, at once; large ones are walked (``core/scan.py``) in steps
+that take turns (``core/turns.py``), so that nobody waits for one of them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from array import array
+from collections.abc import Container
+from itertools import accumulate
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs leave it out
 from typing import Any, NoReturn
 
+from app.core import turns
+from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.errors import MalformedError
+from app.core.scan import MAX_DEPTH, Members, Walk, not_utf8
+from app.core.turns import Pace, Steps
 
-MAX_DEPTH = 128
-"""How deep arrays and objects may be nested."""
+INLINE = 4 * 1024
+"""Bytes of a text that is read at once, without waiting for a turn: a quarter of a millisecond at most."""
+
+SMALL = 32 * 1024
+"""Bytes of a text that is read in one step: two milliseconds at most."""
+
+MAX_ENVELOPE = 8 * 1024
+"""Bytes that may stand around a message: its channel, its key, white space."""
+
+MAX_ITEM = MAX_MESSAGE_SIZE + MAX_ENVELOPE
+"""Bytes of a message with its envelope, at most."""
+
+SHOWN = 80
+"""Characters of what somebody sent that are repeated in an error."""
 
 # The closing quote is optional so that an unterminated string is passed in one step: a
 # pattern that needed it would start again at every escaped quote, in quadratic time.
-_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_DEEPER = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
+_ARRAY = re.compile(rb"[ \t\n\r]*+\[")
 _SPACES = frozenset(" \t\n\r")
 # What most texts have, in one step each: an object's first name and each other one, without escapes, with all that
-# stands around it; its end; a comma that more follows; a string.
+# stands around it; its end; a string.
 _FIRST = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 _NEXT = re.compile(r'[ \t\n\r]*,[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 _LAST = re.compile(r"[ \t\n\r]*\}[ \t\n\r]*\Z")
-_COMMA = re.compile(r"[ \t\n\r]*,(?=[ \t\n\r]*[^\]} \t\n\r])")
 _PLAIN_STRING = re.compile(r'"([^"\\\x00-\x1f]*)"')
+
+
+class MemberError(MalformedError):
+    """An object has a member that it may not have; ``found`` are those that stand before it."""
+
+    def __init__(self, detail: str, found: Members) -> None:
+        super().__init__(detail)
+        self.found = found
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -40,8 +73,7 @@ def decode(body: bytes) -> str:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        msg = f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
-        raise MalformedError(msg) from None
+        raise not_utf8(body, error.start) from None
     if text.startswith("\ufeff"):
         msg = "the body starts with a byte order mark: send UTF-8 without one"
         raise MalformedError(msg)
@@ -49,83 +81,133 @@ def decode(body: bytes) -> str:
 
 
 def check(text: str) -> None:
-    """Raise :class:`MalformedError` unless ``text`` is one JSON value."""
+    """Raise :class:`MalformedError` unless the small ``text`` is one JSON value."""
     _check_depth(text)
     _, end = _value(text, _skip(text, 0))
     _expect_end(text, end)
 
 
 def check_bytes(body: bytes) -> bytes:
-    """Return ``body`` as it is; raise :class:`MalformedError` unless it is one JSON value."""
+    """Return the small ``body`` as it is; raise :class:`MalformedError` unless it is one JSON value."""
     check(decode(body))
     return body
 
 
-def is_array(text: str) -> bool:
+async def read(body: bytes) -> bytes:
+    """As :func:`check_bytes`, for a body of any size."""
+    if len(body) <= INLINE:
+        return check_bytes(body)
+    return await turns.run(_whole(body))
+
+
+def is_array(body: bytes) -> bool:
     """Whether the JSON text can only be an array."""
-    return text[_skip(text, 0) :][:1] == "["
+    return _ARRAY.match(body) is not None
 
 
-def members(text: str) -> dict[str, str]:
-    """Return the members of a JSON object, each value as the text that stands there.
+def members(text: str, names: Container[str]) -> Members:
+    """Return the members of a small JSON object, each value as the text that stands there.
 
-    Raises :class:`MalformedError` for anything but one object, and for a name that stands twice.
+    Raises :class:`MalformedError` for anything but one object, and :class:`MemberError` for the first name that is
+    not among ``names`` or stands twice.
     """
     _check_depth(text)
-    return _plain_members(text) or _members(text)
+    return _plain_members(text, names) or _members(text, names)
 
 
-def _plain_members(text: str) -> dict[str, str] | None:
+async def read_members(body: bytes, names: Container[str]) -> Members:
+    """As :func:`members`, for a body of any size.
+
+    Raises :class:`~app.core.errors.TooLargeError` as soon as a member has more bytes than any message.
+    """
+    if len(body) <= INLINE:
+        return members(decode(body), names)
+    return await turns.run(walk_members(body, names, Pace()))
+
+
+def walk_members(body: bytes, names: Container[str], pace: Pace) -> Steps[Members]:
+    """As :func:`read_members`, in steps of ``pace``."""
+    if len(body) <= SMALL:
+        yield from pace.pause()
+        return members(decode(body), names)
+
+    def take(text: bytes, found: Members) -> str:
+        name = string(text.decode(), "a name")
+        _check_name(name, names, found)
+        return name
+
+    return (yield from Walk(body, MAX_ITEM, pace).members(take))
+
+
+def walk_items(body: bytes, most: int, pace: Pace) -> Steps[list[slice]]:
+    """Return where the items of a JSON array are, in steps of ``pace``.
+
+    Raises :class:`MalformedError` as soon as there are more than ``most``, and
+    :class:`~app.core.errors.TooLargeError` as soon as one is larger than any message with its envelope.
+    """
+    return Walk(body, MAX_ITEM, pace).items(most)
+
+
+def _whole(body: bytes) -> Steps[bytes]:
+    if len(body) <= SMALL:
+        return check_bytes(body)
+    yield from Walk(body, len(body), Pace()).whole()
+    return body
+
+
+def _plain_members(text: str, names: Container[str]) -> Members | None:
     """Return what :func:`_members` would; None where it takes more to know."""
-    found: dict[str, str] = {}
-    count = end = 0
-    name = _FIRST.match(text)
-    while name:
-        begin = name.end()
+    found: Members = {}
+    end = 0
+    match = _FIRST.match(text)
+    while match:
+        name, begin = match[1], match.end()
+        if name in found or name not in names:
+            return None
         _, end = _value(text, begin)
-        found[name[1]] = text[begin:end]
-        count += 1
-        name = _NEXT.match(text, end)
-    return found if count == len(found) and _LAST.match(text, end) else None
+        found[name] = text[begin:end]
+        match = _NEXT.match(text, end)
+    return found if _LAST.match(text, end) else None
 
 
-def _members(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    position = _open(text, "{", "an object")
-    while not _closed(text, position, "}"):
+def _members(text: str, names: Container[str]) -> Members:
+    found: Members = {}
+    position = _open(text)
+    while not _closed(text, position):
         name, start = _name(text, position)
+        _check_name(name, names, found)
         _, end = _value(text, start)
-        if name in found:
-            msg = f"the member {name!r} stands twice"
-            raise MalformedError(msg)
         found[name] = text[start:end]
-        position = _next(text, end, "}")
+        position = _next(text, end)
     _expect_end(text, _skip(text, position) + 1)
     return found
 
 
-def items(text: str) -> list[str]:
-    """Return the items of a JSON array, each as the text that stands there."""
-    _check_depth(text)
-    found: list[str] = []
-    position = _open(text, "[", "an array")
-    while not _closed(text, position, "]"):
-        start = _skip(text, position)
-        _, end = _value(text, start)
-        found.append(text[start:end])
-        position = _next(text, end, "]")
-    _expect_end(text, _skip(text, position) + 1)
-    return found
+def _check_name(name: str, names: Container[str], found: Members) -> None:
+    if name not in names:
+        msg = f"unknown member {name[:SHOWN]!r}"
+        raise MemberError(msg, found)
+    if name in found:
+        msg = f"the member {name[:SHOWN]!r} stands twice"
+        raise MemberError(msg, found)
 
 
 def string(text: str, what: str) -> str:
-    """Return the value of a JSON string; raise :class:`MalformedError` that names ``what``."""
+    """Return the value of a JSON string; raise :class:`MalformedError` that names ``what``.
+
+    Half of a surrogate pair, which could not be written again, is refused.
+    """
     if plain := _PLAIN_STRING.fullmatch(text):
         return plain[1]
-    value = _DECODER.decode(text)
-    if not isinstance(value, str):
-        msg = f"{what} must be a string, not {text[:40]}"
+    if not text.startswith('"'):
+        msg = f"{what} must be a string, not {text[:SHOWN]}"
         raise MalformedError(msg)
+    value: str = _DECODER.decode(text)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        msg = f"{what} has half of a surrogate pair, which is no character"
+        raise MalformedError(msg) from None
     return value
 
 
@@ -134,19 +216,20 @@ def from_text(body: bytes) -> bytes:
     return json.dumps(decode(body), ensure_ascii=False).encode()
 
 
+async def read_text(body: bytes) -> bytes:
+    """As :func:`from_text`, for a body of any size that a message may have."""
+    if len(body) > INLINE:
+        await turns.turn()
+    return from_text(body)
+
+
 def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
-    depth = 0
-    for match in _STRUCTURE.finditer(text):
-        found = match[0]
-        if found in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                msg = f"the JSON is nested more than {MAX_DEPTH} deep at character {match.start()}"
-                raise MalformedError(msg)
-        elif found in "]}":
-            depth -= 1
+    brackets = _STRINGS.sub(b"", text.encode(errors="replace")).translate(_DEEPER, _NO_BRACKET)
+    if max(accumulate(array("b", brackets)), default=0) > MAX_DEPTH:
+        msg = f"the JSON is nested more than {MAX_DEPTH} deep"
+        raise MalformedError(msg)
 
 
 def _value(text: str, position: int) -> tuple[Any, int]:
@@ -164,17 +247,17 @@ def _skip(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _open(text: str, bracket: str, what: str) -> int:
+def _open(text: str) -> int:
     position = _skip(text, 0)
-    if text[position : position + 1] != bracket:
-        msg = f"expected {what}"
+    if text[position : position + 1] != "{":
+        msg = "expected an object"
         raise MalformedError(msg)
     return position + 1
 
 
-def _closed(text: str, position: int, bracket: str) -> bool:
+def _closed(text: str, position: int) -> bool:
     position = _skip(text, position)
-    return text[position : position + 1] == bracket
+    return text[position : position + 1] == "}"
 
 
 def _name(text: str, position: int) -> tuple[str, int]:
@@ -192,16 +275,14 @@ def _name(text: str, position: int) -> tuple[str, int]:
     return name, _skip(text, position + 1)
 
 
-def _next(text: str, position: int, bracket: str) -> int:
+def _next(text: str, position: int) -> int:
     """Step over the comma after a value; stay before a closing bracket."""
-    if comma := _COMMA.match(text, position):
-        return comma.end()
     position = _skip(text, position)
     if text[position : position + 1] == ",":
-        if _closed(text, position + 1, bracket):
+        if _closed(text, position + 1):
             _fail("Illegal trailing comma", text, position)
         return position + 1
-    if text[position : position + 1] != bracket:
+    if text[position : position + 1] != "}":
         _fail("Expecting ',' or the end", text, position)
     return position
 

@@ -18,6 +18,13 @@ class AbideError(Exception):
     title: ClassVar[str] = "Internal error"
 
 
+def of_bug(error: BaseException | None = None) -> AbideError:
+    """Return the refusal that somebody is told of an error that nobody expected; its cause has the trace."""
+    refusal = AbideError("the server failed; its log says why")
+    refusal.__cause__ = error
+    return refusal
+
+
 class MalformedError(AbideError):
     """The request cannot be understood: bad JSON, a missing field, a bad query parameter."""
 
@@ -51,6 +58,13 @@ class ChannelRemovedError(AbideError):
 
     code = "channel_removed"
     title = "Channel removed"
+
+
+class TooManyError(AbideError):
+    """A connection has as many subscriptions as it may have."""
+
+    code = "too_many"
+    title = "Too many"
 
 
 class KeyReusedError(AbideError):
@@ -99,6 +113,10 @@ class OverloadedError(UnavailableError):
     title = "Overloaded"
 
 
+class NoRoomError(OverloadedError):
+    """All clients together have sent so much of unfinished messages that this one cannot be held, too."""
+
+
 class OutcomeUnknownError(UnavailableError):
     """The link to the backend broke during the commit: the message may be stored or not."""
 
@@ -122,6 +140,7 @@ class CloseCode(IntEnum):
     FORBIDDEN = 4403
     CHANNEL_REMOVED = 4404
     GAP = 4410
+    TOO_MANY = 4429
 
 
 CLOSE_CODES: dict[str, CloseCode] = {
@@ -131,6 +150,7 @@ CLOSE_CODES: dict[str, CloseCode] = {
     ForbiddenError.code: CloseCode.FORBIDDEN,
     ChannelRemovedError.code: CloseCode.CHANNEL_REMOVED,
     TooLargeError.code: CloseCode.TOO_BIG,
+    TooManyError.code: CloseCode.TOO_MANY,
     UnsupportedTypeError.code: CloseCode.UNSUPPORTED_DATA,
     GapError.code: CloseCode.GAP,
     UnavailableError.code: CloseCode.OVERLOADED,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
 
-from app.core.catchup import Catchup
+from app.core.catchup import Catchup, Kept
 from app.core.channel import Identity, Registry
 from app.core.errors import AbideError, ChannelRemovedError
 from app.core.fanout import Fanout
@@ -56,6 +56,7 @@ class Hub:
         self._registry = registry
         self._budget = Budget(tail_bytes)
         self._pieces = Pieces()
+        self._kept = Kept()
         self._followed: dict[str, _Followed] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -135,7 +136,7 @@ class Hub:
             if followed is None:
                 fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
                 await self._source.follow(name, fanout)
-                followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name)))
+                followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name), self._kept))
             return followed
 
     async def _read(self, name: str, after: int, limit: int) -> Page:

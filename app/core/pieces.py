@@ -18,6 +18,9 @@ PIECE_MESSAGES = 32
 PIECES_BYTES = 8 * 1024 * 1024
 """What is kept of all channels together, at most."""
 
+_OVERHEAD = 512
+"""Bytes that CPython takes for a piece besides its data: its key, its entry, a bytes header."""
+
 _Key = tuple[str, str, Encoding, int, int, int, int]
 """Channel, epoch, encoding, offset and time of the first message and of the last.
 
@@ -43,9 +46,9 @@ class Pieces:
         piece = self._kept.get(key)
         if piece is None:
             piece = self._kept[key] = encoding(channel, epoch, messages)
-            self._size += len(piece)
+            self._size += len(piece) + _OVERHEAD
             while self._size > self._limit:
-                self._size -= len(self._kept.pop(next(iter(self._kept))))
+                self._size -= len(self._kept.pop(next(iter(self._kept)))) + _OVERHEAD
         return piece
 
 

@@ -35,6 +35,9 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
+    def failed(self) -> None:
+        """Learn that :meth:`deliver` has raised: end what is open, so that it comes back and resumes."""
+
 
 class Source(Protocol):
     """Where messages come out."""
@@ -201,7 +204,7 @@ class Meter(Protocol):
         """Learn of a push that was refused, or one item of it, with this error's code."""
 
     def failed(self, kind: str) -> None:
-        """Learn of a connection or a delivery that a bug ended."""
+        """Learn of a connection or a delivery that a bug ended: ``connection``, ``delivery`` or ``request``."""
 
     def limited(self, limit: str) -> None:
         """Learn of somebody who met a bound of docs/security.md, by its name there."""

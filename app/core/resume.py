@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +14,11 @@ EARLIEST = "earliest"
 
 MOST = 10**9
 """The most that ``last`` may be."""
+
+_COUNT = re.compile(r"[0-9]{1,10}", re.ASCII)
+
+_SHOWN = 255
+"""Characters of a position that are repeated to who gave it."""
 
 
 class Reason(StrEnum):
@@ -58,14 +64,14 @@ class Start:
         try:
             return cls(since=Position.parse(event_id))
         except MalformedError:
-            return cls(since=Position("", 0), given=event_id)
+            return cls(since=Position("", 0), given=event_id[:_SHOWN])
 
     @classmethod
     def parse(cls, since: str | None, last: str | None) -> Start:
         """Read the two parameters; ``since`` wins. Raises :class:`MalformedError` for either."""
         count = 0
         if last is not None:
-            if not (last.isascii() and last.isdigit()) or int(last[:20]) > MOST:
+            if not _COUNT.fullmatch(last) or int(last) > MOST:
                 msg = f"'last' must be a whole number of messages, not {last[:40]!r}"
                 raise MalformedError(msg)
             count = int(last)

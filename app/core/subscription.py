@@ -7,7 +7,7 @@ from typing import Protocol
 
 from app.core.catchup import Catchup
 from app.core.channel import Channel, Identity, SlowSubscriber
-from app.core.errors import AbideError, UnavailableError
+from app.core.errors import AbideError, UnavailableError, of_bug
 from app.core.fanout import Fanout
 from app.core.frames import Encoding
 from app.core.message import Message, Position
@@ -127,7 +127,13 @@ class Subscription:
         self.advance()
 
     def advance(self) -> None:
-        """Send on from the cursor until the writer is full or the head is reached."""
+        """Send on from the cursor until the writer is full or the head is reached; a bug ends the subscription."""
+        try:
+            self._advance()
+        except Exception as error:  # noqa: BLE001 — whoever holds the connection reports it
+            self.end(of_bug(error))
+
+    def _advance(self) -> None:
         tail = self._fanout.tail
         while (writer := self._writer) and self._ended is None and self._reading is None and not writer.is_full():
             if self.cursor >= tail.head:  # or ahead, until this process hears what another knew already
@@ -146,12 +152,18 @@ class Subscription:
 
     async def _send_from_log(self) -> None:
         try:
-            first, messages = await self._catchup.after(self.cursor)
+            try:
+                first, messages = await self._catchup.after(self.cursor)
+            finally:
+                self._reading = None
+            self._go_on(first, messages)
         except AbideError as error:
             self.end(error)
-            return
-        finally:
-            self._reading = None
+        except Exception as error:  # noqa: BLE001 — whoever holds the connection reports it
+            self.end(of_bug(error))
+
+    def _go_on(self, first: int, messages: tuple[Message, ...]) -> None:
+        """Send what was read of the log."""
         if first > self.cursor + 1:
             self._skip_to(first, Reason.EXPIRED)
         elif messages:

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 from app.core.message import Batch, Message, Position
 
-_OVERHEAD = 160
-"""Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header."""
+_OVERHEAD = 200
+"""Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header, its place in a list."""
+
+_BATCH_OVERHEAD = 160
+"""Bytes that it takes to remember how large a batch is."""
 
 
 class Messages:
@@ -72,7 +75,7 @@ class Budget:
 
     def take(self, tail: Tail, batch: Batch) -> None:
         """Count a batch that ``tail`` now holds, and let go of old ones that no longer fit."""
-        size = sum(len(message.data) + _OVERHEAD for message in batch.messages)
+        size = sum(len(message.data) + _OVERHEAD for message in batch.messages) + _BATCH_OVERHEAD
         self._order.append((tail, batch.last, size))
         self._used += size
         while self._used > self._limit:
@@ -83,6 +86,8 @@ class Budget:
 
 class Tail:
     """One channel's newest messages in this process."""
+
+    __slots__ = ("_budget", "epoch", "messages")
 
     def __init__(self, budget: Budget) -> None:
         self.epoch = ""

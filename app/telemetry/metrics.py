@@ -107,7 +107,10 @@ class Metrics:
             self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
         )
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
-        self._failed = _Tallied(self._counter("abide_errors", "Connections and deliveries ended by a bug", "kind"))
+        self._failed = _Tallied(
+            self._counter("abide_errors", "Connections, deliveries and requests that a bug ended", "kind"),
+            ("connection", "delivery", "request"),
+        )
         self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
         self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)

@@ -19,6 +19,10 @@ _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Paths whose successful requests are logged at debug level: a platform asks all the time."""
 
 
+_LONGEST_PATH = 1024
+"""Characters of a path that are logged; a channel's name has 255 at most."""
+
+
 class AccessLog:
     """ASGI middleware around the whole application.
 
@@ -120,7 +124,7 @@ class Line:
         level = _log.debug if quiet else _log.info
         milliseconds = round((time.perf_counter() - self._begun) * 1000, 1)
         fields: dict[str, Any] = {"method": self.method} if self.method is not None else {}
-        fields["path"] = self.path
+        fields["path"] = self.path[:_LONGEST_PATH]
         if self.status is not None:
             fields["status"] = self.status
         if self.close_code is not None:

@@ -112,16 +112,16 @@ async def serve_websocket(begin: Callable[[Handover], Peer], receive: Receive, s
     begin(writer.hand_over)
     sending = asyncio.create_task(writer.run())
     reading = asyncio.create_task(_read(writer, receive))
+    code: int = CloseCode.ABNORMAL
     try:
-        done, _ = await asyncio.wait({sending, reading}, return_when=asyncio.FIRST_COMPLETED)
-        if reading in done:
-            writer.peer.closed(reading.result())
-            return
-        code, reason = writer.closing or (CloseCode.ABNORMAL, "")
-        if sending.exception() is None:
+        await asyncio.wait({sending, reading}, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            code = CloseCode.ABNORMAL if reading.exception() else reading.result()
+        elif sending.exception() is None and writer.closing is not None:
+            code, reason = writer.closing
             await send({"type": "websocket.close", "code": code, "reason": reason})
-        writer.peer.closed(code)
     finally:
+        writer.peer.closed(code)
         sending.cancel()
         reading.cancel()
         await asyncio.gather(sending, reading, return_exceptions=True)
@@ -150,7 +150,7 @@ async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope
     writer = AsgiWriter(emit)
     begin(writer.hand_over)
     sending = asyncio.create_task(writer.run())
-    watching = asyncio.create_task(_disconnected(receive))
+    watching = asyncio.create_task(disconnected(receive))
     code: int = CloseCode.ABNORMAL
     try:
         with lasting(scope, lambda: writer.close(CloseCode.RESTARTING, "")):
@@ -165,6 +165,7 @@ async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope
         await asyncio.gather(sending, watching, return_exceptions=True)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -14,9 +14,10 @@ from fastapi import Response
 
 from app.core.channel import PARAMETER, Access, Channel
 from app.core.errors import CloseCode
+from app.core.message import MAX_OFFSET
 from app.core.resume import Reason
 from app.web import shapes
-from app.web.session import SUBPROTOCOL
+from app.web.session import MAX_ID, SUBPROTOCOL
 from app.web.shapes import Schema
 
 Object = dict[str, Any]
@@ -30,7 +31,13 @@ class _Frame(NamedTuple):
     optional: tuple[str, ...] = ()
 
 
-_ID: Schema = {"type": ["string", "number"], "description": "Chosen by who asks, and repeated in the answer"}
+_ID: Schema = {
+    "type": ["string", "integer"],
+    "maxLength": MAX_ID,
+    "minimum": -MAX_OFFSET,
+    "maximum": MAX_OFFSET,
+    "description": "Chosen by who asks, and repeated in the answer; an integer has no fraction and no exponent",
+}
 _NAME: Schema = {"type": "string", "examples": ["lebowski"]}
 
 _SENT = {

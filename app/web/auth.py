@@ -6,8 +6,6 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 
-from starlette.datastructures import Headers
-
 from app.core.channel import Identity
 from app.core.errors import ForbiddenError
 
@@ -42,7 +40,7 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def check_origin(headers: Headers, origins: tuple[str, ...]) -> None:
+def check_origin(headers: Mapping[str, str], origins: tuple[str, ...]) -> None:
     """Refuse a browser's socket from a page that is not among ``origins``.
 
     Raises :class:`ForbiddenError`. A caller that is no browser sends no Origin and is let in.

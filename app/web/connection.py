@@ -6,21 +6,19 @@ Nothing here waits: a connection is told what happens, and has no task of its ow
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Coroutine
 
 from app.core import data as json_data
 from app.core.channel import Channel, Identity
-from app.core.errors import CLOSE_CODES, AbideError, GapError, UnsupportedTypeError
+from app.core.data import MAX_ENVELOPE
+from app.core.errors import CLOSE_CODES, AbideError, CloseCode, GapError, NoRoomError, UnsupportedTypeError, of_bug
 from app.core.hub import Hub
 from app.core.message import Published, Record
-from app.core.ports import Publisher, Writer
+from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Begin, Gap, Reason
 from app.core.subscription import Subscription
 from app.web.access import Line
-
-ENVELOPE = 8 * 1024
-"""Bytes of a text beside the message that it publishes; all of one that publishes nothing."""
+from app.web.guard import guarded, report
 
 _REASON_BYTES = 123
 """What RFC 6455 leaves for the reason of a close."""
@@ -32,32 +30,50 @@ _running: set[asyncio.Task[None]] = set()
 class Connection:
     """What every form of a connection has: a log line, a writer, and a turn for what its subscriber sends.
 
-    A :class:`~app.core.ports.Peer`; :meth:`handle` and :meth:`release` are the form's own.
+    A :class:`~app.core.ports.Peer`; :meth:`handle`, :meth:`stall`, :meth:`go_on` and :meth:`release` are its form's.
+    Invariant: nothing is read while a text is being handled, nor while the writer is full with the answers. So a
+    subscriber that sends and does not read makes the server hold one answer more than fits.
     """
 
-    __slots__ = ("_line", "_unhandled", "_writer", "hub", "identity", "publisher")
+    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "publisher")
 
-    def __init__(self, hub: Hub, publisher: Publisher, identity: Identity, line: Line) -> None:
+    def __init__(self, hub: Hub, publisher: Publisher, intake: Intake, identity: Identity, line: Line) -> None:
         self.hub = hub
+        self._intake = intake
         self.publisher = publisher
         self.identity = identity
         self._line = line
         self._writer: Writer
         """Valid once begun."""
+        self._handling = False
         hub.meter.connected("websocket")
-        self._unhandled: deque[bytes] | None = None
-        """What the subscriber sent and is not handled yet; None when there is no such thing."""
 
+    # What the server tells.
+
+    @guarded
     def received(self, data: bytes, *, text: bool) -> None:
-        """Handle what the subscriber sent, one after the other."""
+        """Handle what the subscriber sent."""
         if not text:
             self.fail(UnsupportedTypeError("a message is a text frame of JSON; this one is binary"))
-        elif self._unhandled is not None:
-            self._unhandled.append(data)
-        else:
-            self._unhandled = deque([data])
-            self._writer.pause()
-            _start(self._handle_all(self._unhandled))
+            return
+        if not self._intake.grow(0, len(data)):
+            self.hub.meter.limited("frames_held")
+            self.fail(NoRoomError("too much of unfinished messages is held already: reconnect, and resume"))
+            return
+        self._handling = True
+        self._writer.pause()
+        _start(self._handle(data))
+
+    @guarded
+    def full(self) -> None:
+        """Stop at what was sent."""
+        self.stall()
+
+    @guarded
+    def drained(self) -> None:
+        """Go on from there, and read on."""
+        self.go_on()
+        self._read_on()
 
     def most(self) -> int:
         """Return the bytes of the largest text that is taken."""
@@ -66,17 +82,39 @@ class Connection:
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
         self.hub.meter.disconnected("websocket")
-        self.release(self._line)
+        try:
+            self.release(self._line)
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            report(error, self._line, self.hub.meter)
         self._line.close_code = code
         self._line.write()
+
+    # How it ends.
 
     def fail(self, error: AbideError) -> None:
         """Close the connection, and say why."""
         self._line.close_reason = str(error).encode()[:_REASON_BYTES].decode(errors="ignore")
-        self._writer.close(CLOSE_CODES[error.code], self._line.close_reason)
+        code = CLOSE_CODES[error.code]
+        if code is CloseCode.INTERNAL_ERROR:
+            report(error, self._line, self.hub.meter)
+        self._writer.close(code, self._line.close_reason)
+
+    def crash(self, error: BaseException) -> None:
+        """Close the connection because of a bug."""
+        self.fail(of_bug(error))
+
+    # What its form does.
 
     async def handle(self, text: bytes) -> None:
         """Do what one text asks for; an error raised closes the connection."""
+        raise NotImplementedError
+
+    def stall(self) -> None:
+        """Send nothing more until :meth:`go_on`."""
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Send again."""
         raise NotImplementedError
 
     def release(self, line: Line) -> None:
@@ -92,15 +130,22 @@ class Connection:
             raise outcome
         return outcome
 
-    async def _handle_all(self, texts: deque[bytes]) -> None:
+    async def _handle(self, text: bytes) -> None:
         try:
-            while texts:
-                await self.handle(texts.popleft())
+            await self.handle(text)
         except AbideError as error:
-            texts.clear()
             self.fail(error)
-        self._unhandled = None
-        self._writer.resume()
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            self.crash(error)
+        finally:
+            self._intake.release(len(text))
+        self._handling = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read on, unless what was answered to the last text waits to be sent."""
+        if not self._handling and not self._writer.is_full():
+            self._writer.resume()
 
 
 class PlainConnection(Connection):
@@ -108,13 +153,20 @@ class PlainConnection(Connection):
 
     __slots__ = ("_start", "_subscription")
 
-    def __init__(
-        self, hub: Hub, publisher: Publisher, identity: Identity, line: Line, subscription: Subscription
+    def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and one of its own
+        self,
+        hub: Hub,
+        publisher: Publisher,
+        intake: Intake,
+        identity: Identity,
+        line: Line,
+        subscription: Subscription,
     ) -> None:
-        super().__init__(hub, publisher, identity, line)
+        super().__init__(hub, publisher, intake, identity, line)
         self._subscription = subscription
         self._start = subscription.cursor
 
+    @guarded
     def begin(self, writer: Writer, where: Begin) -> None:
         """Send what comes after where the subscription begins; nothing after a gap, which has no form here."""
         self._writer = writer
@@ -122,11 +174,13 @@ class PlainConnection(Connection):
             self.lost(self._subscription, where.gap)
         self._subscription.attach(writer, self)
 
+    @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
         """End: what was asked for is not held any more. Only where the channel drops messages it goes on."""
         if gap.reason is not Reason.DROPPED:
             subscription.end(GapError(f"messages after {gap.after} are missing: {gap.reason}"))
 
+    @guarded
     def ended(self, _: Subscription, error: AbideError) -> None:
         """Close."""
         self.fail(error)
@@ -135,11 +189,11 @@ class PlainConnection(Connection):
         """Return what the channel takes of its subscribers."""
         return most_from_clients(self._subscription.channel)
 
-    def full(self) -> None:
+    def stall(self) -> None:
         """Stop at what was sent."""
         self._subscription.full()
 
-    def drained(self) -> None:
+    def go_on(self) -> None:
         """Go on from there."""
         self._subscription.drained()
 
@@ -147,7 +201,7 @@ class PlainConnection(Connection):
         """Publish it."""
         subscription = self._subscription
         subscription.channel.check_client_publish(self.identity)
-        await self.publish(subscription.channel, subscription.name, json_data.check_bytes(text))
+        await self.publish(subscription.channel, subscription.name, await json_data.read(text))
 
     def release(self, line: Line) -> None:
         """Give back the subscription."""
@@ -157,7 +211,7 @@ class PlainConnection(Connection):
 
 def most_from_clients(channel: Channel) -> int:
     """Return the bytes of the largest text that a subscriber of the channel may send."""
-    return ENVELOPE + (channel.max_message_size if channel.client_publish else 0)
+    return MAX_ENVELOPE + (channel.max_message_size if channel.client_publish else 0)
 
 
 def _start(work: Coroutine[None, None, None]) -> None:

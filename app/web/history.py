@@ -1,13 +1,13 @@
-"""``GET /{channel}/history``: the log as one JSON answer, and long-polling for who can do nothing else."""
+"""``GET /{channel}/history``: the log as a JSON answer, and long-polling for who can do nothing else."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
-from fastapi import Response
-from starlette.datastructures import QueryParams
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.core import frames
 from app.core.channel import Channel, Identity
@@ -17,11 +17,17 @@ from app.core.message import Message, Page
 from app.core.ports import Source, Writer
 from app.core.resume import Begin, Gap, Start, begin
 from app.core.subscription import Subscription
+from app.web.asgi import disconnected
 from app.web.drain import lasting
 
 MAX_LIMIT = 1000
 MAX_WAIT = 60
 DEFAULT_LIMIT = 100
+
+More = Callable[[int, int], Awaitable[Page]]
+"""Reads at most so many messages (second) past an offset (first)."""
+
+_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 
@@ -34,8 +40,8 @@ class History:
         self._source = source
 
     async def answer(
-        self, name: str, channel: Channel, identity: Identity, query: QueryParams, scope: Scope
-    ) -> Response:
+        self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope
+    ) -> Answer:
         """Answer one request; raise why it cannot be.
 
         With ``wait`` and nothing to answer yet, wait so many seconds at most for a message.
@@ -49,7 +55,10 @@ class History:
             waiter = _Waiter(wait)
             with lasting(scope, waiter.stop):
                 page, where = await self._poll(name, channel, identity, start, limit, waiter)
-        return _response(page, where, self._source.epoch)
+        return Answer(partial(self._more, name, channel), page, where, limit, self._source.epoch)
+
+    async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:
+        return await self._source.read(name, after, limit, channel.history)
 
     async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
         if start.earliest:  # before the first: whatever is held comes
@@ -117,7 +126,7 @@ class _Waiter(Writer):
         self._news.set()
 
 
-def _number(query: QueryParams, name: str, default: int, most: int) -> int:
+def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
     text = query.get(name, str(default))
     if not _NUMBER.fullmatch(text) or int(text) > most:
         msg = f"{name!r} must be a whole number from 0 to {most}, not {text[:40]!r}"
@@ -125,27 +134,72 @@ def _number(query: QueryParams, name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def _response(page: Page, where: Begin, epoch: str) -> Response:
-    complete = b"true" if where.gap is None and _reaches(page, where) else b"false"
-    messages = b",".join(_message(epoch, message) for message in page.messages)
-    content = b'{"messages":[%b],"epoch":"%b","first":%d,"last":%d,"complete":%b}' % (
-        messages,
-        epoch.encode(),
-        page.first,
-        page.head,
-        complete,
-    )
-    return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+class Answer:
+    """The answer, as an ASGI application: one piece where the first page has everything, else piece by piece.
+
+    A page is read when the client has taken the ones before it, so that a client that reads slowly, or not at all,
+    makes the server hold two pages. ``first`` and ``last`` are those of the newest page that was read. ``complete`` is
+    about all of them: it is false also when messages between two pages expired before they could be read.
+    """
+
+    def __init__(self, more: More, page: Page, where: Begin, limit: int, epoch: str) -> None:
+        self._more = more
+        self._page = page
+        self._left = limit - len(page.messages)
+        """How many messages the client wants besides those of the page."""
+        self._next = where.cursor + 1
+        """Offset of the message that has to come next if nothing is missing."""
+        self._is_complete = where.gap is None
+        self._epoch = epoch.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        body, headers = b'{"messages":[' + self._messages(), _HEADERS
+        is_whole = not self._has_more()
+        if is_whole:
+            body += self._end()
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":
+            body, is_whole = b"", True
+        await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+        if not is_whole:
+            await self._send_more(receive, send)
+
+    async def _send_more(self, receive: Receive, send: Send) -> None:
+        """Send the other pages, unless the client goes away."""
+        gone = asyncio.create_task(disconnected(receive))
+        try:
+            while self._has_more() and not gone.done():
+                self._page = await self._more(self._page.messages[-1].offset, self._left)
+                self._left -= len(self._page.messages)
+                if self._page.messages:
+                    await send({"type": "http.response.body", "body": b"," + self._messages(), "more_body": True})
+            await send({"type": "http.response.body", "body": self._end()})
+        finally:
+            gone.cancel()
+
+    def _has_more(self) -> bool:
+        messages = self._page.messages
+        return bool(messages) and self._left > 0 and messages[-1].offset < self._page.head
+
+    def _messages(self) -> bytes:
+        """Return those of the page, and note whether some before them are missing."""
+        messages = self._page.messages
+        if messages:
+            self._is_complete = self._is_complete and messages[0].offset == self._next
+            self._next = messages[-1].offset + 1
+        return b",".join([_message(self._epoch, message) for message in messages])
+
+    def _end(self) -> bytes:
+        complete = b"true" if self._is_complete else b"false"
+        page = self._page
+        return b'],"epoch":"%b","first":%d,"last":%d,"complete":%b}' % (self._epoch, page.first, page.head, complete)
 
 
-def _reaches(page: Page, where: Begin) -> bool:
-    """Whether nothing between where it begins and the first message was lost between two reads."""
-    return not page.messages or page.messages[0].offset == where.cursor + 1
-
-
-def _message(epoch: str, message: Message) -> bytes:
+def _message(epoch: bytes, message: Message) -> bytes:
     return b'{"position":"%b:%d","offset":%d,"time":%d,"data":%b}' % (
-        epoch.encode(),
+        epoch,
         message.offset,
         message.offset,
         message.time,

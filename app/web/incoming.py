@@ -1,12 +1,26 @@
-"""A request as a push needs it: its headers by name, and its body."""
+"""What a request says: its headers by name, its query, and its body."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
-from app.core.errors import MalformedError, TooLargeError
+from app.core.errors import MalformedError, NoRoomError, TooLargeError
+from app.core.ports import Intake
+
+MAX_PARAMETERS = 100
+"""Parameters of a query, at most."""
+
+_SINGLE = (
+    "authorization", "content-encoding", "content-length", "content-type", "idempotency-key", "last-event-id", "origin",
+)  # fmt: skip
+"""Headers that are used here, and mean one thing."""
+
+_PARAMETERS = ("since", "last", "limit", "wait")
+"""Parameters that are used here."""
 
 
 class Incoming:
@@ -15,36 +29,89 @@ class Incoming:
     Starlette's Request answers far more questions, and takes longer to make than a push takes to serve.
     """
 
-    __slots__ = ("_receive", "headers", "path")
+    __slots__ = ("_held", "_intake", "_receive", "headers", "path")
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
+        """Read the headers; raise :class:`MalformedError`, as :func:`by_name` does."""
         self.path: str = scope["path"]
         self.headers = by_name(scope["headers"])
         self._receive = receive
+        self._intake = intake
+        self._held = 0
+        """Bytes of the body that count as held."""
 
     async def body(self, limit: int) -> bytes:
-        """Return the body; raise :class:`TooLargeError` as soon as it is known to exceed ``limit`` bytes.
+        """Return the body; it counts as held until :meth:`release`.
 
-        Raises :class:`MalformedError` when the client goes away before the end.
+        Raises :class:`TooLargeError` as soon as it is known to exceed ``limit`` bytes, :class:`NoRoomError` when all
+        clients together hold too much, and :class:`MalformedError` when the client goes away before the end.
         """
-        if int(self.headers.get("content-length", "0")) > limit:
+        if self._announced() > limit:
             raise _too_large(limit)
-        event = await self._receive()
-        body: bytes = event.get("body", b"")
-        while event.get("more_body", False) and len(body) <= limit:
+        pieces: list[bytes] = []
+        more = True
+        while more:
             event = await self._receive()
-            body += event.get("body", b"")
-        if event["type"] == "http.disconnect":
-            msg = "the client went away before its request was complete"
-            raise MalformedError(msg)
-        if len(body) > limit:
+            if event["type"] == "http.disconnect":
+                msg = "the client went away before its request was complete"
+                raise MalformedError(msg)
+            self._hold(event.get("body", b""), limit, pieces)
+            more = event.get("more_body", False)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def release(self) -> None:
+        """Note that the body is not held any more."""
+        self._intake.release(self._held)
+        self._held = 0
+
+    def _announced(self) -> int:
+        length = self.headers.get("content-length", "0")
+        return int(length[:20]) if length.isascii() and length.isdigit() else 0
+
+    def _hold(self, piece: bytes, limit: int, pieces: list[bytes]) -> None:
+        if self._held + len(piece) > limit:
             raise _too_large(limit)
-        return body
+        if not self._intake.grow(self._held, len(piece)):
+            msg = "too much of unfinished messages is held already: send it again later"
+            raise NoRoomError(msg)
+        self._held += len(piece)
+        pieces.append(piece)
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the values by names in lower case; of those that stand twice, the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
+    """Return the values by names in lower case, without blanks around them; of those that stand twice, the first.
+
+    Raises :class:`MalformedError` where one that is used here stands twice with two values.
+    """
+    found = {name.decode("latin-1"): value.decode("latin-1").strip(" \t") for name, value in reversed(headers)}
+    if len(found) != len(headers):
+        _check_single(headers, found)
+    return found
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    """Return the parameters of the query; raise :class:`MalformedError` for too many, and for one of ours twice."""
+    try:
+        pairs = parse_qsl(
+            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
+        )
+    except ValueError:
+        msg = f"the query has more than {MAX_PARAMETERS} parameters"
+        raise MalformedError(msg) from None
+    counts = Counter(name for name, _ in pairs)
+    for name in _PARAMETERS:
+        if counts[name] > 1:
+            msg = f"the parameter {name!r} stands twice in the query"
+            raise MalformedError(msg)
+    return dict(pairs)
+
+
+def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, str]) -> None:
+    for name in _SINGLE:
+        raw = name.encode()
+        if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
+            msg = f"the header {name!r} stands twice, with two values"
+            raise MalformedError(msg)
 
 
 def _too_large(limit: int) -> TooLargeError:

@@ -20,6 +20,7 @@ STATUSES: dict[str, int] = {
     errors.KeyReusedError.code: 409,
     errors.TooLargeError.code: 413,
     errors.UnsupportedTypeError.code: 415,
+    errors.TooManyError.code: 429,
     errors.AbideError.code: 500,
     errors.UnavailableError.code: 503,
     errors.OverloadedError.code: 503,
@@ -68,6 +69,8 @@ class ProblemResponse(JSONResponse):
         problem = describe_error(error)
         if isinstance(error, errors.TooLargeError):
             return LingeringResponse(problem, {"connection": "close"})
+        if isinstance(error, errors.NoRoomError):
+            return LingeringResponse(problem, {"connection": "close", "retry-after": str(error.retry_after)})
         if isinstance(error, errors.UnauthorisedError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
         if isinstance(error, errors.UnavailableError):

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app.core import data
-from app.core.channel import Identity, Registry
-from app.core.errors import AbideError, MalformedError
+from app.core import data, turns
+from app.core.channel import Channel, Identity, Registry
+from app.core.errors import AbideError, MalformedError, NoRoomError
 from app.core.message import Published, Record
-from app.core.ports import Meter, Outcome, Publisher
+from app.core.ports import Intake, Meter, Outcome, Publisher
+from app.core.scan import Members
+from app.core.turns import Pace, Steps
 from app.web import body
 from app.web.auth import Authenticator
 from app.web.incoming import Incoming
@@ -60,21 +62,24 @@ class Terms(NamedTuple):
 class Push:
     """Turns requests into records, asks the policy, and waits until they are stored."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter) -> None:
+    def __init__(
+        self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter, intake: Intake
+    ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._publisher = publisher
         self._meter = meter
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a ``POST`` whose path begins with ``/push`` as an ASGI application."""
-        request = Incoming(scope, receive)
         try:
-            good = await (self._enveloped(request) if request.path == ENVELOPED else self._named(request))
+            good = await self._answer(scope, receive)
         except AbideError as error:
             refusal = self._refuse(error)
         except Exception:  # noqa: BLE001 — a bug is answered as a problem too
             _log.exception("push_failed")
+            self._meter.failed("request")
             refusal = self._refuse(AbideError("the server failed to answer; its log says why"))
         else:
             headers = [(b"content-length", b"%d" % len(good.body)), *good.headers]
@@ -89,14 +94,26 @@ class Push:
         return Terms(identity, body.media_type(headers), check_key(headers.get("idempotency-key")))
 
     def record(self, path: str, terms: Terms, content: bytes) -> Record | None:
-        """Return what is to be published of a body that is one message; None of an array of them.
+        """Return what is to be published of a body that is one message; None of an array of them, and of a large one.
 
         Raises what refuses it.
         """
+        if len(content) > data.INLINE:
+            return None
         if path != ENVELOPED:
-            return self._named_record(path.removeprefix(NAMED), terms, content)
-        text = self._text(terms, content)
-        return None if data.is_array(text) else self._record(text, terms.key, terms.identity)
+            channel = self._admit(path.removeprefix(NAMED), terms.identity)
+            return _checked(channel, path.removeprefix(NAMED), body.as_data(terms.kind, content), terms.key)
+        _check_envelope(terms)
+        if data.is_array(content):
+            return None
+        return self._record(data.members(data.decode(content), _MEMBERS), terms.key, terms.identity)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        request = Incoming(scope, receive, self._intake)
+        try:
+            return await (self._enveloped(request) if request.path == ENVELOPED else self._named(request))
+        finally:
+            request.release()
 
     async def _named(self, request: Incoming) -> Answer:
         """Publish the body as one message to the channel that the path names.
@@ -104,10 +121,11 @@ class Push:
         The answer comes when the message is stored.
         """
         name = request.path.removeprefix(NAMED)
-        channel = self._registry.find(name)
-        channel.check_publish(self._authenticator.identify(request.headers))
+        channel = self._admit(name, self._authenticator.identify(request.headers))
         terms = self.terms(request.headers)
-        record = self._named_record(name, terms, await request.body(channel.max_message_size))
+        body.check_kind(terms.kind)  # before the body is read
+        content = await request.body(channel.max_message_size)
+        record = _checked(channel, name, await body.read_data(terms.kind, content), terms.key)
         (outcome,) = await self._publisher.publish([record])
         return answer(request.path, record, stored(outcome))
 
@@ -118,24 +136,19 @@ class Push:
         each item, its result or its problem.
         """
         terms = self.terms(request.headers)
-        if terms.kind != "application/json":  # before the body is read
-            raise body.unsupported(terms.kind, "application/json")
-        text = self._text(terms, await request.body(MAX_BODY))
-        if data.is_array(text):
-            return await self._many(text, terms.key, terms.identity)
-        record = self._record(text, terms.key, terms.identity)
+        _check_envelope(terms)  # before the body is read
+        content = await request.body(MAX_BODY)
+        if data.is_array(content):
+            return await self._many(content, terms.key, terms.identity)
+        record = self._record(await data.read_members(content, _MEMBERS), terms.key, terms.identity)
         (outcome,) = await self._publisher.publish([record])
         return answer(request.path, record, stored(outcome))
 
-    async def _many(self, text: str, header: str | None, identity: Identity) -> Answer:
+    async def _many(self, content: bytes, header: str | None, identity: Identity) -> Answer:
         if header is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
-        items = data.items(text)
-        if len(items) > MAX_ITEMS:
-            msg = f"the array has {len(items)} items: send at most {MAX_ITEMS} at once"
-            raise MalformedError(msg)
-        records = [self._try_record(item, identity) for item in items]
+        records = await turns.run(self._records(content, identity))
         outcomes = iter(await self._publish([record for record in records if isinstance(record, Record)]))
         results = [
             _result(record.channel, next(outcomes)) if isinstance(record, Record) else describe_error(record)
@@ -148,52 +161,56 @@ class Push:
 
     def _refuse(self, error: AbideError) -> ProblemResponse:
         self._meter.refused(error.code)
+        if isinstance(error, NoRoomError):
+            self._meter.limited("bodies_held")
         return ProblemResponse.of(error)
 
     async def _publish(self, records: Sequence[Record]) -> list[Outcome]:
         return await self._publisher.publish(records) if records else []
 
-    def _try_record(self, text: str, identity: Identity) -> Record | AbideError:
-        try:
-            return self._record(text, None, identity)
-        except AbideError as error:
-            return error
+    def _records(self, content: bytes, identity: Identity) -> Steps[list[Record | AbideError]]:
+        """Return what is to be published of each item of an array, or why it cannot be."""
+        pace = Pace()
+        records: list[Record | AbideError] = []
+        for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
+            try:
+                members = yield from data.walk_members(content[place], _MEMBERS, pace)
+                records.append(self._record(members, None, identity))
+            except AbideError as error:
+                records.append(error.with_traceback(None))  # which holds this frame, and with it the body
+        return records
 
-    def _text(self, terms: Terms, content: bytes) -> str:
-        if terms.kind != "application/json":
-            raise body.unsupported(terms.kind, "application/json")
-        return data.decode(content)
-
-    def _named_record(self, name: str, terms: Terms, content: bytes) -> Record:
+    def _admit(self, name: str, identity: Identity) -> Channel:
         channel = self._registry.find(name)
-        channel.check_publish(terms.identity)
-        message = body.as_data(terms.kind, content)
-        channel.check_size(message)
-        return Record(name, message, terms.key)
+        channel.check_publish(identity)
+        return channel
 
-    def _record(self, text: str, header: str | None, identity: Identity) -> Record:
-        members = data.members(text)
+    def _record(self, members: Members, header: str | None, identity: Identity) -> Record:
         if members.keys() != _ENOUGH:
             _check_members(members)
         if header is not None and "key" in members:
             msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
             raise MalformedError(msg)
         key = check_key(data.string(members["key"], "'key'")) if "key" in members else header
-        channel = self._registry.find(name := data.string(members["channel"], "'channel'"))
-        channel.check_publish(identity)
-        message = members["message"].encode()
-        channel.check_size(message)
-        return Record(name, message, key)
+        name = data.string(members["channel"], "'channel'")
+        return _checked(self._admit(name, identity), name, members["message"].encode(), key)
 
 
-def _check_members(members: Mapping[str, str]) -> None:
+def _checked(channel: Channel, name: str, message: bytes, key: str | None) -> Record:
+    channel.check_size(message)
+    return Record(name, message, key)
+
+
+def _check_envelope(terms: Terms) -> None:
+    if terms.kind != body.JSON:
+        raise body.unsupported(terms.kind, body.JSON)
+
+
+def _check_members(members: Members) -> None:
     for name in ("channel", "message"):
         if name not in members:
             msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
             raise MalformedError(msg)
-    if unknown := members.keys() - _MEMBERS:
-        msg = f"unknown member {min(unknown)!r}: a message has 'channel', 'message' and maybe 'key'"
-        raise MalformedError(msg)
 
 
 def check_key(key: str | None) -> str | None:

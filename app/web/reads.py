@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import structlog
-from fastapi import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.channel import Registry
 from app.core.errors import AbideError
@@ -14,6 +13,7 @@ from app.core.ports import Source
 from app.web import sse
 from app.web.auth import Authenticator
 from app.web.history import History
+from app.web.incoming import by_name, query_of
 from app.web.problems import ProblemResponse, describe
 
 HISTORY = "/history"
@@ -37,36 +37,36 @@ class Reads:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose path :meth:`knows`."""
-        request = Request(scope, receive)
         try:
-            response = await self._answer(request, receive, send)
+            response = await self._answer(scope, receive, send)
         except AbideError as error:
             response = ProblemResponse.of(error)
         except Exception:  # noqa: BLE001 — a bug is answered as a problem too
             _log.exception("read_failed")
+            self._hub.meter.failed("request")
             response = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
         if response is not None:
             await response(scope, receive, send)
 
-    async def _answer(self, request: Request, receive: Receive, send: Send) -> Response | None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
         """Return the answer; None when it is a stream, or was one."""
-        path = request.scope["path"]
+        path = scope["path"]
         name = _name(path)
         channel = self._registry.find(name)
-        identity = self._authenticator.identify(request.headers)
+        headers, query = by_name(scope["headers"]), query_of(scope)
+        identity = self._authenticator.identify(headers)
         if path.endswith(HISTORY):
-            return await self._history.answer(name, channel, identity, request.query_params, request.scope)
-        if not sse.is_wanted(request.headers):
+            return await self._history.answer(name, channel, identity, query, scope)
+        if not sse.is_wanted(headers):
             detail = (
                 f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
                 f"what is kept can be read from /{name}{HISTORY}"
             )
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         channel.check_subscribe(identity)
-        if request.method == "HEAD":
+        if scope["method"] == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
-        start = sse.start_of(request.headers, request.query_params)
-        await sse.stream(self._hub, name, identity, start, request.scope, receive, send)
+        await sse.stream(self._hub, name, identity, sse.start_of(headers, query), scope, receive, send)
         return None
 
 

@@ -9,7 +9,7 @@ request ever sees half of a change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.channel import Access, Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
+from app.core.intake import Intake
 from app.core.ports import Meter, Publisher, Source
 from app.web.asyncapi import AsyncApi
 from app.web.auth import Authenticator
@@ -35,6 +36,9 @@ from app.web.problems import ProblemResponse, describe
 from app.web.push import Push
 from app.web.reads import HISTORY, Reads
 from app.web.websocket import Sockets
+
+_LONGEST_PATH = 300
+"""Characters of a path that are looked at where nothing is: longer than any that a channel has."""
 
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -55,6 +59,8 @@ class Edge:
     """What ``GET /metrics`` answers with; None where it is on a port of its own."""
     version: str
     console: bool = True
+    intake: Intake = field(default_factory=Intake)
+    """Where bodies that are not complete are counted; the process's."""
 
 
 class Routes:
@@ -65,8 +71,8 @@ class Routes:
     """
 
     def __init__(self, edge: Edge) -> None:
-        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter)
-        self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher)
+        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher, edge.intake)
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
@@ -172,7 +178,7 @@ def _add_rest(app: FastAPI, registry: Registry) -> None:
     """Answer what no route took: with the reason, as a problem."""
 
     async def rest(request: Request) -> ProblemResponse:
-        path = request.scope["path"]
+        path = request.scope["path"][:_LONGEST_PATH]
         name = path.removeprefix("/")
         if registry.get(name) is not None:
             return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
 from app.core import data as json_data
-from app.core.channel import Identity
-from app.core.errors import CLOSE_CODES, AbideError, CloseCode, MalformedError, UnavailableError, UnknownChannelError
+from app.core.channel import MAX_NAME, Identity
+from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
+from app.core.errors import (
+    CLOSE_CODES,
+    AbideError,
+    CloseCode,
+    MalformedError,
+    TooManyError,
+    UnavailableError,
+    UnknownChannelError,
+)
 from app.core.frames import Encoding, control
 from app.core.hub import Hub
-from app.core.ports import Publisher, Writer
+from app.core.message import MAX_OFFSET
+from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Begin, Gap, Start
+from app.core.scan import Members
 from app.core.subscription import Subscription
 from app.web.access import Line
-from app.web.connection import ENVELOPE, Connection, most_from_clients
+from app.web.connection import Connection, most_from_clients
+from app.web.guard import guarded
 from app.web.problems import STATUSES
 from app.web.push import check_key
 
 SUBPROTOCOL = "abide.v1"
+
+MAX_SUBSCRIPTIONS = 100
+"""Subscriptions of one connection, at most."""
+
+MAX_ID = 1024
+"""Characters of an ``id``, at most: it is repeated in the answer."""
 
 _FIELDS = {
     "publish": {"type", "id", "channel", "data", "key"},
     "subscribe": {"type", "id", "channel", "since", "last"},
     "unsubscribe": {"type", "id", "channel"},
 }
+_MEMBERS = frozenset().union(*_FIELDS.values())
+_INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 
 
 class Session(Connection):
@@ -36,28 +56,38 @@ class Session(Connection):
     __slots__ = ("_encoding", "_messages", "_only", "_starts", "_subscriptions")
 
     def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and two of its own
-        self, hub: Hub, publisher: Publisher, identity: Identity, line: Line, encoding: Encoding, only: str | None
+        self,
+        hub: Hub,
+        publisher: Publisher,
+        intake: Intake,
+        identity: Identity,
+        line: Line,
+        encoding: Encoding,
+        only: str | None,
     ) -> None:
-        super().__init__(hub, publisher, identity, line)
+        super().__init__(hub, publisher, intake, identity, line)
         self._encoding = encoding
         self._only = only
         self._subscriptions: dict[str, Subscription] = {}
         self._starts: dict[str, int] = {}
         self._messages = 0
 
+    @guarded
     def begin(self, writer: Writer, subscription: Subscription | None, where: Begin | None) -> None:
         """Start to speak: on ``/{channel}`` with its subscription, on ``/ws`` with none."""
         self._writer = writer
         if subscription is not None and where is not None:
             self._add(subscription, where, None)
 
+    @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
         """Say so; what is held comes after it."""
         self._say_gap(subscription.name, gap)
 
+    @guarded
     def ended(self, subscription: Subscription, error: AbideError) -> None:
-        """Say that the channel is over; on ``/{channel}``, or when it is the connection that is too slow, close."""
-        if self._only is not None or isinstance(error, UnavailableError):
+        """Say that the channel is over; close where it is the connection's only one, or the connection that fails."""
+        if self._only is not None or isinstance(error, UnavailableError) or error.code == AbideError.code:
             self.fail(error)
         else:
             self._remove(subscription)
@@ -67,14 +97,14 @@ class Session(Connection):
         """Return what its one channel takes, or the one that takes most."""
         registry = self.hub.registry
         channel = registry.get(self._only) if self._only is not None else None
-        return ENVELOPE + registry.largest_from_clients if channel is None else most_from_clients(channel)
+        return MAX_ENVELOPE + registry.largest_from_clients if channel is None else most_from_clients(channel)
 
-    def full(self) -> None:
+    def stall(self) -> None:
         """Stop every subscription at what was sent."""
         for subscription in list(self._subscriptions.values()):
             subscription.full()
 
-    def drained(self) -> None:
+    def go_on(self) -> None:
         """Let every subscription go on from there."""
         for subscription in list(self._subscriptions.values()):
             subscription.drained()
@@ -87,18 +117,24 @@ class Session(Connection):
 
     async def handle(self, text: bytes) -> None:
         """Do what a message of the subscriber asks for; only what is no JSON object closes."""
-        members = json_data.members(json_data.decode(text))
+        refusal = ""
+        try:
+            members = await json_data.read_members(text, _MEMBERS)
+        except MemberError as error:  # not kept: it holds this frame, and with it the text
+            members, refusal = error.found, str(error)
         known: dict[str, Any] = {}
         try:
             known["id"] = _identifier(members)
             if "channel" in members:
-                known["channel"] = json_data.string(members["channel"], "'channel'")
+                known["channel"] = _name(members["channel"])
+            if refusal:
+                raise MalformedError(refusal)
             await self._dispatch(members, known)
         except AbideError as error:
             status = STATUSES.get(error.code)
             self._say(type="error", **known, code=error.code, status=status, message=str(error))
 
-    async def _dispatch(self, members: dict[str, str], known: dict[str, Any]) -> None:
+    async def _dispatch(self, members: Members, known: dict[str, Any]) -> None:
         kind = json_data.string(members.get("type", '""'), "'type'")
         if kind not in _FIELDS:
             msg = f"unknown type {kind[:40]!r}: send publish, subscribe or unsubscribe"
@@ -118,7 +154,7 @@ class Session(Connection):
             case _:
                 self._unsubscribe(name, known["id"])
 
-    async def _publish(self, members: dict[str, str], name: str, identifier: object) -> None:
+    async def _publish(self, members: Members, name: str, identifier: object) -> None:
         if "data" not in members:
             msg = "'data' is missing: it is the message to publish"
             raise MalformedError(msg)
@@ -127,11 +163,15 @@ class Session(Connection):
         published = await self.publish(channel, name, members["data"].encode(), key)
         self._say(type="published", id=identifier, position=str(published.position))
 
-    async def _subscribe(self, members: dict[str, str], name: str, identifier: object) -> None:
+    async def _subscribe(self, members: Members, name: str, identifier: object) -> None:
         self._only_on_ws()
         if name in self._subscriptions:
             msg = f"{name!r} is subscribed to already"
             raise MalformedError(msg)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            self.hub.meter.limited("subscriptions")
+            msg = f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
+            raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None
         start = Start.parse(since, members.get("last"))
         self.hub.registry.find(name).check_subscribe(self.identity)
@@ -173,10 +213,23 @@ class Session(Connection):
         self._writer.write(self._encoding.wrap(control(**members)))
 
 
-def _identifier(members: dict[str, str]) -> object:
-    """Return the ``id``, a string or a number, or None."""
-    identifier = json.loads(members["id"]) if "id" in members else None
-    if isinstance(identifier, dict | list | bool):
-        msg = "'id' must be a string or a number"
+def _name(text: str) -> str:
+    """Return a channel's name; of one that is too long, as much as is needed to see that."""
+    return json_data.string(text, "'channel'")[: MAX_NAME + 1]
+
+
+def _identifier(members: Members) -> str | int | None:
+    """Return the ``id``, a string or an integer that every JSON reader takes for the same, or None."""
+    if "id" not in members:
+        return None
+    text = members["id"]
+    if _INTEGER.fullmatch(text) and abs(number := int(text)) <= MAX_OFFSET:
+        return number
+    if not text.startswith('"'):
+        msg = f"'id' must be a string or an integer below 2^53, not {text[:SHOWN]}"
+        raise MalformedError(msg)
+    identifier = json_data.string(text, "'id'")
+    if len(identifier) > MAX_ID:
+        msg = f"'id' has {len(identifier)} characters: it may have {MAX_ID}"
         raise MalformedError(msg)
     return identifier

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Self
 
-from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from app.core import frames
 from app.core.channel import Identity
-from app.core.errors import CLOSE_CODES, AbideError
+from app.core.errors import CLOSE_CODES, AbideError, CloseCode, of_bug
 from app.core.frames import control, event
 from app.core.hub import Hub
 from app.core.message import Position
@@ -19,6 +18,7 @@ from app.core.resume import Begin, Gap, Start
 from app.core.subscription import Subscription
 from app.web.access import LINE, Line
 from app.web.asgi import serve_response
+from app.web.guard import guarded, report
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -39,13 +39,13 @@ _HEADERS = [
 ]
 
 
-def is_wanted(headers: Headers) -> bool:
+def is_wanted(headers: Mapping[str, str]) -> bool:
     """Whether the request accepts an event stream."""
     accepted = (part.partition(";")[0].strip().lower() for part in headers.get("accept", "").split(","))
     return MEDIA_TYPE in accepted
 
 
-def start_of(headers: Headers, query: QueryParams) -> Start:
+def start_of(headers: Mapping[str, str], query: Mapping[str, str]) -> Start:
     """Return where to begin: ``Last-Event-ID`` goes before the query, which EventSource cannot change."""
     last_event = headers.get("last-event-id")
     if last_event:
@@ -65,11 +65,17 @@ async def stream(  # noqa: PLR0913, PLR0917 — a request's three parts, and wha
     except BaseException:
         hub.unsubscribe(subscription)
         raise
-    begin = partial(EventStream(hub, subscription, scope[LINE]).begin, where)
+    begin = partial(_begin, EventStream(hub, subscription, scope[LINE]), where)
     if handover is not None:
         begin(handover)
     else:
         await serve_response(begin, scope, receive, send)
+
+
+def _begin(stream: EventStream, where: Begin, handover: ResponseHandover) -> EventStream:
+    """Give a stream its writer, and let it begin."""
+    stream.begin(handover(stream, stream.heartbeat), where)
+    return stream
 
 
 class EventStream:
@@ -86,11 +92,17 @@ class EventStream:
         self._writer: Writer
         """Valid once begun."""
 
-    def begin(self, where: Begin, handover: ResponseHandover) -> Self:
-        """Take the response over; send where the stream stands, and what comes after it."""
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """What is sent when nothing else is."""
+        return _HEARTBEATS[self._subscription.encoding]
+
+    @guarded
+    def begin(self, writer: Writer, where: Begin) -> None:
+        """Send where the stream stands, and what comes after it."""
         self._line.kept = True
+        self._writer = writer
         subscription = self._subscription
-        writer = self._writer = handover(self, _HEARTBEATS[subscription.encoding])
         if where.gap is not None:  # no id before it: who has that would never be told, if the stream broke in between
             self._write(_RETRY)
             self.lost(subscription, where.gap)
@@ -99,8 +111,8 @@ class EventStream:
             # before its first message resumes without a hole.
             self._write(_RETRY + b"id: %b\n\n" % str(subscription.position).encode())
         subscription.attach(writer, self)
-        return self
 
+    @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
         """Say so; what is held comes after it."""
         # The id moves on with it, or EventSource would ask for the same hole for ever.
@@ -108,9 +120,12 @@ class EventStream:
         members = control(type="gap", channel=subscription.name, after=gap.after, next=str(gap.next), reason=gap.reason)
         self._write(event("gap", str(before_next), members))
 
+    @guarded
     def ended(self, subscription: Subscription, error: AbideError) -> None:
         """Say why, and end the response."""
         code = CLOSE_CODES[error.code]
+        if code is CloseCode.INTERNAL_ERROR:
+            report(error, self._line, self._hub.meter)
         members = control(type="closed", channel=subscription.name, code=code, message=str(error))
         self._write(event("closed", None, members))
         self._writer.close(code, "")
@@ -122,10 +137,12 @@ class EventStream:
         """Nothing: a stream goes one way."""
         return 0
 
+    @guarded
     def full(self) -> None:
         """Stop at what was sent."""
         self._subscription.full()
 
+    @guarded
     def drained(self) -> None:
         """Go on from there."""
         self._subscription.drained()
@@ -133,10 +150,18 @@ class EventStream:
     def closed(self, code: int) -> None:
         """Give back the subscription, and write the line."""
         self._hub.meter.disconnected("sse")
-        self._line.messages = self._subscription.position.offset - self._start
-        self._hub.unsubscribe(self._subscription)
+        try:
+            self._line.messages = self._subscription.position.offset - self._start
+            self._hub.unsubscribe(self._subscription)
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            report(error, self._line, self._hub.meter)
         self._line.close_code = code
         self._line.write()
+
+    def crash(self, error: BaseException) -> None:
+        """End the response because of a bug, and say no more."""
+        report(of_bug(error), self._line, self._hub.meter)
+        self._writer.close(CloseCode.INTERNAL_ERROR, "")
 
     def _write(self, data: bytes) -> None:
         self._writer.write(self._subscription.encoding.wrap(data))

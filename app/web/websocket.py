@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app.core import frames
 from app.core.channel import Identity, Registry
-from app.core.errors import AbideError, MalformedError
+from app.core.errors import AbideError, CloseCode, MalformedError
 from app.core.frames import Encoding
 from app.core.hub import Hub
-from app.core.ports import FANOUT, Handover, Peer, Publisher
+from app.core.ports import FANOUT, Handover, Intake, Peer, Publisher
 from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
 from app.web.access import LINE, Line
 from app.web.asgi import serve_websocket
 from app.web.auth import Authenticator, check_origin
 from app.web.connection import PlainConnection
+from app.web.incoming import by_name, query_of
 from app.web.problems import ProblemResponse
 from app.web.session import SUBPROTOCOL, Session
+
+MAX_ECHO = 4096
+"""Bytes of a message that ``/echo`` answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +49,27 @@ class _Request:
 class Sockets:
     """An ASGI application for WebSockets: admits each, and hands it to its form."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 — what its connections need
         self,
         registry: Registry,
         authenticator: Authenticator,
         origins: tuple[str, ...],
         hub: Hub,
         publisher: Publisher,
+        intake: Intake,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._origins = origins
         self._hub = hub
         self._publisher = publisher
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
         await receive()  # websocket.connect
-        headers = Headers(scope=scope)
         try:
+            headers = by_name(scope["headers"])
             check_origin(headers, self._origins)
             if scope["path"] == "/echo":
                 await _echo(receive, send)
@@ -76,7 +81,7 @@ class Sockets:
             return
         await self._serve(request, opened, receive, send)
 
-    def _admit(self, scope: Scope, headers: Headers) -> _Request:
+    def _admit(self, scope: Scope, headers: Mapping[str, str]) -> _Request:
         name = None if scope["path"] == "/ws" else scope["path"][1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
         identity = self._authenticator.identify(headers)
@@ -89,7 +94,7 @@ class Sockets:
 
     async def _open(self, request: _Request, scope: Scope) -> tuple[Subscription, Begin] | None:
         """Open the subscription that the path asks for; ``/ws`` starts with none."""
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        query = query_of(scope)
         start = Start.parse(query.get("since"), query.get("last"))
         if request.name is None:
             if not start.is_head:
@@ -120,19 +125,31 @@ class Sockets:
         """Make the connection, give it its writer, and let it begin."""
         if request.speaks_v1:
             session = Session(
-                self._hub, self._publisher, request.identity, request.line, request.encoding, request.name
+                self._hub,
+                self._publisher,
+                self._intake,
+                request.identity,
+                request.line,
+                request.encoding,
+                request.name,
             )
             session.begin(handover(session), *(opened or (None, None)))
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
         subscription, where = opened
-        plain = PlainConnection(self._hub, self._publisher, request.identity, request.line, subscription)
+        plain = PlainConnection(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
         return plain
 
 
 async def _echo(receive: Receive, send: Send) -> None:
-    """Answer what is sent: a check of the connection."""
+    """Answer what is sent, one message after the other: a check of the connection."""
     await send({"type": "websocket.accept"})
     while (event := await receive())["type"] == "websocket.receive":
+        text = event.get("text")
+        size = len(event["bytes"]) if text is None else len(text.encode())
+        if size > MAX_ECHO:
+            reason = f"the echo takes at most {MAX_ECHO} bytes"
+            await send({"type": "websocket.close", "code": CloseCode.TOO_BIG, "reason": reason})
+            return
         await send({**event, "type": "websocket.send"})

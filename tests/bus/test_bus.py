@@ -17,6 +17,7 @@ class Collector:
     def __init__(self) -> None:
         self.position: Position | None = None
         self.texts: list[str] = []
+        self.failures = 0
         self._news = asyncio.Event()
 
     def start(self, position: Position) -> None:
@@ -24,6 +25,10 @@ class Collector:
 
     def deliver(self, batch: Batch) -> None:
         self.texts += [message.data.decode() for message in batch.messages]
+        self._news.set()
+
+    def failed(self) -> None:
+        self.failures += 1
         self._news.set()
 
     async def wait_for(self, count: int) -> list[str]:
@@ -156,3 +161,70 @@ async def test_queues_stay_short_under_a_flood() -> None:
         await bus.follow("a", sink)
         await sink.wait_for(5000)
     assert max(waiting) <= 32
+
+
+async def test_a_sink_that_fails_is_told_and_others_hear_on(bus: Bus) -> None:
+    """Bus tells a sink that fails, and goes on with it and all others."""
+
+    class Failing(Collector):
+        def deliver(self, batch: Batch) -> None:
+            super().deliver(batch)
+            if self.texts == ["1"]:
+                msg = "a bug"
+                raise RuntimeError(msg)
+
+    failing, other = Failing(), Collector()
+    await bus.follow("a", failing)
+    await bus.follow("b", other)
+    await bus.publish([Record("a", b"1"), Record("b", b"2")])
+    await bus.publish([Record("a", b"3")])
+    assert await other.wait_for(1) == ["2"]
+    assert await failing.wait_for(2) == ["1", "3"]
+    assert failing.failures == 1
+
+
+class LateBackend(MemoryBackend):
+    """Has handed out a batch before it says where a channel that is followed begins."""
+
+    async def follow(self, channel: str) -> Position:
+        position = await super().follow(channel)
+        await self.append([Record(channel, b"early")])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return position
+
+
+async def test_what_comes_before_a_sink_is_started_is_handed_over_after_it() -> None:
+    """Bus keeps what is handed out while it asks where a channel begins."""
+    bus, sink = Bus(LateBackend(lambda _: ALL)), Collector()
+    async with bus.running():
+        await bus.follow("a", sink)
+        assert sink.position is not None
+        assert sink.position.offset == 0
+        assert await sink.wait_for(1) == ["early"]
+
+
+async def test_a_channel_that_is_followed_again_hears_nothing_from_before(bus: Bus) -> None:
+    """Bus hands a sink nothing that it pulled for the one before it."""
+
+    class Placed(Collector):
+        def deliver(self, batch: Batch) -> None:
+            assert self.position is not None
+            assert batch.first == self.position.offset + 1
+            self.position = Position("", batch.last)
+            super().deliver(batch)
+
+    for number in range(50):
+        sink = Placed()
+        await bus.follow("a", sink)
+        publishing = bus.publish([Record("a", b"1")])
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        await bus.unfollow("a")
+        await publishing
+        assert sink.failures == 0
+    sink = Placed()
+    await bus.follow("a", sink)
+    await bus.publish([Record("a", b"2")])
+    assert await sink.wait_for(1) == ["2"]
+    assert sink.failures == 0

@@ -1,6 +1,8 @@
 """Subscriptions pushed into writers: joined writes, slow ones, and the way back to the head."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -377,3 +379,37 @@ async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:
     assert [(gap.after, gap.next.offset, gap.reason) for gap in pipe.gaps] == [
         (f"{world.backend.epoch}:3", 2, Reason.AHEAD)
     ]
+
+
+async def test_a_followed_channel_takes_little_memory_and_gives_it_back() -> None:
+    """Subscription to a channel of its own takes 4 KiB at most, and nothing is left of it."""
+    family = Registry((Channel("chat.{room}"),), Channel(""))
+    bus = Bus(MemoryBackend(family.history))
+    hub, pipe = Hub(bus, family), Pipe()
+
+    async def subscribe(count: int) -> None:
+        for number in range(count):
+            subscription, _ = await hub.subscribe(f"chat.{number}", ANONYMOUS, PLAIN_FRAMES)
+            subscription.attach(pipe, pipe)
+            subscriptions.append(subscription)
+
+    async def unsubscribe() -> None:
+        while subscriptions:
+            hub.unsubscribe(subscriptions.pop())
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    subscriptions: list[Subscription] = []
+    async with bus.running():
+        await subscribe(10)
+        await unsubscribe()
+        tracemalloc.start()
+        try:
+            await subscribe(1000)
+            assert tracemalloc.get_traced_memory()[0] < 1000 * 4096
+            await unsubscribe()
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 1000 * 512  # names that are remembered, and room in tables
+        finally:
+            tracemalloc.stop()
+    assert hub.counters() == {}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from app.bus.commit import GroupCommit
 from app.core import frames
 from app.core.channel import ANONYMOUS, Channel, Registry
+from app.core.errors import AbideError
 from app.core.fanout import SLICE, Fanout
 from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Published, Record
@@ -46,6 +47,9 @@ class Cursor:
         """Stay there."""
 
     def rewound(self, first: int) -> None:
+        """Stay there."""
+
+    def end(self, error: AbideError) -> None:
         """Stay there."""
 
 

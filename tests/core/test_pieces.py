@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +61,7 @@ def test_what_is_kept_is_bounded() -> None:
     """Pieces let go of the oldest when they are too much, even of one that is too large by itself."""
     counted = Counted()
     size = len(counted.encoding("c", "e", messages(1, PIECE_MESSAGES)))
-    pieces = Pieces(limit=2 * size + 2 * PIECE_MESSAGES)
+    pieces = Pieces(limit=2 * (size + 600))
     for number in (0, 1, 2):
         begin = number * PIECE_MESSAGES
         pieces.encode("c", "e", counted.encoding, messages(begin + 1, begin + PIECE_MESSAGES))
@@ -70,3 +72,15 @@ def test_what_is_kept_is_bounded() -> None:
     assert counted.written == before + PIECE_MESSAGES
     small = Pieces(limit=1)
     assert small.encode("c", "e", PLAIN_FRAMES, messages(1, 40)) == PLAIN_FRAMES("c", "e", messages(1, 40))
+
+
+def test_many_small_pieces_take_no_more_than_large_ones() -> None:
+    """Pieces count what is around their bytes, so that a crowd of tiny ones is bounded, too."""
+    pieces = Pieces(limit=200_000)
+    tracemalloc.start()
+    try:
+        for offset in range(1, 5000):
+            pieces.encode(f"c{offset}", "e", PLAIN_FRAMES, messages(offset, offset))
+        assert tracemalloc.get_traced_memory()[0] < 250_000
+    finally:
+        tracemalloc.stop()

@@ -1,5 +1,7 @@
 """The tail: what it holds, what it lets go of."""
 
+import tracemalloc
+
 from app.core.message import Batch, Message, Position
 from app.core.tail import Budget, Messages, Tail
 
@@ -45,7 +47,7 @@ def test_a_tail_that_missed_something_keeps_only_what_follows() -> None:
 
 def test_the_budget_is_shared_and_the_oldest_go_first() -> None:
     """Budget bounds all tails together and lets go of the oldest batch, whosever it is."""
-    budget = Budget(3 * (1000 + 160))
+    budget = Budget(4000)  # three messages, and what is around them
     old, new = Tail(budget), Tail(budget)
     for tail in (old, new):
         tail.start(Position("e", 0))
@@ -54,3 +56,16 @@ def test_the_budget_is_shared_and_the_oldest_go_first() -> None:
     new.deliver(batch(1, 2, b"x" * 1000))
     assert (len(old.messages), len(new.messages)) == (1, 2)
     assert old.messages.first == 2
+
+
+def test_a_budget_bounds_memory_whatever_the_size_of_messages() -> None:
+    """Budget counts what is around a message and a batch, so that tiny ones are bounded, too."""
+    tail = Tail(Budget(500_000))
+    tail.start(Position("e", 0))
+    tracemalloc.start()
+    try:
+        for offset in range(1000, 11_000):
+            tail.deliver(batch(offset, offset, b"%d" % offset))
+        assert tracemalloc.get_traced_memory()[0] < 600_000
+    finally:
+        tracemalloc.stop()

@@ -18,6 +18,7 @@ channels:
   listen: {publish: key}
   sealed: {publish: nobody}
   small: {publish: anyone, client_publish: true, max_message_size: 20B}
+  wide: {publish: anyone, client_publish: true, max_message_size: 1MiB}
   short: {publish: anyone, history: {size: 10}}
   short2: {publish: anyone, history: {size: 10}}
   "chat.{room}": {publish: anyone}

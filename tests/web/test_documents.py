@@ -167,7 +167,7 @@ def test_asyncapi_follows_policies(asyncapi: Document) -> None:
     for operation in asyncapi["operations"].values():
         channels.setdefault(operation["action"], set()).add(unquote(operation["channel"]["$ref"].split("/")[-1]))
     assert channels["send"] == {*DECLARED, "ws"}
-    assert channels["receive"] == {"talk", "small", "ws"}
+    assert channels["receive"] == {"talk", "small", "wide", "ws"}
 
 
 def test_asyncapi_names_every_close_code(asyncapi: Document) -> None:

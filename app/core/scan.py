@@ -1,0 +1,291 @@
+"""JSON texts of any size, walked in steps that each take a few milliseconds.
+
+The standard library's scanner holds the event loop until it has read all of a text, and builds an object for each
+value: 64 KiB take two milliseconds, eight MiB a third of a second and some hundred MiB of memory. Here the bytes are
+walked, nothing is built of them, and whoever walks gives others a turn at each ``yield``.
+"""
+
+from __future__ import annotations
+
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Callable
+from typing import NoReturn
+
+from app.core.errors import MalformedError, TooLargeError
+from app.core.turns import Pace, Steps
+
+MAX_DEPTH = 128
+"""How deep arrays and objects may be nested."""
+
+WINDOW = 16 * 1024
+"""Bytes that are matched at once: less than a millisecond."""
+
+_SPACE = rb"[ \t\n\r]*+"
+_PIECE = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
+_STRING = rb'"' + _PIECE + rb'"'
+_BARE = rb"(?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null)"
+_ATOM = rb"(?:" + _STRING + rb"|" + _BARE + rb")"
+_NAME = _STRING + _SPACE + rb":" + _SPACE
+
+
+def _container(value: bytes) -> bytes:
+    """Return the pattern of an array or object of such values."""
+    array = rb"\[%b(?:%b%b(?:,(?!%b\])%b|(?=\])))*+\]" % (_SPACE, value, _SPACE, _SPACE, _SPACE)
+    members = rb"\{%b(?:%b%b%b(?:,(?!%b\})%b|(?=\})))*+\}" % (_SPACE, _NAME, value, _SPACE, _SPACE, _SPACE)
+    return rb"(?:" + array + rb"|" + members + rb")"
+
+
+_DEEPEST = 3
+"""Levels of containers that are matched at once."""
+
+_VALUES = [_ATOM]
+"""Patterns of values by how deep they are nested, at most."""
+for _ in range(_DEEPEST):
+    _VALUES.append(rb"(?:" + _ATOM + rb"|" + _container(_VALUES[-1]) + rb")")
+
+_WHOLE = [
+    re.compile(rb"(?!(?:%b[\[{]){%d})(?=[\[{])%b" % (_SPACE, levels + 1, value)) for levels, value in enumerate(_VALUES)
+]
+"""A whole container of at most so many levels."""
+_ITEMS = [re.compile(rb"(?:%b%b%b,)*+" % (_SPACE, value, _SPACE)) for value in _VALUES]
+_MEMBERS = [re.compile(rb"(?:%b%b%b%b,)*+" % (_SPACE, _NAME, value, _SPACE)) for value in _VALUES]
+"""As many as there are of what a comma follows."""
+_SKIP, _PIECES, _SCALAR = re.compile(_SPACE), re.compile(_PIECE), re.compile(_BARE)
+
+Members = dict[str, str]
+
+_CLOSERS = {ord("["): ord("]"), ord("{"): ord("}")}
+_ARRAY_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = b']},:"'
+
+
+class Walk:
+    """A walk over one text, value by value. A position is an offset in bytes."""
+
+    __slots__ = ("_closers", "_end", "_most", "_pace", "_text")
+
+    def __init__(self, text: bytes, most: int, pace: Pace) -> None:
+        """``most`` is how many bytes one value may have."""
+        self._text = text
+        self._pace = pace
+        self._most = most
+        self._end = 0
+        """How far the value that is walked may reach."""
+        self._closers = bytearray()
+        """What ends the containers around the place, the innermost last; a quote within a string, a colon before it
+        within a name."""
+
+    def check_utf8(self) -> Steps[None]:
+        """Raise :class:`MalformedError` unless the text is UTF-8."""
+        decoder = getincrementaldecoder("utf-8")()
+        for begin in range(0, len(self._text) + 1, WINDOW):
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(self._text[begin : begin + WINDOW], final=begin + WINDOW > len(self._text))
+            except UnicodeDecodeError as error:
+                raise not_utf8(self._text, begin - pending + error.start) from None
+            yield from self._pace.pause()
+
+    def whole(self) -> Steps[None]:
+        """Raise :class:`MalformedError` unless the text is one value."""
+        yield from self._check_utf8()
+        position = yield from self._value(self._skip(0))
+        if self._skip(position) != len(self._text):
+            self._fail("something follows the value", position)
+
+    def items(self, most: int) -> Steps[list[slice]]:
+        """Return where the items of an array are.
+
+        Raises :class:`MalformedError` as soon as there are more than ``most``, and :class:`TooLargeError` as soon as
+        one is too large.
+        """
+        yield from self._check_utf8()
+        found: list[slice] = []
+        position = self._enter(b"[", "an array")
+        while found or self._at(position) != _ARRAY_END:
+            if len(found) == most:
+                msg = f"the array has more than {most} items: send at most {most} at once"
+                raise MalformedError(msg)
+            end = yield from self._value(position)
+            found.append(slice(position, end))
+            position = self._skip(end)
+            if self._at(position) != _COMMA:
+                break
+            position = self._skip(position + 1)
+        self._leave(position, _ARRAY_END)
+        return found
+
+    def members(self, take: Callable[[bytes, Members], str]) -> Steps[Members]:
+        """Return the members of an object, each value as the text that stands there.
+
+        ``take`` returns what a name means, as it stands there, or raises why the members before it cannot be followed
+        by it. Raises :class:`MalformedError`, and :class:`TooLargeError` as soon as a value is too large.
+        """
+        yield from self._check_utf8()
+        found: Members = {}
+        position = self._enter(b"{", "an object")
+        while found or self._at(position) != _OBJECT_END:
+            if self._at(position) != _QUOTE:
+                self._fail("a name in double quotes is missing", position)
+            end = yield from self._value(position)
+            name = take(self._text[position:end], found)
+            position = self._skip(end)
+            if self._at(position) != _COLON:
+                self._fail("':' is missing", position)
+            position = self._skip(position + 1)
+            end = yield from self._value(position)
+            found[name] = self._text[position:end].decode()
+            position = self._skip(end)
+            if self._at(position) != _COMMA:
+                break
+            position = self._skip(position + 1)
+        self._leave(position, _OBJECT_END)
+        return found
+
+    def _check_utf8(self) -> Steps[None]:
+        """Raise :class:`MalformedError` unless the text is UTF-8."""
+        decoder = getincrementaldecoder("utf-8")()
+        for begin in range(0, len(self._text), WINDOW):
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(self._text[begin : begin + WINDOW], final=begin + WINDOW >= len(self._text))
+            except UnicodeDecodeError as error:
+                raise not_utf8(self._text, begin - pending + error.start) from None
+            yield from self._pace.pause()
+
+    def _skip(self, position: int) -> int:
+        """Return where the white space ends."""
+        match = _SKIP.match(self._text, position)
+        return match.end() if match else position
+
+    def _at(self, position: int) -> int:
+        """Return the byte that stands there; -1 at the end."""
+        return self._text[position] if position < len(self._text) else -1
+
+    def _enter(self, bracket: bytes, what: str) -> int:
+        """Return where the first value of a container may begin."""
+        position = self._skip(0)
+        if not self._text.startswith(bracket, position):
+            msg = f"expected {what}"
+            raise MalformedError(msg)
+        return self._skip(position + 1)
+
+    def _leave(self, position: int, bracket: int) -> None:
+        """Hold that the container ends here, and the text with it."""
+        if self._at(position) != bracket:
+            self._fail(f"',' or {chr(bracket)!r} is missing", position)
+        if self._skip(position + 1) != len(self._text):
+            self._fail("something follows the value", position + 1)
+
+    def _value(self, position: int) -> Steps[int]:
+        """Return where the value ends that begins here."""
+        self._closers.clear()
+        self._end = min(len(self._text), position + self._most + 1)
+        step: _Step | None = self._begin
+        while step is not None:
+            step, position = step(position)
+            if position >= self._end < len(self._text):
+                msg = f"a message with its envelope has at most {self._most} bytes: this one has more"
+                raise TooLargeError(msg)
+            if self._pace.is_over():
+                yield
+                self._pace.begin()
+        return position
+
+    def _fail(self, message: str, position: int) -> NoReturn:
+        """Raise :class:`MalformedError`."""
+        msg = f"not JSON: {message} at byte {position}"
+        raise MalformedError(msg)
+
+    # The steps: each takes a place, and returns what is to be done at the next one, and where that is; None when the
+    # value is over.
+
+    def _begin(self, position: int) -> _Next:
+        """Take a value, or its beginning."""
+        byte = self._at(position)
+        if byte == _QUOTE:
+            self._closers.append(_QUOTE)
+            return self._string, position + 1
+        if byte in _CLOSERS:
+            return self._open(position)
+        scalar = _SCALAR.match(self._text, position, self._end)
+        if scalar is None:
+            self._fail("a value is missing", position)
+        return self._after, scalar.end()
+
+    def _open(self, position: int) -> _Next:
+        """Take a container whole, if it fits the window and is not deep; else come to its first value."""
+        text, closers = self._text, self._closers
+        while (byte := self._at(position)) in _CLOSERS:
+            levels = min(_DEEPEST, MAX_DEPTH - len(closers))
+            if levels == 0:
+                raise too_deep(position)
+            if whole := _WHOLE[levels].match(text, position, min(position + WINDOW, self._end)):
+                return self._after, whole.end()
+            closers.append(_CLOSERS[byte])
+            position += 1
+            if closers[-1] == _OBJECT_END:
+                break
+            position = self._skip(position)
+        return self._fill, position
+
+    def _fill(self, position: int) -> _Next:
+        """Take what fits the window, after a container's bracket or a comma; then come to the next value."""
+        text, closer = self._text, self._closers[-1]
+        levels = min(_DEEPEST, MAX_DEPTH - len(self._closers))
+        pattern = (_ITEMS if closer == _ARRAY_END else _MEMBERS)[levels]
+        run = pattern.match(text, position, min(position + WINDOW, self._end))
+        position = run.end() if run else position
+        may_close = text[position - 1] != _COMMA
+        position = self._skip(position)
+        if may_close and self._at(position) == closer:
+            self._closers.pop()
+            return self._after, position + 1
+        if closer == _ARRAY_END:
+            return self._begin, position
+        if self._at(position) != _QUOTE:
+            self._fail("a name in double quotes is missing", position)
+        self._closers += b':"'
+        return self._string, position + 1
+
+    def _string(self, position: int) -> _Next:
+        """Take what fits the window of a string."""
+        pieces = _PIECES.match(self._text, position, min(position + WINDOW, self._end))
+        end = pieces.end() if pieces else position
+        if self._at(end) == _QUOTE:
+            self._closers.pop()
+            return self._after, end + 1
+        if end == position:
+            self._fail("a string has a character that needs an escape, an unknown escape, or no end", position)
+        return self._string, end
+
+    def _after(self, position: int) -> _Next:
+        """Take what follows a value or a name: brackets that close, a colon or a comma."""
+        closers = self._closers
+        while closers:
+            position = self._skip(position)
+            byte, closer = self._at(position), closers[-1]
+            if byte == closer:
+                closers.pop()
+                position += 1
+                if byte == _COLON:
+                    return self._begin, self._skip(position)
+            elif byte == _COMMA and closer != _COLON:
+                return self._fill, position + 1
+            else:
+                self._fail(f"{chr(closer)!r} is missing", position)
+        return None, position
+
+
+_Step = Callable[[int], "_Next"]
+_Next = tuple[_Step | None, int]
+
+
+def too_deep(position: int) -> MalformedError:
+    """Return the error of a value that is nested too deep."""
+    return MalformedError(f"the JSON is nested more than {MAX_DEPTH} deep at byte {position}")
+
+
+def not_utf8(text: bytes, position: int) -> MalformedError:
+    """Return the error of a text that is not UTF-8."""
+    return MalformedError(f"the body is not UTF-8: byte {position} is {text[position]:#04x}")

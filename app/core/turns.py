@@ -1,0 +1,86 @@
+"""Long computations take turns: one step of one of them in each turn of the event loop.
+
+However many clients ask for them at once, everybody else waits for one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+STEP_SECONDS = 0.002
+"""How long a step takes, and what it has begun when the time is over."""
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""A computation that yields where others may have their turn, and returns its result."""
+
+
+class Pace:
+    """Tells a computation when its step has taken long enough."""
+
+    __slots__ = ("_due",)
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self._due = time.perf_counter() + STEP_SECONDS
+
+    def is_over(self) -> bool:
+        """Whether the step is."""
+        return time.perf_counter() > self._due
+
+    def pause(self) -> Steps[None]:
+        """Let others have their turn if the step is over."""
+        if self.is_over():
+            yield
+            self.begin()
+
+
+class _Queue:
+    """Those who wait for a turn of one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def join(self) -> asyncio.Future[None]:
+        """Return what is done when the turn has come."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._call)
+        return turn
+
+    def _call(self) -> None:
+        """Call the next one, unless it has gone away."""
+        turn = self._waiting.popleft()
+        if not turn.done():
+            turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call)
+
+
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue] = WeakKeyDictionary()
+
+
+async def turn() -> None:
+    """Wait for a turn of the loop that nobody else who waits here has."""
+    await _queues.setdefault(asyncio.get_running_loop(), _Queue()).join()
+
+
+async def run(steps: Steps[T]) -> T:
+    """Run a computation, each step in a turn of its own; return its result."""
+    while True:
+        await turn()
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

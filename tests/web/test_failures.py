@@ -1,0 +1,250 @@
+"""Bugs: each ends the connection that it happens in, with a code, a trace and a number, and no other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from structlog.typing import EventDict
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from app.core.channel import Access, Channel, Registry
+from app.core.fanout import Fanout
+from app.core.frames import Encoding
+from app.core.hub import Hub
+from app.core.message import Batch, Message, Page, Position, Record
+from app.core.ports import Meter, Sink
+from app.core.subscription import Subscription
+from app.web.access import AccessLog
+from app.web.auth import Authenticator
+from app.web.health import ConfigState, Health
+from app.web.routes import Edge, Routes
+from app.web.session import Session
+from tests.support.local import LocalServer, wait_for
+from tests.support.wire import Wire
+
+V1 = [Subprotocol("abide.v1")]
+
+
+class Tally(Meter):
+    """Counts what failed, and what is connected."""
+
+    def __init__(self) -> None:
+        self.failures: Counter[str] = Counter()
+        self.connections: Counter[str] = Counter()
+
+    def failed(self, kind: str) -> None:
+        self.failures[kind] += 1
+
+    def connected(self, kind: str) -> None:
+        self.connections[kind] += 1
+
+    def disconnected(self, kind: str) -> None:
+        self.connections[kind] -= 1
+
+
+class Broken:
+    """A log of five messages that fails whenever one is to be read or published."""
+
+    epoch = "e"
+
+    def __init__(self) -> None:
+        self.sinks: dict[str, Sink] = {}
+
+    async def follow(self, channel: str, sink: Sink) -> None:
+        self.sinks[channel] = sink
+        sink.start(Position("e", 5))
+
+    async def unfollow(self, channel: str) -> None:
+        del self.sinks[channel]
+
+    async def read(self, _: str, __: int, limit: int, ___: object) -> Page:
+        if limit:
+            msg = "a bug of the backend"
+            raise RuntimeError(msg)
+        return Page(1, 5, ())
+
+    def publish(self, _: list[Record]) -> None:
+        msg = "a bug of the bus"
+        raise RuntimeError(msg)
+
+
+class World:
+    """A server whose log is broken."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 — uvicorn's
+        log: Any = Broken()
+        self.log = log
+        self.meter = Tally()  # type: ignore[abstract] # what is not counted is not told
+        channels = tuple(Channel(name, publish=Access.ANYONE, client_publish=True) for name in ("c", "other"))
+        registry = Registry(channels, Channel("defaults"))
+        self.hub = Hub(self.log, registry, meter=self.meter)
+        health = Health(log, lambda: ConfigState(hash="", error=None))
+        edge = Edge(registry, Authenticator(()), ("*",), log, log, self.hub, health, self.meter, None, "0")
+        self.server = LocalServer(AccessLog(Routes(edge)), **options)
+
+    def connect(self, path: str, *, v1: bool = False) -> ClientConnection:
+        return connect(f"ws://127.0.0.1:{self.server.port}{path}", subprotocols=V1 if v1 else None)
+
+    def deliver(self, channel: str) -> None:
+        """Deliver message 6 of a channel."""
+        batch = Batch(channel, "e", (Message(6, 0, b"6"),))
+        self.server.call(self.log.sinks[channel].deliver, batch)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[EventDict]]:
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture(params=[{}, {"ws": "websockets-sansio", "http": "httptools"}], ids=["handed over", "plain ASGI"])
+def world(request: pytest.FixtureRequest, logged: list[EventDict]) -> Iterator[World]:  # noqa: ARG001 — before it serves
+    world = World(**request.param)
+    with world.server:
+        yield world
+
+
+def code_of(socket: ClientConnection) -> int:
+    """Return the code that a socket is closed with."""
+    with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 — whatever comes before it
+        while True:
+            socket.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+def reported(lines: list[EventDict], world: World) -> EventDict:
+    """Return what the log says of the one connection that failed, once none is left."""
+    wait_for(lambda: set(world.meter.connections.values()) == {0})
+    wait_for(lambda: not len(world.hub))
+    assert world.meter.failures == {"connection": 1}
+    (line,) = [line for line in lines if line["event"] == "connection_failed"]
+    return line
+
+
+@pytest.mark.parametrize("path", ["/c", "/c?since=earliest"])
+@pytest.mark.parametrize("v1", [False, True], ids=["plain", "v1"])
+def test_a_bug_of_what_a_socket_calls_closes_it(
+    world: World,
+    logged: list[EventDict],
+    path: str,
+    v1: bool,  # noqa: FBT001 — a parameter
+) -> None:
+    """Socket in whose service the bus or the backend fails is closed with 1011, logged with the trace, and counted."""
+    with world.connect(path, v1=v1) as socket:
+        if path == "/c":
+            socket.send('{"type":"publish","id":1,"data":1}' if v1 else "1")
+        assert code_of(socket) == 1011
+    line = reported(logged, world)
+    assert line["path"] == "/c"
+    assert "bug of the" in str(line["exc_info"])
+
+
+def test_a_bug_of_one_subscription_closes_its_connection(world: World, logged: list[EventDict]) -> None:
+    """Session on /ws is closed with 1011 when one of its subscriptions fails, and another session is not."""
+    with world.connect("/ws", v1=True) as socket, world.connect("/other") as other:
+        socket.send('{"type":"subscribe","channel":"other"}')
+        socket.send('{"type":"subscribe","channel":"c","since":"earliest"}')
+        assert code_of(socket) == 1011
+        world.deliver("other")
+        assert other.recv(timeout=10) == "6"
+    reported(logged, world)
+
+
+def test_a_bug_ends_a_stream(world: World, logged: list[EventDict]) -> None:
+    """Stream whose log fails says so, and ends as a response ends."""
+    with Wire(world.server.port) as wire:
+        wire.send(b"GET /c?since=earliest HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        answer = wire.read_until(b"0\r\n\r\n")
+        assert b'"code":1011' in answer
+        assert b"bug" not in answer
+    line = reported(logged, world)
+    assert "a bug of the backend" in str(line["exc_info"])
+
+
+@pytest.mark.parametrize("method", ["stall", "go_on", "release"])
+def test_a_bug_of_a_callback_closes_its_socket(
+    world: World, logged: list[EventDict], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Socket whose own code fails when the server tells it something is closed, and given back."""
+
+    def fail(*_: object) -> None:
+        msg = "a bug of the session"
+        raise RuntimeError(msg)
+
+    sessions: list[Session] = []
+    begin = Session.begin
+
+    def note(session: Session, *args: Any) -> None:  # noqa: ANN401 — as begin takes them
+        sessions.append(session)
+        begin(session, *args)
+
+    monkeypatch.setattr(Session, "begin", note)
+    with world.connect("/ws", v1=True) as socket:
+        (session,) = wait_for(lambda: sessions)
+        monkeypatch.setattr(Session, method, fail)
+        if method == "release":
+            socket.close()
+        else:
+            world.server.call({"stall": session.full, "go_on": session.drained}[method])
+            assert code_of(socket) == 1011
+    line = reported(logged, world)
+    assert "a bug of the session" in str(line["exc_info"])
+
+
+def test_a_bug_of_a_delivery_ends_its_subscriptions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscribers that could not be sent a message are closed, not left without it; those of other channels stay."""
+    encode = Fanout._encode  # noqa: SLF001 — to let it fail for one channel
+
+    def fail(self: Fanout[Subscription], messages: Iterable[Message]) -> dict[Encoding, bytes]:
+        if self.name == "c":
+            msg = "a bug of the encoding"
+            raise RuntimeError(msg)
+        return encode(self, messages)
+
+    with world.connect("/c") as one, world.connect("/c", v1=True) as two, world.connect("/other") as other:
+        two.recv(timeout=10)
+        monkeypatch.setattr(Fanout, "_encode", fail)
+        world.deliver("c")
+        assert [code_of(one), code_of(two)] == [1011, 1011]
+        world.deliver("other")
+        assert other.recv(timeout=10) == "6"
+    assert world.meter.failures["delivery"] == 1
+
+
+def test_a_bug_of_a_request_is_counted(world: World) -> None:
+    """Request that fails is answered 500, and counted."""
+    for head in (
+        b"POST /push/c HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 1\r\n",
+        b"GET /c/history HTTP/1.1\r\n",
+    ):
+        with Wire(world.server.port) as wire:
+            wire.send(head + b"Host: x\r\nConnection: close\r\n\r\n" + b"1" * (b"POST" in head))
+            assert wire.read_head().startswith(b"HTTP/1.1 500 ")
+    assert world.meter.failures == {"request": 2}
+
+
+def test_a_subscription_that_fails_as_it_is_sent_ends(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subscription that fails while it catches up ends its connection."""
+    world_send = Subscription._send  # noqa: SLF001
+
+    def fail(*_: object) -> None:
+        msg = "a bug of the subscription"
+        raise RuntimeError(msg)
+
+    with world.connect("/c") as first:
+        world.deliver("c")
+        assert first.recv(timeout=10) == "6"
+        monkeypatch.setattr(Subscription, "_send", fail)
+        with world.connect("/c?last=1") as late:
+            assert code_of(late) == 1011
+        monkeypatch.setattr(Subscription, "_send", world_send)
+    reported(logged, world)
