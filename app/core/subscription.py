@@ -13,6 +13,7 @@ from app.core.frames import Encoding
 from app.core.message import Message, Position
 from app.core.ports import Writer
 from app.core.resume import Gap, Reason
+from app.core.tail import fitting
 
 MAX_MESSAGES = 256
 MAX_BYTES = 256 * 1024
@@ -155,7 +156,7 @@ class Subscription:
         if first > self.cursor + 1:
             self._skip_to(first, Reason.EXPIRED)
         elif messages:
-            self._send(_cut(messages))
+            self._send(fitting(messages, MAX_BYTES))
         elif self._writer is not None:  # the log is not as far as this process has heard: look again when it hears more
             self._fanout.join(self, self._writer)
             return
@@ -167,13 +168,3 @@ class Subscription:
         if self._subscriber is not None:
             self._fanout.meter.missed(reason)
             self._subscriber.lost(self, Gap(str(after), Position(after.epoch, offset), reason))
-
-
-def _cut(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the first messages, at most :data:`MAX_BYTES` of them, but one at least."""
-    size = 0
-    for count, message in enumerate(messages):
-        size += len(message.data)
-        if size > MAX_BYTES and count:
-            return messages[:count]
-    return messages

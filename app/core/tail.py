@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app.core.message import Batch, Message, Position
 
+_SPARE = 8
+"""One of so many messages that are kept may be one that was dropped."""
+
 _OVERHEAD = 160
 """Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header."""
+
+
+def footprint(messages: Iterable[Message]) -> int:
+    """Return how many bytes of memory messages take."""
+    return sum([len(message.data) + _OVERHEAD for message in messages])
+
+
+def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
+    """Return the first messages, with at most so many bytes of data, but one at least if there is one."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message.data)
+        if size > max_bytes and count:
+            return tuple(messages[:count])
+    return tuple(messages)
 
 
 class Messages:
@@ -46,20 +64,14 @@ class Messages:
         """Forget the messages up to and including ``offset``."""
         count = min(max(0, offset + 1 - self.first), len(self))
         self._start += count
-        if self._start > len(self._items) // 2:
+        if self._start * _SPARE > len(self._items):
             del self._items[: self._start]
             self._start = 0
 
     def after(self, offset: int, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
         """Return messages past ``offset`` or from the oldest held: at least one if there is one."""
         begin = self._start + max(0, offset + 1 - self.first)
-        found = self._items[begin : begin + max_messages]
-        size = 0
-        for count, message in enumerate(found):
-            size += len(message.data)
-            if size > max_bytes and count:
-                return tuple(found[:count])
-        return tuple(found)
+        return fitting(self._items[begin : begin + max_messages], max_bytes)
 
 
 class Budget:
@@ -72,7 +84,7 @@ class Budget:
 
     def take(self, tail: Tail, batch: Batch) -> None:
         """Count a batch that ``tail`` now holds, and let go of old ones that no longer fit."""
-        size = sum(len(message.data) + _OVERHEAD for message in batch.messages)
+        size = footprint(batch.messages)
         self._order.append((tail, batch.last, size))
         self._used += size
         while self._used > self._limit:

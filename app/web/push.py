@@ -169,7 +169,7 @@ class Push:
         channel.check_publish(terms.identity)
         message = body.as_data(terms.kind, content)
         channel.check_size(message)
-        return Record(name, message, terms.key)
+        return Record(name, message, terms.key, terms.identity.name)
 
     def _record(self, text: str, header: str | None, identity: Identity) -> Record:
         members = data.members(text)
@@ -183,7 +183,7 @@ class Push:
         channel.check_publish(identity)
         message = members["message"].encode()
         channel.check_size(message)
-        return Record(name, message, key)
+        return Record(name, message, key, identity.name)
 
 
 def _check_members(members: Mapping[str, str]) -> None:

@@ -37,8 +37,15 @@ async def append(subject: Subject, channel: str, *texts: str) -> list[int]:
 
 
 async def texts(subject: Subject, channel: str, after: int = 0, limit: int = 1000, history: History = ALL) -> list[str]:
-    page = await subject.backend.read(channel, after, limit, history)
-    return [message.data.decode() for message in page.messages]
+    """Read page by page, at most ``limit`` messages in all."""
+    found: list[str] = []
+    while len(found) < limit:
+        page = await subject.backend.read(channel, after, limit - len(found), history)
+        found += [message.data.decode() for message in page.messages]
+        if not page.messages or page.messages[-1].offset >= page.head:
+            break
+        after = page.messages[-1].offset
+    return found
 
 
 async def collect(subject: Subject, count: int) -> list[Batch]:

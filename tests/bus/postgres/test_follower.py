@@ -48,8 +48,8 @@ class Log:
             raise self.error
         return found
 
-    async def head(self, channel: str) -> int:
-        return len(self.channels.get(channel, []))
+    async def head(self, channel: str) -> tuple[int, int]:
+        return len(self.channels.get(channel, [])), 0
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: F
     log.append("a", "1")
     gate = asyncio.Event()
 
-    async def slow_head(channel: str) -> int:
+    async def slow_head(channel: str) -> tuple[int, int]:
         head = await log.head(channel)
         await gate.wait()
         return head
@@ -176,7 +176,7 @@ async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: F
 async def test_a_head_that_cannot_be_read_leaves_nothing_behind(follower: Follower) -> None:
     """Follower does not follow a channel whose head could not be read."""
 
-    async def away(_: str) -> int:
+    async def away(_: str) -> tuple[int, int]:
         msg = "the database is away"
         raise UnavailableError(msg)
 
@@ -219,7 +219,7 @@ async def test_a_log_that_went_back_is_followed_from_its_head(follower: Follower
     await take(follower, 3)
     follower.hear(log.append("a", "4"))
     log.channels["a"] = log.channels["a"][:1]
-    follower.rewind("a", 1)
+    follower.rewind("a", 1, 0)
     assert await is_idle(follower)
     follower.hear(log.append("a", "two"))
     assert await take(follower, 1) == [(2, "two")]
