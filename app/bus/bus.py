@@ -77,6 +77,7 @@ class Bus:
 
     def __init__(self, backend: Backend, meter: Meter = UNMETERED) -> None:
         self._backend = backend
+        self._meter = meter
         self._commit = GroupCommit(backend.append, meter)
         self._broadcast = Broadcast(backend=_Events(backend))
         self._followed: dict[str, contextlib.AsyncExitStack] = {}
@@ -116,7 +117,7 @@ class Bus:
             subscriber = await stack.enter_async_context(self._broadcast.subscribe(channel))
             stack.push_async_callback(self._backend.unfollow, channel)
             sink.start(await self._backend.follow(channel))
-            pump = asyncio.create_task(_pump(subscriber, sink), name=f"pump {channel}")
+            pump = asyncio.create_task(_pump(subscriber, sink, self._meter), name=f"pump {channel}")
             stack.push_async_callback(_cancel, pump)
             self._followed[channel] = stack.pop_all()
 
@@ -135,10 +136,15 @@ class Bus:
         return await self._backend.health()
 
 
-async def _pump(subscriber: Subscriber, sink: Sink) -> None:
+async def _pump(subscriber: Subscriber, sink: Sink, meter: Meter) -> None:
     while True:
-        event = await subscriber.get()
-        sink.deliver(cast("Batch", event.message))
+        batch = cast("Batch", (await subscriber.get()).message)
+        try:
+            sink.deliver(batch)
+        except Exception:  # noqa: BLE001 — a bug ends the subscriptions of one channel, and never its deliveries
+            _log.exception("delivery_failed", channel=batch.channel, offset=batch.first)
+            meter.failed("delivery")
+            sink.failed()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -8,11 +8,13 @@ for a few bytes and for some thousands, so fewer writes are all that is faster t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
+from app.core.errors import AbideError
 from app.core.frames import Encoding
 from app.core.message import Batch, Message, Position
 from app.core.pieces import Pieces
@@ -36,6 +38,9 @@ class Cursor(Protocol):
 
     def rewound(self, first: int) -> None:
         """Learn that the log was put back, and goes on with the offset ``first``."""
+
+    def end(self, error: AbideError) -> None:
+        """Send nothing more, and tell the subscriber why."""
 
 
 SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
@@ -94,6 +99,15 @@ class Fanout(Generic[SubscriptionT]):
         if went_back:
             self._rewind(batch.first)
         self._schedule()
+
+    def failed(self) -> None:
+        """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
+        self._all_leave()
+        self._payloads, self._rest, self._joining = {}, {}, []
+        error = AbideError("a delivery failed in the server, and its log says why: come back and resume")
+        for subscription in list(self._behind):
+            with contextlib.suppress(Exception):  # one that cannot be told keeps it from no other
+                subscription.end(error)
 
     def add(self, subscription: SubscriptionT) -> None:
         """Take in a subscription; it is live when it has joined."""
@@ -155,8 +169,20 @@ class Fanout(Generic[SubscriptionT]):
     def _flush(self) -> None:
         """Send what has come since the last time to all who are live."""
         self._scheduled = False
-        if self._rest:  # the flush before this one is not through; it goes on by itself
-            return
+        if not self._rest:  # else the flush before this one is not through; it goes on by itself
+            self._or_fail(self._send_news)
+
+    def _or_fail(self, step: Callable[[], None]) -> None:
+        """Do one step of the loop's; nobody else would hear that it failed."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, and never the deliveries
+            self.meter.failed("delivery")
+            self.failed()
+            context = {"message": "delivery_failed", "exception": error, "channel": self.name}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def _send_news(self) -> None:
         messages = self._news()
         if messages:
             self._before, self._sent = self._sent, messages[-1].offset
@@ -188,7 +214,7 @@ class Fanout(Generic[SubscriptionT]):
         if room < SLICE:
             self.meter.delivered(self.name, (SLICE - room) * self._messages)
         if self._rest:
-            asyncio.get_running_loop().call_soon(self._write_slice)
+            asyncio.get_running_loop().call_soon(self._or_fail, self._write_slice)
         else:
             self._finish()
 

@@ -35,6 +35,9 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
+    def failed(self) -> None:
+        """Learn that :meth:`deliver` has raised: end what is open, so that it comes back and resumes."""
+
 
 class Source(Protocol):
     """Where messages come out."""
@@ -196,6 +199,9 @@ class Meter(Protocol):
 
     def refused(self, code: str) -> None:
         """Learn of a push that was refused, or one item of it, with this error's code."""
+
+    def failed(self, kind: str) -> None:
+        """Learn of a connection or a delivery that a bug ended."""
 
 
 class _Unmetered(Meter):

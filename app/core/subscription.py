@@ -135,7 +135,7 @@ class Subscription:
                 self._fanout.join(self, writer)
                 return
             if self.cursor + 1 < tail.messages.first:
-                self._reading = asyncio.get_running_loop().create_task(self._send_from_log())
+                self._reading = asyncio.get_running_loop().create_task(self._read_on())
                 return
             self._send(tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES))
 
@@ -144,6 +144,14 @@ class Subscription:
             self.cursor = messages[-1].offset
             self._fanout.meter.delivered(self.name, len(messages))
             self._writer.write(self._fanout.pieces.encode(self.name, self._fanout.tail.epoch, self.encoding, messages))
+
+    async def _read_on(self) -> None:
+        try:
+            await self._send_from_log()
+        except Exception:
+            self._fanout.meter.failed("delivery")
+            self.end(AbideError("the server failed to read on, and its log says why: come back and resume"))
+            raise
 
     async def _send_from_log(self) -> None:
         try:

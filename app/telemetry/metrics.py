@@ -107,6 +107,10 @@ class Metrics:
             self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
         )
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
+        self._errors = _Tallied(
+            self._counter("abide_errors", "Connections and deliveries that a bug ended", "kind"),
+            ("connection", "delivery"),
+        )
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
         self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)
         self._roundtrip = self._histogram(
@@ -165,6 +169,10 @@ class Metrics:
         """Count a refusal."""
         self._refused.waiting[code] += 1
 
+    def failed(self, kind: str) -> None:
+        """Count what a bug has ended."""
+        self._errors.waiting[kind] += 1
+
     # What the composition root has.
 
     def declare(self, channels: Iterable[str]) -> None:
@@ -192,7 +200,7 @@ class Metrics:
         """Pass on what was counted."""
         self._undeclared.inc(self._published.flush(self._declared))
         self._delivered.flush(self._declared)
-        for tallied in (self._gaps, self._resumes, self._refused):
+        for tallied in (self._gaps, self._resumes, self._refused, self._errors):
             tallied.flush()
         for histogram in (self._append, self._batch, self._roundtrip, self._delay):
             histogram.flush()

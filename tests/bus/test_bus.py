@@ -26,6 +26,9 @@ class Collector:
         self.texts += [message.data.decode() for message in batch.messages]
         self._news.set()
 
+    def failed(self) -> None:
+        """Only the protocol: to take a batch cannot fail."""
+
     async def wait_for(self, count: int) -> list[str]:
         async with asyncio.timeout(10):
             while len(self.texts) < count:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from app.bus.commit import GroupCommit
 from app.core import frames
 from app.core.channel import ANONYMOUS, Channel, Registry
+from app.core.errors import AbideError
 from app.core.fanout import SLICE, Fanout
 from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Published, Record
@@ -47,6 +48,9 @@ class Cursor:
 
     def rewound(self, first: int) -> None:
         """Stay there."""
+
+    def end(self, error: AbideError) -> None:
+        """Nothing ends it."""
 
 
 class Nowhere(Writer):

@@ -97,6 +97,9 @@ class Reader:
         self.log += [message.data for message in batch.messages]
         self._news.set()
 
+    def failed(self) -> None:
+        """Only the protocol: to take a batch cannot fail."""
+
     async def until(self, count: int, *, seconds: float = SECONDS) -> list[bytes]:
         """Return the log when it holds ``count`` messages."""
         try:

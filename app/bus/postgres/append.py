@@ -144,7 +144,9 @@ class Commit:
                 record = self.records[index]
                 if record.key is not None:
                     self._keyed.append(index)
-                    for column, value in zip(columns, (lane.number, place, record.scoped_key, _hash(record)), strict=True):
+                    for column, value in zip(
+                        columns, (lane.number, place, record.scoped_key, _hash(record)), strict=True
+                    ):
                         column.append(value)
         return columns
 
@@ -164,4 +166,3 @@ def _parts(datas: list[bytes], limit: int) -> Iterable[list[bytes]]:
 
 def _hash(record: Record) -> bytes:
     return hashlib.sha256(record.data).digest()
-

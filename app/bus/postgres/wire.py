@@ -34,10 +34,7 @@ MAX_INLINE_BODY = 7600
 
 
 _DOORBELL = re.compile(rf"({NAME.pattern}) ([0-9]{{1,16}})", re.ASCII)
-_INLINE = re.compile(
-    rf"m (?P<mac>[0-9a-f]{{32}}) (?P<channel>{NAME.pattern}) (?P<last>[0-9]{{1,16}}) [0-9]{{1,5}} (?P<time>[0-9]{{1,16}})\n",
-    re.ASCII,
-)
+_INLINE = re.compile(rf"m ([0-9a-f]{{32}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII)
 _SEALED_FROM = len("m  ") + 32
 """Where what the MAC covers begins."""
 

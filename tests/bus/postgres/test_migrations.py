@@ -35,7 +35,8 @@ GRANT EXECUTE ON FUNCTION abide.publish TO {role};
 WORKER = """
 GRANT USAGE ON SCHEMA abide TO {role};
 GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox, abide.seal TO {role};
-GRANT EXECUTE ON FUNCTION abide.append, abide.append_one, abide.drain, abide.lead, abide.stay_awake, abide.trim TO {role};
+GRANT EXECUTE ON FUNCTION
+    abide.append, abide.append_one, abide.drain, abide.lead, abide.stay_awake, abide.trim TO {role};
 """
 
 VERSION_2 = """

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from app.bus.postgres import listener
-from app.core.message import Published, Record
+from app.core.message import Published
 from tests.support.readers import ALL, Ledger, until, worker, workers
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
@@ -185,9 +185,7 @@ async def test_a_worker_that_leads_and_does_nothing_stops_nobody(url: str, sql: 
             await reader.until(number, seconds=3)
 
 
-async def test_two_drains_at_once_move_everything_once(
-    url: str, sql: asyncpg.Connection, other: asyncpg.Connection
-) -> None:
+async def test_two_drains_at_once_move_everything_once(sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
     """Drain that finds another at it does not wait, moves nothing and says that it does not know."""
     await sql.execute("SELECT abide.publish('a', to_jsonb(i)) FROM generate_series(1, 3) i")
     transaction = sql.transaction()
