@@ -19,7 +19,7 @@ from app.core.channel import History
 from app.core.errors import AbideError
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
-from app.core.tail import Messages, footprint
+from app.core.tail import OVERHEAD, Messages, footprint
 
 LOG_BYTES = 64 * 1024 * 1024
 """What the messages of all channels together take, at most: the oldest go first, whosever they are."""
@@ -68,22 +68,28 @@ class _Store:
             log = self._logs[channel] = _Log()
         message = Message(log.messages.head + 1, now, data)
         log.messages.extend((message,))
-        self._used += footprint((message,))
-        self._enqueue(channel, log)
+        self._used += len(data) + OVERHEAD
+        if not log.queued:
+            self._enqueue(channel, log)
         while self._used > self._most:
             self._drop_oldest()
         return message
 
     def trim(self, channel: str, history: History, now: int) -> None:
         """Forget what the history no longer shows."""
-        messages = self._logs[channel].messages
-        self._drop(messages, messages.head - history.size)
-        while (oldest := messages.oldest()) and oldest.time < now - history.ttl * 1000:
+        log = self._logs.get(channel)
+        if log is None:
+            return
+        messages = log.messages
+        if len(messages) > history.size:
+            self._drop(messages, messages.head - history.size)
+        expired = now - history.ttl * 1000
+        while (oldest := messages.oldest()) and oldest.time < expired:
             self._drop(messages, oldest.offset)
 
     def _enqueue(self, channel: str, log: _Log) -> None:
         oldest = log.messages.oldest()
-        if oldest is not None and not log.queued:
+        if oldest is not None:
             log.queued = True
             heappush(self._queue, (oldest.time, channel))
 
@@ -97,8 +103,7 @@ class _Store:
         self._enqueue(channel, log)
 
     def _drop(self, messages: Messages, offset: int) -> None:
-        self._used -= footprint(messages.after(messages.first - 1, max(0, offset + 1 - messages.first), _EVERYTHING))
-        messages.drop_through(offset)
+        self._used -= footprint(messages.drop_through(offset))
 
 
 class MemoryBackend(Backend):
@@ -228,5 +233,5 @@ class MemoryBackend(Backend):
 
     def _trim(self, channel: str, now: int) -> None:
         # What a follower has not been handed yet stays, whatever the history's size.
-        if channel not in self._behind and self._logs.get(channel) is not None:
+        if channel not in self._behind:
             self._logs.trim(channel, self._retention(channel), now)

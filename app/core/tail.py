@@ -10,13 +10,13 @@ from app.core.message import Batch, Message, Position
 _SPARE = 8
 """One of so many messages that are kept may be one that was dropped."""
 
-_OVERHEAD = 160
+OVERHEAD = 160
 """Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header."""
 
 
 def footprint(messages: Iterable[Message]) -> int:
     """Return how many bytes of memory messages take."""
-    return sum([len(message.data) + _OVERHEAD for message in messages])
+    return sum([len(message.data) + OVERHEAD for message in messages])
 
 
 def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
@@ -60,13 +60,16 @@ class Messages:
         if len(self):
             self.head = self._items[-1].offset
 
-    def drop_through(self, offset: int) -> None:
-        """Forget the messages up to and including ``offset``."""
-        count = min(max(0, offset + 1 - self.first), len(self))
+    def drop_through(self, offset: int) -> list[Message]:
+        """Forget the messages up to and including ``offset``, and return them."""
+        held = len(self._items) - self._start
+        count = min(max(0, offset - self.head + held), held)
+        dropped = self._items[self._start : self._start + count]
         self._start += count
         if self._start * _SPARE > len(self._items):
             del self._items[: self._start]
             self._start = 0
+        return dropped
 
     def after(self, offset: int, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
         """Return messages past ``offset`` or from the oldest held: at least one if there is one."""
