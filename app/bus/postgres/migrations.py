@@ -89,6 +89,8 @@ async def _upgrade(connection: asyncpg.Connection) -> list[str]:
 
 async def _take_steps(connection: asyncpg.Connection) -> list[str]:
     async with connection.transaction():
+        # Where every role may create functions in public, none of them is to run with our rights.
+        await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         if await _version(connection):
             await connection.execute("LOCK TABLE abide.installation IN SHARE ROW EXCLUSIVE MODE")
         version = await _version(connection)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from app.bus.postgres import backend as backend_module
 from app.bus.postgres import listener, waiting
+from app.bus.postgres.retention import trim
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.bus.postgres.test_migrations import WORKER, as_role
@@ -266,7 +267,7 @@ async def test_a_neighbour_that_holds_every_advisory_lock_stops_nothing(
         await neighbour.execute(lock)
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        async with asyncio.timeout(4):  # each push waited for 9.5 s
+        async with asyncio.timeout(9):  # each push waited for 9.5 s
             for number in range(5):
                 await notify(neighbour, "b")
                 await it.publish("a", str(number))
@@ -348,3 +349,33 @@ async def test_a_full_queue_of_notifications_stops_no_commit(url: str, sql: asyn
             assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 3
     assert [payload for payload in heard if payload[0] in "md"] == []
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["notify_refused"] * 3
+
+
+TRAPS = (("=", "oid", "regclass"), ("*", "numeric", "integer"), ("*", "double precision", "integer"))
+"""Operators that PostgreSQL has for other types only, so that one in public fits better."""
+
+
+async def test_what_others_put_into_public_is_not_run_by_a_server(url: str, sql: asyncpg.Connection) -> None:
+    """Worker whose search_path has public in it runs no operator that a role has put there, whatever it does."""
+    for operator, left, right in TRAPS:
+        await sql.execute(
+            f"CREATE FUNCTION public.trap({left}, {right}) RETURNS {left} LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE 'trapped'; END $$"
+        )
+        await sql.execute(
+            f"CREATE OPERATOR public.{operator} (FUNCTION = public.trap, LEFTARG = {left}, RIGHTARG = {right})"
+        )
+    with pytest.raises(asyncpg.PostgresError, match="trapped"):
+        await sql.execute("SELECT 1::oid = 'abide.outbox'::regclass")
+    with capture_logs() as logs:
+        async with worker(url) as it:
+            (reader,) = await it.follow("a")
+            for outcome in [*await it.publish("a", "1", "2"), *await it.publish("a", "3", key="k")]:
+                assert isinstance(outcome, Published), outcome
+            await sql.execute("SELECT abide.publish('a', '4', 'k')")
+            assert await reader.until(4) == [b"1", b"2", b"3", b"4"]
+            await notify(sql, "d\na 9")
+            assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 4
+            await until(lambda: sql.fetchval("SELECT until = 0::bigint FROM abide.turn WHERE what = 'lead'"), "a rest")
+            await trim(it.backend._work, lambda _: ALL)  # noqa: SLF001 — it runs by itself every ten seconds
+    assert [line for line in logs if line["log_level"] in ("warning", "error")] == []

@@ -35,6 +35,12 @@ CREATE TABLE abide.turn (
 COMMENT ON TABLE abide.turn IS 'Whose turn it is: row locks and a lease, for which one needs rights in this schema';
 INSERT INTO abide.turn (what) VALUES ('drain'), ('trim'), ('lead');
 
+-- As in 0001, but servers call it under a search_path that has public in it, where every role may have put
+-- an operator that fits better. So all names in it have their schema, as in abide.publish.
+CREATE OR REPLACE FUNCTION abide.now_ms() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
+    AS $$ SELECT (pg_catalog.date_part('epoch'::pg_catalog.text, pg_catalog.clock_timestamp())
+        OPERATOR(pg_catalog.*) 1000.0::pg_catalog.float8)::pg_catalog.int8 $$;
+
 -- Tell listeners of a segment: with its messages, sealed; else of its head; or of nothing, where inline is NULL.
 CREATE FUNCTION abide.tell(name text, last bigint, many integer, taken bigint, joined text, inline boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
