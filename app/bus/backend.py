@@ -23,6 +23,9 @@ from app.core.ports import Outcome
 KEY_LIFETIME = 600
 """Seconds for which an idempotency key is remembered."""
 
+PAGE_BYTES = 256 * 1024
+"""Bytes of messages that one read returns, at most; but one message at least."""
+
 Retention = Callable[[str], History]
 """What to keep of a channel, asked anew each time: the answer changes on reload."""
 
@@ -56,8 +59,8 @@ class Backend(ABC):
     async def append(self, records: Sequence[Record]) -> list[Outcome]:
         """Store the records as one batch, in order; return one outcome for each.
 
-        Called by one task at a time. A record whose key is known (within
-        :data:`KEY_LIFETIME`) is not stored again: its outcome is the first one, marked as
+        Called by one task at a time. A record whose key its publisher has used in the channel
+        (within :data:`KEY_LIFETIME`) is not stored again: its outcome is the first one, marked as
         replayed, or :class:`~app.core.errors.KeyReusedError` when its data differs. Raises
         :class:`~app.core.errors.UnavailableError` when nothing was stored.
         """
@@ -66,6 +69,7 @@ class Backend(ABC):
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read at most ``limit`` messages past ``after``, of those that ``history`` shows.
 
+        At most :data:`PAGE_BYTES` of them, but one message at least: who wants more reads on from the last one.
         ``limit`` 0 asks for ``first`` and ``head`` alone.
         """
 

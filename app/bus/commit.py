@@ -130,13 +130,14 @@ class GroupCommit:
         began = time.perf_counter()
         try:
             outcomes = await self._append(records)
+            self._meter.appended(len(records), time.perf_counter() - began)
+            self._meter.published(_stored(records, outcomes))
         except AbideError as error:
+            self._meter.appended(len(records), time.perf_counter() - began)
             outcomes = [error] * len(records)
         except Exception:  # noqa: BLE001 — a bug of a backend fails its batch, not the queue
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
-        self._meter.appended(len(records), time.perf_counter() - began)
-        self._meter.published(_stored(records, outcomes))
         self._messages -= len(records)
         self._bytes -= sum([size for _, size, _ in batch])
         return iter(outcomes)

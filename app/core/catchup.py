@@ -78,7 +78,7 @@ class Catchup:
             if newer or page.first > offset + 1 or stale == _STALE_AT_MOST:
                 return page.first, newer
             if page.head > offset and page.messages:
-                at = page.messages[-1].offset  # it was cut short by its bytes
+                at = offset  # it was cut short by its bytes; those who go on where it ends ask for the same
             else:  # it was read before there was anything past our offset
                 self._forget((at, PAGE_MESSAGES), page)
                 at, stale = offset, stale + 1

@@ -74,6 +74,8 @@ class Identity:
     """It brought one of the configured keys."""
     reason: str = "no key was sent"
     """Why ``has_key`` is false, for the detail of a 401."""
+    name: str = ""
+    """Tells it from others, and is no secret; empty for all who show nothing. Idempotency keys belong to it."""
 
 
 ANONYMOUS = Identity()

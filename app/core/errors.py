@@ -8,7 +8,7 @@ wrong, where, and what to do. ``web/problems.py`` maps codes to HTTP statuses, a
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class AbideError(Exception):
@@ -72,6 +72,11 @@ class KeyReusedError(AbideError):
 
     code = "key_reused"
     title = "Idempotency key reused"
+
+    @classmethod
+    def of(cls, key: str | None) -> Self:
+        """Name the key as its publisher spelled it."""
+        return cls(f"idempotency key {key!r} was used before with another message")
 
 
 class TooLargeError(AbideError):

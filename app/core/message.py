@@ -88,7 +88,17 @@ class Record(NamedTuple):
     data: bytes
     """JSON text, UTF-8, checked by :mod:`app.core.data`."""
     key: str | None = None
-    """Idempotency key: within ten minutes the channel stores one message under it."""
+    """Idempotency key: within ten minutes the channel stores one message of this publisher under it."""
+    publisher: str = ""
+    """The name of the identity that publishes it."""
+
+    @property
+    def scoped_key(self) -> str:
+        """The key as backends keep it, apart from other publishers'; of a record with a key.
+
+        A key has no space, so none is that of a publisher in SQL, which is kept as it is.
+        """
+        return f"{self.publisher} {self.key}"
 
 
 class Page(NamedTuple):

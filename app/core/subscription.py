@@ -13,6 +13,7 @@ from app.core.frames import Encoding
 from app.core.message import Message, Position
 from app.core.ports import Writer
 from app.core.resume import Gap, Reason
+from app.core.tail import fitting
 
 MAX_MESSAGES = 256
 MAX_BYTES = 256 * 1024
@@ -140,7 +141,7 @@ class Subscription:
                 self._fanout.join(self, writer)
                 return
             if self.cursor + 1 < tail.messages.first:
-                self._reading = asyncio.get_running_loop().create_task(self._send_from_log())
+                self._reading = asyncio.get_running_loop().create_task(self._read_on())
                 return
             self._send(tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES))
 
@@ -149,6 +150,14 @@ class Subscription:
             self.cursor = messages[-1].offset
             self._fanout.meter.delivered(self.name, len(messages))
             self._writer.write(self._fanout.pieces.encode(self.name, self._fanout.tail.epoch, self.encoding, messages))
+
+    async def _read_on(self) -> None:
+        try:
+            await self._send_from_log()
+        except Exception:
+            self._fanout.meter.failed("delivery")
+            self.end(AbideError("the server failed to read on, and its log says why: come back and resume"))
+            raise
 
     async def _send_from_log(self) -> None:
         try:
@@ -167,7 +176,7 @@ class Subscription:
         if first > self.cursor + 1:
             self._skip_to(first, Reason.EXPIRED)
         elif messages:
-            self._send(_cut(messages))
+            self._send(fitting(messages, MAX_BYTES))
         elif self._writer is not None:  # the log is not as far as this process has heard: look again when it hears more
             self._fanout.join(self, self._writer)
             return
@@ -179,13 +188,3 @@ class Subscription:
         if self._subscriber is not None:
             self._fanout.meter.missed(reason)
             self._subscriber.lost(self, Gap(str(after), Position(after.epoch, offset), reason))
-
-
-def _cut(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the first messages, at most :data:`MAX_BYTES` of them, but one at least."""
-    size = 0
-    for count, message in enumerate(messages):
-        size += len(message.data)
-        if size > MAX_BYTES and count:
-            return messages[:count]
-    return messages

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app.core.message import Batch, Message, Position
 
-_OVERHEAD = 200
+_SPARE = 8
+"""One of so many messages that are kept may be one that was dropped."""
+
+OVERHEAD = 200
 """Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header, its place in a list."""
 
 _BATCH_OVERHEAD = 160
 """Bytes that it takes to remember how large a batch is."""
+
+
+def footprint(messages: Iterable[Message]) -> int:
+    """Return how many bytes of memory messages take."""
+    return sum([len(message.data) + OVERHEAD for message in messages])
+
+
+def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
+    """Return the first messages, with at most so many bytes of data, but one at least if there is one."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message.data)
+        if size > max_bytes and count:
+            return tuple(messages[:count])
+    return tuple(messages)
 
 
 class Messages:
@@ -45,24 +63,21 @@ class Messages:
         if len(self):
             self.head = self._items[-1].offset
 
-    def drop_through(self, offset: int) -> None:
-        """Forget the messages up to and including ``offset``."""
-        count = min(max(0, offset + 1 - self.first), len(self))
+    def drop_through(self, offset: int) -> list[Message]:
+        """Forget the messages up to and including ``offset``, and return them."""
+        held = len(self._items) - self._start
+        count = min(max(0, offset - self.head + held), held)
+        dropped = self._items[self._start : self._start + count]
         self._start += count
-        if self._start > len(self._items) // 2:
+        if self._start * _SPARE > len(self._items):
             del self._items[: self._start]
             self._start = 0
+        return dropped
 
     def after(self, offset: int, max_messages: int, max_bytes: int) -> tuple[Message, ...]:
         """Return messages past ``offset`` or from the oldest held: at least one if there is one."""
         begin = self._start + max(0, offset + 1 - self.first)
-        found = self._items[begin : begin + max_messages]
-        size = 0
-        for count, message in enumerate(found):
-            size += len(message.data)
-            if size > max_bytes and count:
-                return tuple(found[:count])
-        return tuple(found)
+        return fitting(self._items[begin : begin + max_messages], max_bytes)
 
 
 class Budget:
@@ -75,7 +90,7 @@ class Budget:
 
     def take(self, tail: Tail, batch: Batch) -> None:
         """Count a batch that ``tail`` now holds, and let go of old ones that no longer fit."""
-        size = sum(len(message.data) + _OVERHEAD for message in batch.messages) + _BATCH_OVERHEAD
+        size = footprint(batch.messages) + _BATCH_OVERHEAD
         self._order.append((tail, batch.last, size))
         self._used += size
         while self._used > self._limit:

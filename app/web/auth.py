@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from app.core.channel import Identity
 from app.core.errors import ForbiddenError
 
-_KEY_HOLDER = Identity(has_key=True)
+_NAME_DIGITS = 12
+"""Of a key's digest in the name of its identity: enough to tell keys apart, too few to be of use."""
 
 
 class Authenticator:
@@ -18,6 +19,7 @@ class Authenticator:
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         # Digests have one length, so that comparing them tells nothing of a key's.
         self._digests = [_digest(key) for key in keys]
+        self._holders = [Identity(has_key=True, name=digest.hex()[:_NAME_DIGITS]) for digest in self._digests]
 
     @property
     def has_keys(self) -> bool:
@@ -33,7 +35,9 @@ class Authenticator:
             return Identity()
         digest = _digest(credentials.strip().encode("latin-1"))
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return _KEY_HOLDER if any(matches) else Identity(reason="the key sent is none of the configured ones")
+        if not any(matches):
+            return Identity(reason="the key sent is none of the configured ones")
+        return self._holders[matches.index(True)]
 
 
 def _digest(key: bytes) -> bytes:

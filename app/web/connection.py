@@ -125,7 +125,7 @@ class Connection:
         """Publish checked JSON for the subscriber; raise why it cannot be."""
         channel.check_client_publish(self.identity)
         channel.check_size(data)
-        (outcome,) = await self.publisher.publish([Record(name, data, key)])
+        (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
         if isinstance(outcome, AbideError):
             raise outcome
         return outcome

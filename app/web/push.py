@@ -102,7 +102,9 @@ class Push:
             return None
         if path != ENVELOPED:
             channel = self._admit(path.removeprefix(NAMED), terms.identity)
-            return _checked(channel, path.removeprefix(NAMED), body.as_data(terms.kind, content), terms.key)
+            return _checked(
+                channel, path.removeprefix(NAMED), body.as_data(terms.kind, content), terms.key, terms.identity
+            )
         _check_envelope(terms)
         if data.is_array(content):
             return None
@@ -125,7 +127,7 @@ class Push:
         terms = self.terms(request.headers)
         body.check_kind(terms.kind)  # before the body is read
         content = await request.body(channel.max_message_size)
-        record = _checked(channel, name, await body.read_data(terms.kind, content), terms.key)
+        record = _checked(channel, name, await body.read_data(terms.kind, content), terms.key, terms.identity)
         (outcome,) = await self._publisher.publish([record])
         return answer(request.path, record, stored(outcome))
 
@@ -193,12 +195,12 @@ class Push:
             raise MalformedError(msg)
         key = check_key(data.string(members["key"], "'key'")) if "key" in members else header
         name = data.string(members["channel"], "'channel'")
-        return _checked(self._admit(name, identity), name, members["message"].encode(), key)
+        return _checked(self._admit(name, identity), name, members["message"].encode(), key, identity)
 
 
-def _checked(channel: Channel, name: str, message: bytes, key: str | None) -> Record:
+def _checked(channel: Channel, name: str, message: bytes, key: str | None, identity: Identity) -> Record:
     channel.check_size(message)
-    return Record(name, message, key)
+    return Record(name, message, key, identity.name)
 
 
 def _check_envelope(terms: Terms) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import asyncpg
 
-from app.bus.postgres.outbox import DRAIN_LOCK
 from benchmarks.support import sides
 from benchmarks.support.lab import RECEIVERS, Lab, Section, median, milliseconds
 from benchmarks.support.messages import CHANNELS, compose, compose_anonymous
@@ -24,6 +23,7 @@ from tests.support.postgres import find_binaries
 CLIENTS = (1, 32)
 
 _MESSAGE = compose_anonymous(SMALL)
+_LEAD = "UPDATE abide.turn SET holder = pg_backend_pid(), until = abide.now_ms() + $1 WHERE what = 'lead'"
 _PLAIN = "CREATE TABLE public.plain (LIKE abide.outbox INCLUDING ALL)"
 _INSERT = "INSERT INTO public.plain (channel, data) VALUES ('bench.' || {channel}, '{message}')"
 _PUBLISH = "SELECT abide.publish('bench.' || {channel}, '{message}')"
@@ -138,13 +138,13 @@ async def _sql_round(lab: Lab, clients: int, rates: _Rates) -> None:
         before = (await _load(lab, database, _BASE, clients)).rate
         async with _listening(lab, database):
             rates.commits[_NOTIFY].append((await _load(lab, database, _NOTIFY, clients)).rate)
-        await control.execute("SELECT pg_advisory_lock($1)", DRAIN_LOCK)
-        await control.execute("SELECT abide.stay_awake(3600000)")  # as the drain does that holds the lock
+        await control.execute("SELECT abide.stay_awake(3600000)")  # as the drain does that leads
         paused = await _load(lab, database, _PAUSED, clients)
         rates.commits[_PAUSED].append(paused.rate)
+        await control.execute(_LEAD, 60_000)
         async with lab.processes("abide", database, 1) as [worker]:
             await worker.ask(Worker.follow, recording=False)
-            await control.execute("SELECT pg_advisory_unlock($1)", DRAIN_LOCK)
+            await control.execute(_LEAD, 0)
             rates.drained_alone.append(await _drain_rate(control, paused.commits))
             running = await _load(lab, database, _RUNNING, clients)
             rates.commits[_RUNNING].append(running.rate)

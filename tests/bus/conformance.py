@@ -5,7 +5,7 @@ from typing import Protocol
 
 import pytest
 
-from app.bus.backend import KEY_LIFETIME, Backend
+from app.bus.backend import KEY_LIFETIME, PAGE_BYTES, Backend
 from app.core.channel import History
 from app.core.errors import KeyReusedError
 from app.core.message import Batch, Position, Published, Record
@@ -37,8 +37,15 @@ async def append(subject: Subject, channel: str, *texts: str) -> list[int]:
 
 
 async def texts(subject: Subject, channel: str, after: int = 0, limit: int = 1000, history: History = ALL) -> list[str]:
-    page = await subject.backend.read(channel, after, limit, history)
-    return [message.data.decode() for message in page.messages]
+    """Read page by page, at most ``limit`` messages in all."""
+    found: list[str] = []
+    while len(found) < limit:
+        page = await subject.backend.read(channel, after, limit - len(found), history)
+        found += [message.data.decode() for message in page.messages]
+        if not page.messages or page.messages[-1].offset >= page.head:
+            break
+        after = page.messages[-1].offset
+    return found
 
 
 async def collect(subject: Subject, count: int) -> list[Batch]:
@@ -210,6 +217,34 @@ class Conformance:
         assert await subject.backend.append(records("b", "2", key="k")) == [
             Published(Position(subject.backend.epoch, 1))
         ]
+
+    async def test_a_key_belongs_to_who_publishes(self, subject: Subject) -> None:
+        """Backend keeps the keys of identities apart, in one batch and over several, and names a key as it was sent."""
+        names = ["", "one", "other"]
+        first = await subject.backend.append([Record("a", name.encode(), "order-17", name) for name in names])
+        assert [type(outcome) for outcome in first] == [Published] * 3
+        again = await subject.backend.append([Record("a", name.encode(), "order-17", name) for name in names])
+        epoch = subject.backend.epoch
+        assert again == [Published(Position(epoch, offset), replayed=True) for offset in (1, 2, 3)]
+        (refused,) = await subject.backend.append([Record("a", b"changed", "order-17", "one")])
+        assert isinstance(refused, KeyReusedError)
+        assert "'order-17'" in str(refused)
+
+    async def test_a_read_keeps_its_limit_of_bytes(self, subject: Subject) -> None:
+        """Backend returns a page of at most PAGE_BYTES, or of one message, and goes on from there."""
+        sizes = [PAGE_BYTES // 2, PAGE_BYTES // 2, 1, PAGE_BYTES + 1, *[1000] * 600]
+        written = ["1" * size for size in sizes]
+        for begin in range(0, len(written), 50):
+            await append(subject, "a", *written[begin : begin + 50])
+        pages, after = [], 0
+        while after < len(written):
+            page = await subject.backend.read("a", after, 1000, ALL)
+            assert [message.offset for message in page.messages][:1] == [after + 1]
+            pages.append([len(message.data) for message in page.messages])
+            after = page.messages[-1].offset
+        assert [size for page in pages for size in page] == sizes
+        assert pages[:3] == [sizes[:2], [1], [PAGE_BYTES + 1]]
+        assert max(sum(page) for page in pages if len(page) > 1) <= PAGE_BYTES
 
     async def test_a_key_with_another_message_is_refused(self, subject: Subject) -> None:
         """Backend refuses a known key with other data, in a later batch and in the same one."""

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.message import Batch, Message, Position, Record
+from app.core.ports import Meter
 from tests.bus.conformance import ALL
 
 
@@ -132,6 +134,40 @@ async def test_an_error_while_following_is_told_as_it_is() -> None:
         await bus.follow("a", sink)
         await bus.publish([Record("a", b"1")])
         assert await sink.wait_for(1) == ["1"]
+
+
+async def test_a_delivery_that_fails_deafens_nobody() -> None:
+    """Bus whose sink raises logs it once, counts it, tells the sink, and hands over what comes later."""
+    told: list[str] = []
+
+    class Counting(Meter):
+        def failed(self, kind: str) -> None:
+            told.append(kind)
+
+    class Faulty(Collector):
+        ended = 0
+
+        def deliver(self, batch: Batch) -> None:
+            if batch.messages[0].data == b"bad":
+                msg = "a bug"
+                raise RuntimeError(msg)
+            super().deliver(batch)
+
+        def failed(self) -> None:
+            self.ended += 1
+
+    meter: Meter = Counting()  # type: ignore[abstract] # it counts nothing else
+    bus, sink = Bus(MemoryBackend(lambda _: ALL), meter), Faulty()
+    with capture_logs() as logs:
+        async with bus.running():
+            await bus.follow("a", sink)
+            for text in (b"1", b"bad", b"2"):
+                await bus.publish([Record("a", text)])
+                await asyncio.sleep(0)
+            assert await sink.wait_for(2) == ["1", "2"]
+    assert sink.ended == 1
+    assert told == ["delivery"]
+    assert [(line["event"], line["channel"]) for line in logs] == [("delivery_failed", "a")]
 
 
 class FloodBackend(MemoryBackend):

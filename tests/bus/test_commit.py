@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.bus import commit
 from app.bus.commit import GroupCommit
@@ -102,6 +103,22 @@ async def test_who_is_answered_first_is_appended_while_the_rest_is_answered(
     assert got == [[number, number + 10] for number in range(5)]
     assert log.batches[:2] == [["0", "1", "2", "3", "4"], ["10", "11"]]
     assert sorted(text for batch in log.batches[2:] for text in batch) == ["12", "13", "14"]
+
+
+async def test_a_backend_that_answers_too_little_fails_its_batch(group: GroupCommit, log: Log) -> None:
+    """GroupCommit whose backend answers fewer outcomes than there are records fails them all, and goes on."""
+    log.gate.set()
+    append = group._append  # noqa: SLF001 — no backend of ours does it
+
+    async def short(records: Sequence[Record]) -> list[Outcome]:
+        return (await append(records))[:-1]
+
+    group._append = short  # noqa: SLF001 — the same
+    with capture_logs():
+        outcomes = await asyncio.wait_for(publish(group, "1", "2"), 5)
+    assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
+    group._append = append  # noqa: SLF001 — the same
+    assert isinstance((await asyncio.wait_for(publish(group, "3"), 5))[0], Published)
 
 
 @pytest.mark.parametrize("error", [UnavailableError("gone"), RuntimeError("a bug")])

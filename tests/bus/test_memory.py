@@ -1,23 +1,34 @@
 """The log in memory."""
 
 import time
+import tracemalloc
 
 import pytest
 
-from app.bus.memory import MemoryBackend
-from app.core.channel import History
-from app.core.message import Record
+from app.bus.backend import KEY_LIFETIME
+from app.bus.bus import Bus
+from app.bus.memory import LOG_BYTES, MemoryBackend
+from app.bus.remembered import MAX_KEYS
+from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.errors import OverloadedError
+from app.core.frames import PLAIN_FRAMES
+from app.core.hub import Hub
+from app.core.message import Position, Published, Record
+from app.core.resume import Gap, Reason, Start
 from tests.bus.conformance import ALL, Conformance, append, texts
 
 
 class MemorySubject:
     """A memory backend whose clock a test can set forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, log_bytes: int = LOG_BYTES, max_keys: int = MAX_KEYS) -> None:
         self.retention: dict[str, History] = {}
         self.offset = 0.0
         self.backend = MemoryBackend(
-            lambda channel: self.retention.get(channel, ALL), clock=lambda: time.time() + self.offset
+            lambda channel: self.retention.get(channel, ALL),
+            clock=lambda: time.time() + self.offset,
+            log_bytes=log_bytes,
+            max_keys=max_keys,
         )
 
     async def age(self, seconds: float) -> None:
@@ -49,6 +60,90 @@ async def test_the_log_is_bounded_by_age_though_nobody_publishes_there(subject: 
     await append(subject, "b", "1")
     assert await texts(subject, "a", history=ALL) == []
     assert await append(subject, "a", "2") == [2]
+
+
+async def test_a_key_keeps_no_data(subject: MemorySubject) -> None:
+    """MemoryBackend remembers a key and lets go of the message that was stored under it."""
+    subject.retention["a"] = History(size=0, ttl=60)
+    tracemalloc.start()
+    for number in range(50):
+        await subject.backend.append([Record("a", b"1" * 1_000_000, str(number))])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 5_000_000
+    (outcome,) = await subject.backend.append([Record("a", b"1" * 1_000_000, "7")])
+    assert outcome == Published(Position(subject.backend.epoch, 8), replayed=True)
+
+
+async def test_the_number_of_keys_is_bounded() -> None:
+    """MemoryBackend refuses one more key than it has room for, of whatever channel, until the oldest are forgotten."""
+    subject = MemorySubject(max_keys=3)
+    for number in range(3):
+        await subject.backend.append([Record(f"c{number}", b"1", "k")])
+    (refused,) = await subject.backend.append([Record("more", b"1", "k")])
+    assert isinstance(refused, OverloadedError)
+    assert "3 idempotency keys" in str(refused)
+    known, keyless = await subject.backend.append([Record("c1", b"1", "k"), Record("more", b"1")])
+    assert known == Published(Position(subject.backend.epoch, 1), replayed=True)
+    assert keyless == Published(Position(subject.backend.epoch, 1))
+    await subject.age(KEY_LIFETIME + 1)
+    (taken,) = await subject.backend.append([Record("more", b"1", "k")])
+    assert isinstance(taken, Published)
+
+
+async def test_the_log_is_bounded_over_all_channels() -> None:
+    """MemoryBackend lets go of the oldest messages, whosever they are, and holds no more than its bound."""
+    subject = MemorySubject(log_bytes=100_000)
+    tracemalloc.start()
+    for number in range(300):
+        await subject.age(0.01)
+        await append(subject, f"c{number % 7}", f"{number}".ljust(1000, "0"))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 150_000
+    left = sorted([int(text[:3]) for channel in range(7) for text in await texts(subject, f"c{channel}")])
+    assert left == list(range(300 - len(left), 300))
+    assert 80 <= len(left) <= 100
+
+
+async def test_a_busy_channel_that_keeps_little_takes_nothing_from_others() -> None:
+    """MemoryBackend counts what it holds, not what was published: a channel of three messages crowds out nobody."""
+    subject = MemorySubject(log_bytes=100_000)
+    subject.retention["busy"] = History(size=3, ttl=1000)
+    await append(subject, "quiet", "1")
+    for _ in range(1000):
+        await subject.age(0.001)
+        await append(subject, "busy", "1" * 1000)
+    assert await texts(subject, "quiet") == ["1"]
+
+
+async def test_who_needed_what_had_to_go_is_told_of_a_gap() -> None:
+    """Subscriber whose messages the bound took, before or after it subscribed, is told that they have expired."""
+    subject = MemorySubject(log_bytes=20_000)
+    bus = Bus(subject.backend)
+    hub = Hub(bus, Registry((Channel("a"), Channel("b")), Channel("")), tail_bytes=1000)
+    async with bus.running():
+        await append(subject, "a", *["1" * 100] * 10)
+        await append(subject, "b", *["1" * 1000] * 30)
+        since = Position(subject.backend.epoch, 1)
+        subscription, where = await hub.subscribe("a", ANONYMOUS, PLAIN_FRAMES, Start(since=since))
+        assert where.gap == Gap(str(since), Position(since.epoch, 11), Reason.EXPIRED)
+        hub.unsubscribe(subscription)
+
+
+async def test_a_follower_goes_on_behind_what_had_to_go() -> None:
+    """MemoryBackend whose bound took what it had not handed out yet goes on with what came after it."""
+    subject = MemorySubject(log_bytes=20_000)
+    for channel in "ab":
+        await subject.backend.follow(channel)
+    await append(subject, "a", "gone")
+    await append(subject, "b", *["1" * 1000] * 30)
+    batch = await subject.backend.next_batch()
+    assert (batch.channel, batch.last) == ("b", 30)
+    assert batch.first > 10
+    await append(subject, "a", "2")
+    batch = await subject.backend.next_batch()
+    assert (batch.channel, batch.first) == ("a", 2)
 
 
 async def test_each_backend_has_an_epoch_of_its_own() -> None:

@@ -10,14 +10,16 @@ import pytest
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core import fanout
+from app.core.catchup import Catchup
 from app.core.channel import ANONYMOUS, Channel, History, Registry, SlowSubscriber
-from app.core.errors import AbideError, ChannelRemovedError, GapError, UnavailableError
+from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.frames import PLAIN_FRAMES, text_frame
 from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
+from app.core.tail import Tail
 
 
 class Pipe(Writer):
@@ -178,6 +180,57 @@ async def test_what_is_published_at_once_goes_out_in_one_write(worlds: Worlds) -
     await asyncio.gather(*(world.publish(str(number)) for number in range(10)))
     assert await pipe.read(30) == frames(*map(str, range(10)))
     assert len(pipe.writes) <= 2  # the first may be appended alone
+
+
+@pytest.mark.parametrize("where", ["encoding", "writing", "taking"])
+async def test_a_bug_ends_the_subscriptions_and_not_the_channel(
+    worlds: Worlds, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fan-out that a bug breaks ends every subscription with 1011, tells the loop once, and serves who comes then."""
+    world = await worlds.make()
+    first, second = await world.attach(), await world.attach()
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def broken(*_: object, **__: object) -> None:
+        msg = "a bug"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        if where == "encoding":
+            patch.setattr(fanout.Fanout, "_encode", broken)
+        elif where == "writing":
+            patch.setattr(first, "write", broken)
+        else:
+            patch.setattr(Tail, "deliver", broken)
+        await world.publish("1")
+        for pipe in (first, second):
+            assert CLOSE_CODES[(await pipe.end()).code] == 1011
+    if where != "taking":  # there the bus tells
+        assert [context["message"] for context in told] == ["delivery_failed"]
+    for pipe in (first, second):
+        assert pipe.subscription is not None
+        world.hub.unsubscribe(pipe.subscription)
+    back = await world.attach(start=Start(since=Position(world.backend.epoch, 0)))
+    await world.publish("2")
+    assert await back.read(6) == frames("1", "2")
+
+
+async def test_a_read_that_a_bug_breaks_ends_its_subscription(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscription whose read of the log raises what nobody expects ends with 1011, and is not left half alive."""
+    world = await worlds.make(tail_bytes=500)
+    for number in range(50):
+        await world.publish(str(number))
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def broken(*_: object) -> None:
+        msg = "a bug"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Catchup, "after", broken)
+    pipe = await world.attach(start=Start(last=40))
+    assert CLOSE_CODES[(await pipe.end()).code] == 1011
 
 
 async def test_a_full_subscriber_is_left_alone_and_catches_up_when_it_drains(worlds: Worlds) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from app.web.problems import STATUSES
 from tests.support.server import Server
@@ -102,6 +103,34 @@ def test_a_repeated_idempotency_key_publishes_once(http: httpx.Client) -> None:
     assert again.headers["idempotency-replayed"] == "true"
     other = http.post("/push/chat.keys", content=b"2", headers=headers)
     assert_problem(other, 409, "key_reused", "'one'")
+
+
+def test_an_idempotency_key_belongs_to_an_identity(edge: Server, http: httpx.Client) -> None:
+    """Push with a key that others have used on an open channel is stored, whoever came first, over a socket too."""
+    keys = [{"authorization": f"Bearer {key}"} for key in ("first-key-1", "second-key-2")]
+    answers = [
+        http.post("/push/talk", json=number, headers={"idempotency-key": "order-17", **headers})
+        for number, headers in enumerate(({}, *keys))
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert len({answer.json()["offset"] for answer in answers}) == 3
+    for number, headers in enumerate(({"authorization": "Bearer wrong"}, *keys)):
+        again = http.post("/push/talk", json=number, headers={"idempotency-key": "order-17", **headers})
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json() == answers[number].json()
+    assert_problem(
+        http.post("/push/talk", json="guess", headers={"idempotency-key": "order-17"}), 409, "key_reused", "'order-17'"
+    )
+    offset = answers[1].json()["offset"]
+    for headers, status in (({}, 409), (keys[0], 200)):
+        with connect(f"{edge.ws_url}/talk", subprotocols=[Subprotocol("abide.v1")], additional_headers=headers) as v1:
+            v1.recv(timeout=5)
+            v1.send('{"type": "publish", "id": "1", "data": 1, "key": "order-17"}')
+            told = json.loads(v1.recv(timeout=5))
+            if status == 200:
+                assert told["position"].endswith(f":{offset}")
+            else:
+                assert (told["status"], told["code"]) == (409, "key_reused")
 
 
 @pytest.mark.parametrize("key", ["", "a b", "ü".encode().decode("latin-1"), "x" * 256])

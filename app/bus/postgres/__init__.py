@@ -1,7 +1,8 @@
 """The log in PostgreSQL: durable, shared by workers and machines.
 
 Reading order: ``backend`` (how it is put together), ``append`` (a commit), ``listener`` and
-``follower`` (how word of it comes back), ``outbox`` (publishing from SQL), ``migrations``.
+``follower`` (how word of it comes back, and what of it is believed), ``outbox`` (publishing from SQL),
+``waiting`` (what readiness says of it), ``migrations``.
 The SQL is in ``app/bus/sql``.
 """
 

@@ -35,12 +35,12 @@ class _Lane:
 class Commit:
     """Some records on their way; :meth:`settle` is called with rows until nothing is left open.
 
-    ``epoch`` is the log's; ``inline`` whether messages may be carried inside NOTIFY.
+    ``epoch`` is the log's; ``inline`` whether messages may be carried inside NOTIFY, None to notify nobody.
     """
 
     records: Sequence[Record]
     epoch: str
-    inline: bool
+    inline: bool | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     _first: dict[tuple[str, str], int] = field(default_factory=dict)
     _lanes: dict[str, _Lane] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Commit:
     def __post_init__(self) -> None:
         for index, record in enumerate(self.records):
             if record.key is not None:
-                self._first.setdefault((record.channel, record.key), index)
+                self._first.setdefault((record.channel, record.scoped_key), index)
 
     def open(self) -> list[int]:
         """Return the indexes of the records that still have to be stored."""
@@ -103,7 +103,7 @@ class Commit:
 
     def _leader(self, index: int, record: Record) -> int:
         """Return the index of the first record with the same key."""
-        return index if record.key is None else self._first[record.channel, record.key]
+        return index if record.key is None else self._first[record.channel, record.scoped_key]
 
     def _outcome(self, index: int, record: Record) -> Outcome:
         leader = self._leader(index, record)
@@ -111,13 +111,13 @@ class Commit:
         if leader == index or not isinstance(outcome, Published):
             return outcome
         if self.records[leader].data != record.data:
-            return _reused(record)
+            return KeyReusedError.of(record.key)
         return Published(outcome.position, replayed=True)
 
     def _judge(self, index: int, offset: int, hash_: bytes | None) -> Outcome:
         record = self.records[index]
         if hash_ != _hash(record):
-            return _reused(record)
+            return KeyReusedError.of(record.key)
         return Published(Position(self.epoch, offset), replayed=True)
 
     def _segments(self, indexes: list[int]) -> list[list[object]]:
@@ -144,7 +144,9 @@ class Commit:
                 record = self.records[index]
                 if record.key is not None:
                     self._keyed.append(index)
-                    for column, value in zip(columns, (lane.number, place, record.key, _hash(record)), strict=True):
+                    for column, value in zip(
+                        columns, (lane.number, place, record.scoped_key, _hash(record)), strict=True
+                    ):
                         column.append(value)
         return columns
 
@@ -164,7 +166,3 @@ def _parts(datas: list[bytes], limit: int) -> Iterable[list[bytes]]:
 
 def _hash(record: Record) -> bytes:
     return hashlib.sha256(record.data).digest()
-
-
-def _reused(record: Record) -> KeyReusedError:
-    return KeyReusedError(f"idempotency key {record.key!r} was used before with another message")

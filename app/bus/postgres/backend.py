@@ -6,25 +6,28 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import NoReturn
 
 import asyncpg
 import structlog
 from asyncpg.pool import PoolConnectionProxy
 
 from app.bus import sql
-from app.bus.backend import Backend, Health, Retention
+from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
 from app.bus.postgres import retention as trimming
 from app.bus.postgres import wire
 from app.bus.postgres.append import Commit
 from app.bus.postgres.dsn import parse
-from app.bus.postgres.follower import Follower
+from app.bus.postgres.follower import Follower, Place
 from app.bus.postgres.link import COMMAND_SECONDS, CONNECT_SECONDS, LOST, Link, describe
 from app.bus.postgres.listener import Listener
 from app.bus.postgres.outbox import DrainError, Outbox
+from app.bus.postgres.waiting import Waiting
 from app.core.channel import History
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome
+from app.core.tail import fitting
 
 PATIENCE_SECONDS = 5.0
 """How long a publish or a read waits for a database that is away before it is refused."""
@@ -35,6 +38,9 @@ _READER_IDLE_SECONDS = 10.0
 
 # The statement had no effect, and may have one if it is sent again.
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+# NOTIFY's queue is full: somebody listens and does not read. No transaction that notifies can commit then.
+_NOTIFY_REFUSED = asyncpg.ProgramLimitExceededError
 
 Executor = asyncpg.Connection | PoolConnectionProxy
 """What runs a statement."""
@@ -65,6 +71,7 @@ class PostgresBackend(Backend):
         self._retention = retention
         self._meter = meter
         self._work = Link(self._dsn, "abide work")
+        self._waiting = Waiting()
         self._follower = Follower(self._fetch)
         self._outbox = Outbox(self._drain)
         self._listener = Listener(
@@ -114,6 +121,14 @@ class PostgresBackend(Backend):
         """Store the records in one commit; see the contract."""
         await self._reached()
         commit = Commit(records, self.epoch, self._inline)
+        try:
+            with self._waiting.under_way("a commit"):
+                await self._store(commit)
+        except _GaveUpError:
+            pass  # what is open was closed with the reason
+        return commit.result()
+
+    async def _store(self, commit: Commit) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         interrupted = False
         while commit.open():
@@ -131,33 +146,37 @@ class PostgresBackend(Backend):
                 self._give_up_keyless(commit, error)
                 if time.monotonic() > deadline:
                     self._give_up(commit, error, interrupted=True)
+            except _NOTIFY_REFUSED as error:
+                if commit.inline is None:
+                    self._give_up(commit, error, interrupted=interrupted)
+                _log.warning("notify_refused", reason=describe(error))
+                commit.inline = None  # followers find out by their poll
             except asyncpg.PostgresError as error:
                 self._give_up(commit, error, interrupted=interrupted)
-        return commit.result()
 
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read what the history shows; see the contract."""
         await self._reached()  # by now the epoch is known, by which who asks judges a position
-        rows = await self._rows(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000)
+        rows = await self._rows(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
         first, head = rows[0]["first"], rows[0]["head"]
         found = [
             message
             for row in rows
             if row["last"] is not None
-            for message in wire.messages(row["last"], row["time"], row["body"])
+            for message in wire.messages(row["last"], row["time"], row["body"].encode())
             if message.offset > after and message.offset >= first
         ]
-        return Page(first, head, tuple(found[:limit]))
+        return Page(first, head, fitting(found[:limit], PAGE_BYTES))
 
     async def head(self, channel: str) -> int:
         """Return the newest offset."""
-        rows = await self._rows("SELECT head FROM abide.head WHERE channel = $1", channel)
-        return rows[0]["head"] if rows else 0
+        head, _ = await self._place(channel)
+        return head
 
     async def follow(self, channel: str) -> Position:
         """Begin at the head."""
         await self._reached()
-        return Position(self.epoch, await self._follower.follow(channel, self.head))
+        return Position(self.epoch, await self._follower.follow(channel, self._place))
 
     async def unfollow(self, channel: str) -> None:
         """Forget the channel."""
@@ -172,9 +191,13 @@ class PostgresBackend(Backend):
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def health(self) -> Health:
-        """Good while LISTEN hears its heartbeats and the last commit reached the database."""
-        error = self._listener.error or self._work.error
+        """Good while LISTEN hears its heartbeats, the last commit reached the database, and none waits long."""
+        error = self._listener.error or self._work.error or self._waiting.late()
         return Health(ok=error is None, detail=error or f"postgres at {self._dsn.place}")
+
+    async def _place(self, channel: str) -> Place:
+        (row,) = await self._rows(sql.query("head"), channel)
+        return row["head"], row["now"]
 
     async def _reached(self) -> None:
         if self._listener.ready.is_set():
@@ -193,11 +216,12 @@ class PostgresBackend(Backend):
             if commit.records[index].key is None:
                 commit.outcomes[index] = _unknown()
 
-    def _give_up(self, commit: Commit, error: BaseException, *, interrupted: bool) -> None:
+    def _give_up(self, commit: Commit, error: BaseException, *, interrupted: bool) -> NoReturn:
         """Close what is open. A refusal does not tell what became of an attempt that was interrupted before."""
         _log.error("commit_given_up", reason=describe(error), messages=len(commit.open()))
         for index in commit.open():
             commit.outcomes[index] = _unknown() if interrupted else _unavailable(error)
+        raise _GaveUpError from error
 
     async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
         rows = await self._rows(sql.query("behind"), list(wanted), list(wanted.values()))
@@ -205,20 +229,32 @@ class PostgresBackend(Backend):
         found: dict[str, list[Message]] = {channel: [] for channel in heads}
         for row in rows:
             if row["last"] is not None:
-                channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"])
+                channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"].encode())
                 found[channel] += [message for message in new if message.offset > wanted[channel]]
         return {channel: (head, tuple(found[channel])) for channel, head in heads.items()}
 
-    async def _drain(self, most: int) -> int:
+    async def _drain(self, most: int) -> int | None:
         try:
-            async with self._work.connection() as connection:
-                (row,) = await connection.fetch("SELECT * FROM abide.drain($1, $2)", most, self._inline)
+            with self._waiting.under_way("a drain of the outbox"):
+                row = await self._drain_once(most)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
             raise DrainError(describe(error)) from error
         if row["channels"]:
             self._meter.published(dict(zip(row["channels"], row["counts"], strict=True)))
-        moved: int = row["drained"]
+        moved: int | None = row["drained"]
         return moved
+
+    async def _drain_once(self, most: int) -> asyncpg.Record:
+        async def drain(inline: bool | None) -> asyncpg.Record:  # noqa: FBT001 — as in SQL
+            async with self._work.connection() as connection:
+                (row,) = await connection.fetch("SELECT * FROM abide.drain($1, $2)", most, inline)
+                return row
+
+        try:
+            return await drain(self._inline)
+        except _NOTIFY_REFUSED as error:
+            _log.warning("notify_refused", reason=describe(error))
+            return await drain(None)
 
     async def _notify(self, payload: str) -> None:
         async with self._work.connection() as connection:
@@ -253,6 +289,10 @@ class PostgresBackend(Backend):
                     yield connection
             else:
                 yield connection
+
+
+class _GaveUpError(Exception):
+    """A commit's outcomes are known, and not good."""
 
 
 async def _keep_session(_: object) -> None:

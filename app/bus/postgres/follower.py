@@ -2,11 +2,18 @@
 
 A cursor per channel makes notifications mere hints: what is known is dropped, what is missing is
 fetched from the log. So nothing that happens to a notification can lose or double a message.
+
+Messages that are heard are taken for what the log holds, because a commit has sealed them. Anybody can
+listen, though, and say again later what he heard. That moves nothing: either the cursor is past those
+messages; or it was placed before their offsets after an older backup had been restored, and then they
+were stored before that, by the time in them. So what is older than the cursor's place is a hint, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +24,14 @@ MAX_READY_BYTES = 16 * 1024 * 1024
 
 MAX_FETCH_CHANNELS = 64
 
+REST_SECONDS = 0.02
+"""Between two fetches when the first found nothing: hints that anybody may send cost the database no more."""
+
 Fetch = Callable[[dict[str, int]], Awaitable[dict[str, tuple[int, tuple[Message, ...]]]]]
 """Reads, for each channel, its head and the next messages of the log past an offset. Raises when it cannot."""
+
+Place = tuple[int, int]
+"""A channel's head, and the database's clock when it was read, in milliseconds."""
 
 
 @dataclass(slots=True)
@@ -27,6 +40,8 @@ class _Cursor:
     """Offset of the last message handed out; None until the head was read."""
     head: int = 0
     """The highest offset heard of."""
+    since: int = 0
+    """Messages from before this, by the database's clock, are not taken from notifications."""
     ready: list[Message] = field(default_factory=list)
     """What follows ``handed`` without a hole."""
     size: int = 0
@@ -47,6 +62,8 @@ class Follower:
         self._behind: dict[str, None] = {}
         self._size = 0
         self._news = asyncio.Event()
+        self._rested = 0.0
+        """When the next fetch may begin."""
 
     def __len__(self) -> int:
         return len(self._cursors)
@@ -58,17 +75,22 @@ class Follower:
         """Return the offset of the last message handed out of each channel that has begun."""
         return {name: cursor.handed for name, cursor in self._cursors.items() if cursor.handed is not None}
 
-    async def follow(self, channel: str, read_head: Callable[[str], Awaitable[int]]) -> int:
+    async def follow(self, channel: str, read_head: Callable[[str], Awaitable[Place]]) -> int:
         """Begin at the head that ``read_head`` returns; hints that come meanwhile are remembered."""
-        self._cursors[channel] = _Cursor()
+        cursor = self._cursors[channel] = _Cursor()
         try:
-            head = await read_head(channel)
+            head, now = await read_head(channel)
         except BaseException:
             self.unfollow(channel)
             raise
-        self._cursors[channel].handed = head
+        cursor.handed, cursor.since = head, max(cursor.since, now)
         self.look(channel, head)
         return head
+
+    def listen_from(self, now: int) -> None:
+        """Learn that what is heard from now on, by the database's clock, is heard by a new session."""
+        for cursor in self._cursors.values():
+            cursor.since = max(cursor.since, now)
 
     def unfollow(self, channel: str) -> None:
         """Forget the channel."""
@@ -79,9 +101,10 @@ class Follower:
         self._behind.pop(channel, None)
 
     def hear(self, batch: Batch) -> None:
-        """Take messages that came with a notification, of a channel that is followed."""
+        """Take messages that a commit has sealed into its notification, of a channel that is followed."""
         cursor = self._cursors[batch.channel]
-        if cursor.handed is None or cursor.head > cursor.end or batch.first > cursor.end + 1:
+        out_of_turn = cursor.handed is None or cursor.head > cursor.end or batch.first > cursor.end + 1
+        if out_of_turn or batch.messages[0].time < cursor.since:
             self.look(batch.channel, batch.last)
         elif batch.last > cursor.end:
             self._keep(batch.channel, cursor, batch.after(cursor.end))
@@ -96,12 +119,13 @@ class Follower:
             self._behind[channel] = None
             self._news.set()
 
-    def rewind(self, channel: str, head: int) -> None:
+    def rewind(self, channel: str, head: int, now: int) -> None:
         """Learn that the log ends before what was handed out: an older database was put in its place."""
         cursor = self._cursors.get(channel)
         if cursor is not None:
             self._forget(channel, cursor)
             cursor.handed = cursor.head = head
+            cursor.since = now
             self._behind.pop(channel, None)
 
     async def next_batch(self) -> Batch:
@@ -109,9 +133,8 @@ class Follower:
         while not self._ready:
             if self._behind:
                 await self._catch_up()
-                continue
-            self._news.clear()
-            await self._news.wait()
+            else:
+                await self._hear()
         channel = next(iter(self._ready))
         cursor = self._cursors[channel]
         batch = Batch(channel, self.epoch, tuple(cursor.ready))
@@ -119,11 +142,21 @@ class Follower:
         self._forget(channel, cursor)
         return batch
 
+    async def _hear(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
     async def _catch_up(self) -> None:
+        if (rest := self._rested - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):  # what is heard meanwhile may be handed out
+                await asyncio.wait_for(self._hear(), rest)
+            return
         wanted = list(self._behind)[:MAX_FETCH_CHANNELS]
         asked = {name: self._cursors[name].end for name in wanted}
         hints = {name: self._cursors[name].head for name in wanted}
         found = await self._fetch(asked)
+        if not any(messages for _, messages in found.values()):
+            self._rested = time.monotonic() + REST_SECONDS
         for channel, (head, messages) in found.items():
             cursor = self._cursors.get(channel)
             if cursor is not None and channel in self._behind and cursor.end == asked[channel]:
@@ -136,8 +169,9 @@ class Follower:
             self._keep(channel, cursor, messages)
         else:  # the log no longer holds what is up to its head: go on behind the hole
             cursor.handed = max(cursor.end, head)
-        if cursor.end >= cursor.head:
-            del self._behind[channel]
+        del self._behind[channel]
+        if cursor.end < cursor.head:  # again, after the others: who sends hints for many channels holds up no other
+            self._behind[channel] = None
 
     def _keep(self, channel: str, cursor: _Cursor, messages: Sequence[Message]) -> None:
         if self._size >= MAX_READY_BYTES:

@@ -3,6 +3,10 @@
 A session goes: connect, check the schema, LISTEN, read the heads, then serve notifications. The
 heads are read after LISTEN, so that no commit falls between. What was missed while there was no
 session shows in the heads, and is fetched.
+
+Every role of the database can notify. So what is heard is looked through with suspicion: messages are taken
+from it only where a commit of ours has sealed them (:mod:`app.bus.postgres.wire`), a heartbeat only where it
+bears a token that nobody could know before it was sent, and everything else says where to look, at most.
 """
 
 from __future__ import annotations
@@ -35,6 +39,11 @@ _DEAF_SECONDS = 3.0
 _ANSWER_SECONDS = 3.0
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
+_SEAL_UNREADABLE = (
+    "messages in notifications cannot be told from forged ones, so each is read from the log: "
+    "GRANT SELECT ON abide.seal TO the server's role"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -43,7 +52,8 @@ class _Session:
     """One connection's life. Nothing of an earlier one can reach a later one: it has its own of everything."""
 
     connection: asyncpg.Connection
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    seal: wire.Seal | None = None
+    """What messages are proved by; without it they are hints."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     sent: int = 0
@@ -52,17 +62,17 @@ class _Session:
     """When the newest heartbeat was sent."""
     unheard_since: float = 0.0
     """When the first heartbeat was sent that was not heard; valid while ``heard < sent``."""
+    beats: dict[str, int] = field(default_factory=dict)
+    """Tokens of the heartbeats that were not heard yet, and their numbers."""
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         async with self.turn:
             rows: list[asyncpg.Record] = await self.connection.fetch(query, *arguments, timeout=_ANSWER_SECONDS)
             return rows
 
-    async def try_lock(self, key: int) -> bool:
-        return bool((await self.fetch("SELECT pg_try_advisory_lock($1)", key))[0][0])
-
-    async def unlock(self, key: int) -> None:
-        await self.fetch("SELECT pg_advisory_unlock($1)", key)
+    async def lead(self, seconds: float) -> bool | None:
+        leads: bool | None = (await self.fetch("SELECT abide.lead($1)", round(seconds * 1000)))[0][0]
+        return leads
 
     async def stay_awake(self, seconds: float) -> None:
         await self.fetch("SELECT abide.stay_awake($1)", round(seconds * 1000))
@@ -77,7 +87,7 @@ class _Session:
 class Listener:
     """Keeps a session alive. ``notify`` sends a notification by another connection.
 
-    Anybody who may connect can notify, so without ``inline`` nothing heard is taken for more than a hint.
+    Without ``inline``, or the right to read the seal, nothing heard is taken for more than a hint.
     """
 
     def __init__(  # noqa: PLR0913 — whom it hears for, and whom it tells
@@ -97,6 +107,7 @@ class Listener:
         self._meter = meter
         self._inline = inline
         self._backoff = _SHORTEST_BACKOFF
+        self._warned = False
         self.epoch: str | None = None
         """The log's; None until the first session."""
         self.error: str | None = "not connected yet"
@@ -138,12 +149,26 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: session.lost.set())
             self._check_epoch(await ensure(connection))
+            session.seal = await self._read_seal(session)
+            self._follower.listen_from((await session.fetch("SELECT abide.now_ms()"))[0][0])
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
             self._backoff = _SHORTEST_BACKOFF  # it is only for a database that lets nobody in
             yield session
         finally:
             connection.terminate()
+
+    async def _read_seal(self, session: _Session) -> wire.Seal | None:
+        if not self._inline:
+            return None
+        try:
+            rows = await session.fetch("SELECT inner_key FROM abide.seal")
+        except asyncpg.InsufficientPrivilegeError:
+            if not self._warned:
+                _log.warning("seal_unreadable", database=self._dsn.place, detail=_SEAL_UNREADABLE)
+            self._warned = True
+            return None
+        return wire.Seal(rows[0][0]) if rows else None
 
     def _check_epoch(self, epoch: str) -> None:
         if self.epoch not in (None, epoch):
@@ -184,15 +209,20 @@ class Listener:
             head = heads.get(channel, 0)
             if head < handed:
                 _log.error("log_went_back", channel=channel, handed_out=handed, head=head)
-                self._follower.rewind(channel, head)
+                self._follower.rewind(channel, head, rows[0]["now"])
             else:
                 self._follower.look(channel, head)
 
     async def _heartbeats(self, session: _Session) -> None:
         while True:
-            with contextlib.suppress(UnavailableError, asyncpg.PostgresError, *_TRANSIENT):
-                session.sent_at = time.monotonic()
-                await self._notify(f"h {session.token} {session.sent + 1}")
+            token = secrets.token_hex(8)
+            session.beats[token] = session.sent + 1
+            session.sent_at = time.monotonic()
+            try:
+                await self._notify(f"h {token}")
+            except (UnavailableError, asyncpg.PostgresError, *_TRANSIENT):
+                session.beats.pop(token, None)
+            else:
                 if session.heard >= session.sent:
                     session.unheard_since = time.monotonic()
                 session.sent += 1
@@ -201,29 +231,35 @@ class Listener:
     def _heard(self, session: _Session, payload: object) -> None:
         text = str(payload)
         match text[:1]:
-            case "i":
-                heard = wire.inline(text)
-                if not self._inline:
-                    self._follower.look(heard.channel, heard.last)
-                elif heard.channel in self._follower:
-                    self._follower.hear(heard.batch(self._follower.epoch))
+            case "m":
+                self._messages_heard(session, text)
             case "d":
                 for channel, head in wire.doorbell(text):
                     self._follower.look(channel, head)
             case "b":
                 self._outbox.ring()
             case "h":
-                self._heartbeat_heard(session, text)
+                self._heartbeat_heard(session, text[2:])
 
-    def _heartbeat_heard(self, session: _Session, text: str) -> None:
-        _, token, number = text.split(" ")
-        if token == session.token:
-            session.heard = int(number)
-            if session.heard >= session.sent:  # it is the newest, and may be heard before the database says it is sent
-                self._meter.heard(time.monotonic() - session.sent_at)
-            if self.error is not None:
-                _log.info("listening", database=self._dsn.place)
-                self.error = None
+    def _messages_heard(self, session: _Session, text: str) -> None:
+        heard = wire.inline(text)
+        if heard is None or heard.channel not in self._follower:
+            return
+        if session.seal is not None and session.seal.proves(heard):
+            self._follower.hear(heard.batch(self._follower.epoch))
+        else:
+            self._follower.look(heard.channel, heard.last)
+
+    def _heartbeat_heard(self, session: _Session, token: str) -> None:
+        number = session.beats.pop(token, None)
+        if number is None:
+            return
+        session.heard = max(session.heard, number)
+        if session.heard >= session.sent:  # it is the newest, and may be heard before the database says it is sent
+            self._meter.heard(time.monotonic() - session.sent_at)
+        if self.error is not None:
+            _log.info("listening", database=self._dsn.place)
+            self.error = None
 
 
 _TRANSIENT = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)

@@ -1,6 +1,13 @@
-"""The schema: created and upgraded by numbered steps, under a lock."""
+"""The schema: created and upgraded by numbered steps, one server at a time.
+
+The lock is on a table of ours, which a role without rights there cannot take. Before there is one, servers that
+create the schema at once run into each other: all but one are refused a name, and find the schema when they look again.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
 
 import asyncpg
 
@@ -9,8 +16,16 @@ from app.bus.postgres.dsn import parse
 from app.bus.postgres.link import connect, describe
 from app.core.errors import UnavailableError
 
-_MIGRATION_LOCK = 4712340000
 _OLDEST_SERVER = 130000
+
+_ATTEMPTS = 5
+_RETRY_SECONDS = 0.2
+
+_TAKEN = (
+    asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError,
+    asyncpg.DuplicateFunctionError, asyncpg.DuplicateObjectError, asyncpg.DeadlockDetectedError,
+)  # fmt: skip
+"""What says that another server creates the schema, too."""
 
 _MIGRATE = "run 'python -m app migrate' with a role that may create it"
 
@@ -65,8 +80,19 @@ async def _upgrade(connection: asyncpg.Connection) -> list[str]:
     if number < _OLDEST_SERVER:
         msg = f"PostgreSQL {number // 10000} is too old: 13 or newer is needed"
         raise UnavailableError(msg)
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(*_TAKEN):
+            return await _take_steps(connection)
+        await asyncio.sleep(_RETRY_SECONDS)
+    return await _take_steps(connection)
+
+
+async def _take_steps(connection: asyncpg.Connection) -> list[str]:
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+        # Where every role may create functions in public, none of them is to run with our rights.
+        await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+        if await _version(connection):
+            await connection.execute("LOCK TABLE abide.installation IN SHARE ROW EXCLUSIVE MODE")
         version = await _version(connection)
         steps = [step for step in sql.migrations() if step.number > version]
         # An administrator may have made it, for a role that may make none.

@@ -28,6 +28,8 @@ async def run(link: Link, retention: Retention) -> None:
             await trim(link, retention)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
             _log.warning("retention_failed", reason=str(error))
+        except Exception:  # noqa: BLE001 — a bug fails one round, and the next one is heard of, too
+            _log.exception("retention_failed")
 
 
 async def trim(link: Link, retention: Retention) -> int:

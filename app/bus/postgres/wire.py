@@ -1,21 +1,28 @@
-r"""What is said over NOTIFY, and how bodies hold messages. The SQL side is ``append()`` in 0001_log.sql.
+r"""What is said over NOTIFY, and how bodies hold messages. The SQL side is in 0004_neighbours.sql.
 
 One topic, ``abide``, and four kinds of notification::
 
-    i <channel> <last> <n> <time>\n<body>     messages, inline
-    d\\n<channel> <head>\n…                   doorbell: these heads have moved
-    b                                         bell: there is something in the outbox
-    h <token> <number>                        heartbeat
+    m <mac> <channel> <last> <n> <time>\n<body>    messages, inline
+    d\n<channel> <head>\n…                         doorbell: these heads have moved
+    b                                              bell: there is something in the outbox
+    h <token>                                      heartbeat
+
+Every role of the database can send all of them. So each is a hint where to look, and only messages with
+the right ``mac`` are more: it covers all that follows it, and only a commit and a server know its key.
+A server of before version 4 of the schema knows another letter, takes no notice, and polls.
 """
 
 from __future__ import annotations
 
+import hmac
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
-from app.core.message import Batch, Message
+from app.core.channel import NAME
+from app.core.message import MAX_OFFSET, Batch, Message
 
 TOPIC = "abide"
 
@@ -26,38 +33,64 @@ MAX_INLINE_BODY = 7600
 """Bytes of a body that fit into one notification (8000) beside the longest name and the numbers."""
 
 
+_DOORBELL = re.compile(rf"({NAME.pattern}) ([0-9]{{1,16}})", re.ASCII)
+_INLINE = re.compile(rf"m ([0-9a-f]{{32}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII)
+_SEALED_FROM = len("m  ") + 32
+"""Where what the MAC covers begins."""
+
+
 class Inline(NamedTuple):
-    """A notification of kind ``i``; ``body`` is not taken apart yet, for most processes want few channels."""
+    """A notification of kind ``m``; not proved and not taken apart yet, for most processes want few channels."""
 
     channel: str
     last: int
     time: int
-    body: str
+    mac: str
+    sealed: bytes
+    """What the MAC covers."""
+    body: int
+    """Where the body begins in it."""
 
     def batch(self, epoch: str) -> Batch:
         """Return its messages."""
-        return Batch(self.channel, epoch, messages(self.last, self.time, self.body))
+        return Batch(self.channel, epoch, messages(self.last, self.time, self.sealed[self.body :]))
 
 
-def inline(payload: str) -> Inline:
-    """Read a notification of kind ``i``."""
-    header, _, body = payload.partition("\n")
-    _, channel, last, _, time = header.split(" ")
-    return Inline(channel, int(last), int(time), body)
+class Seal:
+    """Knows what commits have sealed; ``inner_key`` is what the database holds."""
+
+    def __init__(self, inner_key: bytes) -> None:
+        self._key = bytes(byte ^ 0x36 for byte in inner_key)
+
+    def proves(self, heard: Inline) -> bool:
+        """Whether a commit sent it."""
+        mac = hmac.digest(self._key, heard.sealed, "sha256")[:16].hex()
+        return hmac.compare_digest(mac, heard.mac)
+
+
+def inline(payload: str) -> Inline | None:
+    """Read a notification of kind ``m``; return None of anything else."""
+    found = _INLINE.match(payload)
+    if found is None:
+        return None
+    mac, channel, last, time = found.groups()
+    # All before the body is ASCII, so it has as many bytes as characters.
+    return Inline(channel, int(last), int(time), mac, payload[_SEALED_FROM:].encode(), found.end() - _SEALED_FROM)
 
 
 def doorbell(payload: str) -> list[tuple[str, int]]:
-    """Read a notification of kind ``d``: channels and their heads."""
-    lines = (line.split(" ") for line in payload.split("\n")[1:])
-    return [(channel, int(head)) for channel, head in lines]
+    """Read a notification of kind ``d``: channels and their heads, as far as it can be read."""
+    lines = map(_DOORBELL.fullmatch, payload.split("\n")[1:])
+    heads = [(line[1], int(line[2])) for line in lines if line]
+    return [(channel, head) for channel, head in heads if head <= MAX_OFFSET]
 
 
 _message: Callable[[Iterable[int | bytes]], Message] = partial(tuple.__new__, Message)
 """Makes a message of its parts, without a call of Python's for each: a body may hold hundreds."""
 
 
-def messages(last: int, time: int, body: str) -> tuple[Message, ...]:
+def messages(last: int, time: int, body: bytes) -> tuple[Message, ...]:
     """Take a row's body apart; ``last`` is the offset of its last message."""
-    texts = body.encode().split(b"\x1e")
+    texts = body.split(b"\x1e")
     offsets = range(last - len(texts) + 1, last + 1)
     return tuple(map(_message, zip(offsets, repeat(time), texts, strict=False)))

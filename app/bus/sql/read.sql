@@ -1,5 +1,5 @@
--- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms. At least one row: the first
--- columns are the ends of what is shown. Stops at four megabytes, but after one row at least.
+-- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms, $6 limit (bytes). At least one row: the
+-- first columns are the ends of what is shown. Stops with the row that reaches a limit.
 WITH h AS (
     SELECT coalesce((SELECT head FROM abide.head WHERE channel = $1), 0) AS head
 ), w AS (
@@ -21,5 +21,5 @@ FROM w LEFT JOIN LATERAL (
         ORDER BY l.last LIMIT $3::integer
     ) s
     WINDOW before AS (ORDER BY s.last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-) r ON coalesce(r.messages, 0) < $3::integer AND coalesce(r.bytes, 0) < 4000000
+) r ON coalesce(r.messages, 0) < $3::integer AND coalesce(r.bytes, 0) < $6::bigint
 ORDER BY r.last

@@ -101,7 +101,7 @@ def test_a_known_key_leaves_the_others_open() -> None:
     """Commit answers the records that are known and sends the rest again, numbered anew."""
     it = commit(*of("a", "1"), *of("a", "2", key="k"), *of("b", "3", key="k"))
     *_, lanes, places, keys, hashes = arguments(it)
-    assert (lanes, places, keys) == ([1, 2], [2, 1], ["k", "k"])
+    assert (lanes, places, keys) == ([1, 2], [2, 1], [" k", " k"])
     it.settle([(True, 1, 7, hashes[0])])
     assert it.open() == [0, 2]
     channels, counts, *_, lanes, places, _, _ = arguments(it)
@@ -149,7 +149,7 @@ def test_every_record_is_stored_where_it_is_said_to_be(records: list[Record], in
         stored = {
             (segment.channel, message.offset): message.data
             for segment in segments(it)
-            for message in messages(segment.upto, 0, segment.body)
+            for message in messages(segment.upto, 0, segment.body.encode())
         }
         channels, counts, *_ = arguments(it)
         rows: list[Row] = [(False, i, counts[i - 1], None) for i in range(1, len(channels) + 1)]

@@ -48,8 +48,8 @@ class Log:
             raise self.error
         return found
 
-    async def head(self, channel: str) -> int:
-        return len(self.channels.get(channel, []))
+    async def head(self, channel: str) -> tuple[int, int]:
+        return len(self.channels.get(channel, [])), 0
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: F
     log.append("a", "1")
     gate = asyncio.Event()
 
-    async def slow_head(channel: str) -> int:
+    async def slow_head(channel: str) -> tuple[int, int]:
         head = await log.head(channel)
         await gate.wait()
         return head
@@ -176,7 +176,7 @@ async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: F
 async def test_a_head_that_cannot_be_read_leaves_nothing_behind(follower: Follower) -> None:
     """Follower does not follow a channel whose head could not be read."""
 
-    async def away(_: str) -> int:
+    async def away(_: str) -> tuple[int, int]:
         msg = "the database is away"
         raise UnavailableError(msg)
 
@@ -219,7 +219,7 @@ async def test_a_log_that_went_back_is_followed_from_its_head(follower: Follower
     await take(follower, 3)
     follower.hear(log.append("a", "4"))
     log.channels["a"] = log.channels["a"][:1]
-    follower.rewind("a", 1)
+    follower.rewind("a", 1, 0)
     assert await is_idle(follower)
     follower.hear(log.append("a", "two"))
     assert await take(follower, 1) == [(2, "two")]
@@ -244,3 +244,45 @@ async def test_memory_is_bounded(follower: Follower, log: Log, channels: int, mo
             seen[batch.channel] += [message.offset for message in batch.messages]
     assert all(offsets == list(range(1, 101)) for offsets in seen.values())
     assert await is_idle(follower)
+
+
+async def test_what_is_older_than_the_cursors_place_is_looked_up(follower: Follower, log: Log) -> None:
+    """Follower reads from the log what was stored, by its time, before the cursor was placed or the session began."""
+
+    async def place(_: str) -> tuple[int, int]:
+        return 0, 1000
+
+    await follower.follow("a", place)
+    log.append("a", "right")
+    follower.hear(Batch("a", "e", (Message(1, 999, b"replayed"),)))
+    assert await take(follower, 1) == [(1, "right")]
+    follower.listen_from(2000)
+    log.append("a", "right, too")
+    follower.hear(Batch("a", "e", (Message(2, 1999, b"replayed"),)))
+    assert await take(follower, 1) == [(2, "right, too")]
+    follower.hear(Batch("a", "e", (Message(3, 2000, b"heard"),)))
+    assert await take(follower, 1) == [(3, "heard")]
+
+
+async def test_hints_for_many_channels_hold_up_no_other(
+    follower: Follower, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Follower comes to a channel that has messages, however many forged heads of others come before and meanwhile."""
+    monkeypatch.setattr(module, "MAX_FETCH_CHANNELS", 2)
+    for channel in "abc":
+        await follower.follow(channel, log.head)
+    fetch, forged = log.fetch, 10**6
+
+    async def flooded(wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
+        nonlocal forged
+        found = await fetch(wanted)
+        forged += 1
+        for channel in "ab":
+            follower.look(channel, forged)
+        return found
+
+    follower._fetch = flooded  # noqa: SLF001 — between a fetch and its answer
+    follower.look("a", forged)
+    follower.look("b", forged)
+    follower.look("c", log.append("c", "1").last)
+    assert await take(follower, 1) == [(1, "1")]

@@ -23,6 +23,7 @@ LANDED = {
     "0001_log.sql": "63b939ecb4c6d5aafd75f3b8df03246ac65ca2ba1c3a57f66b19829f9d29c397",
     "0002_outbox.sql": "20195a7d081c30bc2ed21ab84c62231a0acc1e4d19b7a2bd906a459559981ba1",
     "0003_lone_messages.sql": "3378d546afb01a537528af77be829d61ec7dac86f493be520357d757587bcc24",
+    "0004_neighbours.sql": "e747a6ea9f55084d45cc3dc3c06381445a6df252705de0557402527a2c742c61",
 }
 """The SHA-256 of each step as it landed. A step that comes is added, one that is here stays as it is."""
 
@@ -33,9 +34,17 @@ GRANT EXECUTE ON FUNCTION abide.publish TO {role};
 
 WORKER = """
 GRANT USAGE ON SCHEMA abide TO {role};
-GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox TO {role};
-GRANT EXECUTE ON FUNCTION abide.append, abide.append_one, abide.drain, abide.stay_awake, abide.trim TO {role};
+GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox, abide.seal TO {role};
+GRANT EXECUTE ON FUNCTION
+    abide.append, abide.append_one, abide.drain, abide.lead, abide.stay_awake, abide.trim TO {role};
 """
+
+VERSION_2 = """
+GRANT USAGE ON SCHEMA abide TO {role};
+GRANT SELECT ON abide.installation, abide.head, abide.log, abide.outbox TO {role};
+GRANT EXECUTE ON FUNCTION abide.append, abide.drain, abide.stay_awake, abide.trim TO {role};
+"""
+"""What a server's role needed then."""
 
 
 @pytest.fixture
@@ -90,24 +99,62 @@ def test_steps_that_landed_are_as_they_were() -> None:
 async def test_a_server_without_rights_to_the_schema_goes_on_after_an_upgrade(
     postgres: PostgresServer, empty: str, role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Role that was granted what version 2 had publishes a lone message, with nothing granted anew, on the newest."""
+    """Role that was granted what version 2 had serves as before, with nothing granted anew, on the newest."""
     every = files.migrations()
     with monkeypatch.context() as patch:
         patch.setattr(files, "migrations", lambda: every[:2])
         await migrate(postgres.url(empty))
-    for grant in WORKER.replace(" abide.append_one,", "").format(role=role).strip().split("\n"):
+    for grant in VERSION_2.format(role=role).strip().split("\n"):
         await postgres.execute(grant, database=empty)
-    async with worker(as_role(postgres.url(empty), role), ready=False) as it:
-        await says(it.backend, "run 'python -m app migrate' with a role that may")
-        assert await migrate(postgres.url(empty)) == STEPS[2:]
-        await healthy(it.backend)
-        assert isinstance((await it.publish("a", "1"))[0], Published)
+    with capture_logs() as logs:
+        async with worker(as_role(postgres.url(empty), role), ready=False) as it:
+            await says(it.backend, "run 'python -m app migrate' with a role that may")
+            assert await migrate(postgres.url(empty)) == STEPS[2:]
+            await healthy(it.backend)
+            (reader,) = await it.follow("a")
+            assert isinstance((await it.publish("a", "1"))[0], Published)
+            await postgres.execute("SELECT abide.publish('a', '2')", database=empty)
+            assert await reader.until(2) == [b"1", b"2"]
+    assert {line["event"] for line in logs if line["log_level"] != "info"} == {"listener_lost"}
 
 
 async def test_five_at_once_migrate_one_after_the_other(postgres: PostgresServer, empty: str) -> None:
     """Migration by five at once is done by one of them, and the others find it done."""
     taken = await asyncio.gather(*(migrate(postgres.url(empty)) for _ in range(5)))
     assert sorted(taken) == [[], [], [], [], STEPS]
+
+
+async def test_whoever_holds_an_advisory_lock_keeps_nobody_from_migrating(postgres: PostgresServer, empty: str) -> None:
+    """Migration waits for no lock that a role without rights can take."""
+    neighbour = await asyncpg.connect(postgres.url(empty))
+    await neighbour.execute("SELECT pg_advisory_lock(4712340000)")
+    async with asyncio.timeout(5):
+        assert await migrate(postgres.url(empty)) == STEPS
+    await neighbour.close()
+
+
+async def test_the_seal_is_for_nobody_else(postgres: PostgresServer, empty: str, role: str) -> None:
+    """Role that reads every new table by ALTER DEFAULT PRIVILEGES does not read the secret."""
+    await postgres.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}", database=empty)
+    await postgres.execute(f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {role}", database=empty)
+    await migrate(postgres.url(empty))
+    await postgres.execute(f"GRANT USAGE ON SCHEMA abide TO {role}", database=empty)
+    connection = await asyncpg.connect(as_role(postgres.url(empty), role))
+    for statement in ("SELECT * FROM abide.turn", "SELECT abide.tell('a', 1, 1, 1, '1', true)"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
+
+
+async def test_what_others_put_into_public_is_not_run_by_a_migration(postgres: PostgresServer, empty: str) -> None:
+    """Migration runs no operator that a role has put where it fits better than PostgreSQL's own."""
+    function = (
+        "CREATE FUNCTION public.trap(oid, regproc) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'trap'; END $$"
+    )
+    await postgres.execute(function, database=empty)
+    operator = "CREATE OPERATOR public.= (FUNCTION = public.trap, LEFTARG = oid, RIGHTARG = regproc)"
+    await postgres.execute(operator, database=empty)
+    assert await migrate(postgres.url(empty)) == STEPS
 
 
 async def test_workers_migrate_by_themselves(postgres: PostgresServer, empty: str) -> None:
@@ -168,7 +215,7 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
     await sql.execute(SQL_PUBLISHER.format(role=role))
     connection = await asyncpg.connect(as_role(url, role))
     await connection.execute("SELECT abide.publish('a', '1')")
-    for table in ("installation", "head", "log", "key", "outbox"):
+    for table in ("installation", "head", "log", "key", "outbox", "seal", "turn"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{table}")  # noqa: S608 — names from above
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -180,6 +227,8 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
         "trim('{}', '{}', '{}', 1)",
         f"append({', '.join(['NULL'] * 11)})",
         "append_one('a', 1, '1', true)",
+        "tell('a', 1, 1, 1, '1', true)",
+        "lead(1000)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{call}")  # noqa: S608 — the same
@@ -209,7 +258,13 @@ async def test_a_worker_needs_no_right_to_change_the_schema(url: str, sql: async
             await trim(it.backend._work, lambda _: ALL)  # noqa: SLF001 — it runs by itself every ten seconds
     assert [line for line in logs if line["log_level"] in ("warning", "error")] == []
     connection = await asyncpg.connect(as_role(url, role))
-    for statement in ("DELETE FROM abide.log", "UPDATE abide.head SET head = 0", "SELECT * FROM abide.key"):
+    for statement in (
+        "DELETE FROM abide.log",
+        "UPDATE abide.head SET head = 0",
+        "UPDATE abide.turn SET until = 0",
+        "SELECT * FROM abide.key",
+        "SELECT abide.tell('a', 1, 1, 1, '1', true)",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
     await connection.close()

@@ -10,29 +10,23 @@ import asyncpg
 import pytest
 
 from app.bus.postgres import listener
-from app.bus.postgres.outbox import DRAIN_LOCK
-from app.core.message import Published, Record
+from app.core.message import Published
 from tests.support.readers import ALL, Ledger, until, worker, workers
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
-HOLDERS = (
-    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"  # noqa: S608 — a constant of ours
-    f" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    f" AND classid = {DRAIN_LOCK >> 32} AND objid = {DRAIN_LOCK & 0xFFFFFFFF}"
-)
-
-
-HELD_OR_EMPTY = f"SELECT ({HOLDERS}) > 0 OR NOT EXISTS (SELECT FROM abide.outbox)"  # noqa: S608 — the same
+LEADS = "SELECT holder FROM abide.turn WHERE what = 'lead' AND until > abide.now_ms()"
+LED_OR_EMPTY = f"SELECT EXISTS ({LEADS}) OR NOT EXISTS (SELECT FROM abide.outbox)"  # noqa: S608 — a constant of ours
 SAYS_AWAKE = "SELECT last_value > abide.now_ms() FROM abide.awake"
+LEAD = "UPDATE abide.turn SET holder = pg_backend_pid(), until = abide.now_ms() + {ms} WHERE what = 'lead'"
 
 
 async def awake(sql: asyncpg.Connection, *, yes: bool = True) -> None:
     """Return when a drain is awake and says so, or none is."""
 
     async def turned() -> bool:
-        held = bool(await sql.fetchval(HOLDERS))
-        return held and await sql.fetchval(SAYS_AWAKE) if yes else not held
+        led = bool(await sql.fetchval(LEADS))
+        return led and await sql.fetchval(SAYS_AWAKE) if yes else not led
 
     await until(turned, f"a drain that is {'awake' if yes else 'asleep'}")
 
@@ -111,7 +105,7 @@ async def test_another_worker_takes_over(url: str, sql: asyncpg.Connection, othe
 
 
 async def test_a_killed_drain_is_replaced(url: str, sql: asyncpg.Connection) -> None:
-    """Worker whose LISTEN, which holds the lock, is killed while it drains moves the rest all the same."""
+    """Worker whose LISTEN, which leads, is killed while it drains moves the rest all the same."""
     ledger, killed = Ledger(71), 0
     async with workers(url, 2) as both:
         readers = [reader for it in both for reader in await it.follow("a")]
@@ -122,8 +116,8 @@ async def test_a_killed_drain_is_replaced(url: str, sql: asyncpg.Connection) -> 
                 )
             )
             ledger.committed["a"].update(f'"{number} {i}"'.encode() for i in range(1, 201))
-            await until(lambda: sql.fetchval(HELD_OR_EMPTY), "a drain, or nothing to drain")
-            killed += len(await sql.fetch(HOLDERS.replace("count(*)", "pg_terminate_backend(pid)")))
+            await until(lambda: sql.fetchval(LED_OR_EMPTY), "a drain, or nothing to drain")
+            killed += len(await sql.fetch(LEADS.replace("holder", "pg_terminate_backend(holder)", 1)))
         await ledger.check(url, readers)
     assert killed > 0
 
@@ -144,17 +138,17 @@ async def test_a_drain_that_died_is_believed_awake_for_a_moment_only(url: str, s
 
 
 @pytest.mark.usefixtures("no_poll")
-async def test_who_heard_the_bell_takes_over(url: str, sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
+async def test_who_heard_the_bell_takes_over(url: str, sql: asyncpg.Connection) -> None:
     """Worker that heard a bell looks along with one that is awake but stuck, and takes over when it has gone."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        await other.execute(f"SELECT pg_advisory_lock({DRAIN_LOCK})")
+        await sql.execute(LEAD.format(ms=30_000))
         await sql.execute("SELECT abide.publish('a', '1')")
         await reader.until(1, seconds=2)
-        await other.execute("SELECT abide.stay_awake(60000)")
+        await sql.execute("SELECT abide.stay_awake(60000)")
         await sql.execute("SELECT abide.publish('a', '2')")
         await reader.until(2, seconds=2)
-        other.terminate()
+        await sql.execute(LEAD.format(ms=100))
         await until(lambda: sql.fetchval("SELECT last_value = 0 FROM abide.awake"), "a drain that says it sleeps")
         await sql.execute("SELECT abide.publish('a', '3')")
         assert await reader.until(3, seconds=2) == [b"1", b"2", b"3"]
@@ -181,17 +175,27 @@ async def test_a_rollback_leaves_nothing(url: str, sql: asyncpg.Connection) -> N
         assert await sql.fetchval("SELECT count(*) FROM abide.outbox") == 0
 
 
-@pytest.mark.parametrize("holder", ["pg_advisory_lock", "pg_advisory_lock_shared"])
-async def test_who_holds_the_lock_and_does_nothing_stops_nobody(
-    url: str, sql: asyncpg.Connection, other: asyncpg.Connection, holder: str
-) -> None:
-    """Worker that hangs with the drain's lock, or a session that kept a share of it, delays SQL publishers only."""
-    await other.execute(f"SELECT {holder}({DRAIN_LOCK})")
+async def test_a_worker_that_leads_and_does_nothing_stops_nobody(url: str, sql: asyncpg.Connection) -> None:
+    """Worker that hangs while it leads, or led before the clock was set back, delays SQL publishers only."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        for number in (1, 2):
+        for number, ms in enumerate((30_000, 86_400_000), 1):
+            await sql.execute(LEAD.format(ms=ms))
             await sql.execute(f"SELECT abide.publish('a', '{number}')")
             await reader.until(number, seconds=3)
+
+
+async def test_two_drains_at_once_move_everything_once(sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
+    """Drain that finds another at it does not wait, moves nothing and says that it does not know."""
+    await sql.execute("SELECT abide.publish('a', to_jsonb(i)) FROM generate_series(1, 3) i")
+    transaction = sql.transaction()
+    await transaction.start()
+    assert await sql.fetchval("SELECT drained FROM abide.drain(2, true)") == 2
+    assert await other.fetchval("SELECT drained FROM abide.drain(1000, true)") is None
+    await transaction.commit()
+    assert await other.fetchval("SELECT drained FROM abide.drain(1000, true)") == 1
+    assert await other.fetchval("SELECT drained FROM abide.drain(1000, true)") == 0
+    assert await other.fetchval("SELECT head FROM abide.head") == 3
 
 
 async def test_the_drain_locks_heads_in_the_order_of_names(sql: asyncpg.Connection, other: asyncpg.Connection) -> None:
@@ -245,19 +249,31 @@ async def test_what_is_published_from_sql_is_json(url: str, sql: asyncpg.Connect
 
 
 async def test_a_known_key_from_sql_publishes_nothing(url: str, sql: asyncpg.Connection) -> None:
-    """Message from SQL with a key that the log knows is dropped, and one with an expired key is not."""
+    """Message from SQL with a key that was used in SQL before is dropped, and one with an expired key is not."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        await it.bus.publish([Record("a", b"1", "k"), Record("a", b"2", "l")])
+        await sql.execute("SELECT abide.publish('a', '1', 'k'), abide.publish('a', '2', 'l')")
+        assert await reader.until(2) == [b"1", b"2"]
         await sql.execute("SELECT abide.publish('a', '1', 'k'), abide.publish('a', '\"another\"', 'l')")
         await sql.execute("SELECT abide.publish('a', '3')")
         assert await reader.until(3) == [b"1", b"2", b"3"]
         await sql.execute("UPDATE abide.key SET time = time - 600001")
         await sql.execute("SELECT abide.publish('a', '1', 'k')")
         assert await reader.until(4) == [b"1", b"2", b"3", b"1"]
-        (outcome,) = await it.publish("a", "1", key="k")
+
+
+async def test_a_key_that_a_stranger_took_is_free_in_sql(url: str, sql: asyncpg.Connection) -> None:
+    """Message from SQL is published under a key that somebody has used over HTTP, and the other way round."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await it.publish("a", "1", key="order-17")
+        await sql.execute("SELECT abide.publish('a', '2', 'order-17')")
+        assert await reader.until(2) == [b"1", b"2"]
+        await sql.execute("SELECT abide.publish('a', '3', 'order-18')")
+        await reader.until(3)
+        (outcome,) = await it.publish("a", "4", key="order-18")
         assert isinstance(outcome, Published)
-        assert (outcome.position.offset, outcome.replayed) == (4, True)
+        assert (outcome.position.offset, outcome.replayed) == (4, False)
 
 
 BIG = "to_jsonb(repeat('x', 1048575))"

@@ -171,3 +171,27 @@ async def test_a_failure_is_logged_and_not_the_end(
             await until(lambda: "retention_failed" in [line["event"] for line in logs], "a line in the log")
             await postgres.execute("ALTER FUNCTION abide.away RENAME TO trim", database=database)
             await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM abide.log"), "it trims again")
+
+
+async def test_a_bug_is_logged_and_not_the_end(
+    url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker whose round of trimming raises what nobody expects logs it, and trims the next time."""
+    monkeypatch.setattr(module, "_EVERY_SECONDS", 0.01)
+    await fill(url, 1)
+    await age(sql, 90_000)
+    rounds = 0
+
+    async def broken(link: Link, retention: Retention) -> int:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            msg = "a bug"
+            raise RuntimeError(msg)
+        return await trim(link, retention)
+
+    monkeypatch.setattr(module, "trim", broken)
+    with capture_logs() as logs:
+        async with worker(url):
+            await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM abide.log"), "it trims")
+    assert [line["log_level"] for line in logs if line["event"] == "retention_failed"] == ["error"]

@@ -1,33 +1,64 @@
 """What is said over NOTIFY."""
 
+import hashlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bus.postgres import wire
+from app.bus.postgres.wire import Seal
 from app.core.channel import MAX_NAME
 from app.core.message import MAX_OFFSET, Batch, Message
 
 TEXTS = st.lists(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1), min_size=1)
 
 
+INNER_KEY, OUTER_KEY = (bytes(byte ^ pad for byte in range(64)) for pad in (0x36, 0x5C))
+
+
+def sealed(said: str) -> str:
+    """Return the notification of a commit, as SQL makes it."""
+    inner = hashlib.sha256(INNER_KEY + said.encode()).digest()
+    return f"m {hashlib.sha256(OUTER_KEY + inner).hexdigest()[:32]} {said}"
+
+
 @given(TEXTS)
 def test_an_inline_notification_holds_its_messages(texts: list[str]) -> None:
     """Inline notification gives back channel, offsets, time and data, whatever line ends the data holds."""
     texts = [text + "\r\n\t\u2028 " for text in texts]
-    body = wire.SEPARATOR.join(texts)
-    batch = wire.inline(f"i news:a 41 {len(texts)} 1700000000000\n{body}").batch("epoch")
+    heard = wire.inline(sealed(f"news:a 41 {len(texts)} 1700000000000\n{wire.SEPARATOR.join(texts)}"))
+    assert heard is not None
+    assert Seal(INNER_KEY).proves(heard)
     first = 42 - len(texts)
     messages = tuple(Message(first + i, 1_700_000_000_000, text.encode()) for i, text in enumerate(texts))
-    assert batch == Batch("news:a", "epoch", messages)
+    assert heard.batch("epoch") == Batch("news:a", "epoch", messages)
+
+
+@given(st.integers(0, 100), st.characters(codec="ascii"))
+def test_the_seal_is_of_every_character(at: int, character: str) -> None:
+    """Inline notification with any character changed is not proved, or not read."""
+    payload = sealed("news 41 1 1700000000000\n" + "é" * 50)
+    forged = payload[:at] + character + payload[at + 1 :]
+    heard = wire.inline(forged)
+    assert forged == payload or heard is None or not Seal(INNER_KEY).proves(heard)
+
+
+@given(st.text() | st.from_regex(r"[mdbh]( |\n)?[0-9a-z. \n]{0,60}") | st.from_regex(r"d(\n[a-z]+ [0-9]+)+"))
+def test_anything_can_be_heard(payload: str) -> None:
+    """Notification of whatever form is read as far as it can be, and raises nothing."""
+    assert wire.inline(payload) is None or payload.startswith("m ")
+    assert all(0 <= head <= MAX_OFFSET for _, head in wire.doorbell(payload))
 
 
 def test_a_doorbell_names_channels_and_heads() -> None:
-    """Doorbell gives back each channel with its head."""
+    """Doorbell gives back each channel with its head, and leaves out lines that are none."""
     assert wire.doorbell("d\na 1\nb:c.d-e_f 9007199254740991") == [("a", 1), ("b:c.d-e_f", MAX_OFFSET)]
+    assert wire.doorbell(f"d\na\na -1\na ٣\na 9007199254740992\na {'9' * 5000}\nb 2") == [("b", 2)]
 
 
 def test_the_longest_notification_fits() -> None:
     """Notification with the longest name, the largest numbers and a full body is within PostgreSQL's 7999 bytes."""
-    header = f"i {'x' * MAX_NAME} {MAX_OFFSET} {wire.MAX_INLINE_BODY} {10**13}\n"
+    header = f"m {'0' * 32} {'x' * MAX_NAME} {MAX_OFFSET} {wire.MAX_INLINE_BODY} {10**13}\n"
+    assert wire.inline(header) is not None
     assert len(header) + wire.MAX_INLINE_BODY <= 7999
     assert len("d" + f"\n{'x' * MAX_NAME} {MAX_OFFSET}" * 28) <= 7999

@@ -1,0 +1,70 @@
+"""The idempotency keys that a process remembers by itself, of all channels together."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from app.bus.backend import KEY_LIFETIME
+from app.core.errors import KeyReusedError, OverloadedError
+from app.core.message import Record
+
+MAX_KEYS = 100_000
+"""Keys of the last ten minutes, at most; each takes about 400 bytes, however long it is."""
+
+
+class _Stored(NamedTuple):
+    """What was stored under a key: enough to tell it from another message, and none of its data."""
+
+    data: bytes
+    """Its SHA-256."""
+    offset: int
+    time: int
+
+
+class Keys:
+    """Remembers for :data:`~app.bus.backend.KEY_LIFETIME` what was stored; times are in milliseconds."""
+
+    def __init__(self, most: int = MAX_KEYS) -> None:
+        self._most = most
+        self._stored: dict[bytes, _Stored] = {}
+        """By a digest of channel and key, in the order of arrival."""
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def find(self, record: Record, now: int) -> int | None:
+        """Return the offset that the record was stored at before; None if it was not.
+
+        Raises :class:`KeyReusedError` when that was another message, and :class:`OverloadedError` when it
+        was not and there is no room for one more.
+        """
+        self.forget(now)
+        known = self._stored.get(_name(record))
+        if known is None:
+            if len(self._stored) >= self._most:
+                msg = (
+                    f"{self._most} idempotency keys of the last {KEY_LIFETIME // 60} minutes are remembered, which is "
+                    "all that memory:// has room for: publish without a key, or again later"
+                )
+                raise OverloadedError(msg)
+            return None
+        if known.data != hashlib.sha256(record.data).digest():
+            raise KeyReusedError.of(record.key)
+        return known.offset
+
+    def add(self, record: Record, offset: int, now: int) -> None:
+        """Remember a record that :meth:`find` did not know."""
+        self._stored[_name(record)] = _Stored(hashlib.sha256(record.data).digest(), offset, now)
+
+    def forget(self, now: int) -> None:
+        """Forget the keys whose time is over."""
+        while self._stored:
+            oldest = next(iter(self._stored))
+            if self._stored[oldest].time >= now - KEY_LIFETIME * 1000:
+                return
+            del self._stored[oldest]
+
+
+def _name(record: Record) -> bytes:
+    return hashlib.blake2b(f"{record.channel} {record.scoped_key}".encode(), digest_size=16).digest()
