@@ -25,6 +25,7 @@ from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
 from app.web.health import ConfigState, Health
+from app.web.prefix import Prefix
 from app.web.routes import Edge, Routes
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def create_app() -> ASGIApp:
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
     tracing = _tracing(environment)
-    app = AccessLog(Abide(environment, tracing))
+    routes: ASGIApp = Abide(environment, tracing)
+    app = AccessLog(Prefix(routes, environment.root_path) if environment.root_path else routes)
     return tracing.app(app) if tracing else app
 
 
@@ -108,8 +110,12 @@ class Abide:
         return Routes(
             Edge(
                 registry=settings.registry,
-                authenticator=Authenticator(settings.keys),
-                origins=settings.origins,
+                authenticator=Authenticator(
+                    settings.keys,
+                    settings.origins,
+                    settings.operators,
+                    on_loopback=self._environment.on_loopback,
+                ),
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -118,6 +124,7 @@ class Abide:
                 metrics=None if self._environment.metrics_port else self._metrics.exposition,
                 version=__version__,
                 console=settings.console,
+                root_path=self._environment.root_path,
             )
         )
 
@@ -144,9 +151,10 @@ class Abide:
     async def _watch(self) -> None:
         async for change in watch(self._environment, self._settings.digest):
             if isinstance(change, ConfigError):
-                self._config_error = str(change)
+                problems = change.summary()
+                self._config_error = "\n".join(problems)
                 self._metrics.config_ok = False
-                _log.error("config_refused", problems=str(change).splitlines(), serving=self._settings.digest)
+                _log.error("config_refused", problems=problems, serving=self._settings.digest)
             else:
                 self._apply(change)
 

@@ -15,11 +15,14 @@ class Incoming:
     Starlette's Request answers far more questions, and takes longer to make than a push takes to serve.
     """
 
-    __slots__ = ("_receive", "headers", "path")
+    __slots__ = ("_receive", "headers", "path", "peer")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.path: str = scope["path"]
         self.headers = by_name(scope["headers"])
+        client = scope.get("client")
+        self.peer: str | None = client[0] if client else None
+        """The address that it comes from."""
         self._receive = receive
 
     async def body(self, limit: int) -> bytes:

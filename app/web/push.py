@@ -83,10 +83,12 @@ class Push:
             return
         await refusal(scope, receive, send)
 
-    def terms(self, headers: Mapping[str, str]) -> Terms:
-        """Read a push's headers, by their names in lower case. Raises what refuses them."""
-        identity = self._authenticator.identify(headers)
-        return Terms(identity, body.media_type(headers), check_key(headers.get("idempotency-key")))
+    def terms(self, headers: Mapping[str, str], peer: str | None) -> Terms:
+        """Read a push's headers, by their names in lower case. Raises what refuses them.
+
+        ``peer`` is the address that it comes from; None where that is not to be looked at.
+        """
+        return _terms(self._authenticator.identify(headers, peer), headers)
 
     def record(self, path: str, terms: Terms, content: bytes) -> Record | None:
         """Return what is to be published of a body that is one message; None of an array of them.
@@ -104,9 +106,10 @@ class Push:
         The answer comes when the message is stored.
         """
         name = request.path.removeprefix(NAMED)
+        identity = self._authenticator.identify(request.headers, request.peer)
         channel = self._registry.find(name)
-        channel.check_publish(self._authenticator.identify(request.headers))
-        terms = self.terms(request.headers)
+        channel.check_publish(identity)
+        terms = _terms(identity, request.headers)
         record = self._named_record(name, terms, await request.body(channel.max_message_size))
         (outcome,) = await self._publisher.publish([record])
         return answer(request.path, record, stored(outcome))
@@ -117,7 +120,7 @@ class Push:
         An array is published in order, and not atomically: it is answered with 200 and, for
         each item, its result or its problem.
         """
-        terms = self.terms(request.headers)
+        terms = self.terms(request.headers, request.peer)
         if terms.kind != "application/json":  # before the body is read
             raise body.unsupported(terms.kind, "application/json")
         text = self._text(terms, await request.body(MAX_BODY))
@@ -184,6 +187,10 @@ class Push:
         message = members["message"].encode()
         channel.check_size(message)
         return Record(name, message, key)
+
+
+def _terms(identity: Identity, headers: Mapping[str, str]) -> Terms:
+    return Terms(identity, body.media_type(headers), check_key(headers.get("idempotency-key")))
 
 
 def _check_members(members: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from app.core.errors import AbideError
 from app.core.hub import Hub
 from app.core.ports import Source
 from app.web import sse
-from app.web.auth import Authenticator
+from app.web.auth import Authenticator, peer
 from app.web.history import History
 from app.web.problems import ProblemResponse, describe
 
@@ -50,10 +50,10 @@ class Reads:
 
     async def _answer(self, request: Request, receive: Receive, send: Send) -> Response | None:
         """Return the answer; None when it is a stream, or was one."""
+        identity = self._authenticator.identify(request.headers, peer(request))
         path = request.scope["path"]
         name = _name(path)
         channel = self._registry.find(name)
-        identity = self._authenticator.identify(request.headers)
         if path.endswith(HISTORY):
             return await self._history.answer(name, channel, identity, request.query_params, request.scope)
         if not sse.is_wanted(request.headers):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from app.core import frames
@@ -19,7 +19,7 @@ from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
 from app.web.access import LINE, Line
 from app.web.asgi import serve_websocket
-from app.web.auth import Authenticator, check_origin
+from app.web.auth import Authenticator, peer
 from app.web.connection import PlainConnection
 from app.web.problems import ProblemResponse
 from app.web.session import SUBPROTOCOL, Session
@@ -50,36 +50,33 @@ class Sockets:
         self,
         registry: Registry,
         authenticator: Authenticator,
-        origins: tuple[str, ...],
         hub: Hub,
         publisher: Publisher,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
-        self._origins = origins
         self._hub = hub
         self._publisher = publisher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
         await receive()  # websocket.connect
-        headers = Headers(scope=scope)
         try:
-            check_origin(headers, self._origins)
+            connection = HTTPConnection(scope)
+            identity = self._authenticator.identify(connection.headers, peer(connection))
             if scope["path"] == "/echo":
                 await _echo(receive, send)
                 return
-            request = self._admit(scope, headers)
+            request = self._admit(scope, identity)
             opened = await self._open(request, scope)
         except AbideError as error:
             await ProblemResponse.of(error)(scope, receive, send)
             return
         await self._serve(request, opened, receive, send)
 
-    def _admit(self, scope: Scope, headers: Headers) -> _Request:
+    def _admit(self, scope: Scope, identity: Identity) -> _Request:
         name = None if scope["path"] == "/ws" else scope["path"][1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
-        identity = self._authenticator.identify(headers)
         if name is not None:
             self._registry.find(name).check_subscribe(identity)
         elif not speaks_v1:
