@@ -98,7 +98,7 @@ def test_openapi_shows_every_channel(openapi: Document) -> None:
 
 def test_openapi_links_asyncapi(http: httpx.Client, openapi: Document) -> None:
     """OpenAPI document, and so its page, leads to the AsyncAPI document."""
-    assert "openapi.json" in http.get("/docs/docs.js").text
+    assert "openapi.json" in http.get("/docs", headers=KEY).text
     (link,) = re.findall(r"\]\((.+?)\)", openapi["info"]["description"])
     assert http.get(httpx.URL("/docs").join(link), headers=KEY).json()["asyncapi"]
 
