@@ -176,12 +176,14 @@ def _add(
 
 def _summary(settings: Settings) -> Iterable[str]:
     direct = [("direct", mask(settings.direct_url))] if settings.direct_url else []
+    operators = [("operators", settings.operators)] if settings.operators else []
     yield from _table(
         [
             ("backend", mask(settings.backend)),
             *direct,
             ("keys", str(len(settings.keys))),
             ("origins", ", ".join(settings.origins) or "none"),
+            *operators,
         ]
     )
     yield ""

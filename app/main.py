@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from starlette.applications import Starlette
@@ -26,10 +26,13 @@ from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
 from app.web.health import ConfigState, Health
+from app.web.prefix import Prefix
 from app.web.routes import Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("app")
 
@@ -42,7 +45,8 @@ def create_app() -> ASGIApp:
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
     tracing = _tracing(environment)
-    app = AccessLog(Abide(environment, tracing))
+    routes: ASGIApp = Abide(environment, tracing)
+    app = AccessLog(Prefix(routes, environment.root_path) if environment.root_path else routes)
     return tracing.app(app) if tracing else app
 
 
@@ -64,6 +68,14 @@ def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
     return PostgresBackend(
         settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline, meter=meter
     )
+
+
+async def in_turns(items: Iterable[T], handle: Callable[[T], object]) -> None:
+    """Handle items one by one, and let the event loop go on with others after every hundred."""
+    for number, item in enumerate(items, start=1):
+        handle(item)
+        if number % 100 == 0:
+            await asyncio.sleep(0)
 
 
 class Abide:
@@ -110,8 +122,12 @@ class Abide:
         return Routes(
             Edge(
                 registry=settings.registry,
-                authenticator=Authenticator(settings.keys),
-                origins=settings.origins,
+                authenticator=Authenticator(
+                    settings.keys,
+                    settings.origins,
+                    settings.operators,
+                    on_loopback=self._environment.on_loopback,
+                ),
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -121,6 +137,7 @@ class Abide:
                 version=__version__,
                 console=settings.console,
                 intake=self._intake,
+                root_path=self._environment.root_path,
             )
         )
 
@@ -128,7 +145,7 @@ class Abide:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[dict[str, Any]]:
         for warning in self._settings.warnings:
             _log.warning("config_warning", detail=warning)
-        self._declare(self._settings)
+        self._metrics.declare(channel.name for channel in self._settings.registry.channels)
         async with self._bus.running():
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
@@ -147,14 +164,12 @@ class Abide:
     async def _watch(self) -> None:
         async for change in watch(self._environment, self._settings.digest):
             if isinstance(change, ConfigError):
-                self._config_error = str(change)
+                problems = change.summary()
+                self._config_error = "\n".join(problems)
                 self._metrics.config_ok = False
-                _log.error("config_refused", problems=str(change).splitlines(), serving=self._settings.digest)
+                _log.error("config_refused", problems=problems, serving=self._settings.digest)
             else:
-                self._apply(change)
-
-    def _declare(self, settings: Settings) -> None:
-        self._metrics.declare(channel.name for channel in settings.registry.channels)
+                await self._apply(change)
 
     async def _sample(self) -> None:
         """Tell the metrics what is looked at, not counted."""
@@ -165,17 +180,18 @@ class Abide:
             backend_ok=(await self._bus.health()).ok,
         )
 
-    def _apply(self, settings: Settings) -> None:
+    async def _apply(self, settings: Settings) -> None:
+        """Serve other settings from one moment to the next; what thousands of channels cost besides comes in turns."""
         routes = self._build(settings)  # may fail, and then nothing has changed
         self._metrics.flush()  # what was counted under the old names
         before, self._settings, self._routes, self._config_error = self._settings, settings, routes, None
         self._metrics.config_ok = True
-        self._declare(settings)
         self._hub.apply(settings.registry)
         names = {channel.name for channel in settings.registry.channels}
         old = {channel.name for channel in before.registry.channels}
+        await in_turns(names - old, lambda name: self._metrics.declare((name,)))
         _log.info("config_applied", config=settings.digest, added=sorted(names - old), removed=sorted(old - names))
-        for warning in set(settings.warnings) - set(before.warnings):
-            _log.warning("config_warning", detail=warning)
+        warnings = set(settings.warnings) - set(before.warnings)
+        await in_turns(warnings, lambda warning: _log.warning("config_warning", detail=warning))
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)

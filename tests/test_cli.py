@@ -56,14 +56,11 @@ def test_check_shipped_file() -> None:
         "keys     2\n"
         "origins  *\n"
         "\n"
-        "channel      publish  subscribe  client_publish  history      max_message_size\n"
-        "lebowski     anyone   anyone     false           1000 for 1d  64KiB\n"
-        "events       anyone   anyone     true            1000 for 1d  64KiB\n"
-        "orders       key      anyone     false           1000 for 1d  64KiB\n"
-        "chat.{room}  key      anyone     false           1000 for 1d  64KiB\n"
-        "\n"
-        "warning: anyone may publish to 'lebowski'\n"
-        "warning: anyone may publish to 'events'\n"
+        "channel      publish    subscribe  client_publish  history      max_message_size\n"
+        "lebowski     operators  anyone     false           1000 for 1d  64KiB\n"
+        "events       operators  anyone     true            1000 for 1d  64KiB\n"
+        "orders       key        anyone     false           1000 for 1d  64KiB\n"
+        "chat.{room}  key        anyone     false           1000 for 1d  64KiB\n"
     )
 
 
@@ -71,13 +68,15 @@ def test_check_named_file(tmp_path: Path) -> None:
     """Check takes a file's path before the environment's."""
     path = tmp_path / "c.yaml"
     path.write_text(
-        "origins: []\nauth: {keys: abcdefgh}\nchannels: {a: {history: {size: 0}, max_message_size: 1001}}\n"
+        "origins: []\noperators: key\nauth: {keys: abcdefgh}\n"
+        "channels: {a: {history: {size: 0}, max_message_size: 1001}}\n"
     )
     done = run("check", str(path), CHANNELS_CONFIG="/nowhere")
     assert done.returncode == 0
     assert done.stdout.splitlines()[1:] == [
-        "keys     1",
-        "origins  none",
+        "keys       1",
+        "origins    none",
+        "operators  key",
         "",
         "channel  publish  subscribe  client_publish  history  max_message_size",
         "a        key      anyone     false           none     1001B",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from app.config.backend import direct_refusal, kind
 from app.config.environment import Environment
 from app.config.problems import ConfigError, Problem
-from app.config.settings import Settings
+from app.config.settings import Operators, Settings
 from app.core.channel import Access, Channel, Registry
 
 
@@ -37,25 +35,30 @@ def direct_url(environment: Environment, backend: str) -> str | None:
     return url
 
 
-def warnings(environment: Environment, backend: str, keys: tuple[bytes, ...], registry: Registry) -> tuple[str, ...]:
+def warnings(
+    environment: Environment, backend: str, keys: tuple[bytes, ...], operators: Operators, registry: Registry
+) -> tuple[str, ...]:
     """Return a sentence for everything that works but may not be meant."""
-    found = [_policy_warning(channel, backend, keys) for channel in registry.channels]
-    if kind(backend) == "memory" and not _is_loopback(environment.host):
+    on_loopback = operators is None and environment.on_loopback
+    found = [_policy_warning(channel, backend, keys, operators, on_loopback) for channel in registry.channels]
+    if operators is Access.ANYONE:
+        found.append("operators: anyone: whoever reaches the server sees its channels, metrics and documents")
+    if kind(backend) == "memory" and not environment.on_loopback:
         found.append(f"memory:// on HOST {environment.host}: a stop loses all messages; set DATABASE_URL to keep them")
     return tuple(filter(None, found))
 
 
-def _policy_warning(channel: Channel, backend: str, keys: tuple[bytes, ...]) -> str:
-    if channel.publish is Access.ANYONE:
+def _policy_warning(
+    channel: Channel,
+    backend: str,
+    keys: tuple[bytes, ...],
+    operators: Operators,
+    on_loopback: bool,  # noqa: FBT001 — as the others, by position
+) -> str:
+    if channel.publish is Access.ANYONE or (channel.publish is Access.OPERATORS and operators is Access.ANYONE):
         return f"anyone may publish to {channel.name!r}"
-    if channel.publish is Access.KEY and not keys:
+    needs_key = channel.publish is Access.KEY or (channel.publish is Access.OPERATORS and not on_loopback)
+    if needs_key and not keys:
         from_sql = " (SQL still can)" if kind(backend) == "postgres" else ""
         return f"nobody can push to {channel.name!r}: set PUSH_KEYS{from_sql}"
     return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

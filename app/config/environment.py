@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from app.config.problems import ConfigError, Problem, listed, quoted
@@ -13,6 +14,7 @@ from app.config.problems import ConfigError, Problem, listed, quoted
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
+_PATH = re.compile(r"/|(/[A-Za-z0-9_.~-]+)+/?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
@@ -42,6 +44,9 @@ class Environment:
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Everything that was set, for the ``${…}`` of the YAML file."""
 
+    root_path: str = ""
+    """The path that a proxy puts before every request's and keeps, as ``/realtime``; empty for none."""
+
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Environment:
         """Read ``environ``; raise :class:`ConfigError` that names every variable that is wrong."""
@@ -57,12 +62,21 @@ class Environment:
             log_format=values.choice("LOG_FORMAT", LOG_FORMATS),
             log_level=values.choice("LOG_LEVEL", LOG_LEVELS) or "info",
             otlp_endpoint=values.text("OTEL_EXPORTER_OTLP_ENDPOINT", "") or None,
+            root_path=values.path("ROOT_PATH"),
             direct_database_url=values.text("DIRECT_DATABASE_URL", "") or None,
             variables=dict(environ),
         )
         if values.problems:
             raise ConfigError(values.problems)
         return environment
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether ``host`` is an address that only this machine reaches."""
+        try:
+            return self.host == "localhost" or ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
 
 
 class _Reader:
@@ -87,6 +101,14 @@ class _Reader:
         if text and text not in choices:
             self._wrong(name, f"must be {listed(choices)}, not {quoted(text)}")
         return text or None
+
+    def path(self, name: str) -> str:
+        """Return a path without the slash at its end: nothing for ``/``."""
+        text = self.text(name, "").strip()
+        if text and not _PATH.fullmatch(text):
+            self._wrong(name, f"must be a path such as /realtime, not {quoted(text)}")
+            return ""
+        return text.rstrip("/")
 
     def _wrong(self, name: str, message: str) -> None:
         self.problems.append(Problem("", 0, 0, name, message))

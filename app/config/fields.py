@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, LiteralString, NoReturn
+from typing import Annotated, LiteralString, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
-from app.config import backend, names, units
+from app.config import backend, names, origins, units
 from app.config.problems import did_you_mean, listed, quoted
 from app.config.source import Interpolated, Unquoted
 from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
@@ -19,8 +19,9 @@ from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
 MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
 
+E = TypeVar("E", bound=StrEnum)
+
 _VARIABLE = r"\$\{"
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", re.ASCII)
 _KINDS: dict[type, str] = {type(None): "nothing", list: "a list", dict: "a mapping"}
 _KEY = re.compile(r"[!-~]{8,}", re.ASCII)
 
@@ -52,8 +53,8 @@ def _boolean(value: object) -> bool:
     return value
 
 
-def _choice(kind: type[StrEnum], now: tuple[StrEnum, ...], later: tuple[StrEnum, ...]) -> Callable[[object], StrEnum]:
-    def validate(value: object) -> StrEnum:
+def _choice(kind: type[E], now: tuple[E, ...], later: tuple[E, ...]) -> Callable[[object], E]:
+    def validate(value: object) -> E:
         allowed = listed(now)
         if isinstance(value, str) and value in now:
             return kind(value)
@@ -129,14 +130,15 @@ def _key(value: object) -> bytes:
 
 
 def _origin(value: object) -> str:
-    if value == "*":
-        return "*"
-    text = value.lower() if isinstance(value, str) else ""
-    if not _ORIGIN.fullmatch(text):
-        _refuse(f'write "*" or an origin without a path, as in https://example.com:8443, not {_show(value)}')
-    # Browsers leave the scheme's own port out of Origin.
-    port = {"http": ":80", "https": ":443"}.get(text.partition(":")[0], "")
-    return text.removesuffix(port)
+    origin = origins.parse(value) if isinstance(value, str) else None
+    if origin is None:
+        examples = "https://example.com:8443 or https://*.example.com"
+        _refuse(f'write "*", "null" or an origin without a path, as in {examples}, not {_show(value)}')
+    return origin
+
+
+def _operators(value: object) -> Access | None:
+    return None if value is None or value == "" else _OPERATORS_CHOICE(value)
 
 
 def _name(value: str) -> str:
@@ -147,14 +149,17 @@ def _name(value: str) -> str:
     return str(value)
 
 
-_PUBLISH = (Access.ANYONE, Access.KEY, Access.NOBODY)
+_PUBLISH = (Access.ANYONE, Access.KEY, Access.OPERATORS, Access.NOBODY)
 _TOKEN = (Access.TOKEN,)
+_OPERATORS = (Access.ANYONE, Access.KEY)
+_OPERATORS_CHOICE = _choice(Access, _OPERATORS, ())
 
 Boolean = Annotated[bool, BeforeValidator(_boolean), _or_variable({"type": "boolean"})]
 Publish = Annotated[Access, BeforeValidator(_choice(Access, _PUBLISH, _TOKEN)), _or_variable({"enum": list(_PUBLISH)})]
 Subscribe = Annotated[
     Access, BeforeValidator(_choice(Access, (Access.ANYONE,), _TOKEN)), _or_variable({"enum": [Access.ANYONE]})
 ]
+Operators = Annotated[Access | None, BeforeValidator(_operators), _or_variable({"enum": [*_OPERATORS, None, ""]})]
 Slow = Annotated[
     SlowSubscriber,
     BeforeValidator(_choice(SlowSubscriber, tuple(SlowSubscriber), ())),
@@ -225,6 +230,6 @@ Keys = Annotated[
 Origin = Annotated[
     str,
     BeforeValidator(_origin),
-    WithJsonSchema({"type": "string", "pattern": rf"^\*$|^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s*]+$|{_VARIABLE}"}),
+    WithJsonSchema({"type": "string", "pattern": rf"{origins.PATTERN}|{_VARIABLE}"}),
 ]
 Name = Annotated[str, BeforeValidator(_name)]

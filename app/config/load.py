@@ -70,9 +70,10 @@ def parse(content: bytes, environment: Environment) -> Settings:
         inline=file.postgres.inline,
         keys=file.auth.keys,
         origins=file.origins,
+        operators=file.operators,
         console=file.console,
         registry=registry,
-        warnings=warnings(environment, file.backend, file.auth.keys, registry),
+        warnings=warnings(environment, file.backend, file.auth.keys, file.operators, registry),
     )
 
 

@@ -21,6 +21,7 @@ from app.config.fields import (
     MessageSchema,
     MessageSize,
     Name,
+    Operators,
     Origin,
     Presence,
     Publish,
@@ -64,7 +65,7 @@ class Policy(Section):
     """Who may do what on a channel, and what fits."""
 
     publish: Publish = Access.KEY
-    """Who may publish: anyone, key (whoever has one of auth.keys) or nobody. token is not yet available."""
+    """Who may publish: anyone, key (whoever has one of auth.keys), operators or nobody. token is not yet available."""
 
     subscribe: Subscribe = Access.ANYONE
     """Who may subscribe: anyone. token is not yet available."""
@@ -149,7 +150,10 @@ class File(Section):
     """What publishers and subscribers prove themselves with."""
 
     origins: tuple[Origin, ...] = ("*",)
-    """The web origins that browsers may connect from: "*" for any, or scheme://host[:port]."""
+    """The web origins whose pages may use the server: "*" for any, "null", or scheme://host[:port], also of *.host."""
+
+    operators: Operators = None
+    """Who sees channels, metrics and documents: anyone or key; left out, whoever is on loopback, else who has a key."""
 
     console: Boolean = True
     """Whether `/` serves the console, a page that shows the channels; client.js is served either way."""

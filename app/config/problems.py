@@ -9,6 +9,8 @@ from difflib import get_close_matches
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LONGEST_SHOWN = 60
+_LONGEST_LINE = 500
+_MOST_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    def summary(self) -> list[str]:
+        """Return the first problems, a line for each, and how many more there are: a file may have thousands."""
+        lines = [_shortened(str(problem), _LONGEST_LINE) for problem in self.problems[:_MOST_LINES]]
+        more = len(self.problems) - len(lines)
+        return [*lines, f"and {more} more"] if more else lines
+
 
 def key_path(location: Sequence[str | int]) -> str:
     """Write a location as ``channels.news.history``, ``auth.keys[1]`` or ``channels."chat.{room}"``."""
@@ -54,8 +62,12 @@ def key_path(location: Sequence[str | int]) -> str:
 
 def quoted(text: str) -> str:
     """Write a user's text in double quotes: on one line, in ASCII, shortened when it is long."""
-    shown = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
+    shown = _shortened(text, _LONGEST_SHOWN)
     return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def listed(words: Iterable[str]) -> str:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from app.config.backend import kind
-from app.core.channel import Registry
+from app.core.channel import Access, Registry
+
+Operators = Access | None
+"""Who is an operator: ``anyone``, or who has a ``key``; None for whoever is on loopback, else who has a key."""
 
 RESTART_NEEDED = "'backend' or 'postgres' has changed: the old serves until a restart"
 
@@ -33,7 +36,10 @@ class Settings:
     """The keys for ``publish: key``."""
 
     origins: tuple[str, ...]
-    """``*`` for any, or ``scheme://host[:port]`` in lower case."""
+    """``*`` for any, ``null``, or ``scheme://host[:port]`` as browsers send it; the host may begin with ``*.``."""
+
+    operators: Operators
+    """Who sees what is going on here, and may publish where only operators may."""
 
     console: bool
     """Whether the console page is served."""

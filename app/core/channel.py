@@ -42,10 +42,11 @@ MAX_MESSAGE_SIZE = 1024 * 1024
 
 
 class Access(StrEnum):
-    """Who may publish or subscribe."""
+    """Who may publish or subscribe, and who is an operator."""
 
     ANYONE = "anyone"
     KEY = "key"
+    OPERATORS = "operators"
     TOKEN = "token"  # noqa: S105 — a policy's name, not a secret
     NOBODY = "nobody"
 
@@ -73,9 +74,26 @@ class Identity:
     has_key: bool = False
     """It brought one of the configured keys."""
     reason: str = "no key was sent"
-    """Why ``has_key`` is false, for the detail of a 401."""
+    """Why ``has_key`` is false, for the detail of a refusal."""
     name: str = ""
     """Tells it from others, and is no secret; empty for all who show nothing. Idempotency keys belong to it."""
+    is_operator: bool = False
+    """It may see what operators see, and publish where only they may."""
+    keys_exist: bool = True
+    """Whether there are keys to bring; without them nobody can become an operator by a key."""
+
+    def check_operator(self, rule: str) -> None:
+        """Raise unless it is an operator's; ``rule`` says what only they may, and begins the detail.
+
+        Raises :class:`UnauthorisedError`, or :class:`ForbiddenError` where no credential would help.
+        """
+        if self.is_operator:
+            return
+        if self.keys_exist:
+            msg = f"{rule}, and {self.reason}: send 'Authorization: Bearer <key>'"
+            raise UnauthorisedError(msg)
+        msg = f"{rule}, and {self.reason} become one: set auth.keys in channels.yaml"
+        raise ForbiddenError(msg)
 
 
 ANONYMOUS = Identity()
@@ -114,6 +132,8 @@ class Channel:
                     "send 'Authorization: Bearer <key>'"
                 )
                 raise UnauthorisedError(msg)
+            case Access.OPERATORS:
+                identity.check_operator(f"only operators may publish to channel {self.name!r}")
             case _:
                 msg = f"channel {self.name!r} takes no messages here (publish: {self.publish})"
                 raise ForbiddenError(msg)

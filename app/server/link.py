@@ -52,10 +52,6 @@ class Link(asyncio.Protocol, Watched):
         "_born", "_descriptor", "_full", "_heard", "_left", "_moved", "_peer", "_queued", "_shared", "_state",
         "_transport",
     )  # fmt: skip
-
-    kind: ClassVar[str]
-    """What it is in the metrics."""
-
     high_water: ClassVar[int] = 128 * 1024
     """Bytes in the transport's buffer above which the connection is full."""
 
@@ -201,7 +197,7 @@ class Link(asyncio.Protocol, Watched):
     def _crash(self, error: Exception) -> None:
         """End the connection because its peer has failed."""
         _logger.error("connection_failed", exc_info=error)
-        self._shared.meter.failed(self.kind)
+        self._shared.meter.failed("connection")
         if self._state is State.OPEN:
             self.close(INTERNAL_ERROR, "the server failed; its log says why")
         else:
@@ -234,4 +230,4 @@ class Link(asyncio.Protocol, Watched):
             peer.closed(code)
         except Exception:
             _logger.exception("connection_failed")
-            self._shared.meter.failed(self.kind)
+            self._shared.meter.failed("connection")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import ClassVar
 
 from app.core.ports import Heartbeat, Peer
 from app.server.link import GOING_DOWN, Link, State
@@ -30,8 +29,6 @@ class StreamProtocol(Link):
     """
 
     __slots__ = ("_beat", "_period")
-
-    kind: ClassVar[str] = "sse"
 
     def __init__(self, transport: asyncio.Transport, shared: Shared, heartbeat: Heartbeat) -> None:
         super().__init__(transport, shared, State.OPEN)

@@ -38,8 +38,6 @@ class WebSocketProtocol(Link):
 
     __slots__ = ("_paused", "_pulling", "_reader", "_yields")
 
-    kind: ClassVar[str] = "websocket"
-
     handshake_timeout: ClassVar[float] = 10.0
     """Seconds that the application may take to answer the handshake; the sweep ends it within half as many more."""
 

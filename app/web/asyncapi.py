@@ -5,12 +5,8 @@ The document speaks as the server: it *sends* what subscribers get, and *receive
 
 from __future__ import annotations
 
-import json
-from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import quote
-
-from fastapi import Response
 
 from app.core.channel import PARAMETER, Access, Channel
 from app.core.errors import CloseCode
@@ -108,23 +104,7 @@ _SOCKET = "ws"
 """The id of ``/ws``: a reserved name, so no channel has it."""
 
 
-class AsyncApi:
-    """The route."""
-
-    def __init__(self, channels: tuple[Channel, ...], version: str) -> None:
-        self._channels = channels
-        self._version = version
-
-    async def answer(self) -> Response:
-        """Answer with the document, which is made when it is first asked for."""
-        return Response(self._content, media_type="application/json")
-
-    @cached_property
-    def _content(self) -> bytes:
-        return json.dumps(describe(self._channels, self._version), ensure_ascii=False).encode()
-
-
-def describe(channels: tuple[Channel, ...], version: str) -> Object:
+def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -> Object:
     """Return the AsyncAPI document of these channels."""
     operations = _socket_operations()
     for channel in channels:
@@ -133,7 +113,7 @@ def describe(channels: tuple[Channel, ...], version: str) -> Object:
         "asyncapi": "3.0.0",
         "info": {"title": "Abide", "version": version, "description": _description()},
         "defaultContentType": "application/json",
-        "servers": {protocol: _server(protocol) for protocol in ("ws", "wss")},
+        "servers": {protocol: _server(protocol, root_path) for protocol in ("ws", "wss")},
         "channels": {_SOCKET: _socket()} | {channel.name: _channel(channel) for channel in channels},
         "operations": operations,
         "components": {
@@ -151,14 +131,20 @@ def _description() -> str:
     return (
         "Each channel is a WebSocket. Without a subprotocol it has the plain form: each text frame is one message's "
         f"data. With `Sec-WebSocket-Protocol: {SUBPROTOCOL}` each text frame is a JSON object with a `type`. "
-        "What goes over HTTP is described in `/openapi.json`.\n\n"
+        "What goes over HTTP is described in [openapi.json](openapi.json).\n\n"
         f"Close codes: {codes}. After 1012 and 1013 reconnect, and resume; from 4400 on mend something first."
     )
 
 
-def _server(protocol: str) -> Object:
+def _server(protocol: str, root_path: str) -> Object:
     host = {"default": "localhost:8000", "description": "Where this document came from"}
-    return {"host": "{host}", "protocol": protocol, "variables": {"host": host}}
+    prefix = {"default": root_path, "description": "The path that a proxy has it under, as /realtime; mostly none"}
+    return {
+        "host": "{host}",
+        "pathname": "{prefix}",
+        "protocol": protocol,
+        "variables": {"host": host, "prefix": prefix},
+    }
 
 
 def _binding(query: Schema) -> Object:
@@ -247,9 +233,10 @@ def _takes(channel: Channel) -> bool:
 
 
 def _security(access: Access) -> Object:
-    if access not in shapes.SECURITY_SCHEMES:
+    scheme = Access.KEY if access is Access.OPERATORS else access  # a key always makes one
+    if scheme not in shapes.SECURITY_SCHEMES:
         return {}
-    return {"security": [{"$ref": f"#/components/securitySchemes/{access}"}]}
+    return {"security": [{"$ref": f"#/components/securitySchemes/{scheme}"}]}
 
 
 def _send(channel: str, messages: tuple[str, ...]) -> Object:

@@ -35,7 +35,7 @@ class Connection:
     subscriber that sends and does not read makes the server hold one answer more than fits.
     """
 
-    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "publisher")
+    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "is_over", "publisher")
 
     def __init__(self, hub: Hub, publisher: Publisher, intake: Intake, identity: Identity, line: Line) -> None:
         self.hub = hub
@@ -46,6 +46,8 @@ class Connection:
         self._writer: Writer
         """Valid once begun."""
         self._handling = False
+        self.is_over = False
+        """Whether it has given back what it held: what comes later has to be given back at once."""
         hub.meter.connected("websocket")
 
     # What the server tells.
@@ -81,6 +83,7 @@ class Connection:
 
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
+        self.is_over = True
         self.hub.meter.disconnected("websocket")
         try:
             self.release(self._line)

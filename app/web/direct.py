@@ -16,6 +16,7 @@ from app.core.ports import Head, Meter, Outcome, Publisher, Reply
 from app.web.access import Line
 from app.web.cors import Cors
 from app.web.incoming import by_name
+from app.web.prefix import within
 from app.web.problems import ProblemResponse
 from app.web.push import ENVELOPED, NAMED, Push, Terms, answer
 
@@ -23,6 +24,8 @@ from app.web.push import ENVELOPED, NAMED, Push, Terms, answer
 class _Read(NamedTuple):
     """What is read in a head once, however often it comes."""
 
+    path: str
+    """Without the root path."""
     terms: Terms
     headers: tuple[tuple[bytes, bytes], ...]
     """What the answer says to the page of the origin."""
@@ -31,22 +34,22 @@ class _Read(NamedTuple):
 class DirectPush:
     """The application's :class:`~app.core.ports.Direct`."""
 
-    def __init__(self, push: Push, cors: Cors, publisher: Publisher, meter: Meter) -> None:
+    def __init__(self, push: Push, cors: Cors, publisher: Publisher, meter: Meter, root_path: str) -> None:
         self._push = push
         self._cors = cors
         self._publisher = publisher
         self._meter = meter
+        self._root_path = root_path
         self._read: WeakKeyDictionary[Head, _Read] = WeakKeyDictionary()
 
     def __call__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
         """Publish what is pushed, and reply when it is stored; return False for all else."""
-        path = head.path
-        if path != ENVELOPED and not path.startswith(NAMED):
-            return False
-        line = Line("request", path, "POST", client)
         try:
             read = self._read.get(head) or self._learn(head)
-            record = self._push.record(path, read.terms, body)
+            if read is None:
+                return False
+            line = Line("request", read.path, "POST", client)
+            record = self._push.record(read.path, read.terms, body)
             if record is None:
                 return False
             stored = self._publisher.publish([record])
@@ -55,9 +58,16 @@ class DirectPush:
         stored.add_done_callback(_Waiting(self._meter, line, record, read.headers, reply))
         return True
 
-    def _learn(self, head: Head) -> _Read:
-        headers = by_name(head.headers)
-        read = self._read[head] = _Read(self._push.terms(headers), tuple(self._cors.added(head.headers)))
+    def _learn(self, head: Head) -> _Read | None:
+        """Read a push's head; return None of another. Raises what refuses it, foreign origins among it.
+
+        The peer is not the head's, which may come again from another one: who needs it goes through ASGI.
+        """
+        path = within(self._root_path, head.path)
+        if path is None or (path != ENVELOPED and not path.startswith(NAMED)):
+            return None
+        terms = self._push.terms(by_name(head.headers), None)
+        read = self._read[head] = _Read(path, terms, tuple(self._cors.added(head.headers)))
         return read
 
 

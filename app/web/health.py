@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field
 
 from app.web.drain import is_draining
 
+_DRAINING = "draining"
+
 
 class Backend(Protocol):
     """What health needs to know of a backend."""
@@ -28,16 +30,20 @@ class ConfigState(BaseModel):
     """Which channels.yaml is in force, and what is wrong with the one on disk."""
 
     hash: str = Field(description="Short hash of the content in force")
-    error: str | None = Field(description="Why the content on disk was not applied, with file, line and column")
+    error: str | None = Field(
+        description="Why the content on disk was not applied: the first problems, with file, line and column"
+    )
 
 
 class Readiness(BaseModel):
     """The body of ``GET /health/ready``."""
 
     ready: bool
-    reasons: list[str] = Field(description="Why it is not ready; empty when it is")
-    backend: str
-    config: ConfigState
+    reasons: list[str] | None = Field(
+        default=None, description="Why it is not ready; who is no operator is told of nothing but `draining`"
+    )
+    backend: str | None = Field(default=None, description="For operators")
+    config: ConfigState | None = Field(default=None, description="For operators")
 
 
 class Health:
@@ -51,22 +57,25 @@ class Health:
         """Answer 200 as long as the process turns its loop."""
         return JSONResponse({"live": True})
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, request: Request, *, in_full: bool) -> Response:
         """Answer 200 when messages can be published and received here, else 503 with reasons.
 
         A server that drains is not ready: it answers what is asked on connections that are open,
         and takes no new ones.
 
-        A broken edit of channels.yaml shows in ``config.error``; the server stays ready.
+        A broken edit of channels.yaml shows in ``config.error``; the server stays ready. Details are for
+        operators: they tell of hosts and files.
         """
         backend = await self._backend()
-        reasons = [] if backend.ok else [f"backend: {backend.detail}"]
-        if is_draining(request.scope):
-            reasons.append("draining")
-        readiness = Readiness(
-            ready=not reasons,
-            reasons=reasons,
-            backend=backend.detail,
-            config=self._config(),
+        draining = [_DRAINING] if is_draining(request.scope) else []
+        reasons = [*([] if backend.ok else [f"backend: {backend.detail}"]), *draining]
+        readiness = Readiness(ready=not reasons)
+        if in_full:
+            readiness = Readiness(ready=not reasons, reasons=reasons, backend=backend.detail, config=self._config())
+        elif draining:
+            readiness.reasons = draining
+        return JSONResponse(
+            readiness.model_dump(exclude_unset=True),
+            status_code=200 if readiness.ready else 503,
+            headers={"cache-control": "no-store"},
         )
-        return JSONResponse(readiness.model_dump(), status_code=200 if readiness.ready else 503)

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope
 
 from app.core.errors import MalformedError, NoRoomError, TooLargeError
 from app.core.ports import Intake
+from app.web.auth import peer
 
 MAX_PARAMETERS = 100
 """Parameters of a query, at most."""
@@ -29,12 +30,13 @@ class Incoming:
     Starlette's Request answers far more questions, and takes longer to make than a push takes to serve.
     """
 
-    __slots__ = ("_held", "_intake", "_receive", "headers", "path")
+    __slots__ = ("_held", "_intake", "_receive", "headers", "path", "peer")
 
     def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
         """Read the headers; raise :class:`MalformedError`, as :func:`by_name` does."""
         self.path: str = scope["path"]
         self.headers = by_name(scope["headers"])
+        self.peer = peer(scope)
         self._receive = receive
         self._intake = intake
         self._held = 0

@@ -11,7 +11,7 @@ Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 class Metrics:
-    """The route. It needs no key: where nobody outside is to see it, it has a port of its own."""
+    """The route."""
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition

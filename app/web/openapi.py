@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.core.channel import NAME, PARAMETER, Channel
+from app.core.channel import NAME, PARAMETER, Access, Channel
 from app.core.resume import EARLIEST
 from app.web import shapes, sse
 from app.web.history import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
@@ -35,6 +35,9 @@ _HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     503: {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}},
 }
+KEY_OR_NOTHING: list[dict[str, Any]] = [{}, {Access.KEY: []}]
+"""What operators show: a key, or nothing where they are on loopback."""
+
 _PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 503)
 _READ_REFUSALS = (400, 401, 403, 404, 503)
 
@@ -125,7 +128,8 @@ class Documented(FastAPI):
     """FastAPI with a document that shows every channel."""
 
     def __init__(self, channels: tuple[Channel, ...], **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
-        super().__init__(description=DESCRIPTION, **options)
+        # Relative to the document: whatever path a proxy has it under, the server is there too.
+        super().__init__(description=DESCRIPTION, servers=[{"url": "."}], **options)
         self._channels = channels
 
     def openapi(self) -> dict[str, Any]:
@@ -250,6 +254,8 @@ def _family_parameter(family: Channel) -> list[dict[str, Any]]:
 
 
 def _security(access: str) -> dict[str, Any]:
+    if access == Access.OPERATORS:
+        return {"security": KEY_OR_NOTHING}
     return {"security": [{access: []}]} if access in shapes.SECURITY_SCHEMES else {}
 
 

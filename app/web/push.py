@@ -88,9 +88,12 @@ class Push:
             return
         await refusal(scope, receive, send)
 
-    def terms(self, headers: Mapping[str, str]) -> Terms:
-        """Read a push's headers, by their names in lower case. Raises what refuses them."""
-        identity = self._authenticator.identify(headers)
+    def terms(self, headers: Mapping[str, str], peer: str | None) -> Terms:
+        """Read a push's headers, by their names in lower case. Raises what refuses them.
+
+        ``peer`` is the address that it comes from; None where that is not to be looked at.
+        """
+        identity = self._authenticator.identify(headers, peer)
         return Terms(identity, body.media_type(headers), check_key(headers.get("idempotency-key")))
 
     def record(self, path: str, terms: Terms, content: bytes) -> Record | None:
@@ -123,8 +126,8 @@ class Push:
         The answer comes when the message is stored.
         """
         name = request.path.removeprefix(NAMED)
-        channel = self._admit(name, self._authenticator.identify(request.headers))
-        terms = self.terms(request.headers)
+        channel = self._admit(name, self._authenticator.identify(request.headers, request.peer))
+        terms = self.terms(request.headers, request.peer)
         body.check_kind(terms.kind)  # before the body is read
         content = await request.body(channel.max_message_size)
         record = _checked(channel, name, await body.read_data(terms.kind, content), terms.key, terms.identity)
@@ -137,7 +140,7 @@ class Push:
         An array is published in order, and not atomically: it is answered with 200 and, for
         each item, its result or its problem.
         """
-        terms = self.terms(request.headers)
+        terms = self.terms(request.headers, request.peer)
         _check_envelope(terms)  # before the body is read
         content = await request.body(MAX_BODY)
         if data.is_array(content):

@@ -11,7 +11,7 @@ from app.core.errors import AbideError
 from app.core.hub import Hub
 from app.core.ports import Source
 from app.web import sse
-from app.web.auth import Authenticator
+from app.web.auth import Authenticator, peer
 from app.web.history import History
 from app.web.incoming import by_name, query_of
 from app.web.problems import ProblemResponse, describe
@@ -50,11 +50,11 @@ class Reads:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
         """Return the answer; None when it is a stream, or was one."""
+        headers, query = by_name(scope["headers"]), query_of(scope)
+        identity = self._authenticator.identify(headers, peer(scope))
         path = scope["path"]
         name = _name(path)
         channel = self._registry.find(name)
-        headers, query = by_name(scope["headers"]), query_of(scope)
-        identity = self._authenticator.identify(headers)
         if path.endswith(HISTORY):
             return await self._history.answer(name, channel, identity, query, scope)
         if not sse.is_wanted(headers):

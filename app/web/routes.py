@@ -10,27 +10,29 @@ request ever sees half of a change.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from app.core.channel import Access, Registry
+from app.core.channel import Registry
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
 from app.core.hub import Hub
 from app.core.intake import Intake
 from app.core.ports import Meter, Publisher, Source
-from app.web.asyncapi import AsyncApi
+from app.web import asyncapi
 from app.web.auth import Authenticator
-from app.web.channels import ChannelList, Channels
+from app.web.channels import Channels
 from app.web.cors import Cors
 from app.web.direct import DirectPush
+from app.web.documents import Document
 from app.web.health import Health, Readiness
 from app.web.metrics import Exposition, Metrics
-from app.web.openapi import Documented, refusal
+from app.web.openapi import Documented
+from app.web.operators import add_operators_routes
 from app.web.pages import add_pages
 from app.web.problems import ProblemResponse, describe
 from app.web.push import Push
@@ -49,7 +51,6 @@ class Edge:
 
     registry: Registry
     authenticator: Authenticator
-    origins: tuple[str, ...]
     publisher: Publisher
     source: Source
     hub: Hub
@@ -61,6 +62,8 @@ class Edge:
     console: bool = True
     intake: Intake = field(default_factory=Intake)
     """Where bodies that are not complete are counted; the process's."""
+    root_path: str = ""
+    """What :class:`~app.web.prefix.Prefix` has taken away."""
 
 
 class Routes:
@@ -72,12 +75,12 @@ class Routes:
 
     def __init__(self, edge: Edge) -> None:
         self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
-        self._sockets = Sockets(edge.registry, edge.authenticator, edge.origins, edge.hub, edge.publisher, edge.intake)
+        self._sockets = Sockets(edge.registry, edge.authenticator, edge.hub, edge.publisher, edge.intake)
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
-        self._http = Cors(self._dispatch, edge.origins)
-        self.direct = DirectPush(self._push, self._http, edge.publisher, edge.meter)
+        self._http = Cors(self._dispatch, edge.authenticator.origins)
+        self.direct = DirectPush(self._push, self._http, edge.publisher, edge.meter, edge.root_path)
         """Who answers pushes past all this."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +108,7 @@ def _document(edge: Edge, push: Push) -> FastAPI:
         version=edge.version,
         summary="Realtime channels: push over HTTP, subscribe over WebSocket",
         redirect_slashes=False,
-        redoc_url=None,
+        openapi_url=None,  # and so no page of FastAPI's: ours are app/web/operators.py
         exception_handlers={
             AbideError: _refuse,
             RequestValidationError: _refuse_request,
@@ -113,65 +116,42 @@ def _document(edge: Edge, push: Push) -> FastAPI:
             Exception: _refuse_crash,
         },
     )
-    _add_health(app, edge.health)
+    _add_health(app, edge.health, edge.authenticator)
     _add_push(app, push)
-    _add_channels(
+    add_operators_routes(
         app,
-        Channels(edge.registry, edge.authenticator, edge.hub),
-        needs_key=edge.authenticator.has_keys,
+        edge.authenticator,
+        channels=Channels(edge.registry, edge.hub),
+        metrics=None if edge.metrics is None else Metrics(edge.metrics),
+        asyncapi=Document(partial(asyncapi.describe, edge.registry.channels, edge.version, edge.root_path)),
+        docs=edge.console,
     )
-    if edge.metrics is not None:
-        _add_metrics(app, Metrics(edge.metrics))
-    _add_asyncapi(app, AsyncApi(edge.registry.channels, edge.version))
     add_pages(app, console=edge.console)
     _add_rest(app, edge.registry)
     return app
 
 
-def _add_health(app: FastAPI, health: Health) -> None:
-    for path, endpoint in (("/health/live", health.live), ("/health/ready", health.ready)):
+def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> None:
+    async def ready(request: Request) -> Response:
+        return await health.ready(request, in_full=authenticator.is_operator(request))
+
+    ready.__doc__ = Health.ready.__doc__
+    for path, endpoint in (("/health/live", health.live), ("/health/ready", ready)):
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health/live", health.live, tags=["health"], summary="Is the process alive?")
     app.add_api_route(
         "/health/ready",
-        health.ready,
+        ready,
         tags=["health"],
         summary="May it take traffic?",
         response_model=Readiness,
+        response_model_exclude_unset=True,
         responses={503: {"model": Readiness, "description": "Not ready, and why"}},
     )
 
 
 def _add_push(app: FastAPI, push: Push) -> None:
     app.router.routes += [Route(path, push, methods=["POST"]) for path in ("/push", "/push/{name:path}")]
-
-
-def _add_channels(app: FastAPI, channels: Channels, *, needs_key: bool) -> None:
-    app.add_api_route("/channels", channels.head, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route(
-        "/channels",
-        channels.list,
-        tags=["channels"],
-        summary="The declared channels, with their policies and counters",
-        response_model=ChannelList,
-        responses={401: refusal(401)},
-        openapi_extra={"security": [{Access.KEY: []}]} if needs_key else None,
-    )
-
-
-def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
-    app.add_api_route("/metrics", metrics.answer, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route(
-        "/metrics",
-        metrics.answer,
-        tags=["health"],
-        summary="What it counts and measures, for Prometheus",
-        response_class=PlainTextResponse,
-    )
-
-
-def _add_asyncapi(app: FastAPI, asyncapi: AsyncApi) -> None:
-    app.add_api_route("/asyncapi.json", asyncapi.answer, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _add_rest(app: FastAPI, registry: Registry) -> None:

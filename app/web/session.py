@@ -176,7 +176,10 @@ class Session(Connection):
         start = Start.parse(since, members.get("last"))
         self.hub.registry.find(name).check_subscribe(self.identity)
         subscription, where = await self.hub.subscribe(name, self.identity, self._encoding, start)
-        self._add(subscription, where, identifier)
+        if self.is_over:  # it ended while the backend was asked
+            self.hub.unsubscribe(subscription)
+        else:
+            self._add(subscription, where, identifier)
 
     def _unsubscribe(self, name: str, identifier: object) -> None:
         self._only_on_ws()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +17,7 @@ from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
 from app.web.access import LINE, Line
 from app.web.asgi import serve_websocket
-from app.web.auth import Authenticator, check_origin
+from app.web.auth import Authenticator, peer
 from app.web.connection import PlainConnection
 from app.web.incoming import by_name, query_of
 from app.web.problems import ProblemResponse
@@ -49,18 +48,16 @@ class _Request:
 class Sockets:
     """An ASGI application for WebSockets: admits each, and hands it to its form."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 — what its connections need
+    def __init__(
         self,
         registry: Registry,
         authenticator: Authenticator,
-        origins: tuple[str, ...],
         hub: Hub,
         publisher: Publisher,
         intake: Intake,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
-        self._origins = origins
         self._hub = hub
         self._publisher = publisher
         self._intake = intake
@@ -69,22 +66,20 @@ class Sockets:
         """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
         await receive()  # websocket.connect
         try:
-            headers = by_name(scope["headers"])
-            check_origin(headers, self._origins)
+            identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
             if scope["path"] == "/echo":
                 await _echo(receive, send)
                 return
-            request = self._admit(scope, headers)
+            request = self._admit(scope, identity)
             opened = await self._open(request, scope)
         except AbideError as error:
             await ProblemResponse.of(error)(scope, receive, send)
             return
         await self._serve(request, opened, receive, send)
 
-    def _admit(self, scope: Scope, headers: Mapping[str, str]) -> _Request:
+    def _admit(self, scope: Scope, identity: Identity) -> _Request:
         name = None if scope["path"] == "/ws" else scope["path"][1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
-        identity = self._authenticator.identify(headers)
         if name is not None:
             self._registry.find(name).check_subscribe(identity)
         elif not speaks_v1:

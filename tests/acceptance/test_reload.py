@@ -24,11 +24,11 @@ def server(server_factory: ServerFactory) -> Server:
     return server_factory(channels=BEFORE)
 
 
-def edit(server: Server, text: str, event: str = "config_applied") -> LogLine:
-    """Rewrite the file and wait until the server says what it made of it; fail after five seconds."""
+def edit(server: Server, text: str, event: str = "config_applied", *, timeout: float = 5) -> LogLine:
+    """Rewrite the file and wait until the server says what it made of it; fail after ``timeout`` seconds."""
     seen = len(server.log)
     server.write_channels(text)
-    return server.wait_log(lambda line: line["event"] == event and line in server.log[seen:], timeout=5)
+    return server.wait_log(lambda line: line["event"] == event and line in server.log[seen:], timeout=timeout)
 
 
 def workers(server: Server) -> set[int]:
@@ -94,6 +94,25 @@ def test_a_broken_edit_changes_nothing_and_is_reported_with_its_line(server: Ser
         assert subscriber.recv(timeout=5) == '"x"'
         edit(server, BEFORE)
         assert httpx.get(f"{server.url}/health/ready").json()["config"] == before
+
+
+def test_a_file_with_thousands_of_mistakes_is_reported_briefly(server: Server) -> None:
+    """Server says of twenty thousand bad channels what is wrong with the first ones, in log and health."""
+    names = "".join(f"  c{number}: {{publsh: x}}\n" for number in range(20_000))
+    line = edit(server, f"channels:\n{names}", "config_refused", timeout=30)
+    assert len(line["problems"]) == 11
+    assert "channels.yaml:2:8: channels.c0.publsh" in line["problems"][0]
+    assert line["problems"][-1] == "and 19990 more"
+    ready = httpx.get(f"{server.url}/health/ready")
+    assert ready.json()["config"]["error"].splitlines() == line["problems"]
+    assert len(ready.content) < 8192
+
+
+def test_a_mistake_that_is_long_is_reported_briefly(server: Server) -> None:
+    """Server shortens what it says of a key that is as long as the whole file."""
+    line = edit(server, f"channels:\n  a: {{{'x' * 900_000}: 1}}\n", "config_refused")
+    assert len(str(line["problems"])) < 1024
+    assert len(httpx.get(f"{server.url}/health/ready").content) < 1024
 
 
 def kill_worker(server: Server) -> None:

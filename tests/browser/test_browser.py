@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.bus.postgres import migrate
-from tests.support.chromium import Chromium, Page
+from tests.support.chromium import Page
 from tests.support.postgres import PostgresServer, free_port
 from tests.support.server import Server
 
@@ -25,7 +25,7 @@ channels:
   "chat.{room}": {publish: anyone}
 """
 KEY = "browser-key-1"
-GUARDED = f"auth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
+GUARDED = f"operators: key\nauth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
 
 DURABLE = "backend: ${DATABASE_URL}\n" + CHANNELS
 """Of a server whose log outlives it."""
@@ -34,18 +34,6 @@ READABLE = 4.5
 """The least contrast of text that WCAG 2 calls readable (AA)."""
 
 OPEN = "document.querySelector('#state').dataset.state === 'open'"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Chromium]:
-    with Chromium() as chromium:
-        yield chromium
-
-
-@pytest.fixture
-def page(chromium: Chromium) -> Iterator[Page]:
-    with chromium.page() as page:
-        yield page
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def test_values() -> None:
         "LOG_LEVEL": "Debug",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
         "DIRECT_DATABASE_URL": "postgres://db",
+        "ROOT_PATH": "/realtime/",
     }
     assert Environment.read(variables) == Environment(
         "::",
@@ -46,6 +47,7 @@ def test_values() -> None:
         "http://collector:4318",
         "postgres://db",
         variables,
+        "/realtime",
     )
 
 

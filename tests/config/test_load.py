@@ -30,9 +30,11 @@ def test_shipped_file() -> None:
     loaded = load(Environment.read({"CHANNELS_CONFIG": str(SHIPPED)}))
     assert [c.name for c in loaded.registry.channels] == ["lebowski", "events", "orders", "chat.{room}"]
     assert channel(loaded, "orders") == Channel("orders")
-    assert channel(loaded, "events") == Channel("events", publish=Access.ANYONE, client_publish=True)
+    assert channel(loaded, "lebowski") == Channel("lebowski", publish=Access.OPERATORS)
+    assert channel(loaded, "events") == Channel("events", publish=Access.OPERATORS, client_publish=True)
     assert loaded.registry.find("chat.a").publish is Access.KEY
     assert (loaded.backend, loaded.keys, loaded.origins) == ("memory://", (), ("*",))
+    assert loaded.operators is None
 
 
 def test_smallest_file(load_text: Load) -> None:
@@ -123,6 +125,34 @@ def test_origins(load_text: Load) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("null", "null"),
+        ("https://*.Example.com:443", "https://*.example.com"),
+        ("http://*.localhost:3000", "http://*.localhost:3000"),
+        ("https://Bücher.example", "https://xn--bcher-kva.example"),
+        ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ("https://straße.example", "https://xn--strae-oqa.example"),
+        ("https://*.bu\u0308cher.example", "https://*.xn--bcher-kva.example"),
+        ("https://i❤.example", "https://xn--i-7iq.example"),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ],
+)
+def test_origins_of_every_kind(load_text: Load, written: str, read: str) -> None:
+    """Loader takes `null`, hosts below a name, and Unicode names, which it writes as a browser sends them."""
+    assert load_text(f"origins: ['{written}']\nchannels: {{a: }}").origins == (read,)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("", None), ("operators:", None), ("operators: key", Access.KEY), ("operators: '${O:-anyone}'", Access.ANYONE)],
+)
+def test_operators(load_text: Load, written: str, read: Access | None) -> None:
+    """File says who is an operator, or leaves it to where they are."""
+    assert load_text(f"{written}\nchannels: {{a: }}").operators is read
+
+
+@pytest.mark.parametrize(
     ("written", "variables", "read"),
     [
         ("${O}", {"O": "http://a"}, "http://a"),
@@ -194,6 +224,22 @@ def test_byte_order_mark(load_text: Load) -> None:
             for url in ("postgres://h", "postgresql://h", "postgresql+asyncpg://h")
         ),
         ("auth: {keys: abcdefgh}\nchannels: {a: {}}", {}, []),
+        ("channels: {a: {publish: operators}}", {}, []),
+        ("auth: {keys: abcdefgh}\nbackend: postgres://h\nchannels: {a: {publish: operators}}", {"HOST": "::"}, []),
+        (
+            "backend: postgres://h\nchannels: {a: {publish: operators}}",
+            {"HOST": "::"},
+            ["nobody can push to 'a': set PUSH_KEYS (SQL still can)"],
+        ),
+        ("operators: key\nchannels: {a: {publish: operators}}", {}, ["nobody can push to 'a': set PUSH_KEYS"]),
+        (
+            "operators: anyone\nchannels: {a: {publish: operators}}",
+            {},
+            [
+                "anyone may publish to 'a'",
+                "operators: anyone: whoever reaches the server sees its channels, metrics and documents",
+            ],
+        ),
         ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),
         ("channels: {a: {publish: nobody}}", {"HOST": "[::1]"}, []),
         *(

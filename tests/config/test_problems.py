@@ -22,10 +22,10 @@ PLACES = ((DEFAULTS, "defaults", f"\n{ROOT}"), (CHANNEL, "channels.news", "\n"))
 
 # key and marked value, path within the policy, a telling fragment, whether the JSON Schema sees it as well
 POLICY = [
-    ("publish: ‸anyon", "publish", 'write anyone, key or nobody, not "anyon" (did you mean anyone?)', True),
-    ("publish: ‸token", "publish", "token is not yet available: write anyone, key or nobody", True),
-    ("publish:‸", "publish", "write anyone, key or nobody, not nothing", True),
-    ("publish: ‸no", "publish", "write anyone, key or nobody, not false", True),
+    ("publish: ‸anyon", "publish", 'write anyone, key, operators or nobody, not "anyon" (did you mean anyone?)', True),
+    ("publish: ‸token", "publish", "token is not yet available: write anyone, key, operators or nobody", True),
+    ("publish:‸", "publish", "write anyone, key, operators or nobody, not nothing", True),
+    ("publish: ‸no", "publish", "write anyone, key, operators or nobody, not false", True),
     ("publish: ‸3", "publish", "not 3", True),
     ("publish: ‸[key]", "publish", "not a list", True),
     ("publish: ‸{key: 1}", "publish", "not a mapping", True),
@@ -134,7 +134,12 @@ WHOLE = [
     (f"origins: ‸{{}}\n{ROOT}", "origins", "must be a list", True),
     (f"origins: ['*', ‸example.com]\n{ROOT}", "origins[1]", "an origin without a path", True),
     (f"origins: [‸'https://example.com/']\n{ROOT}", "origins[0]", "an origin without a path", True),
-    (f"origins: [‸'https://*.example.com']\n{ROOT}", "origins[0]", "an origin without a path", True),
+    (f"origins: [‸'https://*.com']\n{ROOT}", "origins[0]", "https://*.example.com, not", False),
+    (f"origins: [‸'https://*.a.*.com']\n{ROOT}", "origins[0]", "an origin without a path", True),
+    (f"origins: [‸'https://*.1.2.3.4']\n{ROOT}", "origins[0]", "an origin without a path", False),
+    (f"origins: [‸'https://xn--\u00fc..example']\n{ROOT}", "origins[0]", "an origin without a path", False),
+    (f"operators: ‸token\n{ROOT}", "operators", "write anyone or key, not", True),
+    (f"operators: ‸nobody\n{ROOT}", "operators", "write anyone or key, not", True),
     (f"origins: [‸'https://a:b']\n{ROOT}", "origins[0]", "an origin without a path", False),
     (f"origins: [‸5]\n{ROOT}", "origins[0]", "not 5", True),
     (f"origins: [‸null]\n{ROOT}", "origins[0]", "not nothing", True),

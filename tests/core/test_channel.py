@@ -6,6 +6,7 @@ from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Regi
 from app.core.errors import ForbiddenError, TooLargeError, UnauthorisedError, UnknownChannelError
 
 KEYED = Identity(has_key=True)
+OPERATOR = Identity(is_operator=True)
 DEFAULTS = Channel("", history=History(size=7, ttl=70))
 
 
@@ -75,3 +76,13 @@ def test_an_undeclared_channel_is_kept_under_the_defaults() -> None:
     registry = Registry((Channel("c", history=History(1, 2)),), DEFAULTS)
     assert registry.history("c") == History(1, 2)
     assert registry.history("other") == History(7, 70)
+
+
+def test_operators_may_publish_where_only_they_may() -> None:
+    """Channel for operators takes messages from them alone, and says whether a key would help."""
+    channel = Channel("c", publish=Access.OPERATORS)
+    channel.check_publish(OPERATOR)
+    with pytest.raises(UnauthorisedError, match=r"only operators .* no key was sent"):
+        channel.check_publish(ANONYMOUS)
+    with pytest.raises(ForbiddenError, match=r"set auth\.keys"):
+        channel.check_publish(Identity(reason="no keys are configured, so nobody can", keys_exist=False))

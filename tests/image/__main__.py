@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,7 @@ DRAIN_SECONDS = 2
 ENDS_WITHIN = DRAIN_SECONDS + 10  # seconds: gunicorn's graceful_timeout
 OTHER_USER = "54321:0"  # OpenShift and Heroku choose such a one, of which /etc/passwd knows nothing
 RESTARTING = 1012
+KEY = "image-key-1"
 
 
 def main() -> int:
@@ -58,7 +60,7 @@ def check_layers(engine: Engine, image: str) -> None:
 def check_serving(engine: Engine, image: str) -> None:
     """Check that it serves with nothing to write to and no privilege, and that a stop drains it."""
     port = free_port()
-    with Container(engine, image, *listening(port)) as container:
+    with Container(engine, image, f"--env=PUSH_KEYS={KEY}", *listening(port)) as container:
         ready(container, port)
         listed = container.execute("ls", "-A", "/app").stdout.split()
         demand(listed == ["app", "config", "gunicorn.conf.py"], f"/app has {' '.join(listed)} and nothing else")
@@ -66,6 +68,11 @@ def check_serving(engine: Engine, image: str) -> None:
         demand(container.execute(*Dockerfile().health).returncode == 0, "its health check passes")
         for path in ("/", "/client.js"):
             demand(httpx.get(f"http://127.0.0.1:{port}{path}").is_success, f"{path} is served")
+        for path in ("/channels", "/docs", "/metrics", "/openapi.json"):
+            status = httpx.get(f"http://127.0.0.1:{port}{path}").status_code
+            demand(status == HTTPStatus.UNAUTHORIZED, f"{path} needs a key")
+        refused = httpx.post(f"http://127.0.0.1:{port}/push/lebowski", json=0)
+        demand(refused.status_code == HTTPStatus.UNAUTHORIZED, "a push without a key is refused")
         drains(container, port, "lebowski")
 
 
@@ -87,7 +94,8 @@ def check_mounted_file(engine: Engine, image: str) -> None:
 def drains(container: Container, port: int, channel: str) -> None:
     """Push a message to a subscriber, then stop: it is told to come back, and the container ends cleanly, in time."""
     with connect(f"ws://127.0.0.1:{port}/{channel}") as subscriber:
-        httpx.post(f"http://127.0.0.1:{port}/push/{channel}", json="hello").raise_for_status()
+        headers = {"authorization": f"Bearer {KEY}"}
+        httpx.post(f"http://127.0.0.1:{port}/push/{channel}", json="hello", headers=headers).raise_for_status()
         demand(subscriber.recv(timeout=10) == '"hello"', "a subscriber gets what is pushed")
         container.terminate()
         began = time.monotonic()

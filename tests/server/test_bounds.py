@@ -181,5 +181,5 @@ def test_a_peer_that_fails_ends_its_connection(
         other.send(frame(PING, b"x"))
         assert other.read_frame() == (PONG, b"x")
     assert peer.codes == [1011]
-    assert application.meter.failures == ["websocket"]
+    assert application.meter.failures == ["connection"]
     assert "RuntimeError: a bug" in caplog.text

@@ -11,11 +11,13 @@ from tests.support.server import SERVE, Server
 CHANNELS = """
 backend: memory://
 auth: {keys: "first-key-1, second-key-2"}
-origins: ["https://app.example"]
+origins: ["https://app.example", "https://*.example.org", "null"]
+operators: key
 channels:
   lebowski: {publish: anyone}
   talk: {publish: anyone, client_publish: true}
   listen: {publish: key}
+  desk: {publish: operators, client_publish: true}
   sealed: {publish: nobody}
   small: {publish: anyone, client_publish: true, max_message_size: 20B}
   wide: {publish: anyone, client_publish: true, max_message_size: 1MiB}

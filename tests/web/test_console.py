@@ -1,5 +1,7 @@
 """What browsers load from the server: the console's files, the client, and the list of channels."""
 
+import re
+
 import httpx
 import pytest
 from websockets.sync.client import connect
@@ -9,6 +11,12 @@ from tests.support.server import Server
 from tests.web.conftest import KEY
 from tests.web.test_push import assert_problem
 
+DOCS = {
+    "/docs/docs.js": "text/javascript",
+    "/docs/docs.css": "text/css",
+    "/docs/swagger-ui-bundle.js": "text/javascript",
+    "/docs/swagger-ui.css": "text/css",
+}
 PAGES = {
     "/": "text/html",
     "/console/console.js": "text/javascript",
@@ -17,12 +25,12 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", PAGES | DOCS)
 def test_console_is_served(http: httpx.Client, path: str) -> None:
-    """Console's files come with their types, are asked for anew each time, and are not sent twice."""
+    """Files of the console and of /docs come with their types, are asked for anew each time, and are not sent twice."""
     answer = http.get(path)
     assert answer.status_code == 200
-    assert answer.headers["content-type"] == f"{PAGES[path]}; charset=utf-8"
+    assert answer.headers["content-type"] == f"{(PAGES | DOCS)[path]}; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-content-type-options"] == "nosniff"
     again = http.get(path, headers={"if-none-match": answer.headers["etag"]})
@@ -31,13 +39,15 @@ def test_console_is_served(http: httpx.Client, path: str) -> None:
     assert (head.status_code, head.headers["etag"], head.content) == (200, answer.headers["etag"], b"")
 
 
-def test_page_may_load_nothing_from_elsewhere(http: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_page_may_load_nothing_from_elsewhere(http: httpx.Client, path: str) -> None:
     """Page allows scripts and styles of this server alone, and has none inside."""
-    page = http.get("/")
+    page = http.get(path, headers=KEY)
     policy = page.headers["content-security-policy"].split("; ")
     assert policy[:3] == ["default-src 'none'", "script-src 'self'", "style-src 'self'"]
     assert not any("unsafe" in directive or "*" in directive for directive in policy)
     assert "style=" not in page.text
+    assert re.findall(r"<script(?![^>]* src=)|<script[^>]*>(?!</script>)|<style", page.text) == []
     assert "://" not in page.text
 
 
@@ -60,18 +70,19 @@ def test_what_is_only_read_is_not_written(http: httpx.Client) -> None:
 
 
 def test_console_can_be_turned_off(server_factory: ServerFactory) -> None:
-    """Server with `console: false` has no page, and still the client; a reload turns the page on."""
+    """Server with `console: false` has no page, nor that of the API, and still the client; a reload turns them on."""
     text = "console: false\nchannels: {a: }\n"
     server = server_factory(channels=text)
-    for path in PAGES:
+    for path in (*PAGES, *DOCS, "/docs"):
         assert_problem(httpx.get(f"{server.url}{path}"), 404, "unknown_channel")
     assert httpx.get(f"{server.url}/client.js").status_code == 200
     server.write_channels(text.replace("false", "true"))
     server.wait_log(lambda line: line["event"] == "config_applied")
     assert httpx.get(f"{server.url}/").status_code == 200
+    assert httpx.get(f"{server.url}/docs").status_code == 200
 
 
-def test_list_of_channels_needs_a_key_where_there_are_keys(http: httpx.Client) -> None:
+def test_list_of_channels_needs_a_key_where_operators_do(http: httpx.Client) -> None:
     """List is refused with 401 without one of the configured keys."""
     assert_problem(http.get("/channels"), 401, "unauthorised", "no key was sent")
     assert_problem(http.get("/channels", headers={"authorization": "Bearer x"}), 401, "unauthorised", "none of")

@@ -51,8 +51,8 @@ def routes(log: Log) -> Routes:
     source: Any = log
     health = Health(source, lambda: ConfigState(hash="", error=None))
     hub = Hub(source, registry)
-    origins = ("https://app.example",)
-    return Routes(Edge(registry, Authenticator((b"k",)), origins, log, source, hub, health, UNMETERED, None, "0"))
+    authenticator = Authenticator((b"k",), ("https://app.example",))
+    return Routes(Edge(registry, authenticator, log, source, hub, health, UNMETERED, None, "0"))
 
 
 async def by_asgi(log: Log, path: str, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
@@ -81,9 +81,9 @@ async def directly(log: Log, path: str, headers: Headers, body: bytes) -> tuple[
         ("/push/open", [JSON, ("idempotency-key", "a")], b"1 "),
         ("/push/orders", [KEY, ("content-type", "text/plain")], b"hello"),
         ("/push/open", [JSON, ("origin", "https://app.example")], b"1"),
-        ("/push/open", [JSON, ("origin", "https://evil.example")], b"1"),
+        ("/push/open", [JSON, ("origin", "http://abide"), ("host", "abide")], b"1"),
     ],
-    ids=["envelope", "envelope with a key", "named", "text", "a page", "another page"],
+    ids=["envelope", "envelope with a key", "named", "text", "a page", "a page of its own"],
 )
 async def test_what_is_stored(path: str, headers: Headers, body: bytes, outcome: Published) -> None:
     """Push past ASGI publishes the same record as one through it, and its answer is the same."""
@@ -119,6 +119,9 @@ async def test_what_is_not_stored(error: KeyReusedError | UnavailableError) -> N
         ("/push/open", [JSON], b"{"),
         ("/push/open", [("content-type", "application/json; charset=latin-1")], b"1"),
         ("/push/open", [JSON, ("idempotency-key", "a b")], b"1"),
+        ("/push/open", [JSON, ("origin", "https://evil.example")], b"1"),
+        ("/push/open", [("content-type", "text/plain"), ("origin", "null")], b"1"),
+        ("/push/open", [JSON, ("authorization", "Bearer x")], b"1"),
         ("/pushed", [JSON], b"1"),
         ("/other", [JSON], b"1"),
     ],

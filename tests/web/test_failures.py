@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -55,13 +56,23 @@ class Broken:
 
     def __init__(self) -> None:
         self.sinks: dict[str, Sink] = {}
+        self.is_slow = False
+        """Whether whoever follows a channel waits for :attr:`answers`."""
+        self.answers = asyncio.Event()
+        self.asked: list[str] = []
+        """The channels that were to be followed, and those that were left."""
+        self.left: list[str] = []
 
     async def follow(self, channel: str, sink: Sink) -> None:
+        self.asked.append(channel)
+        if self.is_slow:
+            await self.answers.wait()
         self.sinks[channel] = sink
         sink.start(Position("e", 5))
 
     async def unfollow(self, channel: str) -> None:
         del self.sinks[channel]
+        self.left.append(channel)
 
     async def read(self, _: str, __: int, limit: int, ___: object) -> Page:
         if limit:
@@ -85,7 +96,7 @@ class World:
         registry = Registry(channels, Channel("defaults"))
         self.hub = Hub(self.log, registry, meter=self.meter)
         health = Health(log, lambda: ConfigState(hash="", error=None))
-        edge = Edge(registry, Authenticator(()), ("*",), log, log, self.hub, health, self.meter, None, "0")
+        edge = Edge(registry, Authenticator(()), log, log, self.hub, health, self.meter, None, "0")
         self.server = LocalServer(AccessLog(Routes(edge)), **options)
 
     def connect(self, path: str, *, v1: bool = False) -> ClientConnection:
@@ -248,3 +259,19 @@ def test_a_subscription_that_fails_as_it_is_sent_ends(
             assert code_of(late) == 1011
         monkeypatch.setattr(Subscription, "_send", world_send)
     reported(logged, world)
+
+
+def test_a_subscription_that_comes_after_its_connection_has_ended_is_given_back() -> None:
+    """Channel that was asked for by a connection that ended meanwhile is left when the backend has answered."""
+    world = World()
+    log = world.log
+    log.is_slow = True
+    with world.server, world.connect("/ws", v1=True) as v1:
+        v1.send('{"type": "subscribe", "id": 1, "channel": "c"}')
+        wait_for(lambda: log.asked)
+        for connection in world.server.connections:
+            world.server.call(connection.shutdown)
+        wait_for(lambda: world.meter.connections["websocket"] == 0)
+        world.server.call(log.answers.set)
+        wait_for(lambda: log.left == ["c"])
+        assert world.server.call(lambda: len(world.hub)) == 0

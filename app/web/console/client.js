@@ -91,7 +91,7 @@ class Client {
     for (let attempt = 1; ; attempt++) {
       const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(await this.#token()) };
       try {
-        return (await ask(`${this.#url}/push/${channel}`, { method: "POST", headers, body })).position;
+        return (await ask(`${this.#url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position;
       } catch (error) {
         if (!passes(error) || attempt === PUBLISH_ATTEMPTS) throw error;
       }
@@ -229,7 +229,7 @@ class Streams {
     this.streams.set(subscription, stream);
     try {
       const headers = { accept: "text/event-stream", ...bearer(token) };
-      const { body } = await request(`${url}/${channel}?${query}`, { headers, signal: stream.signal });
+      const { body } = await request(`${url}/${encodeURIComponent(channel)}?${query}`, { headers, signal: stream.signal });
       // In a turn of its own, what a handler throws is its own matter.
       for await (const event of events(body)) queueMicrotask(() => over() || this.take(subscription, event));
       if (!over()) lost("the event stream ended");

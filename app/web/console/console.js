@@ -1,6 +1,6 @@
 /** The console page: what there is, one channel live, and how to use it. */
 
-import { connect } from "/console/client.js";
+import { connect } from "./client.js";
 
 const LIST_EVERY = 2000; // milliseconds between two looks at the list
 const SECONDS = 60; // in a chart
@@ -8,9 +8,10 @@ const ROWS = 200; // messages shown
 const DRAW_EVERY = 100; // milliseconds: thousands of messages a second must not each cost a layout
 const SHOWN = 4000; // characters of one message
 const BACKLOG = 20; // messages shown of what was published before
+const NAME = /^[A-Za-z0-9_.:-]{1,255}$/; // of a channel
 
 const byId = (id) => document.getElementById(id);
-const base = location.origin;
+const base = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also under a path that a proxy has it at
 
 let key = "";
 let chosen = null;
@@ -46,13 +47,11 @@ let listing; // the timer of the next look
 async function list() {
   clearTimeout(listing);
   try {
-    const response = await fetch("/channels", { headers: key ? { authorization: `Bearer ${key}` } : {} });
+    const response = await fetch(`${base}/channels`, { headers: key ? { authorization: `Bearer ${key}` } : {} });
     const body = await response.json();
-    byId("list-problem").textContent = response.ok || !key ? "" : body.detail;
-    if (response.status === 401) {
-      byId("key-form").hidden = false;
-      return;
-    }
+    byId("list-problem").textContent = response.ok || (response.status === 401 && !key) ? "" : body.detail;
+    if (response.status === 401) byId("key-form").hidden = false;
+    if (response.status === 401 || response.status === 403) return; // until there is another key
     if (response.ok) showList(body.channels);
   } catch {
     byId("list-problem").textContent = "the server does not answer";
@@ -91,9 +90,10 @@ function choose(name) {
     byId("watch").focus();
     return;
   }
+  if (!NAME.test(name)) return; // a link may say anything
   unsubscribe();
   chosen = name;
-  location.hash = name;
+  location.hash = encodeURIComponent(name);
   byId("channel").hidden = false;
   byId("channel-title").textContent = name;
   byId("messages").replaceChildren();
@@ -232,18 +232,20 @@ async function publish(event) {
 function showSnippets() {
   const needsKey = declared.find(({ name }) => name === chosen)?.publish === "key";
   const authorization = needsKey ? "-H 'authorization: Bearer <key>' " : "";
+  const path = encodeURIComponent(chosen);
+  const literal = JSON.stringify; // of JavaScript, and of Python, which reads the same escapes
   const texts = {
-    publish: `curl ${authorization}-H 'content-type: application/json' -d '{"hello":"world"}' ${base}/push/${chosen}`,
-    subscribe: `curl -N -H 'accept: text/event-stream' '${base}/${chosen}?last=10'`,
-    JavaScript: `import { connect } from "${base}/client.js";
+    publish: `curl ${authorization}-H 'content-type: application/json' -d '{"hello":"world"}' ` + shell(`${base}/push/${path}`),
+    subscribe: `curl -N -H 'accept: text/event-stream' ${shell(`${base}/${path}?last=10`)}`,
+    JavaScript: `import { connect } from ${literal(`${base}/client.js`)};
 
-const abide = connect("${base}");
-abide.subscribe("${chosen}", { onMessage: ({ data }) => console.log(data) });`,
+const abide = connect(${literal(base)});
+abide.subscribe(${literal(chosen)}, { onMessage: ({ data }) => console.log(data) });`,
     Python: `import asyncio, websockets
 
 
 async def main():
-    async for socket in websockets.connect("${base.replace("http", "ws")}/${chosen}"):
+    async for socket in websockets.connect(${literal(`${base.replace(/^http/, "ws")}/${path}`)}):
         try:
             async for message in socket:
                 print(message)
@@ -255,6 +257,9 @@ asyncio.run(main())`,
   };
   byId("snippets").replaceChildren(...Object.entries(texts).map(([title, text]) => snippet(title, text)));
 }
+
+/** Quote a word for a POSIX shell: between single quotes nothing means anything but the quote itself. */
+const shell = (word) => `'${word.replaceAll("'", `'\\''`)}'`;
 
 function snippet(title, text) {
   const pre = element("pre", { textContent: text });
@@ -282,4 +287,8 @@ byId("key-form").onsubmit = (event) => {
 };
 setInterval(tick, 1000);
 list();
-if (location.hash.length > 1) choose(decodeURIComponent(location.hash.slice(1)));
+try {
+  if (location.hash.length > 1) choose(decodeURIComponent(location.hash.slice(1)));
+} catch {
+  // not a link of ours
+}

