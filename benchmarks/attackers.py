@@ -99,14 +99,12 @@ def measure(name: str, count: int, seconds: float) -> Outcome:
 
 def _examine(server: Victim, before: Mapping[str, float], outcome: Outcome) -> None:
     """Note how the server is afterwards; nothing of one whose worker is gone."""
-    if not server.is_unharmed():
-        return
     try:
         counted = server.metrics()
-    except httpx.HTTPError:
+        outcome.peak, outcome.after = server.peak() / _MIB, server.rss() / _MIB
+    except (httpx.HTTPError, OSError):
         return
-    outcome.survived = True
-    outcome.peak, outcome.after = server.peak() / _MIB, server.rss() / _MIB
+    outcome.survived = server.is_unharmed()
     outcome.limits = {
         series.removeprefix(_LIMITED).rstrip('"}'): int(value - before.get(series, 0))
         for series, value in counted.items()

@@ -65,10 +65,10 @@ def _slow_bodies(one: Attacker) -> None:
     one.connect()
     if one.number % 2:
         one.send(_post("/push", MAX_BODY))
-        one.trickle(b"[" * MAX_BODY)
+        one.trickle(b"[" * KIB)
     else:
         one.send(_post("/push", None))
-        one.trickle(b"1\r\n[\r\n" * MIB)
+        one.trickle(b"1\r\n[\r\n" * KIB)
 
 
 def _send_whole(one: Attacker) -> None:
@@ -125,10 +125,10 @@ def _trailers(one: Attacker) -> None:
 def _chunk_extensions(one: Attacker) -> None:
     one.connect()
     one.send(_post("/push", None))
-    if one.number % 2:
-        one.send(b"1;" + b"x" * (16 * MIB))
-    else:
-        one.send((b"1;" + b"x" * (KIB - 7) + b"\r\n[\r\n") * (16 * KIB))
+    block = b"x" * (64 * KIB) if one.number % 2 else (b"1;" + b"x" * (KIB - 7) + b"\r\n[\r\n") * 64
+    one.send(b"1;" if one.number % 2 else b"")
+    for _ in range(16 * MIB // len(block)):
+        one.send(block)
     one.hold()
 
 
