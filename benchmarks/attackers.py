@@ -194,8 +194,7 @@ def main() -> int:
         outcome = outcomes[name] = measure(name, options.attackers, options.seconds)
         if options.until_closed and name in ATTACKS and ATTACKS[name].lasts:
             outcome.stayed = measure_stay(name, options.attackers)
-        broken = "; ".join(outcome.broken()) or "all bounds hold"
-        print(f"{name}: {time.monotonic() - began:.0f} s, {broken}", file=sys.stderr, flush=True)
+        print(f"{time.monotonic() - began:.0f} s:", *_row(name, outcome), sep=" | ", file=sys.stderr, flush=True)
     text = report(options.attackers, options.seconds, outcomes)
     print(text)
     if not options.only and options.attackers == 200:  # noqa: PLR2004 — the default

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.support.wire import Wire
+from tests.support.wire import Wire, request
 
 CHANNELS = """\
 backend: memory://
@@ -91,9 +91,12 @@ class Attacker(threading.Thread):
         self._wire = Wire(self._port, receive_buffer=None if self._attack.reads else _RECEIVE_BUFFER)
         self._wire.socket.settimeout(0)
 
-    def open(self, path: str) -> None:
+    def open(self, path: str, *headers: str) -> None:
         """Connect, and open a WebSocket."""
-        self._wire = Wire.open(self._port, path, receive_buffer=None if self._attack.reads else _RECEIVE_BUFFER)
+        self._wire = Wire(self._port, receive_buffer=None if self._attack.reads else _RECEIVE_BUFFER)
+        self._wire.send(request(path, add=headers))
+        head = self._wire.read_head()
+        assert head.startswith(b"HTTP/1.1 101 "), head
         self._wire.socket.settimeout(0)
 
     def send(self, data: bytes) -> None:

@@ -50,14 +50,22 @@ def _whole(body: bytes) -> bytes:
     return _post("/push", len(body)) + body
 
 
+def _open_v1(one: Attacker) -> None:
+    one.open("/ws", "Sec-WebSocket-Protocol: abide.v1")
+
+
+def _send_and_hold(one: Attacker) -> None:
+    one.send(one.payload)
+    one.hold()
+
+
 # Bodies.
 
 
 @_attack("a body of 8 MiB, but for its last byte", lambda: _post("/push", MAX_BODY) + b"[" * (MAX_BODY - 1), lasts=True)
 def _unfinished_bodies(one: Attacker) -> None:
     one.connect()
-    one.send(one.payload)
-    one.hold()
+    _send_and_hold(one)
 
 
 @_attack("a body, a byte every 2 s", lasts=True)
@@ -117,8 +125,7 @@ def _wide_bodies(one: Attacker) -> None:
 @_attack("16 MiB of trailers", lambda: _post("/push", None) + b"2\r\n[]\r\n0\r\n" + b"X-A: b\r\n" * (2 * MIB))
 def _trailers(one: Attacker) -> None:
     one.connect()
-    one.send(one.payload)
-    one.hold()
+    _send_and_hold(one)
 
 
 @_attack("16 MiB of chunk extensions, in one chunk or in many")
@@ -148,8 +155,7 @@ def _tiny_chunks(one: Attacker) -> None:
 @_attack("63 KiB of a head that goes on", lambda: _head("GET /").rstrip() + b"\r\nX: " + b"x" * (63 * KIB), lasts=True)
 def _unfinished_heads(one: Attacker) -> None:
     one.connect()
-    one.send(one.payload)
-    one.hold()
+    _send_and_hold(one)
 
 
 @_attack("a head, a byte every 2 s", lasts=True)
@@ -235,7 +241,7 @@ def _unread_sockets(one: Attacker) -> None:
     lasts=True,
 )
 def _unread_replies(one: Attacker) -> None:
-    one.open("/ws")
+    _open_v1(one)
     for _ in range(12):
         one.send(one.payload)
     one.hold()
@@ -255,25 +261,22 @@ def _text_of(size: int) -> bytes:
     return frame(TEXT, b'"%b"' % (b"x" * (size - 2)))
 
 
-def _unfinished_frame(one: Attacker, path: str) -> None:
-    one.open(path)
-    one.send(one.payload)
-    one.hold()
-
-
 @_attack("a frame of 1 MiB, but for its last byte, with client_publish", lambda: _text_of(MIB)[:-1], lasts=True)
 def _unfinished_frames(one: Attacker) -> None:
-    _unfinished_frame(one, "/events")
+    one.open("/events")
+    _send_and_hold(one)
 
 
 @_attack("the same without client_publish", lambda: _text_of(MIB)[:-1], lasts=True)
 def _unwanted_frames(one: Attacker) -> None:
-    _unfinished_frame(one, "/news")
+    one.open("/news")
+    _send_and_hold(one)
 
 
 @_attack("the same on `/ws`", lambda: _text_of(MIB)[:-1], lasts=True)
 def _unfinished_commands(one: Attacker) -> None:
-    _unfinished_frame(one, "/ws")
+    _open_v1(one)
+    _send_and_hold(one)
 
 
 @_attack("a frame, a byte every 2 s", lambda: _text_of(MIB)[:KIB], lasts=True)
@@ -284,7 +287,7 @@ def _slow_frames(one: Attacker) -> None:
 
 @_attack("1 MiB in empty fragments", lambda: frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * (MIB // 6))
 def _empty_fragments(one: Attacker) -> None:
-    one.open("/ws")
+    _open_v1(one)
     one.send(one.payload)
 
 
@@ -297,7 +300,7 @@ def _pings(one: Attacker) -> None:
 
 @_attack("`/ws`, frames of an object with one member", lambda: frame(TEXT, b'{"a":1}') * 10_000)
 def _small_commands(one: Attacker) -> None:
-    one.open("/ws")
+    _open_v1(one)
     while True:
         one.send(one.payload)
 
@@ -307,14 +310,14 @@ def _small_commands(one: Attacker) -> None:
     lambda: frame(TEXT, _members(130_000)[:-1].ljust(MIB, b" ") + b"}"),
 )
 def _wide_commands(one: Attacker) -> None:
-    one.open("/ws")
+    _open_v1(one)
     while True:
         one.send(one.payload)
 
 
 @_attack("`/ws`, with as many subscriptions as it gets, of 20,000", lasts=True)
 def _subscriptions(one: Attacker) -> None:
-    one.open("/ws")
+    _open_v1(one)
     for number in range(_SUBSCRIPTIONS):
         one.send(frame(TEXT, f'{{"type":"subscribe","channel":"room.{one.number}-{number}"}}'.encode()))
     one.hold()
