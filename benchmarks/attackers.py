@@ -53,6 +53,8 @@ class Outcome:
     """How late the event loop was, at most: the bound of its bucket, in seconds."""
     limits: dict[str, int] = field(default_factory=dict)
     """Who met which bound, how often."""
+    cpu: float = 0.0
+    """The part of a core that the worker had."""
     survived: bool = False
     begun: int = 0
     """How often an attacker began."""
@@ -84,9 +86,11 @@ def measure(name: str, count: int, seconds: float) -> Outcome:
         server.begin_peak()
         outcome.before = server.rss() / _MIB
         probe = Probe(server.port)
+        used, began = server.cpu(), time.monotonic()
         if gang is not None:
             gang.attack()
         asyncio.run(probe.run(seconds))
+        outcome.cpu = (server.cpu() - used) / (time.monotonic() - began)
         if gang is not None:
             outcome.begun, sent = gang.leave()
             outcome.sent = sent / _MIB
@@ -141,7 +145,7 @@ def report(count: int, seconds: float, outcomes: Mapping[str, Outcome]) -> str:
     facts = "\n".join(f"* {name}: {value}" for name, value in machine.facts().items())
     columns = (
         "attack", "each of them", "RSS MiB: before, peak, 5 s after", "push ms on a new connection: p50, p99, max",
-        "on a kept one", "pushes failed", "loop late, s", "bounds met", "begun, MiB sent", "last closed after, s",
+        "on a kept one", "pushes failed", "loop late, s", "CPU", "bounds met", "begun, MiB sent", "last closed after, s",
     )  # fmt: skip
     rows = [columns, ["---"] * len(columns), *(_row(name, outcome) for name, outcome in outcomes.items())]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -150,7 +154,8 @@ def report(count: int, seconds: float, outcomes: Mapping[str, Outcome]) -> str:
         f"# {count} attackers of each kind\n\nAbide with one worker on `memory://`, started afresh for each kind, "
         f"attacked for {seconds:g} s by {count} clients at once, while others push 128 bytes every 20 ms. Memory and "
         "latency count while it is under attack. The loop's delay is the upper bound of its bucket in "
-        f"`abide_loop_delay_seconds`.\n\n{facts}\n\n{table}\n\n## Broken bounds\n\n"
+        "`abide_loop_delay_seconds`. CPU is the worker's part of its core: where it is less than all of it and pushes "
+        f"are slow, others had the core.\n\n{facts}\n\n{table}\n\n## Broken bounds\n\n"
         f"At most {MOST_MIB} MiB, {MOST_PUSH_MS} ms for a push, none of them refused, the same worker; who stays, or "
         f"does not read, is closed within {MOST_STAY_SECONDS} s.\n\n{broken or 'None.'}\n"
     )
@@ -168,6 +173,7 @@ def _row(name: str, outcome: Outcome) -> list[str]:
         joined(outcome.kept, 1),
         str(sum(outcome.failures.values())),
         outcome.delay,
+        f"{outcome.cpu:.0%}",
         ", ".join(f"{limit} {times:,}" for limit, times in sorted(outcome.limits.items())),
         f"{outcome.begun:,}, {outcome.sent:,.0f}",
         "" if outcome.stayed is None else f"{outcome.stayed:.0f}",

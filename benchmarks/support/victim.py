@@ -52,6 +52,13 @@ class Victim:
         """Return the bytes that the worker has in RAM."""
         return machine.resident([self.worker])
 
+    def cpu(self) -> float:
+        """Return the CPU seconds that the worker has used; 0 of one that is gone."""
+        try:
+            return machine.cpu_seconds([self.worker])
+        except OSError:
+            return 0.0
+
     def begin_peak(self) -> None:
         """Forget the most that it had in RAM so far."""
         Path(f"/proc/{self.worker}/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
