@@ -145,7 +145,8 @@ def report(count: int, seconds: float, outcomes: Mapping[str, Outcome]) -> str:
     facts = "\n".join(f"* {name}: {value}" for name, value in machine.facts().items())
     columns = (
         "attack", "each of them", "RSS MiB: before, peak, 5 s after", "push ms on a new connection: p50, p99, max",
-        "on a kept one", "pushes failed", "loop late, s", "CPU", "bounds met", "begun, MiB sent", "last closed after, s",
+        "on a kept one", "pushes failed", "loop late, s", "CPU", "bounds met", "begun, MiB sent",
+        "last closed after, s",
     )  # fmt: skip
     rows = [columns, ["---"] * len(columns), *(_row(name, outcome) for name, outcome in outcomes.items())]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
