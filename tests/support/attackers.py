@@ -34,6 +34,7 @@ _LOOK_SECONDS = 0.5  # between two looks at whether it is over
 _PUBLISH_SECONDS = 0.01
 _PUBLISHED_SIZE = 16 * 1024
 _RECEIVE_BUFFER = 4096  # of who does not read: what the kernel takes is not left to the server
+_SEND_BUFFER = 128 * 1024  # what has left has arrived, but for this much
 _END_SECONDS = 30.0
 _GONE = select.POLLHUP | select.POLLERR | select.POLLRDHUP
 
@@ -88,16 +89,15 @@ class Attacker(threading.Thread):
 
     def connect(self) -> None:
         """Connect."""
-        self._wire = Wire(self._port, receive_buffer=None if self._attack.reads else _RECEIVE_BUFFER)
-        self._wire.socket.settimeout(0)
+        self._connect().socket.settimeout(0)
 
     def open(self, path: str, *headers: str) -> None:
         """Connect, and open a WebSocket."""
-        self._wire = Wire(self._port, receive_buffer=None if self._attack.reads else _RECEIVE_BUFFER)
-        self._wire.send(request(path, add=headers))
-        head = self._wire.read_head()
+        wire = self._connect()
+        wire.send(request(path, add=headers))
+        head = wire.read_head()
         assert head.startswith(b"HTTP/1.1 101 "), head
-        self._wire.socket.settimeout(0)
+        wire.socket.settimeout(0)
 
     def send(self, data: bytes) -> None:
         """Send, for as long as it takes; if it reads, drop what comes meanwhile."""
@@ -125,6 +125,11 @@ class Attacker(threading.Thread):
         for at in range(len(data)):
             self.send(data[at : at + 1])
             self.hold(pause)
+
+    def _connect(self) -> Wire:
+        wire = self._wire = Wire(self._port, receive_buffer=None if self._attack.reads else _RECEIVE_BUFFER)
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        return wire
 
     @property
     def _socket(self) -> socket.socket:
