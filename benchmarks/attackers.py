@@ -53,8 +53,9 @@ class Outcome:
     """How late the event loop was, at most: the bound of its bucket, in seconds."""
     limits: dict[str, int] = field(default_factory=dict)
     """Who met which bound, how often."""
-    cpu: float = 0.0
-    """The part of a core that the worker had."""
+    ran: float = 0.0
+    waited: float = 0.0
+    """The parts of the time in which the worker ran, and in which it could have and others had its core."""
     survived: bool = False
     begun: int = 0
     """How often an attacker began."""
@@ -86,11 +87,14 @@ def measure(name: str, count: int, seconds: float) -> Outcome:
         server.begin_peak()
         outcome.before = server.rss() / _MIB
         probe = Probe(server.port)
-        used, began = server.cpu(), time.monotonic()
+        scheduled, began = server.scheduled(), time.monotonic()
         if gang is not None:
             gang.attack()
         asyncio.run(probe.run(seconds))
-        outcome.cpu = (server.cpu() - used) / (time.monotonic() - began)
+        passed = time.monotonic() - began
+        outcome.ran, outcome.waited = (
+            (after - before) / passed for before, after in zip(scheduled, server.scheduled(), strict=True)
+        )
         if gang is not None:
             outcome.begun, sent = gang.leave()
             outcome.sent = sent / _MIB
@@ -145,7 +149,7 @@ def report(count: int, seconds: float, outcomes: Mapping[str, Outcome]) -> str:
     facts = "\n".join(f"* {name}: {value}" for name, value in machine.facts().items())
     columns = (
         "attack", "each of them", "RSS MiB: before, peak, 5 s after", "push ms on a new connection: p50, p99, max",
-        "on a kept one", "pushes failed", "loop late, s", "CPU", "bounds met", "begun, MiB sent",
+        "on a kept one", "pushes failed", "loop late, s", "ran, waited for its core", "bounds met", "begun, MiB sent",
         "last closed after, s",
     )  # fmt: skip
     rows = [columns, ["---"] * len(columns), *(_row(name, outcome) for name, outcome in outcomes.items())]
@@ -155,8 +159,8 @@ def report(count: int, seconds: float, outcomes: Mapping[str, Outcome]) -> str:
         f"# {count} attackers of each kind\n\nAbide with one worker on `memory://`, started afresh for each kind, "
         f"attacked for {seconds:g} s by {count} clients at once, while others push 128 bytes every 20 ms. Memory and "
         "latency count while it is under attack. The loop's delay is the upper bound of its bucket in "
-        "`abide_loop_delay_seconds`. CPU is the worker's part of its core: where it is less than all of it and pushes "
-        f"are slow, others had the core.\n\n{facts}\n\n{table}\n\n## Broken bounds\n\n"
+        "`abide_loop_delay_seconds`. Where the worker waited for its core for long, what "
+        f"is slow is the machine.\n\n{facts}\n\n{table}\n\n## Broken bounds\n\n"
         f"At most {MOST_MIB} MiB, {MOST_PUSH_MS} ms for a push, none of them refused, the same worker; who stays, or "
         f"does not read, is closed within {MOST_STAY_SECONDS} s.\n\n{broken or 'None.'}\n"
     )
@@ -174,7 +178,7 @@ def _row(name: str, outcome: Outcome) -> list[str]:
         joined(outcome.kept, 1),
         str(sum(outcome.failures.values())),
         outcome.delay,
-        f"{outcome.cpu:.0%}",
+        f"{outcome.ran:.0%}, {outcome.waited:.0%}",
         ", ".join(f"{limit} {times:,}" for limit, times in sorted(outcome.limits.items())),
         f"{outcome.begun:,}, {outcome.sent:,.0f}",
         "" if outcome.stayed is None else f"{outcome.stayed:.0f}",

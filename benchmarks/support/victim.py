@@ -52,12 +52,13 @@ class Victim:
         """Return the bytes that the worker has in RAM."""
         return machine.resident([self.worker])
 
-    def cpu(self) -> float:
-        """Return the CPU seconds that the worker has used; 0 of one that is gone."""
+    def scheduled(self) -> tuple[float, float]:
+        """Return for how many seconds it ran, and waited for a core; nothing of one that is gone."""
         try:
-            return machine.cpu_seconds([self.worker])
+            ran, waited, _ = Path(f"/proc/{self.worker}/schedstat").read_text(encoding="ascii").split()
         except OSError:
-            return 0.0
+            return 0.0, 0.0
+        return int(ran) / 1e9, int(waited) / 1e9
 
     def begin_peak(self) -> None:
         """Forget the most that it had in RAM so far."""
