@@ -127,7 +127,7 @@ def _examine(server: Victim, before: Mapping[str, float], outcome: Outcome) -> N
 def measure_stay(name: str, count: int) -> float:
     """Return how many seconds it takes until the server has closed the last of those who never go."""
     with victim() as server:
-        before = server.sockets()
+        before = server.sockets() + ATTACKS[name].publishes  # who publishes stays
         gang = Gang(name, server.port, count, relentless=False)
         gang.attack()
         began = time.monotonic()

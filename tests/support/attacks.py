@@ -198,7 +198,7 @@ def _new_headers(one: Attacker) -> None:
 )
 def _pipelined_requests(one: Attacker) -> None:
     one.connect()
-    one.send(_head(f"GET /room.{one.number}/history?wait=60"))
+    one.send(_head(f"GET /room.{one.number}/history?wait=30"))
     one.send(one.payload)
     one.hold()
 
@@ -315,7 +315,7 @@ def _wide_commands(one: Attacker) -> None:
         one.send(one.payload)
 
 
-@_attack("`/ws`, with as many subscriptions as it gets, of 20,000", lasts=True)
+@_attack("`/ws`, with as many subscriptions as it gets, of 20,000")
 def _subscriptions(one: Attacker) -> None:
     _open_v1(one)
     for number in range(_SUBSCRIPTIONS):
