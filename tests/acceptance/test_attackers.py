@@ -1,0 +1,72 @@
+"""Whatever strangers send, others are served: twenty attackers of each kind, on one server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from benchmarks.peers.machine import family, resident
+from tests.support.attackers import CHANNELS, Attack, Attackers, fill
+from tests.support.attacks import ATTACKS
+from tests.support.server import Server
+
+MIB = 1024 * 1024
+
+COUNT = 20
+"""Attackers of each kind."""
+
+FAST = [attack for attack in ATTACKS.values() if not attack.name.startswith("slow-")]
+"""Those that do not need time for what they do."""
+
+_PUSHES = 5
+_PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server(channels=CHANNELS) as server:
+        fill(server.port)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def worker(server: Server) -> int:
+    return workers(server)[0]
+
+
+def workers(server: Server) -> list[int]:
+    """Return the process ids of its workers."""
+    return [pid for pid in family(server.pid) if pid != server.pid]
+
+
+def push(server: Server) -> int:
+    """Push 128 bytes on a connection of their own; return the status."""
+    return httpx.post(f"{server.url}/push/probe", json="x" * 126, timeout=_PATIENCE).status_code
+
+
+def wait_for_all(attackers: Attackers) -> None:
+    """Wait until as many attackers have begun, and something was sent."""
+    deadline = time.monotonic() + _PATIENCE
+    while attackers.times < COUNT or not attackers.sent:
+        assert time.monotonic() < deadline, "the attackers do not begin"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("attack", FAST, ids=[attack.name for attack in FAST])
+def test_others_are_served_during_an_attack(server: Server, worker: int, attack: Attack) -> None:
+    """Server answers small pushes with 200 during an attack, stays under 256 MiB, and goes on after it."""
+    with Attackers(attack, server.port, COUNT) as attackers:
+        wait_for_all(attackers)
+        assert [push(server) for _ in range(_PUSHES)] == [200] * _PUSHES
+        assert resident([worker]) < 256 * MIB
+    assert httpx.get(f"{server.url}/health/live", timeout=_PATIENCE).status_code == 200
+    assert workers(server) == [worker]
+
+
+def test_no_attack_has_found_a_bug(server: Server) -> None:
+    """Server has logged no failed connection and no traceback; run last, on the server of all attacks."""
+    assert [line for line in server.log if line.get("event") == "connection_failed"] == []
+    assert "Traceback" not in server.text()
