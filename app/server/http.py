@@ -28,6 +28,7 @@ from app.server.heads import Headers
 from app.server.patience import Patience, Times
 from app.server.request_head import BadRequestError, RequestHead
 from app.server.request_reader import RequestReader
+from app.server.shared import Shared
 from app.server.sockets import abort, limit_send_buffer
 from app.server.stream import StreamProtocol
 from app.server.websocket import WebSocketProtocol
@@ -50,10 +51,13 @@ class HttpProtocol(asyncio.Protocol):
     ahead_high_water: ClassVar[int] = 64 * 1024
     """Bytes sent behind a request that is not answered yet, above which nothing more is read."""
 
+    large_head: ClassVar[int] = 8 * 1024
+    """Bytes of a head from which on it is read in a turn of the event loop that has room for it."""
+
     __slots__ = (
         "_answering", "_app", "_app_state", "_awaits_header", "_chunk", "_client", "_config", "_desk", "_excused",
         "_full", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme", "_server", "_state",
-        "_tasks", "_transport", "_written",
+        "_tasks", "_transport", "_written", "_yields",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +88,7 @@ class HttpProtocol(asyncio.Protocol):
         self._reading: Cycle | None = None  # whose body is being read
         self._answering: Cycle | whole.Answer | None = None
         self._read_paused = False
+        self._yields = False  # whether what has come waits for a turn
         self._full = False  # whether more is buffered than should be added to
 
         # None at the end: else each would keep the other.
@@ -114,11 +119,19 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not self._offer_known(data):
-            self._chunk = b"" if self._reader.has_begun or self._reading is not None else data
-            self._reader.feed(data)
+        if self._offer_known(data):
+            return
+        self._chunk = b"" if self._reader.has_begun or self._reading is not None else data
+        self._reader.feed(data)
+        if (
+            self._reader.is_at_head
+            and self._reader.size > self.large_head
+            and data.find(b"\r\n\r\n", 0, self.large_head) < 0
+        ):
+            self._yield()
+        else:
             self._read()
-            self._chunk = b""
+        self._chunk = b""
 
     def pause_writing(self) -> None:
         """Note that the buffer is over its limit, and that the peer has to read."""
@@ -180,8 +193,7 @@ class HttpProtocol(asyncio.Protocol):
             cycle.end()
             return True
         if self._reader.has_more:
-            self._pause_reading()
-            self._loop.call_soon(self._read_again)
+            self._yield()
         elif self._answering is not None:  # else it was answered already, and only has to end
             patience.expect_body()
         return False
@@ -193,7 +205,14 @@ class HttpProtocol(asyncio.Protocol):
             if cycle.feed(body) > self.body_high_water:
                 self._pause_reading()
 
+    def _yield(self) -> None:
+        """Read on in a turn of the event loop that has room for it."""
+        self._yields = True
+        self._pause_reading()
+        self._share().backlog.join(self._read_again)
+
     def _read_again(self) -> None:
+        self._yields = False
         self.read_on()
         self._read()
 
@@ -289,7 +308,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def read_on(self) -> None:
         """Read, if reading was paused."""
-        if self._read_paused and not self._transport.is_closing():
+        if self._read_paused and not self._yields and not self._transport.is_closing():
             self._read_paused = False
             self._transport.resume_reading()
 
@@ -319,11 +338,14 @@ class HttpProtocol(asyncio.Protocol):
         self._let_go()
         self._answering = self._reading = None
         self.read_on()
-        protocol = cast("type[WebSocketProtocol]", self._config.ws_protocol_class)
-        shared = protocol.share(self._config, self._state, self._app_state)
-        stream = StreamProtocol(self._transport, shared, heartbeat)
+        stream = StreamProtocol(self._transport, self._share(), heartbeat)
         stream.start(peer, head, is_full=self._full)
         return stream
+
+    def _share(self) -> Shared:
+        """Return what all connections of the server have in common."""
+        protocol = cast("type[WebSocketProtocol]", self._config.ws_protocol_class)
+        return protocol.share(self._config, self._state, self._app_state)
 
     # Called by the server.
 

@@ -30,6 +30,7 @@ LINK_DIED = 1006
 
 PROTOCOL_ERROR = 1002
 INVALID_UTF8 = 1007
+POLICY = 1008
 TOO_BIG = 1009
 
 MAX_REASON = 123
@@ -71,10 +72,12 @@ class Reader:
 
     __slots__ = (
         "_at", "_buffer", "_first", "_held", "_length", "_mask", "_message", "_payload", "allowance", "counted",
-        "limit",
+        "limit", "since",
     )  # fmt: skip
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, since: int = 0) -> None:
+        self.since = since
+        """When what is being read began, by a clock of whoever owns the reader."""
         self.limit = limit
         """Bytes of the largest message."""
         self.allowance = sys.maxsize

@@ -31,6 +31,7 @@ from app.server.handshake import LAST
 from app.server.http import HttpProtocol
 from app.server.link import Link
 from app.server.shared import Shared
+from app.server.sockets import prepare
 from app.server.websocket import WebSocketProtocol
 
 _logger = logging.getLogger("uvicorn.error")
@@ -67,7 +68,7 @@ class Server(uvicorn.Server):
         self._shared = WebSocketProtocol.share(self.config, self.server_state, self.lifespan.state)
         self._shared.limit_age(self._max_connection_age)
         self._drain = self.lifespan.state[DRAIN] = Drain(self._shared)
-        await super().startup(sockets)
+        await super().startup(sockets and [same for listener in sockets for same in prepare(listener)])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gradually on SIGTERM, at once on SIGINT and on a second SIGTERM."""

@@ -12,10 +12,17 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.core.ports import INTAKE, METER, UNBOUNDED, UNMETERED, Intake, Meter
+from app.server.backlog import Backlog
 from app.server.keepalive import Keepalive
 
 _SWEEPS = 2
 """How often the sweep comes in the shortest of its limits."""
+
+_MESSAGE_SECONDS = 60.0
+"""In which a message has to come as a whole, beside the time for its size."""
+
+_SLOWEST = 16 * 1024
+"""Bytes a second: who sends as fast as this has all the time for a message's size."""
 
 _YOUNGEST = 0.8
 """The part of the greatest age at which the first connections end."""
@@ -46,9 +53,12 @@ class Shared:
         """Seconds after which a peer that is not heard of is given up; None for never."""
         self.is_over = False
         """Whether the drain has told everybody: what begins now is told at once."""
+        self.backlog = Backlog(self.loop)
+        """What the connections have read and wait to handle; requests, too."""
         self.keepalive = Keepalive(self.loop, connections, period)
         self.handshake_late = self.keepalive.at_least(handshake_timeout)
         self.closing_late = self.keepalive.at_least(closing_timeout)
+        self.message_late = self.keepalive.at_least(_MESSAGE_SECONDS)
         self.ping_at = self.keepalive.at_most(interval)
         self.drop_at = self.ping_at + self.keepalive.at_least(timeout) - 1
         self.limit_age(None)
@@ -69,6 +79,10 @@ class Shared:
         """Let connections end at an age that is random for each, from 80 to 100 percent of so many seconds."""
         self.oldest = self.keepalive.at_most(seconds)
         self.old = self.oldest if seconds is None else min(self.oldest, self.keepalive.at_least(seconds * _YOUNGEST))
+
+    def is_late(self, age: int, size: int) -> bool:
+        """Whether a message that began so many ticks ago, and has so many bytes by now, takes too long."""
+        return age >= self.message_late + self.keepalive.at_most(size / _SLOWEST)
 
     def is_due(self, age: int) -> bool:
         """Whether a connection so many ticks old is to end at this one; asked at each tick.

@@ -156,22 +156,36 @@ class WebSocketProtocol(Link):
         """Ping a silent peer, and end what lasts too long."""
         age, limits, state = tick - self._heard, self._shared, self._state
         if state is State.OPEN:
-            if limits.is_due(tick - self._born):
-                self.close(GOING_DOWN, "the connection has reached its greatest age")
-            elif self._is_stalled(tick):
-                limits.meter.limited("answer_time")
-                self._abort()
-            elif self._paused:  # nothing can be heard
-                self._heard = tick
-            elif age == limits.ping_at:
-                self.write(_PING)
-            elif age >= limits.drop_at:
-                self._abort()
+            self._look_at_open(tick, age)
         elif state is State.CONNECTING:
             if age >= limits.handshake_late:
                 self.refuse(handshake.text_response(503, ()))
         elif state is not State.CLOSED and age >= limits.closing_late:
             self._abort()
+
+    def _look_at_open(self, tick: int, age: int) -> None:
+        limits = self._shared
+        if limits.is_due(tick - self._born):
+            self.close(GOING_DOWN, "the connection has reached its greatest age")
+        elif self._is_stalled(tick):
+            limits.meter.limited("answer_time")
+            self._abort()
+        elif self._is_slow(tick):
+            limits.meter.limited("message_time")
+            self._fail(rfc6455.FrameError(rfc6455.POLICY, "a message did not come in time"))
+        elif self._paused:  # nothing can be heard
+            self._heard = tick
+        elif age == limits.ping_at:
+            self.write(_PING)
+        elif age >= limits.drop_at:
+            self._abort()
+
+    def _is_slow(self, tick: int) -> bool:
+        """Whether the peer has begun a message, or a frame, and does not end it."""
+        reader = self._reader
+        if reader is None or self._paused or self._yields:
+            return False
+        return self._shared.is_late(tick - reader.since, reader.size)
 
     # Called by the transport.
 
@@ -200,7 +214,7 @@ class WebSocketProtocol(Link):
     def _feed(self, data: bytes) -> rfc6455.Reader:
         reader = self._reader
         if reader is None:
-            reader = self._reader = rfc6455.Reader(self._most())
+            reader = self._reader = rfc6455.Reader(self._most(), self._shared.keepalive.tick)
         reader.feed(data)
         return reader
 
@@ -243,6 +257,8 @@ class WebSocketProtocol(Link):
                     pongs.append(rfc6455.frame(rfc6455.PONG, payload))
                 else:
                     self._answer(pongs)
+                    if opcode != rfc6455.PONG:
+                        reader.since = self._shared.keepalive.tick
                     self._take(opcode, payload)
         finally:
             self._answer(pongs)
@@ -263,7 +279,7 @@ class WebSocketProtocol(Link):
         elif not reader.allowance and not self._paused:
             self._yields = True
             self._transport.pause_reading()
-            self._shared.loop.call_soon(self._pull_on)
+            self._shared.backlog.join(self._pull_on)
 
     def _counts(self, reader: rfc6455.Reader) -> bool:
         """Count what is kept among that of all connections; return whether there is room for it."""

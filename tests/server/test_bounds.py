@@ -154,6 +154,21 @@ def test_a_peer_that_talks_and_does_not_read_is_given_up(application: Applicatio
     assert application.meter.limits == ["answer_time"]
 
 
+def test_a_message_that_only_dribbles_is_late(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server closes with 1008 a connection whose message moves, and is pinged about, but does not end in time."""
+    monkeypatch.setattr("app.server.shared._MESSAGE_SECONDS", 0.2)
+    with LocalServer(application, lifespan="on", ws_ping_interval=0.2, ws_ping_timeout=0.2) as local:
+        wire, peer = application.open(local)
+        with wire:
+            wire.send(frame(TEXT, b"x", fin=False))
+            while not peer.codes:
+                with contextlib.suppress(OSError):
+                    wire.send(frame(PING) + frame(CONTINUATION, b"x", fin=False))
+                time.sleep(0.01)
+    assert peer.codes == [1008]
+    assert application.meter.limits == ["message_time"]
+
+
 @pytest.mark.parametrize("method", ["received", "full", "drained"])
 def test_a_peer_that_fails_ends_its_connection(
     application: Application, local: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
