@@ -18,6 +18,8 @@ CODES = (ROOT / "docs/codes.md").read_text()
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", CODES, re.MULTILINE)}
 
 
+SECURITY = (ROOT / "docs/security.md").read_text()
+
 DASH = "\N{EN DASH}"
 
 PAGES = [
@@ -147,3 +149,19 @@ def test_documented_events_exist() -> None:
     source = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
     assert events
     assert {event for event in events if f'("{event}"' not in source} == set()
+
+
+def test_every_bound_is_documented_with_a_test_that_exists() -> None:
+    """Table of bounds has each limit that the code counts, no other, and names tests that there are."""
+    table = SECURITY.partition("## Bounds")[2]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (.+) \|$", table, re.MULTILINE)][2:]
+    counted = every(r'limited\("(\w+)"', "app/**/*.py")
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[3])} == counted
+    named = [re.findall(r"`(test_\w+)`", row[4]) for row in rows]
+    assert all(named)
+    assert {name for names in named for name in names} <= every(r"def (test_\w+)", "tests/**/test_*.py")
+
+
+def every(pattern: str, files: str) -> set[str]:
+    """Return what a pattern finds in files of the project."""
+    return {name for path in ROOT.glob(files) for name in re.findall(pattern, path.read_text())}

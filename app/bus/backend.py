@@ -2,7 +2,8 @@
 
 ``tests/bus/conformance.py`` holds every implementation to it. Invariants:
 
-* Offsets of a channel are 1, 2, 3, … without gaps, in the order of commits.
+* Offsets of a channel are 1, 2, 3, … without gaps, in the order of commits. A backend that forgets names may let one
+  begin later, so that no offset of an epoch comes twice.
 * What :meth:`Backend.append` reports as stored is stored; on a durable backend it survives
   a crash of everything.
 * :meth:`Backend.next_batch` hands out each channel's messages in order, each once. Where the

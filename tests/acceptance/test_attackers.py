@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import pytest
 from benchmarks.peers.machine import family, resident
 from tests.support.attackers import CHANNELS, Attack, Attackers, fill
 from tests.support.attacks import ATTACKS
-from tests.support.server import Server
+from tests.support.server import SERVE, Server
 
 MIB = 1024 * 1024
 
@@ -70,3 +72,16 @@ def test_no_attack_has_found_a_bug(server: Server) -> None:
     """Server has logged no failed connection and no traceback; run last, on the server of all attacks."""
     assert [line for line in server.log if line.get("event") == "connection_failed"] == []
     assert "Traceback" not in server.text()
+
+
+def test_a_server_without_descriptors_goes_on() -> None:
+    """Server whose open files are used up serves those that are connected, and others again when some have gone."""
+    limited = ("sh", "-c", 'ulimit -n 96 && exec "$@"', "sh", *SERVE)
+    with Server(channels=CHANNELS, command=limited) as server, contextlib.ExitStack() as crowd:
+        with httpx.Client(base_url=server.url) as early:
+            assert early.post("/push/probe", json=1).status_code == 200
+            for _ in range(200):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=_PATIENCE))
+            assert early.post("/push/probe", json=2).status_code == 200
+        crowd.close()
+        assert push(server) == 200

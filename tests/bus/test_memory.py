@@ -53,13 +53,55 @@ async def test_the_log_is_bounded_by_size(subject: MemorySubject) -> None:
 
 
 async def test_the_log_is_bounded_by_age_though_nobody_publishes_there(subject: MemorySubject) -> None:
-    """MemoryBackend lets go of old messages of an idle channel when anything else is published."""
+    """MemoryBackend lets go of old messages of an idle channel when it sweeps."""
     subject.retention["a"] = History(size=10, ttl=60)
     await append(subject, "a", "1")
+    await subject.backend.follow("a")
     await subject.age(120)
-    await append(subject, "b", "1")
+    await subject.backend.sweep()
     assert await texts(subject, "a", history=ALL) == []
     assert await append(subject, "a", "2") == [2]
+
+
+async def test_names_that_hold_nothing_cost_nothing(subject: MemorySubject) -> None:
+    """MemoryBackend forgets a name whose last message has expired, and takes no memory for a hundred thousand."""
+    tracemalloc.start()
+    for number in range(100_000):
+        subject.retention[f"c{number}"] = History(size=10, ttl=60)
+    before, _ = tracemalloc.get_traced_memory()
+    await subject.backend.append([Record(f"c{number}", b"1") for number in range(100_000)])
+    await subject.age(61)
+    await subject.backend.sweep()
+    await subject.age(61)
+    await subject.backend.sweep()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held - before < 1_000_000
+
+
+async def test_a_flood_of_names_takes_no_more_than_the_bound() -> None:
+    """MemoryBackend counts names as it counts messages, and forgets the oldest that nobody follows."""
+    subject = MemorySubject(log_bytes=1_000_000)
+    await subject.backend.follow("kept")
+    tracemalloc.start()
+    for number in range(20_000):
+        await append(subject, f"c{number}", "1")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2_000_000
+    assert await append(subject, "kept", "1") == [1]
+
+
+async def test_no_offset_comes_twice(subject: MemorySubject) -> None:
+    """MemoryBackend begins a name that it has forgotten, and new ones, after whatever was forgotten."""
+    subject.retention["a"] = subject.retention["b"] = History(size=10, ttl=60)
+    await append(subject, "a", "1", "2", "3")
+    await subject.age(200)
+    await subject.backend.sweep()
+    assert (await subject.backend.head("a"), await subject.backend.head("new")) == (3, 3)
+    assert await append(subject, "a", "4") == [4]
+    page = await subject.backend.read("b", 0, 10, ALL)
+    assert (page.first, page.head, page.messages) == (4, 3, ())
 
 
 async def test_a_key_keeps_no_data(subject: MemorySubject) -> None:

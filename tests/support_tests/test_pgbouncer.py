@@ -3,13 +3,10 @@
 import asyncpg
 import pytest
 
-from tests.support.pgbouncer import PgBouncer, find_pgbouncer
+from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import PostgresServer
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(find_pgbouncer() is None, reason="PgBouncer is not on this machine"),
-]
+pytestmark = pytest.mark.anyio
 
 
 async def test_pooling() -> None:

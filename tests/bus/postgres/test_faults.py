@@ -13,7 +13,7 @@ from app.bus.postgres import link, listener
 from app.bus.postgres.dsn import Dsn
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
-from tests.support.pgbouncer import PgBouncer, find_pgbouncer
+from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
 from tests.support.readers import ALL, Ledger, Worker, healthy, kill, says, until, worker, workers
@@ -212,10 +212,6 @@ async def test_a_publisher_with_a_key_does_not_notice_a_short_outage(
     assert await sql.fetchval("SELECT head FROM abide.head") == 10
 
 
-pooled = pytest.mark.skipif(find_pgbouncer() is None, reason="PgBouncer is not on this machine")
-
-
-@pooled
 async def test_pgbouncer_with_a_direct_url_works_under_load(
     postgres: PostgresServer, url: str, database: str, sql: asyncpg.Connection
 ) -> None:
@@ -240,7 +236,6 @@ async def test_pgbouncer_with_a_direct_url_works_under_load(
                 await ledger.check(url, readers)
 
 
-@pooled
 async def test_pgbouncer_without_a_direct_url_is_noticed(postgres: PostgresServer, database: str) -> None:
     """Worker whose LISTEN goes through PgBouncer turns red, and names the setting that helps."""
     with PgBouncer(postgres) as pool, capture_logs() as logs:
