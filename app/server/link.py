@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import Enum, auto
+from functools import partial
 from itertools import repeat
 from operator import methodcaller
 from typing import ClassVar, cast
@@ -115,7 +116,7 @@ class Link(asyncio.Protocol, Watched):
         if sent != len(data):
             self._descriptor = _INDIRECT
             self._queued += len(data) - sent
-            self._transport.write(memoryview(data)[sent:])
+            self._transport.write(memoryview(data)[sent:] if sent else data)
 
     def is_full(self) -> bool:
         """Whether more is buffered than :meth:`write` should add to."""
@@ -218,9 +219,10 @@ class Link(asyncio.Protocol, Watched):
         abort(self._transport)
 
     def _tell(self, code: int) -> None:
-        # In a later turn, so that a peer is never told of the end inside a call that it makes; and in a context
-        # of its own: what the peer logs is not about the request that this turn serves, or the sweep began in.
-        self._shared.loop.call_soon(self._told, code, context=Context())
+        # In a later turn, so that a peer is never told of the end inside a call that it makes, and thousands that end
+        # at once do not take one turn for themselves; and in a context of its own: what the peer logs is not about the
+        # request that this turn serves, or the sweep began in.
+        self._shared.backlog.join(partial(Context().run, self._told, code))
 
     def _told(self, code: int) -> None:
         peer, self._peer = self._peer, None

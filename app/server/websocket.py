@@ -36,7 +36,7 @@ class WebSocketProtocol(Link):
     reading is paused.
     """
 
-    __slots__ = ("_paused", "_pulling", "_reader", "_yields")
+    __slots__ = ("_paused", "_pulling", "_reader", "_reads", "_yields")
 
     handshake_timeout: ClassVar[float] = 10.0
     """Seconds that the application may take to answer the handshake; the sweep ends it within half as many more."""
@@ -55,6 +55,7 @@ class WebSocketProtocol(Link):
         self._reader: rfc6455.Reader | None = None
         self._paused = False  # whether the peer has paused reading
         self._yields = False  # whether reading is paused until _pull_on, so that others have their turn
+        self._reads = True  # whether the transport does
         self._pulling = False  # whether _pull is on the stack
 
     @classmethod
@@ -127,8 +128,7 @@ class WebSocketProtocol(Link):
         """Read nothing more from the peer until :meth:`resume`."""
         if self._state is State.OPEN and not self._paused:
             self._paused = True
-            if not self._yields:
-                self._transport.pause_reading()
+            self._read_or_not()
 
     def resume(self) -> None:
         """Read on; what has been read already is delivered before this returns, if it is not being delivered."""
@@ -138,8 +138,8 @@ class WebSocketProtocol(Link):
         if self._state is State.OPEN:
             self._heard = self._shared.keepalive.tick
         if not self._yields:
-            self._transport.resume_reading()
-            self._pull()
+            self._pull()  # which may pause it again: what has come is handled before more is read
+            self._read_or_not()
 
     # Called by uvicorn.
 
@@ -209,7 +209,8 @@ class WebSocketProtocol(Link):
 
     def _keep_early(self, data: bytes) -> None:
         if self._feed(data).size > self.early_size:
-            self._transport.pause_reading()
+            self._paused = True
+            self._read_or_not()
 
     def _feed(self, data: bytes) -> rfc6455.Reader:
         reader = self._reader
@@ -223,9 +224,18 @@ class WebSocketProtocol(Link):
         return self._shared.max_size if self._peer is None else min(self._shared.max_size, self._peer.most())
 
     def _read_on_later(self) -> None:
-        self._paused = False
-        self._transport.resume_reading()
-        self._shared.loop.call_soon(self._pull)
+        self._paused, self._yields = False, True
+        self._shared.loop.call_soon(self._pull_on)
+
+    def _read_or_not(self) -> None:
+        """Let the transport read, unless somebody has a reason against it."""
+        wanted = not self._paused and not self._yields
+        if wanted is not self._reads and not self._transport.is_closing():
+            self._reads = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
 
     def _pull(self) -> None:
         """Handle the frames that have come, as many as one turn of the loop has room for, unless reading is paused."""
@@ -278,7 +288,7 @@ class WebSocketProtocol(Link):
             self._fail(rfc6455.FrameError(OVERLOADED, "too much of unfinished messages is held: try again"))
         elif not reader.allowance and not self._paused:
             self._yields = True
-            self._transport.pause_reading()
+            self._read_or_not()
             self._shared.backlog.join(self._pull_on)
 
     def _counts(self, reader: rfc6455.Reader) -> bool:
@@ -294,9 +304,8 @@ class WebSocketProtocol(Link):
 
     def _pull_on(self) -> None:
         self._yields = False
-        if not self._paused and not self._transport.is_closing():
-            self._transport.resume_reading()
-            self._pull()
+        self._pull()
+        self._read_or_not()
 
     def _drop_reader(self) -> None:
         if self._reader is not None:
