@@ -18,7 +18,7 @@ from itertools import islice
 
 import structlog
 
-from app.core.errors import AbideError, OverloadedError, UnavailableError
+from app.core.errors import AbideError, OverloadedError, UnavailableError, bare
 from app.core.message import Published, Record
 from app.core.ports import UNMETERED, Meter, Outcome
 
@@ -134,7 +134,7 @@ class GroupCommit:
             self._meter.published(_stored(records, outcomes))
         except AbideError as error:
             self._meter.appended(len(records), time.perf_counter() - began)
-            outcomes = [error] * len(records)
+            outcomes = [bare(error)] * len(records)
         except Exception:  # noqa: BLE001 — a bug of a backend fails its batch, not the queue
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)

@@ -22,7 +22,7 @@ import structlog
 from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
 from app.bus.remembered import MAX_KEYS, Keys
 from app.core.channel import History
-from app.core.errors import AbideError
+from app.core.errors import AbideError, bare
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
 from app.core.tail import OVERHEAD, Messages, footprint
@@ -50,7 +50,7 @@ _log = structlog.get_logger(__name__)
 class _Log:
     """One channel's messages."""
 
-    __slots__ = ("messages", "queued", "used")
+    __slots__ = ("is_unused", "messages", "queued", "used")
 
     def __init__(self, offset: int, now: int) -> None:
         self.messages = Messages(offset)
@@ -58,6 +58,8 @@ class _Log:
         """Whether it is in the store's queue."""
         self.used = now
         """When it was last appended to, or begun."""
+        self.is_unused = True
+        """Whether nothing was ever appended: then it may go at once, for it has no offset to lose."""
 
 
 class _Store:
@@ -106,10 +108,16 @@ class _Store:
         if log is not None and log.used < before:
             self._forget_empty(channel, log)
 
+    def forget_unused(self, channel: str) -> None:
+        """Forget a channel that nobody has published to since it was begun."""
+        log = self._logs.get(channel)
+        if log is not None and log.is_unused:
+            self._forget_empty(channel, log)
+
     def append(self, channel: str, now: int, data: bytes) -> Message:
         """Store a message, and let go of the oldest ones that no longer fit."""
         log = self.open(channel, now)
-        log.used = now
+        log.used, log.is_unused = now, False
         message = Message(log.messages.head + 1, now, data)
         log.messages.extend((message,))
         self._used += len(data) + OVERHEAD
@@ -257,6 +265,7 @@ class MemoryBackend(Backend):
         """Forget the cursor."""
         self._cursors.pop(channel, None)
         self._behind.pop(channel, None)
+        self._logs.forget_unused(channel)
 
     async def next_batch(self) -> Batch:
         """Hand out what the channel that waits longest has, as one batch."""
@@ -291,7 +300,7 @@ class MemoryBackend(Backend):
             try:
                 known = self._keys.find(record, now)
             except AbideError as error:
-                return error
+                return bare(error)
             if known is not None:
                 return Published(Position(self.epoch, known), replayed=True)
         message = self._logs.append(record.channel, now, record.data)

@@ -8,7 +8,7 @@ wrong, where, and what to do. ``web/problems.py`` maps codes to HTTP statuses, a
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 
 class AbideError(Exception):
@@ -16,6 +16,19 @@ class AbideError(Exception):
 
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+
+
+ErrorT = TypeVar("ErrorT", bound=AbideError)
+
+
+def bare(error: ErrorT) -> ErrorT:
+    """Return the error without what it was raised in, to be kept.
+
+    Its traceback has the frames that it passed, and one of these the error: a cycle, which keeps all that those frames
+    hold, a large message maybe, until garbage is collected. That happens seldom.
+    """
+    error.__traceback__ = error.__context__ = None
+    return error
 
 
 def of_bug(error: BaseException | None = None) -> AbideError:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from enum import Enum, auto
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -35,31 +35,31 @@ class _Phase(Enum):
     ENDED = auto()
 
 
-def open_websocket(
-    transport: asyncio.Transport,
-    request: handshake.Request,
-    config: Config,
-    server_state: ServerState,
-    app_state: Mapping[str, Any],
-) -> None:
-    """Make the transport a WebSocket's and run the application for it, or refuse an invalid request.
+class Opening(NamedTuple):
+    """A handshake that is one of RFC 6455, before the application has seen it."""
 
-    The protocol class is that of the configuration.
-    """
-    try:
+    key: bytes
+    scope: Event
+    rest: bytes
+    """What came behind it."""
+
+    @classmethod
+    def of(cls, request: handshake.Request, config: Config, server_state: ServerState) -> Opening:
+        """Judge a request that asks for a WebSocket. Raises :class:`~app.server.handshake.RefusalError`."""
         handshake.check_server(server_state.default_headers)
         key, subprotocols = handshake.check(request)
         scope = handshake.scope(request, config.asgi_version, config.root_path, subprotocols)
-    except handshake.RefusalError as error:
-        headers = [*server_state.default_headers, *error.headers]
-        transport.write(handshake.text_response(error.status, headers, str(error)))
-        transport.close()
-        return
-    protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
-    shared = protocol.share(config, server_state, app_state)
-    connection = protocol(transport, shared)
-    scope["state"] = dict(app_state)
-    AsgiPeer(connection, key, server_state, shared.max_size).start(config.loaded_app, scope, request.rest)
+        return cls(key, scope, request.rest)
+
+    def start(
+        self, transport: asyncio.Transport, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
+    ) -> None:
+        """Make the transport a WebSocket's, by the configuration's class, and run the application for it."""
+        protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
+        shared = protocol.share(config, server_state, app_state)
+        self.scope["state"] = dict(app_state)
+        peer = AsgiPeer(protocol(transport, shared), self.key, server_state, shared.max_size)
+        peer.start(config.loaded_app, self.scope, self.rest)
 
 
 class AsgiPeer:

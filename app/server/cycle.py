@@ -22,6 +22,7 @@ Application = Callable[..., Awaitable[Any]]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n"
 _WITHOUT_BODY = (204, 304)
+_MOST_PIECES = 64
 
 _logger = logging.getLogger("uvicorn.error")
 
@@ -252,6 +253,8 @@ class Cycle:
         """Take a piece of the request's body; return how many bytes wait for the application."""
         if self._phase is _Phase.COMPLETE:
             return 0
+        if len(self._body) == _MOST_PIECES:  # else pieces of one byte each would take fifty times their size
+            self._body = [b"".join(self._body)]
         self._body.append(body)
         self._size += len(body)
         self._wake()

@@ -21,9 +21,9 @@ from uvicorn.server import ServerState
 
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import whole
-from app.server.asgi import open_websocket
+from app.server.asgi import Opening
 from app.server.cycle import Cycle, Event
-from app.server.handshake import Request, text_response
+from app.server.handshake import RefusalError, Request, text_response
 from app.server.heads import Headers
 from app.server.patience import Patience, Times
 from app.server.request_head import BadRequestError, RequestHead
@@ -147,6 +147,13 @@ class HttpProtocol(asyncio.Protocol):
             self._patience.drained()
         if self._answering is not None:
             self._answering.drained()
+        elif not self._yields:
+            self.read_on()
+            self._read()
+
+    def eof_received(self) -> None:
+        """Close: the client has gone, or says nothing more. What it has not read yet it has to read in time."""
+        self.close()
 
     # Reading.
 
@@ -157,7 +164,7 @@ class HttpProtocol(asyncio.Protocol):
                 if self._reading is not None:
                     if not self._read_body(self._reading, patience):
                         return
-                elif self._answering is not None:
+                elif self._answering is not None or self._full:
                     if self._reader.size > self.ahead_high_water:
                         self._pause_reading()
                     return
@@ -192,10 +199,10 @@ class HttpProtocol(asyncio.Protocol):
             patience.expect_nothing()
             cycle.end()
             return True
+        if self._answering is not None:  # else it was answered already, and only has to end
+            patience.expect_body()
         if self._reader.has_more:
             self._yield()
-        elif self._answering is not None:  # else it was answered already, and only has to end
-            patience.expect_body()
         return False
 
     def _give(self, cycle: Cycle, body: bytes) -> None:
@@ -212,9 +219,15 @@ class HttpProtocol(asyncio.Protocol):
         self._share().backlog.join(self._read_again)
 
     def _read_again(self) -> None:
+        if self._patience is None:  # it is another's by now, or gone
+            return
         self._yields = False
         self.read_on()
-        self._read()
+        try:
+            self._read()
+        except Exception:  # nobody else would end it
+            _logger.exception("connection_failed")
+            abort(self._transport)
 
     # Requests that are whole.
 
@@ -329,7 +342,7 @@ class HttpProtocol(asyncio.Protocol):
         self._patience.answered()
         self._patience.expect(self._config.timeout_keep_alive if self._reading is None else self.times.linger)
         self.read_on()
-        if self._reader.size:
+        if self._reader.size and not self._yields:
             self._read()
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
@@ -337,6 +350,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         self._let_go()
         self._answering = self._reading = None
+        self._yields = False
         self.read_on()
         stream = StreamProtocol(self._transport, self._share(), heartbeat)
         stream.start(peer, head, is_full=self._full)
@@ -380,11 +394,18 @@ class HttpProtocol(asyncio.Protocol):
         self.close()
 
     def _upgrade(self, head: RequestHead) -> None:
-        """Hand the connection over to a WebSocket, and keep nothing of it."""
+        """Hand the connection over to a WebSocket, and keep nothing of it; or refuse what is no handshake."""
         is_tls = self._scheme == "https"
         request = Request(head, is_tls, self._client, self._server, self._reader.rest())
+        try:
+            opening = Opening.of(request, self._config, self._state)
+        except RefusalError as error:
+            headers = [*self._state.default_headers, *error.headers]
+            self.write(text_response(error.status, headers, str(error)))
+            self.close()
+            return
         self._let_go()
-        open_websocket(self._transport, request, self._config, self._state, self._app_state)
+        opening.start(self._transport, self._config, self._state, self._app_state)
 
     def _let_go(self) -> None:
         """Watch and read nothing more: the connection is another's, or gone."""

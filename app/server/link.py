@@ -53,10 +53,10 @@ class Link(asyncio.Protocol, Watched):
         "_born", "_descriptor", "_full", "_heard", "_left", "_moved", "_peer", "_queued", "_shared", "_state",
         "_transport",
     )  # fmt: skip
-    high_water: ClassVar[int] = 128 * 1024
+    high_water: ClassVar[int] = 64 * 1024
     """Bytes in the transport's buffer above which the connection is full."""
 
-    low_water: ClassVar[int] = 32 * 1024
+    low_water: ClassVar[int] = 16 * 1024
     """Bytes in the transport's buffer at which it has room again."""
 
     def __init__(self, transport: asyncio.Transport, shared: Shared, state: State) -> None:

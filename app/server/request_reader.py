@@ -120,13 +120,13 @@ class RequestReader:
 
         Raises :class:`BadRequestError`: nothing is read after it.
         """
+        self.has_more = False
         if self._expects is _Expects.BODY:
             return self._piece(_Expects.HEAD)
         return self._chunks()
 
     def _chunks(self) -> bytes:
         pieces: list[bytes] = []
-        self.has_more = False
         for _ in range(_STEPS):
             if self.is_at_head:
                 break
@@ -142,7 +142,7 @@ class RequestReader:
                     break
                 self._take_line(line)
         else:
-            self.has_more = True
+            self.has_more = not self.is_at_head
         return b"".join(pieces)
 
     def _piece(self, after: _Expects) -> bytes:

@@ -9,7 +9,7 @@ from app.core.ports import Heartbeat, Peer
 from app.server.link import GOING_DOWN, Link, State
 from app.server.rfc6455 import LINK_DIED
 from app.server.shared import Shared
-from app.server.sockets import set_option
+from app.server.sockets import abort, set_option
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
@@ -40,6 +40,7 @@ class StreamProtocol(Link):
         if self._transport.is_closing():
             self._peer, self._state = peer, State.CLOSED
             self._tell(LINK_DIED)
+            abort(self._transport)  # nobody waits any more for what is buffered to be read
             return
         self._take_over(peer)
         self._full = is_full

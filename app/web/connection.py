@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from copy import copy
 
 from app.core import data as json_data
 from app.core.channel import Channel, Identity
@@ -130,7 +131,7 @@ class Connection:
         channel.check_size(data)
         (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
         if isinstance(outcome, AbideError):
-            raise outcome
+            raise copy(outcome)  # it may be others', too
         return outcome
 
     async def _handle(self, text: bytes) -> None:

@@ -39,8 +39,8 @@ class History:
         self._hub = hub
         self._source = source
 
-    async def answer(
-        self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope
+    async def answer(  # noqa: PLR0913, PLR0917 — a request's parts, and who may ask
+        self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
     ) -> Answer:
         """Answer one request; raise why it cannot be.
 
@@ -53,8 +53,13 @@ class History:
         page, where = await self._read(name, channel, start, limit)
         if not page.messages and wait:
             waiter = _Waiter(wait)
-            with lasting(scope, waiter.stop):
-                page, where = await self._poll(name, channel, identity, start, limit, waiter)
+            gone = asyncio.create_task(disconnected(receive))
+            gone.add_done_callback(lambda _: waiter.stop())
+            try:
+                with lasting(scope, waiter.stop):
+                    page, where = await self._poll(name, channel, identity, start, limit, waiter)
+            finally:
+                gone.cancel()
         return Answer(partial(self._more, name, channel), page, where, limit, self._source.epoch)
 
     async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:

@@ -50,16 +50,18 @@ class Incoming:
         """
         if self._announced() > limit:
             raise _too_large(limit)
-        pieces: list[bytes] = []
+        body: bytes | bytearray = b""
         more = True
         while more:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 msg = "the client went away before its request was complete"
                 raise MalformedError(msg)
-            self._hold(event.get("body", b""), limit, pieces)
+            piece = event.get("body", b"")
+            self._hold(len(piece), limit)
+            body = grown(body, piece)
             more = event.get("more_body", False)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return bytes(body)
 
     def release(self) -> None:
         """Note that the body is not held any more."""
@@ -70,14 +72,28 @@ class Incoming:
         length = self.headers.get("content-length", "0")
         return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
-    def _hold(self, piece: bytes, limit: int, pieces: list[bytes]) -> None:
-        if self._held + len(piece) > limit:
+    def _hold(self, size: int, limit: int) -> None:
+        if self._held + size > limit:
             raise _too_large(limit)
-        if not self._intake.grow(self._held, len(piece)):
+        if not self._intake.grow(self._held, size):
             msg = "too much of unfinished messages is held already: send it again later"
             raise NoRoomError(msg)
-        self._held += len(piece)
-        pieces.append(piece)
+        self._held += size
+
+
+def grown(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
+    """Return a body with one more piece; without a copy where it is the first.
+
+    One growing buffer, because a list of pieces of one byte each would take fifty times their size.
+    """
+    if not body:
+        return piece
+    if not piece:
+        return body
+    if isinstance(body, bytes):
+        body = bytearray(body)
+    body += piece
+    return body
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

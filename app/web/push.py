@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import structlog
@@ -12,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core import data, turns
 from app.core.channel import Channel, Identity, Registry
-from app.core.errors import AbideError, MalformedError, NoRoomError
+from app.core.errors import AbideError, MalformedError, NoRoomError, bare
 from app.core.message import Published, Record
 from app.core.ports import Intake, Meter, Outcome, Publisher
 from app.core.scan import Members
@@ -182,7 +183,7 @@ class Push:
                 members = yield from data.walk_members(content[place], _MEMBERS, pace)
                 records.append(self._record(members, None, identity))
             except AbideError as error:
-                records.append(error.with_traceback(None))  # which holds this frame, and with it the body
+                records.append(bare(error))
         return records
 
     def _admit(self, name: str, identity: Identity) -> Channel:
@@ -240,7 +241,7 @@ def answer(path: str, record: Record, published: Published) -> Answer:
 def stored(outcome: Outcome) -> Published:
     """Return where the message stands; raise what became of it if it does not."""
     if isinstance(outcome, AbideError):
-        raise outcome
+        raise copy(outcome)  # the outcome may be others', too
     return outcome
 
 

@@ -56,7 +56,7 @@ class Reads:
         name = _name(path)
         channel = self._registry.find(name)
         if path.endswith(HISTORY):
-            return await self._history.answer(name, channel, identity, query, scope)
+            return await self._history.answer(name, channel, identity, query, scope, receive)
         if not sse.is_wanted(headers):
             detail = (
                 f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "

@@ -291,3 +291,11 @@ def test_scrapes_are_not_logged(server: Server) -> None:
     push(server, "news", 1)
     server.wait_log(lambda line: line.get("path") == "/push/news")
     assert [line for line in server.log[before:] if line.get("path") == "/metrics"] == []
+
+
+def test_a_long_poll_ends_with_its_client(server: Server) -> None:
+    """Server waits no longer for a message for a client that has gone."""
+    with Wire(server.port) as wire:
+        wire.send(b"GET /news/history?wait=60 HTTP/1.1\r\nHost: abide\r\n\r\n")
+        expect(server.url, {'abide_connections{kind="poll"}': 1})
+    expect(server.url, {'abide_connections{kind="poll"}': 0})

@@ -92,6 +92,16 @@ async def test_a_flood_of_names_takes_no_more_than_the_bound() -> None:
     assert await append(subject, "kept", "1") == [1]
 
 
+async def test_names_that_were_only_followed_leave_nothing(subject: MemorySubject) -> None:
+    """MemoryBackend forgets a name at once that nobody published to when nobody follows it any more."""
+    await append(subject, "kept", "1")
+    for number in range(100):
+        await subject.backend.follow(f"c{number}")
+        await subject.backend.unfollow(f"c{number}")
+    assert "<MemoryBackend 1 channels, 0 followed>" in repr(subject.backend)
+    assert await texts(subject, "kept") == ["1"]
+
+
 async def test_no_offset_comes_twice(subject: MemorySubject) -> None:
     """MemoryBackend begins a name that it has forgotten, and new ones, after whatever was forgotten."""
     subject.retention["a"] = subject.retention["b"] = History(size=10, ttl=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
@@ -10,10 +11,12 @@ from websockets.sync.client import connect
 
 from app.server.http import HttpProtocol
 from app.server.patience import Times
+from app.server.websocket import WebSocketProtocol
 from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG, WHOLE_TIMEOUT, app
 from tests.support.local import LocalServer, wait_for
 from tests.support.server import Server
-from tests.support.wire import PATIENCE, Wire
+from tests.support.wire import PATIENCE, TEXT, Wire, frame
+from tests.support.wire import request as handshake
 
 HEADER = b"GET /ok HTTP/1.1\r\nHost: abide\r\n"
 REQUEST = HEADER + b"\r\n"
@@ -128,6 +131,39 @@ def test_an_answer_that_is_not_read_is_cut(last: bytes) -> None:
         peer.send(HEADER.replace(b"/ok", b"/big") + last + b"\r\n")
         wait_for(lambda: server.connections)
         wait_for(lambda: not server.connections)
+
+
+def test_nothing_is_read_behind_an_answer_that_waits_for_its_reader() -> None:
+    """Server opens a WebSocket behind a large answer when that has been read, and not before."""
+    with LocalServer(app) as server, Wire(server.port, receive_buffer=4096) as peer:
+        peer.send(HEADER.replace(b"/ok", b"/big") + b"\r\n" + handshake("/echo") + frame(TEXT, b"x"))
+        wait_for(lambda: any(connection.is_full() for connection in server.connections))
+        assert not any(isinstance(connection, WebSocketProtocol) for connection in server.connections)
+        while b" 101 " not in peer.received:
+            assert not peer.is_closed_within(0.01)
+            peer.received = peer.received[-200:]
+        peer.received = peer.received.rpartition(b"\r\n\r\n")[2]
+        assert peer.read_frame() == (TEXT, b"x")
+        peer.reset()
+
+
+def test_a_body_in_many_pieces_and_a_websocket_behind_it_come_in_turn() -> None:
+    """Server answers a body that takes several turns, and then the handshake that came with it."""
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    with LocalServer(app) as server, Wire(server.port) as peer:
+        peer.send(HEADER.replace(b"GET /ok", b"PUT /early") + chunks + handshake("/detached") + frame(TEXT, b"x"))
+        assert peer.read_head().startswith(b"HTTP/1.1 200 ")
+        assert b" 101 " in peer.read_head()
+        assert peer.read_frame() == (TEXT, b"x")
+        peer.reset()
+
+
+def test_a_client_that_says_nothing_more_is_closed(peer: Wire) -> None:
+    """Server closes a connection whose client has ended its half, after what was answered."""
+    peer.send(REQUEST)
+    peer.read_until(b"\r\n\r\n0")
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert peer.is_closed_within(HEADER_TIMEOUT)
 
 
 def test_requests_behind_one_that_is_answered_wait_as_bytes() -> None:

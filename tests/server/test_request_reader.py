@@ -89,6 +89,18 @@ def test_what_surrounds_a_body_is_bounded(data: bytes, status: int) -> None:
     assert refusal(data) == status
 
 
+def test_a_body_that_ends_with_the_last_step_of_a_call_is_complete() -> None:
+    """Reader has nothing more to read of a body that took just as many steps as one call takes."""
+    reader = RequestReader()
+    reader.feed(CHUNKED + b"1\r\na\r\n" * 32 + b"0\r\nX: 1\r\nY: 2\r\n\r\n")
+    assert read(reader)[1] == b"a" * 32
+    assert not reader.has_more
+    reader.feed(HEAD + b"Content-Length: 5\r\n\r\nab")
+    assert reader.head() is not None
+    assert reader.body() == b"ab"
+    assert not reader.has_more
+
+
 def test_one_call_reads_a_bounded_number_of_chunks() -> None:
     """Reader stops in the middle of thousands of chunks, and says that there are more."""
     reader = RequestReader()

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import select
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from app.core.channel import ANONYMOUS, Channel, Registry
-from app.core.errors import AbideError
+from app.core.errors import AbideError, KeyReusedError
 from app.core.frames import V1_FRAMES
 from app.core.hub import Hub
 from app.core.intake import RESERVE, TOTAL, Intake
@@ -210,7 +211,7 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
     hub, line = Hub(log, registry), Line("connection", "/ws", None, None)
     session = Session(hub, log, Intake(), ANONYMOUS, line, V1_FRAMES, None)
     session.begin(Nobody(), None, None)
-    push = routes(log)
+    push, reused = routes(log), routes(Log(KeyReusedError("used")))
     gc.collect()
     before = set(map(id, living()))
     gc.disable()
@@ -220,6 +221,8 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
                 await session.handle(body)
         for body in (LARGE + text, LARGE + b"[" + text + b"]", LARGE + b"[" + LARGE + text + b"]"):
             await post(push, body)
+        await post(push, LARGE + rb'[{"message": 1, "channel": "\ud800"}]')
+        await post(reused, LARGE + b'{"channel": "c", "message": 1}')
         assert [kept for kept in living() if id(kept) not in before] == []
     finally:
         gc.enable()
@@ -240,3 +243,19 @@ async def post(app: Any, body: bytes) -> None:  # noqa: ANN401 — ASGI
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/push", "query_string": b"", "headers": headers, "state": {}}
     await app(scope, receive, send)
+
+
+async def test_a_body_in_tiny_pieces_takes_what_it_has() -> None:
+    """Body that comes in a hundred thousand pieces takes no more memory than its bytes, and room for them to grow."""
+    pieces = iter([b"ab"] * 100_000)
+
+    async def receive() -> dict[str, Any]:
+        piece = next(pieces, None)
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    request = Incoming({"path": "/push", "headers": []}, receive, Intake())
+    tracemalloc.start()
+    assert await request.body(2**20) == b"ab" * 100_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000

@@ -51,7 +51,7 @@ class Client:
         """Ask, and take what comes."""
         hub: Any = None
         history = History(hub, self._log)
-        answer = await history.answer("c", Channel("c"), ANONYMOUS, query_of(self.scope), self.scope)
+        answer = await history.answer("c", Channel("c"), ANONYMOUS, query_of(self.scope), self.scope, self._receive)
         await answer(self.scope, self._receive, self._send)
 
     def take(self, pieces: int = 100) -> None:
