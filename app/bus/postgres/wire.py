@@ -33,6 +33,9 @@ MAX_INLINE_BODY = 7600
 """Bytes of a body that fit into one notification (8000) beside the longest name and the numbers."""
 
 
+_DOORBELL_LINES = 28
+"""Channels that a commit names in one doorbell, at most."""
+
 _DOORBELL = re.compile(rf"({NAME.pattern}) ([0-9]{{1,16}})", re.ASCII)
 _INLINE = re.compile(rf"m ([0-9a-f]{{32}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII)
 _SEALED_FROM = len("m  ") + 32
@@ -79,8 +82,8 @@ def inline(payload: str) -> Inline | None:
 
 
 def doorbell(payload: str) -> list[tuple[str, int]]:
-    """Read a notification of kind ``d``: channels and their heads, as far as it can be read."""
-    lines = map(_DOORBELL.fullmatch, payload.split("\n")[1:])
+    """Read a notification of kind ``d``: channels and their heads, as far as a commit's can be read."""
+    lines = map(_DOORBELL.fullmatch, payload.split("\n", _DOORBELL_LINES + 1)[1 : _DOORBELL_LINES + 1])
     heads = [(line[1], int(line[2])) for line in lines if line]
     return [(channel, head) for channel, head in heads if head <= MAX_OFFSET]
 

@@ -218,6 +218,30 @@ async def test_a_flood_of_hints_costs_few_reads(url: str, neighbour: asyncpg.Con
     assert len(asked) <= 10 + seconds * 60
 
 
+@pytest.mark.parametrize(
+    "payload", ["d\na {number}", "b", "m {zeros} a {number} 1 1\n1"], ids=["heads", "bells", "messages"]
+)
+async def test_what_is_heard_takes_a_bounded_part_of_a_turn(
+    url: str, neighbour: asyncpg.Connection, payload: str
+) -> None:
+    """Listener drops what is heard in a turn of the event loop after its share of it, and hears again in the next."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        hears = it.backend._listener  # noqa: SLF001 — the only place where one turn can be filled
+        session = listener._Session(neighbour)  # noqa: SLF001 — the same
+        looked: list[int] = []
+        hears._follower.look = lambda channel, head: looked.append(head)  # type: ignore[method-assign] # noqa: ARG005, SLF001
+        hears._outbox.ring = lambda: looked.append(0)  # type: ignore[method-assign] # noqa: SLF001
+        for number in range(50_000):
+            hears._heard(session, payload.format(number=number, zeros="0" * 32))  # noqa: SLF001
+        first = len(looked)
+        assert 0 < first < 50_000
+        await asyncio.sleep(0)
+        hears._heard(session, payload.format(number=1, zeros="0" * 32))  # noqa: SLF001
+        assert len(looked) == first + 1
+        assert reader.faults == []
+
+
 async def test_a_flood_of_bells_moves_nothing(url: str, sql: asyncpg.Connection, neighbour: asyncpg.Connection) -> None:
     """Worker that is rung for nothing asks nothing of the connection that commits, and hears the bell that counts."""
     async with worker(url) as it:

@@ -56,6 +56,11 @@ def test_a_doorbell_names_channels_and_heads() -> None:
     assert wire.doorbell(f"d\na\na -1\na ٣\na 9007199254740992\na {'9' * 5000}\nb 2") == [("b", 2)]
 
 
+def test_a_doorbell_is_read_as_far_as_a_commit_writes_it() -> None:
+    """Doorbell with more lines than a commit's is read no further."""
+    assert wire.doorbell("d" + "\na 1" * 28 + "\nb 2" * 1000) == [("a", 1)] * 28
+
+
 def test_the_longest_notification_fits() -> None:
     """Notification with the longest name, the largest numbers and a full body is within PostgreSQL's 7999 bytes."""
     header = f"m {'0' * 32} {'x' * MAX_NAME} {MAX_OFFSET} {wire.MAX_INLINE_BODY} {10**13}\n"
