@@ -180,13 +180,13 @@ class Listener:
         if not self._inline:
             return None
         try:
-            rows = await session.fetch("SELECT inner_key FROM abide.seal")
+            rows = await session.fetch(sql.query("seal"))
         except asyncpg.InsufficientPrivilegeError:
             if not self._warned:
                 _log.warning("seal_unreadable", database=self._dsn.place, detail=_SEAL_UNREADABLE)
             self._warned = True
             return None
-        return wire.Seal(rows[0][0]) if rows else None
+        return wire.Seal(*rows[0]) if rows else None
 
     def _check_epoch(self, epoch: str) -> None:
         if self.epoch not in (None, epoch):

@@ -8,7 +8,8 @@ One topic, ``abide``, and four kinds of notification::
     h <token>                                      heartbeat
 
 Every role of the database can send all of them. So each is a hint where to look, and only messages with
-the right ``mac`` are more: it covers all that follows it, and only a commit and a server know its key.
+the right ``mac`` are more: it covers all that follows it and the oid of the database, and only a commit and
+a server know its key.
 A server of before version 4 of the schema knows another letter, takes no notice, and polls.
 """
 
@@ -60,14 +61,15 @@ class Inline(NamedTuple):
 
 
 class Seal:
-    """Knows what commits have sealed; ``inner_key`` is what the database holds."""
+    """Knows what commits of the database with the oid ``database`` have sealed; ``inner_key`` is what it holds."""
 
-    def __init__(self, inner_key: bytes) -> None:
+    def __init__(self, inner_key: bytes, database: int) -> None:
         self._key = bytes(byte ^ 0x36 for byte in inner_key)
+        self._database = b"%d " % database
 
     def proves(self, heard: Inline) -> bool:
         """Whether a commit sent it."""
-        mac = hmac.digest(self._key, heard.sealed, "sha256")[:16].hex()
+        mac = hmac.digest(self._key, self._database + heard.sealed, "sha256")[:16].hex()
         return hmac.compare_digest(mac, heard.mac)
 
 
