@@ -10,7 +10,10 @@ from app.core.errors import KeyReusedError, OverloadedError
 from app.core.message import Record
 
 MAX_KEYS = 100_000
-"""Keys of the last ten minutes, at most; each takes about 400 bytes, however long it is."""
+"""Keys of the last ten minutes, at most; each takes about 400 bytes, however long it is.
+
+Publishers without a name, who may be anybody, have room for half of them together.
+"""
 
 
 class _Stored(NamedTuple):
@@ -20,6 +23,8 @@ class _Stored(NamedTuple):
     """Its SHA-256."""
     offset: int
     time: int
+    anonymous: bool
+    """Whether its publisher has no name."""
 
 
 class Keys:
@@ -29,6 +34,7 @@ class Keys:
         self._most = most
         self._stored: dict[bytes, _Stored] = {}
         """By a digest of channel and key, in the order of arrival."""
+        self._anonymous = 0
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -42,12 +48,7 @@ class Keys:
         self.forget(now)
         known = self._stored.get(_name(record))
         if known is None:
-            if len(self._stored) >= self._most:
-                msg = (
-                    f"{self._most} idempotency keys of the last {KEY_LIFETIME // 60} minutes are remembered, which is "
-                    "all that memory:// has room for: publish without a key, or again later"
-                )
-                raise OverloadedError(msg)
+            self._check_room(record)
             return None
         if known.data != hashlib.sha256(record.data).digest():
             raise KeyReusedError.of(record.key)
@@ -55,7 +56,9 @@ class Keys:
 
     def add(self, record: Record, offset: int, now: int) -> None:
         """Remember a record that :meth:`find` did not know."""
-        self._stored[_name(record)] = _Stored(hashlib.sha256(record.data).digest(), offset, now)
+        anonymous = not record.publisher
+        self._stored[_name(record)] = _Stored(hashlib.sha256(record.data).digest(), offset, now, anonymous)
+        self._anonymous += anonymous
 
     def forget(self, now: int) -> None:
         """Forget the keys whose time is over."""
@@ -63,7 +66,20 @@ class Keys:
             oldest = next(iter(self._stored))
             if self._stored[oldest].time >= now - KEY_LIFETIME * 1000:
                 return
-            del self._stored[oldest]
+            self._anonymous -= self._stored.pop(oldest).anonymous
+
+    def _check_room(self, record: Record) -> None:
+        if len(self._stored) >= self._most:
+            most, whose = self._most, ""
+        elif not record.publisher and self._anonymous >= self._most // 2:
+            most, whose = self._most // 2, " of publishers without one of PUSH_KEYS"
+        else:
+            return
+        msg = (
+            f"{most} idempotency keys{whose} of the last {KEY_LIFETIME // 60} minutes are remembered, which is "
+            "all that memory:// has room for: publish without a key, or again later"
+        )
+        raise OverloadedError(msg)
 
 
 def _name(record: Record) -> bytes:

@@ -8,9 +8,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -248,6 +250,43 @@ def test_a_database_that_is_away(server_factory: ServerFactory) -> None:
         own.start()
         expect(server.url, {"abide_backend_ok": 1})
         assert httpx.get(f"{server.url}/health/ready").json()["reasons"] == []
+
+
+def pushed(url: str) -> str:
+    return httpx.post(f"{url}/push/news", json=1, timeout=20).text
+
+
+def read(url: str) -> str:
+    return httpx.get(f"{url}/news/history", timeout=20).text
+
+
+def refused_by_sse(url: str) -> str:
+    return httpx.get(f"{url}/news", headers={"Accept": "text/event-stream"}, timeout=20).text
+
+
+def subscribed(url: str) -> str:
+    with connect(f"{url.replace('http', 'ws')}/ws", subprotocols=[V1]) as socket:
+        socket.send('{"type": "subscribe", "channel": "news"}')
+        return str(socket.recv(20))
+
+
+def refused(url: str) -> str:
+    with pytest.raises(InvalidStatus) as refusal:
+        connect(f"{url.replace('http', 'ws')}/news", open_timeout=20)
+    return str(refusal.value.response.body)
+
+
+def test_clients_are_not_told_where_a_database_is_that_is_away(server_factory: ServerFactory) -> None:
+    """Client that is refused over HTTP, a WebSocket or SSE while the database is away learns nothing of it."""
+    with PostgresServer() as own:
+        server = server_factory(channels=CHANNELS, env={"DATABASE_URL": own.url()}, ready_path="/health/ready")
+        own.stop("immediate")
+        expect(server.url, {"abide_backend_ok": 0})
+        with ThreadPoolExecutor() as threads:
+            told = list(threads.map(lambda ask: ask(server.url), (pushed, read, subscribed, refused_by_sse, refused)))
+        for text in told:
+            assert "the database is not ready: try again in a moment" in text
+            assert str(own.port) not in text
 
 
 def test_a_port_of_their_own(server_factory: ServerFactory, database: str) -> None:

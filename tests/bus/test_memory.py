@@ -131,16 +131,32 @@ async def test_the_number_of_keys_is_bounded() -> None:
     """MemoryBackend refuses one more key than it has room for, of whatever channel, until the oldest are forgotten."""
     subject = MemorySubject(max_keys=3)
     for number in range(3):
-        await subject.backend.append([Record(f"c{number}", b"1", "k")])
-    (refused,) = await subject.backend.append([Record("more", b"1", "k")])
+        await subject.backend.append([Record(f"c{number}", b"1", "k", "someone")])
+    (refused,) = await subject.backend.append([Record("more", b"1", "k", "someone")])
     assert isinstance(refused, OverloadedError)
-    assert "3 idempotency keys" in str(refused)
-    known, keyless = await subject.backend.append([Record("c1", b"1", "k"), Record("more", b"1")])
+    assert "3 idempotency keys of the last 10 minutes" in str(refused)
+    known, keyless = await subject.backend.append([Record("c1", b"1", "k", "someone"), Record("more", b"1")])
     assert known == Published(Position(subject.backend.epoch, 1), replayed=True)
     assert keyless == Published(Position(subject.backend.epoch, 1))
     await subject.age(KEY_LIFETIME + 1)
     (taken,) = await subject.backend.append([Record("more", b"1", "k")])
     assert isinstance(taken, Published)
+
+
+async def test_strangers_leave_room_for_the_keys_of_others() -> None:
+    """MemoryBackend refuses strangers more than half of the keys it has room for, again and again, and no one else."""
+    subject = MemorySubject(max_keys=4)
+    for _ in range(2):
+        for number in range(4):
+            outcomes = await subject.backend.append([Record(f"c{number}", b"1", "k")])
+            assert isinstance(outcomes[0], Published if number < 2 else OverloadedError)
+        assert "2 idempotency keys of publishers without one of PUSH_KEYS" in str(outcomes[0])
+        for number in range(2):
+            (taken,) = await subject.backend.append([Record(f"c{number}", b"1", "k", "someone")])
+            assert isinstance(taken, Published)
+        (refused,) = await subject.backend.append([Record("c2", b"1", "k", "someone")])
+        assert isinstance(refused, OverloadedError)
+        await subject.age(KEY_LIFETIME + 1)
 
 
 async def test_the_log_is_bounded_over_all_channels() -> None:

@@ -32,6 +32,10 @@ from app.core.tail import fitting
 PATIENCE_SECONDS = 5.0
 """How long a publish or a read waits for a database that is away before it is refused."""
 
+_NOT_READY = "the database is not ready: try again in a moment"
+_REFUSED = "the database refused this: try again in a moment"
+"""What clients are told. The reason, with names and addresses in it, is for the log and for readiness."""
+
 _RETRY_SECONDS = 0.05
 _READERS = 2
 _READER_IDLE_SECONDS = 10.0
@@ -78,6 +82,8 @@ class PostgresBackend(Backend):
             parse(direct_url or url), self._follower, self._outbox, self._notify, meter, inline=inline
         )
         self._readers: asyncpg.Pool | None = None
+        self._read_error: str | None = None
+        """Why the last read was given up; None since one worked."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -206,8 +212,7 @@ class PostgresBackend(Backend):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._listener.ready.wait()
         except TimeoutError:
-            msg = f"the database is not ready: {self._listener.error}"
-            raise UnavailableError(msg) from None
+            raise UnavailableError(_NOT_READY) from UnavailableError(self._listener.error or "no session yet")
 
     def _give_up_keyless(self, commit: Commit, error: BaseException) -> None:
         """Leave open only what can be sent again: what has a key is stored once, however often it is sent."""
@@ -274,11 +279,20 @@ class PostgresBackend(Backend):
             try:
                 async with self._reader() as connection:
                     rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
-                    return rows
             except (*LOST, asyncpg.PostgresError) as error:
                 if not isinstance(error, LOST) or time.monotonic() > deadline:
+                    self._read_failed(error)
                     raise _unavailable(error) from error
-            await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                self._read_error = None
+                return rows
+
+    def _read_failed(self, error: BaseException) -> None:
+        reason = describe(error)
+        if reason != self._read_error:
+            _log.error("read_given_up", reason=reason)
+        self._read_error = reason
 
     @contextlib.asynccontextmanager
     async def _reader(self) -> AsyncIterator[Executor]:
@@ -300,9 +314,10 @@ async def _keep_session(_: object) -> None:
 
 
 def _unavailable(error: BaseException) -> UnavailableError:
-    return (
-        error if isinstance(error, UnavailableError) else UnavailableError(f"the database refused: {describe(error)}")
-    )
+    away = isinstance(error, (UnavailableError, *LOST))
+    refusal = UnavailableError(_NOT_READY if away else _REFUSED)
+    refusal.__cause__ = error
+    return refusal
 
 
 def _unknown() -> OutcomeUnknownError:

@@ -37,6 +37,11 @@ _HEARTBEAT_SECONDS = 2.0
 _DEAF_SECONDS = 3.0
 """A heartbeat that was sent and not heard for so long means that LISTEN hears nothing."""
 _ANSWER_SECONDS = 3.0
+
+_HINT_SECONDS, _MESSAGE_SECONDS = 0.004, 0.04
+"""So much of one turn of the event loop what is heard may take: hints, and messages, which have to be proved. What
+comes later in the turn is dropped, and the poll finds what it told: anybody can notify any number of times."""
+
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
 _SEAL_UNREADABLE = (
@@ -64,6 +69,8 @@ class _Session:
     """When the first heartbeat was sent that was not heard; valid while ``heard < sent``."""
     beats: dict[str, int] = field(default_factory=dict)
     """Tokens of the heartbeats that were not heard yet, and their numbers."""
+    hearing_since: float = 0.0
+    """When the first notification was heard in this turn of the event loop; 0 before."""
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         async with self.turn:
@@ -79,6 +86,17 @@ class _Session:
 
     async def publishing(self) -> bool:
         return bool((await self.fetch(sql.query("publishing")))[0][0])
+
+    def spent(self) -> float:
+        """Return for how many seconds of this turn of the event loop notifications have been heard."""
+        now = time.perf_counter()
+        if not self.hearing_since:
+            self.hearing_since = now
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return now - self.hearing_since
+
+    def _end_turn(self) -> None:
+        self.hearing_since = 0.0
 
     def is_deaf(self) -> bool:
         return self.heard < self.sent and time.monotonic() - self.unheard_since > _DEAF_SECONDS
@@ -162,13 +180,13 @@ class Listener:
         if not self._inline:
             return None
         try:
-            rows = await session.fetch("SELECT inner_key FROM abide.seal")
+            rows = await session.fetch(sql.query("seal"))
         except asyncpg.InsufficientPrivilegeError:
             if not self._warned:
                 _log.warning("seal_unreadable", database=self._dsn.place, detail=_SEAL_UNREADABLE)
             self._warned = True
             return None
-        return wire.Seal(rows[0][0]) if rows else None
+        return wire.Seal(*rows[0]) if rows else None
 
     def _check_epoch(self, epoch: str) -> None:
         if self.epoch not in (None, epoch):
@@ -230,24 +248,25 @@ class Listener:
 
     def _heard(self, session: _Session, payload: object) -> None:
         text = str(payload)
+        spent = session.spent()
         match text[:1]:
-            case "m":
-                self._messages_heard(session, text)
-            case "d":
-                for channel, head in wire.doorbell(text):
-                    self._follower.look(channel, head)
-            case "b":
-                self._outbox.ring()
             case "h":
                 self._heartbeat_heard(session, text[2:])
+            case "m" if spent < _MESSAGE_SECONDS:
+                self._messages_heard(session, text, hint=spent < _HINT_SECONDS)
+            case "d" if spent < _HINT_SECONDS:
+                for channel, head in wire.doorbell(text):
+                    self._follower.look(channel, head)
+            case "b" if spent < _HINT_SECONDS:
+                self._outbox.ring()
 
-    def _messages_heard(self, session: _Session, text: str) -> None:
+    def _messages_heard(self, session: _Session, text: str, *, hint: bool) -> None:
         heard = wire.inline(text)
         if heard is None or heard.channel not in self._follower:
             return
         if session.seal is not None and session.seal.proves(heard):
             self._follower.hear(heard.batch(self._follower.epoch))
-        else:
+        elif hint:
             self._follower.look(heard.channel, heard.last)
 
     def _heartbeat_heard(self, session: _Session, token: str) -> None:

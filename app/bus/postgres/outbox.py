@@ -29,6 +29,7 @@ A bell costs one question, whoever rings: when there is nothing to move and nobo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -55,7 +56,9 @@ _WATCH_SECONDS = 0.25
 _REST_SECONDS = 0.05
 """After a bell for nothing: anybody can ring."""
 
-_UNDER_WAY_PAUSE = 0.1
+_UNDER_WAY_PAUSE, _LONGEST_UNDER_WAY_PAUSE = 0.1, 1.0
+"""Between two looks while a transaction that has published is under way: it may stay so for as long as it likes."""
+
 _AFTER_FAILURE_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -160,6 +163,7 @@ class Outbox:
             await asyncio.sleep(pause)
 
     async def _missed_something(self, session: Session) -> bool:
+        pause = _UNDER_WAY_PAUSE
         while True:
             under_way = await session.publishing()
             moved = await self._drain(BATCH)
@@ -168,3 +172,7 @@ class Outbox:
             if moved == 0 and not under_way:
                 return False
             await asyncio.sleep(_UNDER_WAY_PAUSE)
+            with contextlib.suppress(TimeoutError):  # a bell that is rung meanwhile is worth a look at once
+                await asyncio.wait_for(self._bell.wait(), pause - _UNDER_WAY_PAUSE)
+            self._bell.clear()
+            pause = min(pause * 1.5, _LONGEST_UNDER_WAY_PAUSE)

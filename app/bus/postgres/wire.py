@@ -8,7 +8,8 @@ One topic, ``abide``, and four kinds of notification::
     h <token>                                      heartbeat
 
 Every role of the database can send all of them. So each is a hint where to look, and only messages with
-the right ``mac`` are more: it covers all that follows it, and only a commit and a server know its key.
+the right ``mac`` are more: it covers all that follows it and the oid of the database, and only a commit and
+a server know its key.
 A server of before version 4 of the schema knows another letter, takes no notice, and polls.
 """
 
@@ -32,6 +33,9 @@ SEPARATOR = "\x1e"
 MAX_INLINE_BODY = 7600
 """Bytes of a body that fit into one notification (8000) beside the longest name and the numbers."""
 
+
+_DOORBELL_LINES = 28
+"""Channels that a commit names in one doorbell, at most."""
 
 _DOORBELL = re.compile(rf"({NAME.pattern}) ([0-9]{{1,16}})", re.ASCII)
 _INLINE = re.compile(rf"m ([0-9a-f]{{32}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII)
@@ -57,14 +61,15 @@ class Inline(NamedTuple):
 
 
 class Seal:
-    """Knows what commits have sealed; ``inner_key`` is what the database holds."""
+    """Knows what commits of the database with the oid ``database`` have sealed; ``inner_key`` is what it holds."""
 
-    def __init__(self, inner_key: bytes) -> None:
+    def __init__(self, inner_key: bytes, database: int) -> None:
         self._key = bytes(byte ^ 0x36 for byte in inner_key)
+        self._database = b"%d " % database
 
     def proves(self, heard: Inline) -> bool:
         """Whether a commit sent it."""
-        mac = hmac.digest(self._key, heard.sealed, "sha256")[:16].hex()
+        mac = hmac.digest(self._key, self._database + heard.sealed, "sha256")[:16].hex()
         return hmac.compare_digest(mac, heard.mac)
 
 
@@ -79,8 +84,8 @@ def inline(payload: str) -> Inline | None:
 
 
 def doorbell(payload: str) -> list[tuple[str, int]]:
-    """Read a notification of kind ``d``: channels and their heads, as far as it can be read."""
-    lines = map(_DOORBELL.fullmatch, payload.split("\n")[1:])
+    """Read a notification of kind ``d``: channels and their heads, as far as a commit's can be read."""
+    lines = map(_DOORBELL.fullmatch, payload.split("\n", _DOORBELL_LINES + 1)[1 : _DOORBELL_LINES + 1])
     heads = [(line[1], int(line[2])) for line in lines if line]
     return [(channel, head) for channel, head in heads if head <= MAX_OFFSET]
 

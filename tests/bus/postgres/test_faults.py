@@ -130,7 +130,8 @@ async def test_a_database_that_is_away_at_start_is_waited_for(
         async with worker(proxied, ready=False) as it:
             (refused,) = await it.publish("a", "1")
             assert type(refused) is UnavailableError
-            assert f"127.0.0.1:{proxy.port}" in str(refused)
+            assert str(refused) == "the database is not ready: try again in a moment"
+            assert f"127.0.0.1:{proxy.port}" in str(refused.__cause__)
             with pytest.raises(UnavailableError, match="not ready"):
                 await it.follow("a")
             assert f"127.0.0.1:{proxy.port}" in await healthy(it.backend, ok=False)
@@ -168,8 +169,31 @@ async def test_a_read_gives_up_when_its_patience_ends(
     async with worker(proxied) as it:
         proxy.refuse()
         proxy.cut()
-        with pytest.raises(UnavailableError):
-            await it.bus.read("a", 0, 10, ALL)
+        with capture_logs() as logs:
+            for _ in range(2):
+                with pytest.raises(UnavailableError, match=r"^the database is not ready: try again in a moment$"):
+                    await it.bus.read("a", 0, 10, ALL)
+    assert len([line for line in logs if line["event"] == "read_given_up"]) == 1
+
+
+async def test_nobody_is_told_what_a_database_says(url: str, sql: asyncpg.Connection) -> None:
+    """Publisher and reader whom the database refuses are told so; its own words are in the log and the cause."""
+    async with worker(url) as it:
+        await it.publish("a", "1")
+        await sql.execute("ALTER TABLE abide.log RENAME TO elsewhere")
+        with capture_logs() as logs:
+            (refused,) = await it.publish("a", "2")
+            with pytest.raises(UnavailableError) as unread:
+                await it.bus.read("a", 0, 10, ALL)
+        for error in (refused, unread.value):
+            assert str(error) == "the database refused this: try again in a moment"
+            assert isinstance(error, UnavailableError)
+            assert "abide.log" in str(error.__cause__)
+        said = {line["event"]: line["reason"] for line in logs if "reason" in line}
+        assert "abide.log" in said["commit_given_up"]
+        assert "abide.log" in said["read_given_up"]
+        await sql.execute("ALTER TABLE abide.elsewhere RENAME TO log")
+        assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 1
 
 
 @pytest.mark.parametrize("key", [None, "k"], ids=["without key", "with key"])

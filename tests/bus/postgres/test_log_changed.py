@@ -68,7 +68,7 @@ async def test_a_new_installation_is_refused(
         assert "restart the server" in await says(it.backend, "another epoch", seconds=5)
         (outcome,) = await it.publish("a", "2")
         assert isinstance(outcome, UnavailableError)
-        assert "restart the server" in str(outcome)
+        assert "restart the server" in str(outcome.__cause__)
     assert await sql.fetchval("SELECT count(*) FROM abide.log") == 0
 
 

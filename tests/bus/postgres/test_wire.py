@@ -18,7 +18,7 @@ INNER_KEY, OUTER_KEY = (bytes(byte ^ pad for byte in range(64)) for pad in (0x36
 
 def sealed(said: str) -> str:
     """Return the notification of a commit, as SQL makes it."""
-    inner = hashlib.sha256(INNER_KEY + said.encode()).digest()
+    inner = hashlib.sha256(INNER_KEY + b"7 " + said.encode()).digest()
     return f"m {hashlib.sha256(OUTER_KEY + inner).hexdigest()[:32]} {said}"
 
 
@@ -28,7 +28,7 @@ def test_an_inline_notification_holds_its_messages(texts: list[str]) -> None:
     texts = [text + "\r\n\t\u2028 " for text in texts]
     heard = wire.inline(sealed(f"news:a 41 {len(texts)} 1700000000000\n{wire.SEPARATOR.join(texts)}"))
     assert heard is not None
-    assert Seal(INNER_KEY).proves(heard)
+    assert Seal(INNER_KEY, 7).proves(heard)
     first = 42 - len(texts)
     messages = tuple(Message(first + i, 1_700_000_000_000, text.encode()) for i, text in enumerate(texts))
     assert heard.batch("epoch") == Batch("news:a", "epoch", messages)
@@ -40,7 +40,7 @@ def test_the_seal_is_of_every_character(at: int, character: str) -> None:
     payload = sealed("news 41 1 1700000000000\n" + "é" * 50)
     forged = payload[:at] + character + payload[at + 1 :]
     heard = wire.inline(forged)
-    assert forged == payload or heard is None or not Seal(INNER_KEY).proves(heard)
+    assert forged == payload or heard is None or not Seal(INNER_KEY, 7).proves(heard)
 
 
 @given(st.text() | st.from_regex(r"[mdbh]( |\n)?[0-9a-z. \n]{0,60}") | st.from_regex(r"d(\n[a-z]+ [0-9]+)+"))
@@ -54,6 +54,11 @@ def test_a_doorbell_names_channels_and_heads() -> None:
     """Doorbell gives back each channel with its head, and leaves out lines that are none."""
     assert wire.doorbell("d\na 1\nb:c.d-e_f 9007199254740991") == [("a", 1), ("b:c.d-e_f", MAX_OFFSET)]
     assert wire.doorbell(f"d\na\na -1\na ٣\na 9007199254740992\na {'9' * 5000}\nb 2") == [("b", 2)]
+
+
+def test_a_doorbell_is_read_as_far_as_a_commit_writes_it() -> None:
+    """Doorbell with more lines than a commit's is read no further."""
+    assert wire.doorbell("d" + "\na 1" * 28 + "\nb 2" * 1000) == [("a", 1)] * 28
 
 
 def test_the_longest_notification_fits() -> None:

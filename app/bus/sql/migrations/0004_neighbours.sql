@@ -2,16 +2,19 @@
 -- whatever it likes, and take any advisory lock. So what comes with a notification has to prove that a commit
 -- of ours sent it, and nobody waits for a lock that others can take.
 
--- HMAC-SHA256 (RFC 2104) in two calls of sha256(): its key, XORed with 0x36 and with 0x5c. The key is
--- the random bits of eight UUIDs. It stays as it is: what a notification from before a restored backup
--- says is dropped for its time (app/bus/postgres/follower.py).
+-- HMAC-SHA256 (RFC 2104) in two calls of sha256(): its key, XORed with 0x36 and with 0x5c. It stays as it is
+-- when an older backup is restored: what a notification from before says is dropped for its time
+-- (app/bus/postgres/follower.py). The oid of the database is sealed along, for a copy of it has the same key.
 CREATE TABLE abide.seal (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     inner_key bytea NOT NULL CHECK (octet_length(inner_key) = 64),
     outer_key bytea NOT NULL CHECK (octet_length(outer_key) = 64)
 );
 COMMENT ON TABLE abide.seal IS 'The secret by which a server knows the notifications of commits: for servers alone';
-DO $$
+
+-- Make a new secret, of the random bits of eight UUIDs. Sessions that listen go on with the old one: with hints.
+CREATE FUNCTION abide.reseal() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     secret bytea := sha256(convert_to(concat(gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid()), 'UTF8'))
         || sha256(convert_to(concat(gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid()), 'UTF8'));
@@ -22,8 +25,11 @@ BEGIN
         inside := set_byte(inside, i, get_byte(secret, i) # 54);
         outside := set_byte(outside, i, get_byte(secret, i) # 92);
     END LOOP;
-    INSERT INTO abide.seal (inner_key, outer_key) VALUES (inside, outside);
+    INSERT INTO abide.seal AS s (inner_key, outer_key) VALUES (inside, outside)
+    ON CONFLICT (one) DO UPDATE SET inner_key = excluded.inner_key, outer_key = excluded.outer_key;
 END $$;
+REVOKE EXECUTE ON FUNCTION abide.reseal FROM PUBLIC;
+SELECT abide.reseal();
 
 -- Who may do some work at a time. drain and trim: a transaction at it has the row locked. lead: whom
 -- publishers need not wake, by the process id of its LISTEN, and until when unless it says so again.
@@ -50,8 +56,8 @@ BEGIN
     IF inline THEN
         said := name || ' ' || last || ' ' || many || ' ' || taken || E'\n' || joined;
         PERFORM pg_notify('abide', 'm ' || left(encode(
-            sha256(s.outer_key || sha256(s.inner_key || convert_to(said, 'UTF8'))), 'hex'), 32) || ' ' || said)
-        FROM abide.seal s;
+            sha256(s.outer_key || sha256(s.inner_key || convert_to(d.oid || ' ' || said, 'UTF8'))), 'hex'), 32) || ' ' || said)
+        FROM abide.seal s, pg_database d WHERE d.datname = current_database();
     ELSIF NOT inline THEN
         PERFORM pg_notify('abide', E'd\n' || name || ' ' || last);
     END IF;
@@ -301,11 +307,25 @@ BEGIN
     RETURN gone + keys_gone;
 END $$;
 
--- Rights: servers that are not the owner go on with those that they have. The new tables and functions are
--- for nobody else, whatever ALTER DEFAULT PRIVILEGES gives away.
+-- Rights: all has one owner, whoever takes this step, for functions run with the rights of theirs.
 DO $$
 DECLARE
-    role regrole;
+    owner regrole := (SELECT p.proowner FROM pg_catalog.pg_proc p WHERE p.oid = 'abide.append'::regproc);
+BEGIN
+    EXECUTE format('ALTER TABLE abide.seal OWNER TO %s', owner);
+    EXECUTE format('ALTER TABLE abide.turn OWNER TO %s', owner);
+    EXECUTE format('ALTER FUNCTION abide.append_one OWNER TO %s', owner);
+    EXECUTE format('ALTER FUNCTION abide.tell OWNER TO %s', owner);
+    EXECUTE format('ALTER FUNCTION abide.lead OWNER TO %s', owner);
+    EXECUTE format('ALTER FUNCTION abide.reseal OWNER TO %s', owner);
+END $$;
+
+-- Servers that are not the owner go on with the rights that they have. The new tables and functions are for
+-- nobody else, whatever ALTER DEFAULT PRIVILEGES gives away. Where PUBLIC may append, the secret is not for
+-- it: such a server works by hints, and says so.
+DO $$
+DECLARE
+    role text;
     thing text;
 BEGIN
     FOR role, thing IN
@@ -314,16 +334,20 @@ BEGIN
         UNION
         SELECT a.grantee::regrole, 'FUNCTION ' || p.oid::regprocedure
         FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
-        WHERE p.oid IN ('abide.tell'::regproc, 'abide.lead'::regproc) AND a.grantee NOT IN (0, p.proowner)
+        WHERE p.oid IN ('abide.tell'::regproc, 'abide.lead'::regproc, 'abide.reseal'::regproc)
+            AND a.grantee NOT IN (0, p.proowner)
     LOOP
         EXECUTE format('REVOKE ALL ON %s FROM %s', thing, role);
     END LOOP;
     REVOKE ALL ON abide.seal, abide.turn FROM PUBLIC;
     FOR role IN
-        SELECT a.grantee::regrole FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
-        WHERE p.oid = 'abide.append'::regproc AND a.privilege_type = 'EXECUTE' AND a.grantee NOT IN (0, p.proowner)
+        SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+        FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
+        WHERE p.oid = 'abide.append'::regproc AND a.privilege_type = 'EXECUTE' AND a.grantee <> p.proowner
     LOOP
-        EXECUTE format('GRANT SELECT ON abide.seal TO %s', role);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION abide.lead TO %s', role);
+        IF role <> 'PUBLIC' THEN
+            EXECUTE format('GRANT SELECT ON abide.seal TO %s', role);
+        END IF;
+        EXECUTE format('GRANT EXECUTE ON FUNCTION abide.append_one, abide.lead TO %s', role);
     END LOOP;
 END $$;
