@@ -219,7 +219,10 @@ class MemoryBackend(Backend):
     async def sweep(self) -> None:
         """Let go of what no history shows any more, and of names that hold nothing for as long as they might."""
         now = int(self._clock() * 1000)
-        self._keys.forget(now)
+        more = True
+        while more:
+            more = self._keys.forget(now)
+            await asyncio.sleep(0)
         for place, channel in enumerate(list(self._logs)):
             if place % _SWEEP_SLICE == 0:
                 await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from typing import NamedTuple
 
 from app.bus.backend import KEY_LIFETIME
@@ -14,6 +15,9 @@ MAX_KEYS = 100_000
 
 Publishers without a name, who may be anybody, have room for half of them together.
 """
+
+
+_FORGOTTEN_AT_ONCE = 1000
 
 
 class _Stored(NamedTuple):
@@ -32,7 +36,7 @@ class Keys:
 
     def __init__(self, most: int = MAX_KEYS) -> None:
         self._most = most
-        self._stored: dict[bytes, _Stored] = {}
+        self._stored: OrderedDict[bytes, _Stored] = OrderedDict()
         """By a digest of channel and key, in the order of arrival."""
         self._anonymous = 0
 
@@ -47,6 +51,9 @@ class Keys:
         """
         self.forget(now)
         known = self._stored.get(_name(record))
+        if known is not None and known.time < now - KEY_LIFETIME * 1000:  # there were too many to forget at once
+            self._anonymous -= self._stored.pop(_name(record)).anonymous
+            known = None
         if known is None:
             self._check_room(record)
             return None
@@ -60,13 +67,15 @@ class Keys:
         self._stored[_name(record)] = _Stored(hashlib.sha256(record.data).digest(), offset, now, anonymous)
         self._anonymous += anonymous
 
-    def forget(self, now: int) -> None:
-        """Forget the keys whose time is over."""
-        while self._stored:
-            oldest = next(iter(self._stored))
-            if self._stored[oldest].time >= now - KEY_LIFETIME * 1000:
-                return
-            self._anonymous -= self._stored.pop(oldest).anonymous
+    def forget(self, now: int) -> bool:
+        """Forget the keys whose time is over, the oldest first, some at a time; return whether there may be more."""
+        for _ in range(min(_FORGOTTEN_AT_ONCE, len(self._stored))):
+            oldest, stored = next(iter(self._stored.items()))
+            if stored.time >= now - KEY_LIFETIME * 1000:
+                return False
+            del self._stored[oldest]
+            self._anonymous -= stored.anonymous
+        return bool(self._stored)
 
     def _check_room(self, record: Record) -> None:
         if len(self._stored) >= self._most:

@@ -1,5 +1,6 @@
 """The log in memory."""
 
+import asyncio
 import time
 import tracemalloc
 
@@ -157,6 +158,26 @@ async def test_strangers_leave_room_for_the_keys_of_others() -> None:
         (refused,) = await subject.backend.append([Record("c2", b"1", "k", "someone")])
         assert isinstance(refused, OverloadedError)
         await subject.age(KEY_LIFETIME + 1)
+
+
+async def test_keys_that_expire_together_are_forgotten_in_turns() -> None:
+    """MemoryBackend forgets a hundred thousand keys without holding the loop, and takes new ones meanwhile."""
+    subject = MemorySubject()
+    subject.retention["a"] = History(size=0, ttl=60)
+    for number in range(0, MAX_KEYS, 1000):
+        await subject.backend.append(
+            [Record("a", b"1", f"k{place}", "named") for place in range(number, number + 1000)]
+        )
+    await subject.age(KEY_LIFETIME + 1)
+    (stored,) = await subject.backend.append([Record("a", b"1", f"k{MAX_KEYS - 1}", "named")])
+    assert isinstance(stored, Published)
+    assert not stored.replayed
+    turns = 0
+    sweeping = asyncio.create_task(subject.backend.sweep())
+    while not sweeping.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > MAX_KEYS / 2000
 
 
 async def test_the_log_is_bounded_over_all_channels() -> None:

@@ -24,7 +24,7 @@ from app.bus.postgres.listener import Listener
 from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.waiting import Waiting
 from app.core.channel import History
-from app.core.errors import OutcomeUnknownError, UnavailableError
+from app.core.errors import OutcomeUnknownError, UnavailableError, bare
 from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome
 from app.core.tail import fitting
@@ -225,7 +225,7 @@ class PostgresBackend(Backend):
         """Close what is open. A refusal does not tell what became of an attempt that was interrupted before."""
         _log.error("commit_given_up", reason=describe(error), messages=len(commit.open()))
         for index in commit.open():
-            commit.outcomes[index] = _unknown() if interrupted else _unavailable(error)
+            commit.outcomes[index] = _unknown() if interrupted else bare(_unavailable(error))
         raise _GaveUpError from error
 
     async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
