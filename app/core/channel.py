@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from app.core.errors import (
     ForbiddenError,
@@ -67,6 +68,22 @@ class History:
     ttl: int = 24 * 3600
 
 
+class Caller(NamedTuple):
+    """What a caller showed when it came: enough for other settings to judge it anew."""
+
+    digest: bytes | None = None
+    """Of the key that it sent; None where it sent none."""
+    is_near: bool = False
+    """It came from this machine, and by way of nobody."""
+    origin: str | None = None
+    """Of its page; None where it is no page."""
+    is_own: bool = False
+    """The page is the server's own."""
+
+
+_UNSEEN = Caller()
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The authenticated caller."""
@@ -81,6 +98,8 @@ class Identity:
     """It may see what operators see, and publish where only they may."""
     keys_exist: bool = True
     """Whether there are keys to bring; without them nobody can become an operator by a key."""
+    caller: Caller = _UNSEEN
+    """By what it was judged."""
 
     def check_operator(self, rule: str) -> None:
         """Raise unless it is an operator's; ``rule`` says what only they may, and begins the detail.

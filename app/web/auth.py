@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from app.core.channel import Access, Identity
+from app.core.channel import Access, Caller, Identity
 from app.core.errors import AbideError, UnauthorisedError
-from app.web.loopback import is_local
-from app.web.origins import Origins
+from app.web.loopback import is_local, is_near
+from app.web.origins import Origins, is_own
 
 _NAME_DIGITS = 12
 """Of a key's digest in the name of its identity: enough to tell keys apart, too few to be of use."""
+
+_LONGEST_ORIGIN = 300
+"""Characters of an origin that are kept: more than a host's name, a scheme and a port have."""
 
 _NO_KEYS = "no keys are configured (auth.keys), so nobody can"
 
@@ -42,9 +45,6 @@ class Authenticator:
         self.operators = operators
         """Who is an operator, as configured."""
         self._local_may = operators is None and on_loopback
-        self._holders = [
-            Identity(has_key=True, name=digest.hex()[:_NAME_DIGITS], is_operator=True) for digest in self._digests
-        ]
 
     def identify(self, headers: Mapping[str, str], peer: str | None) -> Identity:
         """Return the caller's identity; in time that does not depend on how near a key is.
@@ -53,18 +53,33 @@ class Authenticator:
         where that is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign
         origin, and :class:`UnauthorisedError` for a key that is none, also where nobody needs one.
         """
-        self.origins.check(headers)
-        if not self._digests:
-            return self._keyless(_NO_KEYS, headers, peer)
+        origin = headers.get("origin")
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return self._keyless("no key was sent", headers, peer)
-        digest = _digest(credentials.strip().encode("latin-1"))
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return self._judge(
+            Caller(
+                _digest(credentials.strip().encode("latin-1")) if scheme.lower() == "bearer" else None,
+                is_near(headers, peer),
+                None if origin is None else origin[:_LONGEST_ORIGIN],
+                is_own=origin is not None and is_own(origin, headers.get("host", "")),
+            )
+        )
+
+    def judge(self, identity: Identity) -> Identity:
+        """Return what the caller of an open connection is by these settings; raises as :meth:`identify` does."""
+        return self._judge(identity.caller)
+
+    def _judge(self, caller: Caller) -> Identity:
+        self.origins.check(caller.origin, is_own=caller.is_own)
+        if not self._digests:
+            return self._keyless(_NO_KEYS, caller)
+        if caller.digest is None:
+            return self._keyless("no key was sent", caller)
+        matches = [hmac.compare_digest(caller.digest, known) for known in self._digests]
         if not any(matches):
             msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
             raise UnauthorisedError(msg)
-        return self._holders[matches.index(True)]
+        name = self._digests[matches.index(True)].hex()[:_NAME_DIGITS]
+        return Identity(has_key=True, name=name, is_operator=True, caller=caller)
 
     def check_operator(self, request: HTTPConnection, what: str) -> None:
         """Raise unless an operator asks, as :meth:`identify` does and :meth:`Identity.check_operator`."""
@@ -77,9 +92,9 @@ class Authenticator:
         except AbideError:
             return False
 
-    def _keyless(self, reason: str, headers: Mapping[str, str], peer: str | None) -> Identity:
-        is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(headers, peer, self.origins))
-        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._digests))
+    def _keyless(self, reason: str, caller: Caller) -> Identity:
+        is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(caller, self.origins))
+        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._digests), caller=caller)
 
 
 def peer(scope: Scope) -> str | None:

@@ -84,6 +84,7 @@ class Connection:
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
         self.is_over = True
+        self.hub.leave(self)
         self.hub.meter.disconnected("websocket")
         try:
             self.release(self._line)

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import AbideError
 from app.web.incoming import by_name
-from app.web.origins import Origins
+from app.web.origins import Origins, is_own
 from app.web.problems import ProblemResponse
 
 Header = tuple[bytes, bytes]
@@ -74,7 +74,8 @@ class Cors:
         """Answer what a browser asks before it sends what a page wants sent."""
         response: Response
         try:
-            self._origins.check(by_name(scope["headers"]))
+            headers = by_name(scope["headers"])
+            self._origins.check(headers["origin"], is_own=is_own(headers["origin"], headers.get("host", "")))
         except AbideError as error:
             response = ProblemResponse.of(error)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
+from app.core.channel import Caller
 from app.web.origins import Origins, authority
 
 FORWARDING = frozenset(
@@ -22,26 +23,30 @@ FORWARDED = "x-forwarded-"
 _LOCALHOST = "localhost"
 
 
-def is_local(headers: Mapping[str, str], peer: str | None, origins: Origins) -> bool:
-    """Whether a person or a program on this machine asks, and nobody by way of it.
+def is_local(caller: Caller, origins: Origins) -> bool:
+    """Whether a person or a program on this machine asks: no page, or one of this machine or of a trusted origin.
+
+    Any page that a developer looks at can ask ``localhost``, and ``origins: ["*"]`` does not mean that.
+    """
+    origin = caller.origin
+    return caller.is_near and (origin is None or origins.trusts(origin) or _is_loopback(_host(authority(origin))))
+
+
+def is_near(headers: Mapping[str, str], peer: str | None) -> bool:
+    """Whether a request comes from this machine, and by way of nobody.
 
     ``peer`` is the address that the connection comes from. Besides, the request
 
     * carries no header of a proxy;
     * names no other machine in Host: a name of a stranger's that was made to lead here (DNS rebinding) would
-      make the stranger's page one of the server's own. Such a name has a dot; what has none is this network's;
-    * comes from no page, or from one of this machine or of an origin that is listed by name: any page that
-      a developer looks at can ask ``localhost``, and ``origins: ["*"]`` does not mean that.
+      make the stranger's page one of the server's own. Such a name has a dot; what has none is this network's.
     """
     if peer is None or not _is_loopback(peer):
         return False
     named = _host(headers.get("host", ""))
     if not _is_loopback(named) and ("." in named or ":" in named):
         return False
-    if any(name in FORWARDING or name.startswith(FORWARDED) for name in headers):
-        return False
-    origin = headers.get("origin")
-    return origin is None or origins.trusts(origin) or _is_loopback(_host(authority(origin)))
+    return not any(name in FORWARDING or name.startswith(FORWARDED) for name in headers)
 
 
 def _host(authority: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from app.core.errors import ForbiddenError
 
@@ -32,14 +31,13 @@ class Origins:
         """Whether the origin is listed and somebody's own: any page can make a frame whose origin is ``null``."""
         return origin != _OPAQUE and self.lists(origin)
 
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Refuse what a page of a foreign origin has a browser ask; names are in lower case.
+    def check(self, origin: str | None, *, is_own: bool) -> None:
+        """Refuse what a page of a foreign origin has a browser ask.
 
         Raises :class:`ForbiddenError`. Who is no browser sends no Origin and is let in. So are the
         server's own pages: their Origin names the host that they ask.
         """
-        origin = headers.get("origin")
-        if origin is None or self.any or self.lists(origin) or _is_own(origin, headers.get("host", "")):
+        if origin is None or self.any or self.lists(origin) or is_own:
             return
         msg = f"pages of {origin[:200]!r} may not use this server: add the origin to 'origins' in channels.yaml"
         raise ForbiddenError(msg)
@@ -50,7 +48,8 @@ def authority(origin: str) -> str:
     return origin.partition("://")[2]
 
 
-def _is_own(origin: str, host: str) -> bool:
+def is_own(origin: str, host: str) -> bool:
+    """Whether a page of the origin is the server's: it names the host that it asks."""
     own = authority(origin)
     # A browser leaves the scheme's own port out of both; a proxy may put it into Host.
     return bool(own) and host.lower() in (own, own + _DEFAULT_PORTS.get(origin.partition("://")[0], ""))
