@@ -79,6 +79,8 @@ class Caller(NamedTuple):
     """Of its page; None where it is no page."""
     is_own: bool = False
     """The page is the server's own."""
+    is_elsewhere: bool = False
+    """It asked for a host that is not this machine, and no proxy said so: the name may have been made to lead here."""
 
 
 _UNSEEN = Caller()

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from app.core.channel import Access, Caller, Identity
 from app.core.errors import AbideError, UnauthorisedError
-from app.web.loopback import is_local, is_near
+from app.web.loopback import is_forwarded, is_here, is_local, is_near
 from app.web.origins import Origins, is_own
 
 _NAME_DIGITS = 12
@@ -40,7 +40,7 @@ class Authenticator:
     ) -> None:
         # Digests have one length, so that comparing them tells nothing of a key's.
         self._digests = [_digest(key) for key in keys]
-        self.origins = Origins(origins)
+        self.origins = Origins(origins, on_loopback=on_loopback)
         """Whose pages may use the server."""
         self.operators = operators
         """Who is an operator, as configured."""
@@ -53,23 +53,14 @@ class Authenticator:
         where that is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign
         origin, and :class:`UnauthorisedError` for a key that is none, also where nobody needs one.
         """
-        origin = headers.get("origin")
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        return self._judge(
-            Caller(
-                _digest(credentials.strip().encode("latin-1")) if scheme.lower() == "bearer" else None,
-                is_near(headers, peer),
-                None if origin is None else origin[:_LONGEST_ORIGIN],
-                is_own=origin is not None and is_own(origin, headers.get("host", "")),
-            )
-        )
+        return self._judge(see(headers, peer))
 
     def judge(self, identity: Identity) -> Identity:
         """Return what the caller of an open connection is by these settings; raises as :meth:`identify` does."""
         return self._judge(identity.caller)
 
     def _judge(self, caller: Caller) -> Identity:
-        self.origins.check(caller.origin, is_own=caller.is_own)
+        self.origins.check(caller)
         if not self._digests:
             return self._keyless(_NO_KEYS, caller)
         if caller.digest is None:
@@ -97,10 +88,26 @@ class Authenticator:
         return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._digests), caller=caller)
 
 
+def see(headers: Mapping[str, str], peer: str | None) -> Caller:
+    """Return what a caller shows; the arguments are those of :meth:`Authenticator.identify`."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    return Caller(
+        _digest(credentials.strip().encode("latin-1")) if scheme.lower() == "bearer" else None,
+        is_near(headers, peer),
+        None if origin is None else origin[:_LONGEST_ORIGIN],
+        is_own=origin is not None and is_own(origin, host),
+        is_elsewhere=not is_here(host) and not is_forwarded(headers),
+    )
+
+
 def peer(scope: Scope) -> str | None:
-    """Return the address that a request comes from, as far as it is known."""
+    """Return the address that a request comes from; None where it is not known, or may be a proxy's.
+
+    Nobody but proxies speaks HTTP/1.0 any more: it is what nginx sends unless it is told otherwise.
+    """
     client = scope.get("client")
-    return client[0] if client else None
+    return client[0] if client and scope.get("http_version") != "1.0" else None
 
 
 def _digest(key: bytes) -> bytes:

@@ -8,8 +8,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import AbideError
+from app.web.auth import see
 from app.web.incoming import by_name
-from app.web.origins import Origins, is_own
+from app.web.origins import Origins
 from app.web.problems import ProblemResponse
 
 Header = tuple[bytes, bytes]
@@ -74,8 +75,7 @@ class Cors:
         """Answer what a browser asks before it sends what a page wants sent."""
         response: Response
         try:
-            headers = by_name(scope["headers"])
-            self._origins.check(headers["origin"], is_own=is_own(headers["origin"], headers.get("host", "")))
+            self._origins.check(see(by_name(scope["headers"]), None))
         except AbideError as error:
             response = ProblemResponse.of(error)
         else:
