@@ -96,9 +96,10 @@ def on_starting(_: Arbiter) -> None:
 
 def _take_port(host: str, port: int) -> None:
     from app.telemetry.exporter import Exporter  # noqa: PLC0415 — see above
+    from app.web.loopback import is_here  # noqa: PLC0415 — as it is imported for the application
 
     try:
-        Exporter(host, port).start()
+        Exporter(host, port, is_here if _environment.on_loopback else None).start()
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
         print(f"METRICS_PORT: cannot listen on {_address(host, port)}: {reason}", file=sys.stderr)  # noqa: T201 — as above

@@ -96,7 +96,7 @@ class Abide:
             meter=tracing.meter(self._metrics) if tracing else self._metrics,
         )
         self._health = Health(self._bus.health, self._config_state)
-        self._routes = self._build(self._settings)
+        self._routes = self._build(self._settings, self._authenticator(self._settings))
         self._lifespan_app = Starlette(lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,16 +118,16 @@ class Abide:
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
-    def _build(self, settings: Settings) -> Routes:
+    def _authenticator(self, settings: Settings) -> Authenticator:
+        return Authenticator(
+            settings.keys, settings.origins, settings.operators, on_loopback=self._environment.on_loopback
+        )
+
+    def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
         return Routes(
             Edge(
                 registry=settings.registry,
-                authenticator=Authenticator(
-                    settings.keys,
-                    settings.origins,
-                    settings.operators,
-                    on_loopback=self._environment.on_loopback,
-                ),
+                authenticator=authenticator,
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -182,11 +182,12 @@ class Abide:
 
     async def _apply(self, settings: Settings) -> None:
         """Serve other settings from one moment to the next; what thousands of channels cost besides comes in turns."""
-        routes = self._build(settings)  # may fail, and then nothing has changed
+        authenticator = self._authenticator(settings)
+        routes = self._build(settings, authenticator)  # may fail, and then nothing has changed
         self._metrics.flush()  # what was counted under the old names
         before, self._settings, self._routes, self._config_error = self._settings, settings, routes, None
         self._metrics.config_ok = True
-        self._hub.apply(settings.registry)
+        self._hub.apply(settings.registry, authenticator.judge)
         names = {channel.name for channel in settings.registry.channels}
         old = {channel.name for channel in before.registry.channels}
         await in_turns(names - old, lambda name: self._metrics.declare((name,)))

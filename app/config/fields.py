@@ -132,6 +132,8 @@ def _key(value: object) -> bytes:
 def _origin(value: object) -> str:
     origin = origins.parse(value) if isinstance(value, str) else None
     if origin is None:
+        if isinstance(value, str) and value.lower().startswith(origins.SOCKETS):
+            _refuse(f"a page's origin begins with https:// or http://, also where it opens sockets, not {_show(value)}")
         examples = "https://example.com:8443 or https://*.example.com"
         _refuse(f'write "*", "null" or an origin without a path, as in {examples}, not {_show(value)}')
     return origin

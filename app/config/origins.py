@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 import idna
 
@@ -20,7 +21,14 @@ _ORIGIN = re.compile(
 )
 _ASCII_HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 _BELOW_WILDCARD = re.compile(r"(?!.*\.[0-9]+$)[a-z0-9_-]+(\.[a-z0-9_-]+)+|localhost", re.ASCII)
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)", re.ASCII)
+"""What browsers read as an IPv4 address, however it is written."""
+
+SOCKETS = ("ws://", "wss://")
+"""Where sockets lead; a page that opens one has the origin of its own address."""
+
+_MAX_PORT = 65535
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse(text: str) -> str | None:
@@ -30,14 +38,16 @@ def parse(text: str) -> str | None:
     """
     if text in (ANY, OPAQUE):
         return text
-    match = _ORIGIN.fullmatch(text.lower())
+    match = None if text.lower().startswith(SOCKETS) else _ORIGIN.fullmatch(text.lower())
     if match is None or (host := _in_ascii(match["host"])) is None:
         return None
     if match["wildcard"] and not _BELOW_WILDCARD.fullmatch(host):
         return None
-    port = match["port"] or ""
-    port = "" if port == _DEFAULT_PORTS.get(match["scheme"]) else port
-    return f"{match['scheme']}://{match['wildcard'] or ''}{host}{port}"
+    port = int(match["port"][1:]) if match["port"] else _DEFAULT_PORTS.get(match["scheme"])
+    if port is not None and not 0 < port <= _MAX_PORT:
+        return None
+    shown = "" if port == _DEFAULT_PORTS.get(match["scheme"]) else f":{port}"
+    return f"{match['scheme']}://{match['wildcard'] or ''}{host}{shown}"
 
 
 def _in_ascii(host: str) -> str | None:
@@ -52,7 +62,18 @@ def _in_ascii(host: str) -> str | None:
         except idna.IDNAError:
             return None
         host = ".".join(map(_label, host.split(".")))
-    return host if _ASCII_HOST.fullmatch(host) else None
+    return _as_address(host) if _ASCII_HOST.fullmatch(host) else None
+
+
+def _as_address(host: str) -> str | None:
+    """Return a host that is an address as browsers write it; None of one that they write otherwise, such as 127.1."""
+    try:
+        if host.startswith("["):
+            address = IPv6Address(host[1:-1])
+            return None if address.ipv4_mapped else f"[{address}]"
+        return str(IPv4Address(host)) if _NUMBER.fullmatch(host) else host
+    except AddressValueError:
+        return None
 
 
 def _label(label: str) -> str:

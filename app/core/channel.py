@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from app.core.errors import (
     ForbiddenError,
@@ -67,6 +68,24 @@ class History:
     ttl: int = 24 * 3600
 
 
+class Caller(NamedTuple):
+    """What a caller showed when it came: enough for other settings to judge it anew."""
+
+    digest: bytes | None = None
+    """Of the key that it sent; None where it sent none."""
+    is_near: bool = False
+    """It came from this machine, and by way of nobody."""
+    origin: str | None = None
+    """Of its page; None where it is no page."""
+    is_own: bool = False
+    """The page is the server's own."""
+    is_elsewhere: bool = False
+    """It asked for a host that is not this machine, and no proxy said so: the name may have been made to lead here."""
+
+
+_UNSEEN = Caller()
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The authenticated caller."""
@@ -81,6 +100,20 @@ class Identity:
     """It may see what operators see, and publish where only they may."""
     keys_exist: bool = True
     """Whether there are keys to bring; without them nobody can become an operator by a key."""
+    caller: Caller = _UNSEEN
+    """By what it was judged."""
+
+    def may(self, access: Access) -> bool:
+        """Whether it is one of those whom a policy admits."""
+        match access:
+            case Access.ANYONE:
+                return True
+            case Access.KEY:
+                return self.has_key
+            case Access.OPERATORS:
+                return self.is_operator
+            case _:
+                return False
 
     def check_operator(self, rule: str) -> None:
         """Raise unless it is an operator's; ``rule`` says what only they may, and begins the detail.
@@ -123,7 +156,7 @@ class Channel:
 
     def check_publish(self, identity: Identity) -> None:
         """Raise :class:`UnauthorisedError` or :class:`ForbiddenError` if it may not publish."""
-        if self.publish is Access.ANYONE or (self.publish is Access.KEY and identity.has_key):
+        if identity.may(self.publish):
             return
         match self.publish:
             case Access.KEY:
@@ -144,6 +177,10 @@ class Channel:
             msg = f"channel {self.name!r} takes no messages from its subscribers (client_publish: false)"
             raise ForbiddenError(msg)
         self.check_publish(identity)
+
+    def most_from(self, identity: Identity) -> int:
+        """Return the bytes of the largest message that it may publish by sending; 0 where it may not."""
+        return self.max_message_size if self.client_publish and identity.may(self.publish) else 0
 
     def check_subscribe(self, identity: Identity) -> None:  # noqa: ARG002 — tokens will look at it
         """Raise :class:`ForbiddenError` if it may not subscribe."""
@@ -170,8 +207,11 @@ class Registry:
     def __init__(self, channels: tuple[Channel, ...], defaults: Channel) -> None:
         self.channels = channels
         self.defaults = defaults
-        self.largest_from_clients = max((c.max_message_size for c in channels if c.client_publish), default=0)
-        """Bytes of the largest message that a subscriber may publish by sending; 0 where none may."""
+        self._most_from: dict[Access, int] = {}
+        for channel in channels:
+            if channel.client_publish:
+                most = self._most_from.get(channel.publish, 0)
+                self._most_from[channel.publish] = max(most, channel.max_message_size)
         self._plain = {c.name: c for c in channels if not c.is_family}
         # By prefix: asking each family in turn would take longer than a push does.
         self._families: dict[str, list[tuple[re.Pattern[str], Channel]]] = {}
@@ -201,6 +241,10 @@ class Registry:
             msg = f"there is no channel {name[:255]!r}: declare it in channels.yaml"
             raise UnknownChannelError(msg)
         return channel
+
+    def most_from(self, identity: Identity) -> int:
+        """Return the most that :meth:`Channel.most_from` is of any channel."""
+        return max((most for access, most in self._most_from.items() if identity.may(access)), default=0)
 
     def history(self, name: str) -> History:
         """Return what is kept of a channel; of one that is not declared, what ``defaults`` say."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from app.core.catchup import Catchup, Kept
-from app.core.channel import Identity, Registry
+from app.core.channel import ANONYMOUS, Identity, Registry
 from app.core.errors import AbideError, ChannelRemovedError
 from app.core.fanout import Fanout
 from app.core.frames import Encoding
@@ -24,6 +26,18 @@ TAIL_BYTES = 64 * 1024 * 1024
 """What all tails of a process hold together, at most."""
 
 _HEAD = Start()
+
+Judge = Callable[[Identity], Identity]
+"""Returns what a caller is by the rules in force; raises :class:`~app.core.errors.AbideError` if it may not be here."""
+
+
+class Admitted(Protocol):
+    """A connection that acts for somebody: it publishes, and subscribes."""
+
+    identity: Identity
+
+    def fail(self, error: AbideError) -> None:
+        """Close, and say why."""
 
 
 @dataclass(slots=True)
@@ -54,6 +68,8 @@ class Hub:
         """Those whose writer is full."""
         self._source = source
         self._registry = registry
+        self._judge_caller: Judge = _as_it_is
+        self._connections: set[Admitted] = set()
         self._budget = Budget(tail_bytes)
         self._pieces = Pieces()
         self._kept = Kept()
@@ -74,12 +90,27 @@ class Hub:
         """Return the channels that are followed here: name → how many subscriptions, and the newest offset."""
         return {name: (len(followed.fanout), followed.fanout.tail.head) for name, followed in self._followed.items()}
 
-    def apply(self, registry: Registry) -> None:
-        """Bring the open subscriptions under new rules; end those that they no longer admit."""
+    def apply(self, registry: Registry, judge: Judge | None = None) -> None:
+        """Bring open connections and subscriptions under new rules; end those that they no longer admit.
+
+        ``judge`` says of each caller what it is now; without it, nobody has become another.
+        """
         self._registry = registry
+        self._judge_caller = judge or _as_it_is
+        for connection in tuple(self._connections):
+            self._judge_connection(connection)
         for followed in self._followed.values():
             for subscription in followed.fanout:
                 self._judge(subscription)
+
+    def admit(self, connection: Admitted) -> None:
+        """Keep a connection under the rules in force until :meth:`leave`; it has its writer."""
+        self._connections.add(connection)
+        self._judge_connection(connection)  # they may have changed since its handshake
+
+    def leave(self, connection: Admitted) -> None:
+        """Forget a connection that is over."""
+        self._connections.discard(connection)
 
     async def subscribe(
         self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
@@ -155,12 +186,20 @@ class Hub:
                 del self._followed[name]
                 await self._source.unfollow(name)
 
+    def _judge_connection(self, connection: Admitted) -> None:
+        try:
+            connection.identity = self._judge_caller(connection.identity)
+        except AbideError as refusal:
+            connection.identity = ANONYMOUS  # what it has sent already is nobody's
+            connection.fail(refusal)
+
     def _judge(self, subscription: Subscription) -> None:
         channel = self._registry.get(subscription.name)
         if channel is None:
             subscription.end(ChannelRemovedError(f"channel {subscription.name!r} was removed from channels.yaml"))
             return
         try:
+            subscription.identity = self._judge_caller(subscription.identity)
             channel.check_subscribe(subscription.identity)
         except AbideError as refusal:
             subscription.end(refusal)
@@ -171,3 +210,7 @@ class Hub:
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _as_it_is(identity: Identity) -> Identity:
+    return identity

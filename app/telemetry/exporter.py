@@ -5,17 +5,30 @@ Imported when the directory's name is in the environment, and never before: see 
 
 from __future__ import annotations
 
+import io
 import socket
+import sys
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import ClassVar
+from threading import BoundedSemaphore, Thread
+from typing import Any, ClassVar
 
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.telemetry.metrics import expose
 
 PATH = "/metrics"
+
+MAX_REQUESTS = 8
+"""Requests that are answered at a time; the others wait in the kernel's queue."""
+
+REQUEST_SECONDS = 10
+"""How long a request may take to arrive as a whole, and an answer to be read."""
+
+Names = Callable[[str], bool]
+"""Whether a ``Host`` is one that may be asked for."""
 
 
 def forget(pid: int) -> None:
@@ -29,10 +42,10 @@ class Exporter:
     running: ClassVar[Exporter | None] = None
     """The one of this process; not gunicorn.conf.py's, which a SIGHUP executes anew."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Bind; raise :class:`OSError`."""
+    def __init__(self, host: str, port: int, names: Names | None) -> None:
+        """Bind; raise :class:`OSError`. ``names`` says what may be asked for; without it, every name."""
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._server = ThreadingHTTPServer(("", port), _Handler, bind_and_activate=False)
+        self._server = _Server(port, names)
         self._server.socket.close()
         self._server.socket = socket.create_server(
             (host, port), family=family, dualstack_ipv6=address[0] == "::" and socket.has_dualstack_ipv6()
@@ -51,12 +64,73 @@ class Exporter:
             cls.running = None
 
 
+class _Server(ThreadingHTTPServer):
+    def __init__(self, port: int, names: Names | None) -> None:
+        super().__init__(("", port), _Handler, bind_and_activate=False)
+        self.names = names
+        self._room = BoundedSemaphore(MAX_REQUESTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — socketserver's
+        """Answer in a thread of its own, when there is room for one."""
+        self._room.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — as above
+        """Answer, and make room."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — as above
+        """Tell of a bug, and not of a client that went away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Arriving(io.RawIOBase):
+    """Reads a request until it is late."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._until = time.monotonic() + REQUEST_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 — a buffer
+        """Read what is there; raise TimeoutError when the request is late."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 10  # seconds for a request to arrive
+    """Answers one request; by HTTP/1.0, so that the connection ends with its answer."""
+
+    server: _Server
     server_version, sys_version = "abide", ""
+
+    def setup(self) -> None:
+        """Read in time."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Arriving(self.connection))
 
     def do_GET(self) -> None:
         """Answer with the numbers."""
+        self.connection.settimeout(REQUEST_SECONDS)
+        names = self.server.names
+        if names is not None and not names(self.headers.get("host", "")):
+            # Else a page whose name was made to lead here (DNS rebinding) could read them.
+            self.send_error(HTTPStatus.FORBIDDEN, explain="ask for localhost, or for a loopback address")
+            return
         if self.path.partition("?")[0] != PATH:
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"there is only {PATH} here")
             return

@@ -85,6 +85,7 @@ class Connection:
     def closed(self, code: int) -> None:
         """Give everything back, and write the line."""
         self.is_over = True
+        self.hub.leave(self)
         self.hub.meter.disconnected("websocket")
         try:
             self.release(self._line)
@@ -190,8 +191,8 @@ class PlainConnection(Connection):
         self.fail(error)
 
     def most(self) -> int:
-        """Return what the channel takes of its subscribers."""
-        return most_from_clients(self._subscription.channel)
+        """Return what the channel takes of this subscriber."""
+        return MAX_ENVELOPE + self._subscription.channel.most_from(self.identity)
 
     def stall(self) -> None:
         """Stop at what was sent."""
@@ -211,11 +212,6 @@ class PlainConnection(Connection):
         """Give back the subscription."""
         line.messages = self._subscription.position.offset - self._start
         self.hub.unsubscribe(self._subscription)
-
-
-def most_from_clients(channel: Channel) -> int:
-    """Return the bytes of the largest text that a subscriber of the channel may send."""
-    return MAX_ENVELOPE + (channel.max_message_size if channel.client_publish else 0)
 
 
 def _start(work: Coroutine[None, None, None]) -> None:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import AbideError
+from app.web.auth import see
 from app.web.incoming import by_name
 from app.web.origins import Origins
 from app.web.problems import ProblemResponse
@@ -74,7 +75,7 @@ class Cors:
         """Answer what a browser asks before it sends what a page wants sent."""
         response: Response
         try:
-            self._origins.check(by_name(scope["headers"]))
+            self._origins.check(see(by_name(scope["headers"]), None))
         except AbideError as error:
             response = ProblemResponse.of(error)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
 from app.core.channel import Access
@@ -54,6 +56,21 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
         _add_docs(app, authenticator)
 
 
+class _Route(APIRoute):
+    """A route whose answers are what they say: no browser takes them for a script or a page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+
+        async def answer_as_said(request: Request) -> Response:
+            response = await answer(request)
+            response.headers["x-content-type-options"] = "nosniff"
+            return response
+
+        return answer_as_said
+
+
 class _Guarded:
     """Adds routes to an application, for operators alone."""
 
@@ -74,7 +91,10 @@ class _Guarded:
         async def check(request: Request) -> None:
             self._authenticator.check_operator(request, what)
 
-        self._app.add_api_route(path, endpoint, dependencies=[Depends(check)], **self._documented, **options)
+        router = self._app.router
+        router.add_api_route(
+            path, endpoint, dependencies=[Depends(check)], route_class_override=_Route, **self._documented, **options
+        )
 
 
 def _add_docs(app: FastAPI, authenticator: Authenticator) -> None:

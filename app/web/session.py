@@ -25,7 +25,7 @@ from app.core.resume import Begin, Gap, Start
 from app.core.scan import Members
 from app.core.subscription import Subscription
 from app.web.access import Line
-from app.web.connection import Connection, most_from_clients
+from app.web.connection import Connection
 from app.web.guard import guarded
 from app.web.problems import STATUSES
 from app.web.push import check_key
@@ -94,10 +94,10 @@ class Session(Connection):
             self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
 
     def most(self) -> int:
-        """Return what its one channel takes, or the one that takes most."""
+        """Return what its one channel takes of this subscriber, or the one that takes most."""
         registry = self.hub.registry
         channel = registry.get(self._only) if self._only is not None else None
-        return MAX_ENVELOPE + registry.largest_from_clients if channel is None else most_from_clients(channel)
+        return MAX_ENVELOPE + (channel or registry).most_from(self.identity)
 
     def stall(self) -> None:
         """Stop every subscription at what was sent."""

@@ -129,11 +129,13 @@ class Sockets:
                 request.name,
             )
             session.begin(handover(session), *(opened or (None, None)))
+            self._hub.admit(session)
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
         subscription, where = opened
         plain = PlainConnection(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
+        self._hub.admit(plain)
         return plain
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -318,6 +319,52 @@ def test_a_port_that_is_taken(server_factory: ServerFactory) -> None:
     second.launch()
     assert second.wait() == 1
     assert second.stderr == [f"METRICS_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"]
+
+
+def test_scrapes_are_bounded(server_factory: ServerFactory) -> None:
+    """Server answers eight requests on METRICS_PORT at a time, and cuts off those that take too long to arrive."""
+    port = free_port()
+    server_factory(env={"METRICS_PORT": str(port)})
+    url = f"http://127.0.0.1:{port}/metrics"
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30)) for _ in range(8)]
+        for connection in slow:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n")
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(url, timeout=2)
+        ended = [dribble_until_closed(connection) for connection in slow[:1]]
+        assert httpx.get(url, timeout=30).status_code == 200
+    assert ended == [b""]
+
+
+def dribble_until_closed(connection: socket.socket) -> bytes:
+    """Send a header byte by byte until the other side ends; return what it answered."""
+    connection.settimeout(0.2)
+    for _ in range(300):
+        try:
+            connection.sendall(b"x")
+            return connection.recv(100)
+        except TimeoutError:
+            continue
+        except OSError:
+            return b""
+    pytest.fail("the request may dribble for ever")
+
+
+def test_numbers_are_for_this_machine_alone(server_factory: ServerFactory) -> None:
+    """Server on loopback answers on METRICS_PORT to local names alone, and closes; elsewhere to every name."""
+    port = free_port()
+    server_factory(env={"METRICS_PORT": str(port)})
+    url = f"http://127.0.0.1:{port}/metrics"
+    for host, status in (("localhost", 200), (f"127.0.0.1:{port}", 200), ("evil.example", 403), ("intranet", 403)):
+        assert httpx.get(url, headers={"host": host}).status_code == status
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            assert answer.read().startswith(b"HTTP/1.0 200")
+    other = free_port()
+    server_factory(env={"METRICS_PORT": str(other), "HOST": "0.0.0.0"})  # noqa: S104 — as a container does
+    assert httpx.get(f"http://127.0.0.1:{other}/metrics", headers={"host": "abide.internal"}).status_code == 200
 
 
 def test_scrapes_are_not_logged(server: Server) -> None:

@@ -9,7 +9,8 @@ from functools import partial
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin, Subprotocol
 
 from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
@@ -163,6 +164,69 @@ def test_new_rules_hold_for_open_sockets(server: Server) -> None:
         edit(server, BEFORE.replace("walter: {", "walter: {client_publish: true, "))
         subscriber.send('"by sending"')
         assert subscriber.recv(timeout=5) == '"by sending"'
+
+
+KEYED = "auth: {keys: [first-key-1, second-key-2]}\norigins: [https://app.example]\n"
+HELD = "channels: {a: {publish: key, client_publish: true}, b: {publish: operators, client_publish: true}}\n"
+FIRST = {"authorization": "Bearer first-key-1"}
+SECOND = {"authorization": "Bearer second-key-2"}
+
+
+def close_code(socket: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 — whatever comes before the close
+        while True:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+@pytest.mark.parametrize(("path", "subprotocol"), [("/a", None), ("/a", "abide.v1"), ("/ws", "abide.v1")])
+def test_a_key_that_is_taken_away_takes_its_sockets_with_it(
+    server_factory: ServerFactory, path: str, subprotocol: str | None
+) -> None:
+    """Server closes the sockets of a key that is removed with 4401, and leaves those of other keys."""
+    server = server_factory(channels=KEYED + HELD)
+    asked = [Subprotocol(subprotocol)] if subprotocol else None
+    url = f"{server.ws_url}{path}"
+    with (
+        connect(url, additional_headers=FIRST, subprotocols=asked) as removed,
+        connect(url, additional_headers=SECOND, subprotocols=asked) as kept,
+        connect(url, subprotocols=asked) as keyless,
+    ):
+        edit(server, KEYED.replace("first-key-1, ", "") + HELD)
+        assert close_code(removed) == 4401
+        kept.send('{"type": "publish", "channel": "a", "data": 1}')
+        kept.ping().wait(5)
+        keyless.ping().wait(5)
+        assert len(httpx.get(f"{server.url}/a/history", headers=SECOND).json()["messages"]) == 1
+
+
+def test_operators_that_are_none_any_more_publish_nothing(server_factory: ServerFactory) -> None:
+    """Server that is told `operators: key` takes nothing more of sockets that were operators' for being local."""
+    server = server_factory(channels=HELD)
+    with connect(f"{server.ws_url}/b") as socket:
+        socket.send("1")
+        assert socket.recv(timeout=5) == "1"
+        edit(server, "operators: key\n" + KEYED + HELD)
+        socket.send("2")
+        assert close_code(socket) == 4401
+
+
+def test_a_page_whose_origin_is_removed_is_disconnected(server_factory: ServerFactory) -> None:
+    """Server closes the sockets of a removed origin with 4403, and ends its event streams and long-polls."""
+    server = server_factory(channels=KEYED + HELD)
+    page = Origin("https://app.example")
+    headers = {"origin": page, "accept": "text/event-stream"}
+    with (
+        connect(f"{server.ws_url}/a", origin=page) as removed,
+        connect(f"{server.ws_url}/ws", origin=page, subprotocols=[Subprotocol("abide.v1")]) as idle,
+        connect(f"{server.ws_url}/a") as kept,
+        httpx.stream("GET", f"{server.url}/a", headers=headers, timeout=5) as events,
+    ):
+        edit(server, KEYED.replace("app.", "other.") + HELD)
+        assert close_code(removed) == close_code(idle) == 4403
+        assert '"code":4403' in events.read().decode()
+        assert kept.ping().wait(5)
 
 
 def test_a_changed_backend_asks_for_a_restart(server: Server) -> None:

@@ -71,6 +71,23 @@ def test_a_link_that_is_none_opens_nothing(page: Page, url: str, fragment: str) 
     assert page.run("return [refused, document.querySelector('#channel').hidden]") == [[], True]
 
 
+def test_what_is_copied_has_a_place_for_the_key_that_was_needed(page: Page) -> None:
+    """Console puts a key into the curl of a channel for operators where one read the list with a key."""
+    text = "operators: key\nauth: {keys: second-key-2}\nchannels: {desk: {publish: operators}}\n"
+    with Server(channels=text) as server:
+        page.open(f"{server.url}/")
+        page.until("!document.querySelector('#key-form').hidden")
+        page.run(
+            "document.querySelector('#key').value = 'second-key-2'; document.querySelector('#key-form').requestSubmit()"
+        )
+        page.until("document.querySelector('#list button') !== null")
+        page.run("document.querySelector('#list button').click()")
+        page.until("document.querySelectorAll('#snippets pre').length === 4")
+        assert "-H 'authorization: Bearer <key>'" in page.run(
+            "return document.querySelector('#snippets pre').textContent"
+        )
+
+
 def test_what_is_copied_is_harmless_and_right(page: Page, url: str, tmp_path: Path) -> None:
     """Console quotes what it lets one copy: a shell, a JavaScript and a Python program read the address as it is."""
     page.open(f"{url}/#{quote(CHANNEL, safe='')}")

@@ -121,6 +121,8 @@ def test_origins(load_text: Load) -> None:
     """Loader writes origins as browsers send them: in lower case, without the scheme's own port."""
     text = "origins: ['https://Example.com:443', 'http://[::1]:8080', 'http://a']\nchannels: {a: }"
     assert load_text(text).origins == ("https://example.com", "http://[::1]:8080", "http://a")
+    text = "origins: ['https://a:0443', 'http://[0:0::0:1]:080', 'http://127.0.0.1:08', 'app://x']\nchannels: {a: }"
+    assert load_text(text).origins == ("https://a", "http://[::1]", "http://127.0.0.1:8", "app://x")
     assert load_text("origins: []\nchannels: {a: }").origins == ()
 
 

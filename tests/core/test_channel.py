@@ -37,6 +37,29 @@ def test_a_subscriber_needs_both_permissions_to_publish() -> None:
     Channel("c", publish=Access.KEY, client_publish=True).check_client_publish(KEYED)
 
 
+@pytest.mark.parametrize(
+    ("identity", "most"),
+    [
+        (ANONYMOUS, {"a": 1, "k": 0, "o": 0, "n": 0}),
+        (KEYED, {"a": 1, "k": 2, "o": 0, "n": 0}),
+        (OPERATOR, {"a": 1, "k": 0, "o": 3, "n": 0}),
+        (Identity(has_key=True, is_operator=True), {"a": 1, "k": 2, "o": 3, "n": 0}),
+    ],
+)
+def test_most_that_is_taken_depends_on_who_sends_it(identity: Identity, most: dict[str, int]) -> None:
+    """Channel takes nothing by sending of who may not publish to it; the registry says the most of all channels."""
+    accesses = {"a": Access.ANYONE, "k": Access.KEY, "o": Access.OPERATORS, "n": Access.NOBODY}
+    channels = tuple(
+        Channel(name, publish=access, client_publish=True, max_message_size=size)
+        for size, (name, access) in enumerate(accesses.items(), start=1)
+    )
+    registry = Registry((*channels, Channel("silent", publish=Access.ANYONE, max_message_size=9)), DEFAULTS)
+    assert registry.find("silent").most_from(identity) == 0
+    for name, size in most.items():
+        assert registry.find(name).most_from(identity) == size
+    assert registry.most_from(identity) == max(most.values())
+
+
 def test_size_is_counted_to_the_byte() -> None:
     """Channel takes a message of exactly its limit, and not one byte more."""
     channel = Channel("c", max_message_size=4)

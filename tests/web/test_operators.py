@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -23,13 +24,17 @@ from tests.web.test_push import assert_problem
 SHIPPED = (ROOT / "config/channels.yaml").read_text()
 SHOWN = ["/channels", "/metrics", "/docs", "/openapi.json", "/asyncapi.json"]
 DEPLOYED = {"HOST": "0.0.0.0"}  # noqa: S104 — as a container does
-EVERY_HEADER = [*sorted(FORWARDING), "x-forwarded-for", "x-forwarded-host", "x-forwarded-anything"]
+EVERY_HEADER = [*sorted(FORWARDING), "x-forwarded-for", "x-forwarded-host", "x-forwarded-anything", "x-forwarded"]
 OTHERS = [
     *({name: "x"} for name in EVERY_HEADER),
     {"host": "abide.example"},
     {"host": "192.0.2.1:8000"},
     {"host": "[2001:db8::1]"},
     {"host": "localhost."},
+    {"host": "intranet"},
+    {"host": "abide:8000"},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
     {"origin": "http://intranet"},
     {"host": "127.0.0.1.evil.example"},
     {"host": "localhost.evil.example:8000"},
@@ -64,8 +69,9 @@ def keyed() -> Iterator[Server]:
 @pytest.mark.parametrize("path", SHOWN)
 def test_whoever_is_on_this_machine_is_an_operator(local: httpx.Client, path: str) -> None:
     """Server on loopback shows everything to who has no key."""
-    assert local.get(path).status_code == 200
-    for host in ("localhost:8000", "abide", "app.localhost"):
+    answer = local.get(path)
+    assert (answer.status_code, answer.headers["x-content-type-options"]) == (200, "nosniff")
+    for host in ("localhost:8000", "127.0.0.2", "app.localhost"):
         assert local.get(path, headers={"host": host}).status_code == 200
     assert local.get(path, headers={"host": "[::1]:8000", "origin": "http://localhost:5173"}).status_code == 200
 
@@ -83,6 +89,14 @@ def test_who_comes_by_way_of_this_machine_is_a_stranger(local: httpx.Client, hea
     assert_problem(local.get("/channels", headers=headers), 403, "forbidden", "only operators")
     assert_problem(local.post("/push/lebowski", json=1, headers=headers), 403, "forbidden", "only operators")
     assert local.get("/health/ready", headers=headers).json() == {"ready": True}
+
+
+def test_who_speaks_as_proxies_do_is_a_stranger(local: httpx.Client) -> None:
+    """Server on loopback shows nothing to HTTP/1.0, which nginx speaks to what is behind it unless told otherwise."""
+    request = b"GET /channels HTTP/1.0\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", local.base_url.port or 0), timeout=5) as connection:
+        connection.sendall(request)
+        assert connection.recv(100).split()[1] == b"403"
 
 
 @pytest.mark.parametrize("path", SHOWN)
@@ -111,24 +125,24 @@ def test_a_deployed_server_is_nobodys_publish_box(deployed: Server, keyed: Serve
     many = httpx.post(f"{keyed.url}/push", json=[bodies["/push"]] * 2).json()
     assert [item["status"] for item in many] == [401, 401]
     for server in (deployed, keyed):
-        with connect(f"{server.ws_url}/{channel}") as socket:
-            socket.send("1")
+        with connect(f"{server.ws_url}/{channel}") as wire:
+            wire.send("1")
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(timeout=5)
+                wire.recv(timeout=5)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code in (4401, 4403)
-        with connect(f"{server.ws_url}/ws", subprotocols=["abide.v1"]) as socket:  # type: ignore[list-item]
-            socket.send(json.dumps({"type": "publish", "id": 1, "channel": channel, "data": 1}))
-            assert json.loads(socket.recv(timeout=5))["status"] in (401, 403)
+        with connect(f"{server.ws_url}/ws", subprotocols=["abide.v1"]) as wire:  # type: ignore[list-item]
+            wire.send(json.dumps({"type": "publish", "id": 1, "channel": channel, "data": 1}))
+            assert json.loads(wire.recv(timeout=5))["status"] in (401, 403)
 
 
 def test_operators_may_publish_by_sending(keyed: Server, local: httpx.Client) -> None:
     """Socket of an operator publishes where only operators may: with a key, or on this machine."""
     on_loopback = f"ws://127.0.0.1:{local.base_url.port}/events"
     for url, headers in ((f"{keyed.ws_url}/events", KEY), (on_loopback, {})):
-        with connect(url, additional_headers=headers) as socket:
-            socket.send('"sent"')
-            assert socket.recv(timeout=5) == '"sent"'
+        with connect(url, additional_headers=headers) as wire:
+            wire.send('"sent"')
+            assert wire.recv(timeout=5) == '"sent"'
 
 
 def test_health_is_for_everybody_and_its_details_for_operators(
@@ -193,11 +207,11 @@ def test_a_key_that_is_none_is_refused_everywhere(server_factory: ServerFactory,
         assert (refused.status_code, "www-authenticate" in refused.headers) == (401, True), path
     for path in ("/a", "/ws", "/echo"):
         with (
-            pytest.raises(InvalidStatus) as socket,
+            pytest.raises(InvalidStatus) as opened,
             connect(f"{server.ws_url}{path}", subprotocols=["abide.v1"], additional_headers=wrong),  # type: ignore[list-item]
         ):
             pass
-        assert socket.value.response.status_code == 401
+        assert opened.value.response.status_code == 401
     server.write_channels(text)
     server.wait_log(lambda line: line["event"] == "config_applied")
     assert httpx.post(f"{server.url}/push/a", json=1, headers=wrong).status_code == 200
@@ -232,10 +246,17 @@ def test_a_key_makes_an_operator() -> None:
 
 def test_a_listed_page_acts_for_the_developer_who_looks_at_it() -> None:
     """Page of an origin that is listed by name is let in on loopback; `*` and `null` are not meant so."""
-    authenticator = Authenticator((), ("https://app.example", "null", "*"), on_loopback=True)
+    authenticator = Authenticator((), ("https://app.example", "https://*.example.org", "null", "*"), on_loopback=True)
 
-    for origin, is_let_in in (("https://app.example", True), ("null", False), ("https://a.example", False)):
-        identity = authenticator.identify({"host": "localhost", "origin": origin}, "127.0.0.1")
+    for origin, is_let_in in (
+        ("https://app.example", True),
+        ("http://localhost:5173", True),
+        ("https://a.example.org", False),
+        ("null", False),
+        ("https://a.example", False),
+    ):
+        headers = {"host": "localhost", "origin": origin, "sec-fetch-site": "cross-site"}
+        identity = authenticator.identify(headers, "127.0.0.1")
         assert identity.is_operator is is_let_in
 
 

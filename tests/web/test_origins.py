@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -10,8 +10,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from app.core.channel import Caller
 from app.core.errors import ForbiddenError
-from app.web.origins import Origins
+from app.web.origins import Origins, is_own
 from tests.conftest import ServerFactory
 from tests.support.server import Server
 from tests.web.conftest import KEY
@@ -32,6 +33,7 @@ FOREIGN = [
     "",
 ]
 LISTED = ["https://app.example", "https://a.example.org", "https://a.b.example.org"]
+PROXIED = {"x-forwarded-for": "192.0.2.1"}
 EVENTS = {"accept": "text/event-stream"}
 
 Ask = Callable[[httpx.Client, dict[str, str]], httpx.Response]
@@ -74,9 +76,9 @@ def test_a_page_of_a_listed_origin_is_served(http: httpx.Client, way: str, origi
 def test_a_page_of_the_servers_own_is_served(edge: Server, http: httpx.Client, way: str) -> None:
     """Server serves its own pages: those whose Origin is the host that they ask."""
     assert WAYS[way](http, {"origin": edge.url}).status_code == 200
-    assert WAYS[way](http, {"origin": "https://abide.test", "host": "abide.test"}).status_code == 200
-    assert WAYS[way](http, {"origin": "https://abide.test", "host": "Abide.test:443"}).status_code == 200
-    assert WAYS[way](http, {"origin": "https://abide.test", "host": "abide.test:8443"}).status_code == 403
+    assert WAYS[way](http, {"origin": "https://abide.test", "host": "abide.test"} | PROXIED).status_code == 200
+    assert WAYS[way](http, {"origin": "https://abide.test", "host": "Abide.test:443"} | PROXIED).status_code == 200
+    assert WAYS[way](http, {"origin": "https://abide.test", "host": "abide.test:8443"} | PROXIED).status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/lebowski", "/ws", "/echo"])
@@ -184,12 +186,45 @@ def test_a_wildcard_costs_no_time() -> None:
     """Origin of sixty thousand labels is judged at once: a pattern that tries every split would take for ever."""
     origins = Origins(("https://*.example.com", "https://*.example.org"))
     with pytest.raises(ForbiddenError):
-        origins.check({"origin": "https://" + "a." * 30_000, "host": "x"})
+        origins.check(Caller(origin="https://" + "a." * 30_000))
 
 
 def test_no_authority_is_nobodys_own() -> None:
     """Origin without a host is not that of a request without one."""
-    with pytest.raises(ForbiddenError):
-        Origins(()).check({"origin": "null", "host": ""})
-    with pytest.raises(ForbiddenError):
-        Origins(()).check({"origin": "https://"})
+    assert not is_own("null", "")
+    assert not is_own("https://", "")
+
+
+def test_only_pages_of_the_web_are_the_servers_own() -> None:
+    """Origin of another scheme than http and https is not the server's own, whatever host it names."""
+    for scheme, own in (("http", True), ("https", True), ("ws", False), ("chrome-extension", False), ("x", False)):
+        assert is_own(f"{scheme}://abide.test", "abide.test") is own
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "status"),
+    [
+        ("evil.example:8000", {}, 403),
+        ("intranet", {}, 403),
+        ("evil.example:8000", {"x-forwarded-for": "192.0.2.1"}, 200),
+        ("app.example", {}, 200),
+        ("app.localhost:8000", {}, 200),
+        ("[::1]:8000", {}, 200),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+def test_a_name_that_was_made_to_lead_here_has_no_pages(
+    on_loopback: Server, method: str, host: str, more: dict[str, str], status: int
+) -> None:
+    """Server on loopback takes a page for its own only if its host is this machine, listed, or passed on by a proxy."""
+    headers = {"host": host, "origin": f"http://{host}", **more}
+    if method == "OPTIONS":
+        headers |= PREFLIGHT
+    answer = httpx.request(method, f"{on_loopback.url}/push/a", json=1, headers=headers)
+    assert answer.status_code == (204 if (method, status) == ("OPTIONS", 200) else status)
+
+
+@pytest.fixture(scope="module")
+def on_loopback() -> Iterator[Server]:
+    with Server(channels="origins: ['https://app.example']\nchannels: {a: {publish: anyone}}\n") as server:
+        yield server

@@ -1,6 +1,7 @@
 """WebSocket subscriptions in their plain form."""
 
 import base64
+import json
 import os
 import socket
 import struct
@@ -10,10 +11,33 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
+from tests.conftest import ServerFactory
 from tests.support.server import Server
 from tests.web.conftest import KEY
+
+
+@pytest.mark.parametrize("path", ["/locked", "/ws"])
+def test_who_may_not_publish_cannot_make_the_server_hold_large_messages(
+    server_factory: ServerFactory, path: str
+) -> None:
+    """Socket of who may publish nowhere closes with 1009 at a frame over 8 KiB; with a key it goes on."""
+    text = "auth: {keys: second-key-2}\nchannels: {locked: {publish: key, client_publish: true}}\n"
+    server = server_factory(channels=text)
+    url, large = f"{server.ws_url}{path}", json.dumps({"type": "publish", "channel": "locked", "data": "x" * 20_000})
+    protocols = [Subprotocol("abide.v1")]
+    with connect(url, subprotocols=protocols) as stranger:
+        stranger.send(large)
+        with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 — whatever comes before the close
+            while True:
+                stranger.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+    with connect(url, subprotocols=protocols, additional_headers=KEY) as holder:
+        holder.send(large)
+        while json.loads(holder.recv(timeout=5))["type"] != "published":
+            pass
 
 
 def test_each_message_is_one_text_frame(edge: Server, http: httpx.Client) -> None:

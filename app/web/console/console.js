@@ -230,7 +230,8 @@ async function publish(event) {
 // ---- snippets
 
 function showSnippets() {
-  const needsKey = declared.find(({ name }) => name === chosen)?.publish === "key";
+  const policy = declared.find(({ name }) => name === chosen)?.publish;
+  const needsKey = policy === "key" || (policy === "operators" && key !== "");
   const authorization = needsKey ? "-H 'authorization: Bearer <key>' " : "";
   const path = encodeURIComponent(chosen);
   const literal = JSON.stringify; // of JavaScript, and of Python, which reads the same escapes
