@@ -80,7 +80,7 @@ class Caller(NamedTuple):
     is_own: bool = False
     """The page is the server's own."""
     is_elsewhere: bool = False
-    """It asked for a host that is not this machine, and no proxy said so: the name may have been made to lead here."""
+    """Own, but its host is not this machine, and no proxy passed it on: the name may have been made to lead here."""
 
 
 _UNSEEN = Caller()

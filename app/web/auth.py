@@ -92,12 +92,13 @@ def see(headers: Mapping[str, str], peer: str | None) -> Caller:
     """Return what a caller shows; the arguments are those of :meth:`Authenticator.identify`."""
     origin, host = headers.get("origin"), headers.get("host", "")
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    own = origin is not None and is_own(origin, host)
     return Caller(
         _digest(credentials.strip().encode("latin-1")) if scheme.lower() == "bearer" else None,
         is_near(headers, peer),
         None if origin is None else origin[:_LONGEST_ORIGIN],
-        is_own=origin is not None and is_own(origin, host),
-        is_elsewhere=not is_here(host) and not is_forwarded(headers),
+        is_own=own,
+        is_elsewhere=own and not is_here(host) and not is_forwarded(headers),
     )
 
 
