@@ -65,8 +65,10 @@ class _Session:
     heard: int = 0
     sent_at: float = 0.0
     """When the newest heartbeat was sent."""
-    unheard_since: float = 0.0
-    """When the first heartbeat was sent that was not heard; valid while ``heard < sent``."""
+    unheard_since: float = field(default_factory=time.monotonic)
+    """When the first heartbeat was sent that was not heard, or the session began; valid while one is not heard."""
+    unsent: str = ""
+    """Why the last heartbeat could not be sent, if any could not."""
     beats: dict[str, int] = field(default_factory=dict)
     """Tokens of the heartbeats that were not heard yet, and their numbers."""
     hearing_since: float = 0.0
@@ -99,7 +101,8 @@ class _Session:
         self.hearing_since = 0.0
 
     def is_deaf(self) -> bool:
-        return self.heard < self.sent and time.monotonic() - self.unheard_since > _DEAF_SECONDS
+        # A session in which no heartbeat could even be sent has heard as little.
+        return self.heard < max(self.sent, 1) and time.monotonic() - self.unheard_since > _DEAF_SECONDS
 
 
 class Listener:
@@ -211,6 +214,8 @@ class Listener:
     def _deaf(self, session: _Session) -> str:
         if session.heard:
             return "LISTEN hears nothing any more"
+        if not session.sent and "prepared statement" not in session.unsent:
+            return f"no heartbeat could be sent: {session.unsent}"
         return (
             f"LISTEN on {self._dsn.place} hears nothing: it seems to be a pooler in transaction mode. "
             "Set DIRECT_DATABASE_URL to the database's own address"
@@ -238,8 +243,9 @@ class Listener:
             session.sent_at = time.monotonic()
             try:
                 await self._notify(f"h {token}")
-            except (UnavailableError, asyncpg.PostgresError, *_TRANSIENT):
+            except (UnavailableError, asyncpg.PostgresError, *_TRANSIENT) as error:
                 session.beats.pop(token, None)
+                session.unsent = describe(error)
             else:
                 if session.heard >= session.sent:
                     session.unheard_since = time.monotonic()
