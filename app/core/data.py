@@ -109,7 +109,7 @@ def members(text: str, names: Container[str]) -> Members:
     """Return the members of a small JSON object, each value as the text that stands there.
 
     Raises :class:`MalformedError` for anything but one object, and :class:`MemberError` for the first name that is
-    not among ``names`` or stands twice.
+    not among ``names`` or appears twice.
     """
     _check_depth(text)
     return _plain_members(text, names) or _members(text, names)
@@ -188,7 +188,7 @@ def _check_name(name: str, names: Container[str], found: Members) -> None:
         msg = f"unknown member {name[:SHOWN]!r}"
         raise MemberError(msg, found)
     if name in found:
-        msg = f"the member {name[:SHOWN]!r} stands twice"
+        msg = f"the member {name[:SHOWN]!r} appears twice"
         raise MemberError(msg, found)
 
 

@@ -30,9 +30,9 @@ def prepare(listener: socket.socket) -> list[socket.socket]:
 
 
 def set_option(transport: asyncio.BaseTransport, level: int, option: int, value: int | bytes) -> None:
-    """Set an option, where the transport has a socket."""
+    """Set an option, where the transport has a socket, and that is open."""
     link = transport.get_extra_info("socket")
-    if link is not None:
+    if link is not None and link.fileno() >= 0:
         link.setsockopt(level, option, value)
 
 

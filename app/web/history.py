@@ -1,4 +1,4 @@
-"""``GET /{channel}/history``: the log as a JSON answer, and long-polling for who can do nothing else."""
+"""``GET /{channel}/history``: the log as a JSON answer, and long-polling for clients that can do nothing else."""
 
 from __future__ import annotations
 

@@ -97,9 +97,9 @@ def grown(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the values by names in lower case, without blanks around them; of those that stand twice, the first.
+    """Return the values by names in lower case, without blanks around them; of those that appear twice, the first.
 
-    Raises :class:`MalformedError` where one that is used here stands twice with two values.
+    Raises :class:`MalformedError` where one that is used here appears twice with two values.
     """
     found = {name.decode("latin-1"): value.decode("latin-1").strip(" \t") for name, value in reversed(headers)}
     if len(found) != len(headers):
@@ -119,7 +119,7 @@ def query_of(scope: Scope) -> dict[str, str]:
     counts = Counter(name for name, _ in pairs)
     for name in _PARAMETERS:
         if counts[name] > 1:
-            msg = f"the parameter {name!r} stands twice in the query"
+            msg = f"the parameter {name!r} appears twice in the query"
             raise MalformedError(msg)
     return dict(pairs)
 
@@ -128,7 +128,7 @@ def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, st
     for name in _SINGLE:
         raw = name.encode()
         if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
-            msg = f"the header {name!r} stands twice, with two values"
+            msg = f"the header {name!r} appears twice, with two values"
             raise MalformedError(msg)
 
 

@@ -332,20 +332,23 @@ def test_failure_after_the_handover(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_reader_that_left_before() -> None:
-    """Peer that is handed a response whose reader has gone is told so."""
+    """Peer that is handed a response whose reader has gone is told so, and the application returns as always."""
     peer = Recorder()
+    returned: list[bool] = []
 
     async def script(scope: Event, receive: Receive, send: Send) -> None:
         await receive()
         await receive()
         await send(START)
         scope["extensions"]["abide.fanout"](peer, MUTE).write(CHUNK)
+        returned.append(True)
 
     with running(script) as server:
         with Wire(server.port) as wire:
             wire.send(GET)
             wait_for(lambda: server.server.server_state.tasks)
         assert wait_for(lambda: peer.codes) == [1006]
+        assert returned
         wait_for(lambda: not server.connections)
 
 

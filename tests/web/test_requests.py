@@ -205,6 +205,6 @@ def test_a_header_with_two_values_is_malformed(
 
 
 def test_a_header_that_says_the_same_twice_is_taken(edge: Server) -> None:
-    """Server takes a header that stands twice with one value."""
+    """Server takes a header that appears twice with one value."""
     headers = [("content-type", "application/json"), ("idempotency-key", "twice"), ("idempotency-key", "twice ")]
     assert ask(edge, "POST", "/push/lebowski", headers, b"1")[0] == 200
