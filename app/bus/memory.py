@@ -116,7 +116,7 @@ class _Store:
 
     def append(self, channel: str, now: int, data: bytes) -> Message:
         """Store a message, and let go of the oldest ones that no longer fit."""
-        log = self.open(channel, now)
+        log = self._logs.get(channel) or self.open(channel, now)
         log.used, log.is_unused = now, False
         message = Message(log.messages.head + 1, now, data)
         log.messages.extend((message,))

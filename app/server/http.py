@@ -56,8 +56,8 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answering", "_app", "_app_state", "_awaits_header", "_chunk", "_client", "_config", "_desk", "_excused",
-        "_full", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme", "_server", "_state",
-        "_tasks", "_transport", "_written", "_yields",
+        "_full", "_is_idle", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme", "_server",
+        "_state", "_tasks", "_transport", "_written", "_yields",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,7 @@ class HttpProtocol(asyncio.Protocol):
         self._reading: Cycle | None = None  # whose body is being read
         self._answering: Cycle | whole.Answer | None = None
         self._read_paused = False
+        self._is_idle = True  # whether all that has come was read, and the next byte begins a request
         self._yields = False  # whether what has come waits for a turn
         self._full = False  # whether more is buffered than should be added to
 
@@ -119,9 +120,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if self._offer_known(data):
+        if self._is_idle and self._offer_known(data):
             return
-        self._chunk = b"" if self._reader.has_begun or self._reading is not None else data
+        self._chunk = data if self._is_idle else b""
+        self._is_idle = False
         self._reader.feed(data)
         if (
             self._reader.is_at_head
@@ -159,6 +161,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def _read(self) -> None:
         """Read on in what has come, until more is needed, or it is somebody else's turn."""
+        self._read_on()
+        self._is_idle = self._reader.is_at_head and not self._reader.has_begun
+
+    def _read_on(self) -> None:
         try:
             while (patience := self._patience) is not None and not self._transport.is_closing():
                 if self._reading is not None:
@@ -234,10 +240,10 @@ class HttpProtocol(asyncio.Protocol):
     def _offer_known(self, data: bytes) -> bool:
         """Offer what needs no parsing; return whether it was taken."""
         desk = self._desk
-        if desk is None or self._answering or self._reading or self._full or self._reader.has_begun:
+        if desk is None or self._answering is not None or self._full:
             return False
         known = desk.known(data)
-        if known is None or not self._reader.is_at_head or not self._offer(desk, *known):
+        if known is None or not self._offer(desk, *known):
             return False
         self._awaits_header = False
         return True
@@ -339,10 +345,10 @@ class HttpProtocol(asyncio.Protocol):
         self._written = 0
         if self._patience is None or self._transport.is_closing():
             return
-        self._patience.answered()
-        self._patience.expect(self._config.timeout_keep_alive if self._reading is None else self.times.linger)
-        self.read_on()
-        if self._reader.size and not self._yields:
+        self._patience.answered(self._config.timeout_keep_alive if self._reading is None else self.times.linger)
+        if self._read_paused:
+            self.read_on()
+        if not self._is_idle and not self._yields:
             self._read()
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:

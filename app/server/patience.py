@@ -76,8 +76,9 @@ class Patience:
 
     def expect(self, seconds: float) -> None:
         """Wait so long for something."""
-        self._sent_by = self._loop.time() + seconds
-        self._watch()
+        self._sent_by = due = self._loop.time() + seconds
+        if self._timer is None or self._fires_at > due:
+            self._watch()
 
     def expect_nothing(self) -> None:
         """Wait for nothing of the peer's."""
@@ -109,9 +110,10 @@ class Patience:
         """Note that the peer has read on."""
         self._read_by = inf
 
-    def answered(self) -> None:
-        """Note that the answer is complete: another one has a time of its own."""
+    def answered(self, seconds: float) -> None:
+        """Note that the answer is complete, for another one has a time of its own, and wait so long for a request."""
         self._waiting = inf
+        self.expect(seconds)
 
     def close(self, buffered: int) -> None:
         """Wait for the peer to read the rest, after which the connection ends."""
