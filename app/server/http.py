@@ -56,8 +56,8 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answering", "_app", "_app_state", "_awaits_header", "_chunk", "_client", "_config", "_desk", "_excused",
-        "_full", "_is_idle", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme", "_server",
-        "_state", "_tasks", "_transport", "_written", "_yields",
+        "_full", "_is_idle", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme",
+        "_server", "_state", "_tasks", "_transport", "_written", "_yields",
     )  # fmt: skip
 
     def __init__(
