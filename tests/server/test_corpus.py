@@ -189,7 +189,7 @@ def mutations(draw: st.DrawFn) -> bytes:
     return stream
 
 
-@settings(max_examples=600, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(stream=mutations(), seed=st.integers(0, 9))
 def test_whatever_is_made_of_a_request_has_one_reading(ours: Ours, stream: bytes, seed: int) -> None:
     """Server reads the same in a mutated entry however it is cut, and nothing that h11 reads in another way."""
