@@ -8,7 +8,7 @@ import struct
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
-_ACCEPTED_AT_ONCE = 8
+_ACCEPTED_AT_ONCE = 16
 """Connections that are accepted in one turn of the event loop: uvloop takes one for each listening descriptor."""
 
 RECEIVE_BUFFER = 64 * 1024
