@@ -56,7 +56,7 @@ _WATCH_SECONDS = 0.25
 _REST_SECONDS = 0.05
 """After a bell for nothing: anybody can ring."""
 
-_UNDER_WAY_PAUSE, _LONGEST_UNDER_WAY_PAUSE = 0.1, 1.0
+_UNDER_WAY_PAUSE, _LONGEST_UNDER_WAY_PAUSE = 0.1, 0.5
 """Between two looks while a transaction that has published is under way: it may stay so for as long as it likes."""
 
 _AFTER_FAILURE_SECONDS = 0.5
