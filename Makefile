@@ -17,13 +17,15 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --p
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench load chaos image lock clean
+.PHONY: help setup run test lint types bench load chaos image lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+setup: $(STAMP) ## set up .venv, which every other target does by itself
+
 run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
-	@exec $(BIN)/python -m app serve
+	@exec bin/abide serve
 
 # In the order of the folders, which begins with what takes longest: by the number of tests, the last of the three
 # processes would have minutes of it to itself.

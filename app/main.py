@@ -40,7 +40,7 @@ _log = structlog.get_logger("app")
 def create_app() -> ASGIApp:
     """Make the ASGI application that a worker serves, from the process's environment.
 
-    Raises :class:`~app.config.ConfigError`; ``python -m app serve`` has checked before.
+    Raises :class:`~app.config.ConfigError`; ``abide serve`` has checked before.
     """
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
