@@ -11,7 +11,8 @@ IMAGE_BUILD_ARGS ?=
 IMAGE_RUN_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# A .venv that is a link is somebody else's, whom clearing it would rob of theirs: it is used as it is.
+STAMP := $(if $(shell test -L $(VENV) && echo link),,$(VENV)/.installed)
 SHELL := /bin/sh
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
@@ -66,7 +67,7 @@ clean: ## remove .venv and everything generated
 # --no-deps: the lock is whole. Were pip to resolve it again, it would stumble over `coverage[toml]`, which
 # a package asks for, on the day that a newer coverage than the lock's is out.
 # Speaks on stderr: the output of `make run` and `make test` is theirs alone.
-$(STAMP): requirements.lock
+$(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Abide needs Python 3.11 or newer; $(PYTHON) is not. Try: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock (once) ..." >&2

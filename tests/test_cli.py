@@ -263,3 +263,17 @@ def test_usage(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: abide")
+
+
+def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:
+    """Make takes a .venv that is a link as it is, however old, and clears nothing behind it."""
+    shared, checkout = tmp_path / "shared", tmp_path / "checkout"
+    shared.mkdir()
+    (shared / "kept").touch()
+    checkout.mkdir()
+    (checkout / ".venv").symlink_to(shared)
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, checkout)
+    done = subprocess.run(["make", "setup"], cwd=checkout, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in shared.iterdir()] == ["kept"]
