@@ -274,6 +274,8 @@ def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:
     (checkout / ".venv").symlink_to(shared)
     for name in ("Makefile", "requirements.lock"):
         shutil.copy(ROOT / name, checkout)
-    done = subprocess.run(["make", "setup"], cwd=checkout, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [shutil.which("make") or "make", "setup"], cwd=checkout, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in shared.iterdir()] == ["kept"]
