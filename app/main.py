@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -22,6 +22,7 @@ from app.core.channel import History
 from app.core.hub import Hub
 from app.core.intake import Intake
 from app.core.ports import DIRECT, INTAKE, METER, Head, Meter, Publisher, Reply
+from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
@@ -86,6 +87,7 @@ class Abide:
         self._settings = load(environment)
         self._config_error: str | None = None
         self._metrics = Metrics(self._declared)
+        self._counts = Counts()
         self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
         self._intake = Intake()
         self._tracing = tracing
@@ -137,6 +139,7 @@ class Abide:
                 version=__version__,
                 console=settings.console,
                 intake=self._intake,
+                count_all=self._count_all,
                 root_path=self._environment.root_path,
             )
         )
@@ -150,6 +153,7 @@ class Abide:
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
+                asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             # Spans are made around ASGI requests alone.
@@ -170,6 +174,10 @@ class Abide:
                 _log.error("config_refused", problems=problems, serving=self._settings.digest)
             else:
                 await self._apply(change)
+
+    async def _count_all(self) -> Mapping[str, Count]:
+        self._counts.tell(self._hub.counts())
+        return await asyncio.to_thread(self._counts.of_all)
 
     async def _sample(self) -> None:
         """Tell the metrics what is looked at, not counted."""

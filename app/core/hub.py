@@ -86,9 +86,16 @@ class Hub:
         """Return how many subscriptions there are."""
         return sum(len(followed.fanout) for followed in self._followed.values())
 
-    def counters(self) -> dict[str, tuple[int, int]]:
-        """Return the channels that are followed here: name → how many subscriptions, and the newest offset."""
-        return {name: (len(followed.fanout), followed.fanout.tail.head) for name, followed in self._followed.items()}
+    def counts(self) -> dict[str, tuple[int, int | None]]:
+        """Return the declared names that are subscribed to: how many subscriptions, and the newest offset.
+
+        A family's subscriptions are those of all its channels; it has no offset.
+        """
+        return {name: (count, self._head(name)) for name, count in self.subscribers.items() if count}
+
+    def _head(self, name: str) -> int | None:
+        followed = self._followed.get(name)
+        return followed.fanout.tail.head if followed else None
 
     def apply(self, registry: Registry, judge: Judge | None = None) -> None:
         """Bring open connections and subscriptions under new rules; end those that they no longer admit.

@@ -465,4 +465,4 @@ async def test_a_followed_channel_takes_little_memory_and_gives_it_back() -> Non
             assert tracemalloc.get_traced_memory()[0] < 1000 * 512  # names that are remembered, and room in tables
         finally:
             tracemalloc.stop()
-    assert hub.counters() == {}
+    assert hub.counts() == {}
