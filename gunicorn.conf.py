@@ -20,7 +20,7 @@ def _checked_environment() -> Environment:
         environment = Environment.read(os.environ)
         check_deployment(environment, load(environment))
     except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201 — lines for a person or an editor, not for the log
+        print("\n".join(error.summary()), file=sys.stderr)  # noqa: T201 — lines for a person, not for the log
         sys.exit(1)
     return environment
 

@@ -327,7 +327,7 @@ async def test_a_removed_channel_ends_pushed_subscriptions(worlds: Worlds) -> No
     """Hub ends pushed subscriptions of a removed channel, and sends them nothing more."""
     world = await worlds.make()
     pipe = await world.attach()
-    world.hub.apply(Registry((), Channel("")))
+    await world.hub.apply(Registry((), Channel("")))
     assert isinstance(await pipe.end(), ChannelRemovedError)
     await world.publish("1")
     assert pipe.writes == []
