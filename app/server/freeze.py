@@ -47,7 +47,6 @@ class Watch:
 
 def outlive_freezes(arbiter: Arbiter) -> None:
     """Let a master's workers outlive a freeze."""
-
     log = arbiter.log
     assert log is not None  # noqa: S101 — it has begun
 
