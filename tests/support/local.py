@@ -67,7 +67,11 @@ class LocalServer:
         async def call() -> T:
             return function(*args)
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
+        return self.run(call())
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the server's thread, and return what it returns."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def stop(self) -> None:
         """Stop it as uvicorn does on SIGTERM."""
