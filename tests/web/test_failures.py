@@ -53,8 +53,6 @@ class Tally(Meter):
 class Broken:
     """A log of five messages that fails whenever one is to be read or published."""
 
-    epoch = "e"
-
     def __init__(self) -> None:
         self.sinks: dict[str, Sink] = {}
         self.is_away = False
@@ -84,7 +82,7 @@ class Broken:
         if limit:
             msg = "a bug of the backend"
             raise RuntimeError(msg)
-        return Page(1, 5, ())
+        return Page(1, 5, (), "e")
 
     def publish(self, _: list[Record]) -> None:
         msg = "a bug of the bus"
