@@ -192,8 +192,8 @@ class PostgresBackend(Backend):
             _log.warning("notify_refused", reason=explain(error))
             return await drain(None)
 
-    async def _probe(self, payload: str) -> None:
-        await self._store.probe(payload, self.epoch)
+    async def _probe(self, payload: str) -> str:
+        return await self._store.probe(payload, self.epoch)
 
     async def _trim(self) -> None:
         await self._listener.ready.wait()

@@ -52,6 +52,11 @@ _SEAL_UNREADABLE = (
     "GRANT SELECT ON abide.seal TO the server's role"
 )
 
+_ELSEWHERE = (
+    "LISTEN is in another database than commits: it connects again, and finds the same one unless DIRECT_DATABASE_URL "
+    "names another than DATABASE_URL's pooler leads to"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -60,6 +65,8 @@ class _Session:
     """One connection's life. Nothing of an earlier one can reach a later one: it has its own of everything."""
 
     connection: Session
+    place: str = ""
+    """Which database it is in, as place.sql has it."""
     seal: wire.Seal | None = None
     """What messages are proved by; without it they are hints."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -114,7 +121,7 @@ class _Session:
 
 
 class Listener:
-    """Keeps a session alive. ``notify`` sends a notification by another connection.
+    """Keeps a session alive. ``notify`` sends a notification by another connection, and returns which database it was.
 
     Without ``inline``, or the right to read the seal, nothing heard is taken for more than a hint.
     """
@@ -124,7 +131,7 @@ class Listener:
         dsn: Dsn,
         follower: Follower,
         outbox: Outbox,
-        notify: Callable[[str], Awaitable[None]],
+        notify: Callable[[str], Awaitable[str]],
         meter: Meter,
         outcomes: Outcomes,
         *,
@@ -186,6 +193,7 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: session.lost.set())
             self._check_epoch(await ensure(connection))
+            session.place = (await session.fetch(sql.query("place")))[0][0]
             session.seal = await self._read_seal(session)
             self._follower.listen_from((await session.fetch("SELECT abide.now_ms()"))[0][0])
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
@@ -260,10 +268,12 @@ class Listener:
             session.beats[token] = session.sent + 1
             session.sent_at = time.monotonic()
             try:
-                await self._notify(f"h {token}")
+                place = await self._notify(f"h {token}")
             except (UnavailableError, asyncpg.PostgresError, *LOST):  # the probe has told why
                 session.beats.pop(token, None)
             else:
+                if place != session.place:
+                    raise UnavailableError(_ELSEWHERE)
                 if session.heard >= session.sent:
                     session.unheard_since = time.monotonic()
                 session.sent += 1

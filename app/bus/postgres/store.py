@@ -14,18 +14,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 import structlog
 
 from app.bus import sql
-from app.bus.postgres.append import Commit
+from app.bus.postgres.append import Commit, Row
 from app.bus.postgres.faults import explain, grant, sqlstate
 from app.bus.postgres.link import LOST, Link, is_over
 from app.bus.postgres.outcomes import Outcomes
-from app.bus.postgres.wire import TOPIC
 from app.core.errors import MalformedError, OutcomeUnknownError, UnavailableError, bare
 from app.core.message import Record
 
@@ -100,6 +99,8 @@ class Store:
         """Whether something failed since the last probe that worked: no commit then tells of any other."""
         self._proved = False
         """Whether a commit has worked since the last probe."""
+        self._locked: asyncpg.LockNotAvailableError | None = None
+        """What the last attempt got that waited for a lock in vain."""
 
     async def store(self, records: Sequence[Record], epoch: str, deadline: float) -> Commit:
         """Return the commit of the records with an outcome for each, at the deadline at the latest."""
@@ -118,15 +119,15 @@ class Store:
                 self._outcomes.worked("commit")
         return commit
 
-    async def probe(self, payload: str, epoch: str) -> None:
-        """Send listeners a notification by a commit without a message.
+    async def probe(self, payload: str, epoch: str) -> str:
+        """Send listeners a notification by a commit without a message; return which database that was: see place.sql.
 
         Raises :class:`UnavailableError`, and what asyncpg raises, when that does not work.
         """
         try:
             with self._outcomes.under_way("commit"):
                 async with asyncio.timeout(_PROBE_SECONDS):
-                    denied = await self._probe(payload, epoch)
+                    place, denied = await self._probe(payload, epoch)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
             self._failed(explain(error))
             raise
@@ -135,31 +136,39 @@ class Store:
         else:
             self._suspect, self._doubted = None, False
             self._outcomes.worked("commit")
+        return place
 
     async def _try(self, commit: Commit, attempts: _Attempts) -> None:
         """Store what is open of the commit; raise :class:`_GaveUpError` when that is of no more use."""
         while commit.open():
             try:
-                query, arguments = commit.call()
-                async with self._link.connection() as session:
-                    attempts.under_way = True
-                    rows = await session.fetch(sql.query(query), *arguments)
-                attempts.under_way = False
-                commit.settle(tuple(row) for row in rows)
-            except UnavailableError as error:  # there was no connection to send it by
-                await self._again(commit, attempts, error)
+                commit.settle(await self._send(commit, attempts))
+            except UnavailableError as error:  # nothing was sent
+                await self._again(attempts, error)
             except asyncpg.PostgresError as error:
                 attempts.under_way = attempts.under_way and isinstance(error, LOST)
                 await self._answer(commit, attempts, error)
             except LOST as error:
                 await self._answer(commit, attempts, error)
 
+    async def _send(self, commit: Commit, attempts: _Attempts) -> Iterable[Row]:
+        query, arguments = commit.call()
+        async with self._link.connection() as session:
+            locked = self._locked if time.monotonic() + _LOCK_SECONDS > attempts.deadline else None
+            if locked is None:
+                attempts.under_way = True
+                rows = await session.fetch(sql.query(query), *arguments)
+        if locked is not None:
+            raise UnavailableError(explain(locked))
+        attempts.under_way, self._locked = False, None
+        return [tuple(row) for row in rows]
+
     async def _answer(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
         """Do what is right after an attempt that failed; return when another one is."""
         if isinstance(error, LOST):
             self._lost(commit, attempts, error)
         elif isinstance(error, TRY_AGAIN):
-            await self._again(commit, attempts, error)
+            await self._again(attempts, error)
         elif isinstance(error, NOTIFY_REFUSED) and commit.inline is not None:
             _log.warning("notify_refused", reason=explain(error))
             commit.inline = None  # followers find out by their poll
@@ -171,18 +180,18 @@ class Store:
             self._close(commit, attempts, error)
             raise _GaveUpError from error
 
-    async def _again(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
-        """Wait a moment, if there is time for another attempt."""
+    async def _again(self, attempts: _Attempts, error: BaseException) -> None:
+        """Wait a moment before another attempt."""
         attempts.last = error
         self._outcomes.hint("commit", explain(error))
-        needed = _LOCK_SECONDS if isinstance(error, asyncpg.LockNotAvailableError) else 0.0
-        if time.monotonic() + needed > attempts.deadline:
-            self._close(commit, attempts, error)
-            raise _GaveUpError from error
+        if isinstance(error, asyncpg.LockNotAvailableError):
+            self._locked = error
         await asyncio.sleep(RETRY_SECONDS)
 
     def _lost(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
         """Leave open only what can be sent again: what has a key is stored once, however often it is sent."""
+        attempts.last = error
+        self._outcomes.hint("commit", explain(error))
         if not attempts.under_way:
             return
         _log.warning("commit_interrupted", reason=explain(error), messages=len(commit.open()))
@@ -230,8 +239,8 @@ class Store:
         self._doubted = True
         self._outcomes.failed("commit", reason)
 
-    async def _probe(self, payload: str, epoch: str) -> list[str]:
-        """Return the functions that this role may not run."""
+    async def _probe(self, payload: str, epoch: str) -> tuple[str, list[str]]:
+        """Return which database it was, and the functions that this role may not run there."""
         try:
             return await self._beat(payload, epoch)
         except NOTIFY_REFUSED as error:
@@ -244,18 +253,16 @@ class Store:
                 raise
         return await self._beat(payload, epoch)
 
-    async def _beat(self, payload: str, epoch: str) -> list[str]:
+    async def _beat(self, payload: str, epoch: str) -> tuple[str, list[str]]:
         if self._suspect is not None:
             query, arguments = Commit([self._suspect], epoch, None).call()
             async with self._link.connection(keep=False) as session:
                 await session.fetch(sql.query(query), *arguments)
+        query = "notify" if self._proved and not self._doubted else "probe"
+        self._proved = False
         async with self._link.connection() as session:
-            if self._proved and not self._doubted:
-                self._proved = False
-                await session.execute("SELECT pg_notify($1, $2)", TOPIC, payload)
-                return []
-            denied: list[str] = (await session.fetch(sql.query("probe"), payload))[0]["denied"]
-            return denied
+            (row,) = await session.fetch(sql.query(query), payload)
+        return row["place"], row["denied"]
 
 
 def _like(record: Record) -> Record:

@@ -1,9 +1,9 @@
 -- $1 payload. A commit without a message, and its notification. What refuses or holds up a commit or a drain does so
 -- here, too: a lock, a right, a setting, a standby; for the trim locks a row, which is written, and so the commit waits as
--- one with messages does. Returns the functions that it does not call and that this role may not call.
-SELECT
+-- one with messages does. Returns what place.sql does, and the functions that it does not call and that this role may not call.
+SELECT pg_postmaster_start_time()::text || ' ' || d.oid AS place,
     (SELECT count(*) FROM abide.append('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')) AS appended,
-    (SELECT d.drained FROM abide.drain(0, NULL) d) AS drained,
+    (SELECT o.drained FROM abide.drain(0, NULL) o) AS drained,
     CASE WHEN has_function_privilege('abide.trim(text[],bigint[],bigint[],integer)', 'EXECUTE')
         THEN abide.trim('{}', '{}', '{}', 0) END AS trimmed,
     ARRAY(
@@ -15,3 +15,4 @@ SELECT
         ORDER BY p.proname
     ) AS denied,
     pg_notify('abide', $1)
+FROM pg_database d WHERE d.datname = current_database()

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from app.bus import commit
 from app.bus.postgres import listener, outcomes
 from app.bus.postgres.retention import trim
+from app.bus.sql import query
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.bus.postgres.test_migrations import WORKER, as_role
@@ -320,8 +321,11 @@ async def test_forged_heartbeats_do_not_hide_that_nothing_is_heard(
             await notify(neighbour, " ".join(payload.split(" ")[:2]) + " 9999999")
         await healthy(it.backend)
 
-        async def unheard(_: str) -> None:
+        place = str(await neighbour.fetchval(query("place")))
+
+        async def unheard(_: str) -> str:
             """Send it to nobody, as to a listener that is deaf."""
+            return place
 
         it.backend._listener._notify = unheard  # noqa: SLF001 — only so it stays the same session
         assert "hears nothing" in await says(it.backend, "LISTEN", seconds=5)
