@@ -29,6 +29,15 @@ _TAKEN = (
 )  # fmt: skip
 """What says that another server creates the schema, too."""
 
+EMPTY = "abide.installation is empty: restore a backup, or drop the schema 'abide' and run 'python -m app migrate'"
+
+_INCOMPLETE = "the schema 'abide' is not complete: a backup is being restored, or was not restored to its end"
+
+_GONE = (
+    "the schema 'abide' is gone, and this server has served a log from it: restore it, or run 'python -m app migrate' "
+    "to begin a new one"
+)
+
 _MIGRATE = "run 'python -m app migrate' with a role that may create it"
 
 
@@ -48,14 +57,19 @@ async def migrate(url: str) -> list[str]:
         await connection.close()
 
 
-async def ensure(connection: asyncpg.Connection) -> None:
-    """Bring the schema up to date if it is not and the role may.
+async def ensure(connection: asyncpg.Connection, *, may_create: bool) -> None:
+    """Bring the schema up to date if it is not and the role may; make it where there is none if it ``may_create``.
 
     Raises :class:`UnavailableError` that says what to do.
     """
     steps = sql.migrations()
     try:
-        if await _version(connection) != len(steps):
+        if await connection.fetchval(sql.query("incomplete")):
+            raise UnavailableError(_INCOMPLETE)
+        version = await _version(connection)
+        if not version and not may_create:
+            raise UnavailableError(_GONE)
+        if version != len(steps):
             await _upgrade(connection)
     except asyncpg.InsufficientPrivilegeError as error:
         msg = f"the schema 'abide' is missing or old, and this role may not change it: {_MIGRATE} ({error})"
@@ -76,7 +90,12 @@ async def _version(connection: asyncpg.Connection) -> int:
     # Not to_regclass(): it would answer from a cache that another session's new schema has not reached.
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'abide')"):
         return 0
-    version: int = await connection.fetchval("SELECT version FROM abide.installation")
+    try:
+        version: int | None = await connection.fetchval("SELECT version FROM abide.installation")
+    except asyncpg.UndefinedTableError as error:
+        raise UnavailableError(_INCOMPLETE) from error
+    if version is None:
+        raise UnavailableError(EMPTY)
     newest = len(sql.migrations())
     if version > newest:
         msg = f"the schema 'abide' has version {version}, this server knows {newest}: deploy a newer server"
