@@ -8,6 +8,7 @@ from importlib import import_module
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from app.bus.postgres import Seen
 from app.config import KEPT, ConfigError, Environment, check_deployment, load
 from app.server.freeze import outlive_freezes
 from app.server.worker import STOP_SECONDS, AbideWorker
@@ -48,6 +49,7 @@ def _has_ipv6() -> bool:
 # From now on a worker that begins while channels.yaml is broken serves what was good, and so does SIGHUP: it is only at
 # the first start that there is nothing else to serve.
 KEPT.share()
+Seen.share()
 _environment = _checked_environment()
 configure_logging(_environment.log_format, _environment.log_level)
 
