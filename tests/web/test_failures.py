@@ -215,7 +215,7 @@ def test_a_stream_that_waits_ends_with_its_channel_or_its_reader(world: World) -
             wire.read_until(b"this stream begins when it does\n\n\r\n")
         leaving.reset()
         wait_for(lambda: world.meter.connections["sse"] == 1)
-        world.server.call(world.hub.apply, Registry((), Channel("defaults")))
+        world.server.call(asyncio.create_task, world.hub.apply(Registry((), Channel("defaults"))))
         assert b'"code":4404' in staying.read_until(b"0\r\n\r\n")
     wait_for(lambda: world.meter.connections["sse"] == 0)
     assert not world.meter.failures
