@@ -12,6 +12,7 @@ from gunicorn.workers.base import Worker
 
 from app.config import KEPT, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
 from app.server import gunicorn_options, listening
+from app.server.freeze import outlive_freezes
 from app.server.master import Master
 from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
@@ -30,10 +31,14 @@ def _checked_environment() -> tuple[Environment, int | None]:
         environment = Environment.read(os.environ)
         settings = load(environment)
         check_deployment(environment, settings)
-    except (ConfigError, gunicorn_options.OptionError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 — lines for a person or an editor, not for the log
-        sys.exit(1)
-    return environment, most_workers(settings)
+    except gunicorn_options.OptionError as error:
+        lines = [str(error)]
+    except ConfigError as error:
+        lines = error.summary()
+    else:
+        return environment, most_workers(settings)
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201 — lines for a person, not for the log
+    sys.exit(1)
 
 
 def _host(host: str) -> str:
@@ -104,6 +109,7 @@ def on_starting(arbiter: Arbiter) -> None:
     there soon. What SIGHUP gives is new workers, not new code.
     """
     Master.take_over(arbiter, _most_workers)
+    outlive_freezes(arbiter)
     _check_port(_host(_environment.host), _environment.port)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
     import_module("app.main")

@@ -96,17 +96,17 @@ def migrate() -> None:
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Publish one message and print its position; raise :class:`ClientError`."""
+    """Publish one message, the bytes that were given, and print its position; raise :class:`ClientError`."""
     given = options.data == "-"
+    body = sys.stdin.buffer.read().removesuffix(b"\n") if given else os.fsencode(options.data)
     try:
-        text = sys.stdin.buffer.read() if given else options.data
-        data = json.loads(text, parse_constant=_refuse_constant)
+        _check_json(body)
     except ValueError as error:
         command = shlex.join(["publish", options.channel, json.dumps(options.data, ensure_ascii=False)])
         hint = "" if given else f". Text needs quotes of its own: {COMMAND} {command}"
         msg = f"{'stdin' if given else 'DATA'} is not JSON ({error}){hint}"
         raise client.ClientError(msg) from None
-    print(asyncio.run(client.publish(options.url, options.channel, data, key=options.key)))
+    print(asyncio.run(client.publish(options.url, options.channel, body, key=options.key)))
 
 
 def subscribe(options: argparse.Namespace) -> None:
@@ -133,9 +133,17 @@ async def _follow(options: argparse.Namespace) -> None:
     )
     async with contextlib.aclosing(messages):
         async for message in messages:
-            line = json.dumps(message._asdict() if options.json else message.data, ensure_ascii=False)
-            sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            sys.stdout.buffer.write(_line(message, as_object=options.json).encode("utf-8", "surrogateescape") + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _line(message: client.Message, *, as_object: bool) -> str:
+    """Return the data as it was published, in one line; line breaks, which JSON has only between tokens, are spaces."""
+    data = message.raw.replace("\r", " ").replace("\n", " ")
+    if not as_object:
+        return data
+    before = {"channel": message.channel, "position": message.position, "time": message.time}
+    return f'{json.dumps(before)[:-1]}, "data": {data}}}'
 
 
 def _end_with_reader() -> None:
@@ -147,6 +155,12 @@ def _end_with_reader() -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _check_json(body: bytes) -> None:
+    """Raise ValueError unless it is JSON; what is nested too deep for Python is left to the server."""
+    with contextlib.suppress(RecursionError):
+        json.loads(body.decode(), parse_int=float, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> NoReturn:

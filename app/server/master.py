@@ -84,6 +84,7 @@ class Master(Arbiter):
                 remind()
             time.sleep(_STEP)
             self.reap_workers()
+            self.murder_workers()
 
     def _has_no_effect(self, name: str, reason: str) -> None:
         self.log.warning("%s has no effect: %s", name, reason)

@@ -161,6 +161,24 @@ def test_publish_and_subscribe(memory: Server) -> None:
         assert [subscriber.lines.get(timeout=20) for _ in range(2)] == ['{"a": "\u00e9"}', "[1, 2]"]
 
 
+EXACT = [
+    '{"b" : 1E400, "a":[ 1.10,12345678901234567890123]}', "[" * 128 + "]" * 128, "1" * 5000, '"\\ud800 \u2028\u00e9"',
+]  # fmt: skip
+
+
+def test_data_is_printed_as_it_was_given(memory: Server) -> None:
+    """Publish sends what it is given byte for byte, and subscribe prints it so, in --json too."""
+    where = ("--url", memory.url)
+    positions = [run("publish", "lebowski", text, *where).stdout.strip() for text in EXACT]
+    with Command("subscribe", "lebowski", "--last", "4", *where) as subscriber:
+        assert [subscriber.lines.get(timeout=20) for _ in EXACT] == EXACT
+    with Command("subscribe", "lebowski", "--last", "4", "--json", *where) as subscriber:
+        for position, text in zip(positions, EXACT, strict=True):
+            line = subscriber.lines.get(timeout=20)
+            assert line.startswith(f'{{"channel": "lebowski", "position": "{position}", "time": ')
+            assert line.endswith(f', "data": {text}}}')
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
