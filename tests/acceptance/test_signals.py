@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from websockets.sync.client import connect
 from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
 from tests.support.postgres import PostgresServer
-from tests.support.server import Server
+from tests.support.server import ROOT, Server
 
 CHANNELS = "channels: {lebowski: {publish: anyone}}\n"
 
@@ -142,6 +145,16 @@ def test_what_gunicorn_is_told_besides_is_checked_too(given: str, expected: str)
     assert server.log == []
 
 
+def test_an_application_without_its_gunicorn_checks_its_workers() -> None:
+    """Application that another server starts for WEB_CONCURRENCY=2, as uvicorn does, refuses what gunicorn's would."""
+    code = "from app.main import create_app; create_app()"
+    env = os.environ | {"WEB_CONCURRENCY": "2", "DATABASE_URL": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "WEB_CONCURRENCY: 2 workers cannot share memory://" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("host", "variable", "reason"),
     [
@@ -155,9 +168,7 @@ def test_who_cannot_listen_says_so_at_once(host: str, variable: str, reason: str
     server = Server(channels=CHANNELS, env={"HOST": host})
     with socket.create_server(("127.0.0.1", server.port)):
         server.launch()
-        begun = time.monotonic()
         assert server.wait() == 1
-        assert time.monotonic() - begun < 4  # gunicorn tries for five seconds
     (line,) = server.stderr
     assert line.startswith(f"{variable}: cannot listen on {host}:{server.port}: {reason}")
-    assert len(server.log) <= 2
+    assert len(server.log) <= 2  # gunicorn writes two lines for each of its five tries, one a second
