@@ -66,10 +66,10 @@ class Client {
     };
   }
 
-  /** Publish, and return the message's position; tried again with the same idempotency key, it is stored once.
-   * @param {string} channel @param {any} data @param {{ key?: string }} [options] @returns {Promise<string>} */
-  async publish(channel, data, { key = randomKey() } = {}) {
-    const body = JSON.stringify(data);
+  /** Publish data, or the JSON text `raw` instead, and return the message's position; tried again, it is stored once.
+   * @param {string} channel @param {any} data @returns {Promise<string>}
+   * @param {{ key?: string, raw?: string }} [options]  `key` is an idempotency key */
+  async publish(channel, data, { key = randomKey(), raw: body = JSON.stringify(data) } = {}) {
     if (body === undefined) throw new TypeError("what is published must be JSON");
     const end = Date.now() + PUBLISHING;
     for (let attempt = 1; ; attempt++) {
