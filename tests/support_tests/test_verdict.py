@@ -14,7 +14,7 @@ def ledger(count: int = 4) -> Ledger:
     kept = Ledger({"short": 2})
     for channel in ("long", "short"):
         for number in range(1, count + 1):
-            kept.acknowledge(channel, f"e:{number}", f"{number}")
+            kept.acknowledge(channel, f"e:{number}", f"{number}", 0)
     return kept
 
 
