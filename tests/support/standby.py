@@ -17,7 +17,7 @@ class Standby(PostgresServer):
     """
 
     def __init__(self, primary: PostgresServer, moved: dict[Path, Path] | None = None) -> None:
-        super().__init__(primary.binaries, primary.settings)
+        super().__init__(primary.binaries, settings=primary.settings)
         self._primary = primary
         self._moved = moved or {}
 

@@ -117,12 +117,18 @@ class Timeline:
         return [line for name, line in self._lines if not name or name in by]
 
 
-Saved = dict[str, dict[int, str]]
-"""What was acknowledged of each channel: data by offset."""
+class Saved(NamedTuple):
+    """What a copy of the log holds for certain, of each channel."""
+
+    acknowledged: dict[str, dict[int, str]]
+    committed: dict[str, set[str]]
+
+
+NOTHING = Saved({}, {})
 
 
 class Ledger:
-    """What publishers know: positions of what was acknowledged, and what may be stored or not.
+    """What publishers know: positions of what was acknowledged, what was committed, and what may be stored or not.
 
     ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing.
     """
@@ -131,6 +137,8 @@ class Ledger:
         self._sizes = sizes
         self.acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
         """Data of each channel by offset."""
+        self.committed: dict[str, set[str]] = defaultdict(set)
+        """Data of each channel that is stored, or will be, nobody says where: a transaction in SQL has committed it."""
         self.doubtful: dict[str, set[str]] = defaultdict(set)
         """Data of each channel that may be stored once, or not at all."""
         self.life = 0
@@ -155,9 +163,19 @@ class Ledger:
         """Note that a message may be stored once, or not at all."""
         self.doubtful[channel].add(data)
 
+    def commit(self, channel: str, data: str, life: int) -> None:
+        """Note that a transaction in SQL has committed a message; ``life`` is the log's when it began."""
+        if life != self.life or life % 2:
+            return
+        self.committed[channel].add(data)
+        self.doubtful[channel].discard(data)
+
     def save(self) -> Saved:
         """Return what is stored for certain now: what a copy of the log that is made from now on holds."""
-        return {channel: dict(known) for channel, known in self.acknowledged.items()}
+        return Saved(
+            {channel: dict(known) for channel, known in self.acknowledged.items()},
+            {channel: set(known) for channel, known in self.committed.items()},
+        )
 
     @contextmanager
     def rewriting(self, saved: Saved) -> Iterator[None]:
@@ -165,9 +183,12 @@ class Ledger:
         self.life += 1
         yield
         for channel, known in self.acknowledged.items():
-            kept = saved.get(channel, {})
+            kept = saved.acknowledged.get(channel, {})
             self.doubtful[channel].update(data for offset, data in known.items() if offset not in kept)
             self.acknowledged[channel] = dict(kept)
+        for channel, committed in self.committed.items():
+            self.doubtful[channel].update(committed - saved.committed.get(channel, set()))
+            self.committed[channel] = set(saved.committed.get(channel, set()))
         self.life += 1
 
     def head(self, channel: str) -> int:
@@ -176,11 +197,12 @@ class Ledger:
 
     def published(self, channel: str) -> set[str]:
         """Return the data that anybody has published."""
-        return {*self.acknowledged[channel].values(), *self.doubtful[channel]}
+        return {*self.acknowledged[channel].values(), *self.committed[channel], *self.doubtful[channel]}
 
     def counts(self) -> tuple[int, int]:
-        """Return how many messages were acknowledged, and how many are in doubt."""
-        return sum(map(len, self.acknowledged.values())), sum(map(len, self.doubtful.values()))
+        """Return how many messages were acknowledged or committed, and how many are in doubt."""
+        known = (*self.acknowledged.values(), *self.committed.values())
+        return sum(map(len, known)), sum(map(len, self.doubtful.values()))
 
     def faults(self, logs: Iterable[Log]) -> list[str]:
         """Return what is wrong, in words: nothing, if the promises were kept."""
@@ -206,14 +228,16 @@ class Ledger:
         return stored, faults + self.misplaced(channel, stored)
 
     def misplaced(self, channel: str, stored: Mapping[int, str]) -> list[str]:
-        """Return what is wrong with what is stored, data by offset: what is there twice, and what nobody published."""
+        """Return what is wrong with what is stored, data by offset: what is there twice, not, or not published."""
         offsets: dict[str, list[int]] = defaultdict(list)
         for offset, data in stored.items():
             offsets[data].append(offset)
         published = self.published(channel)
+        committed = self.committed[channel] if channel not in self._sizes else set()
         return [
             *(f"{channel}: {short(data)} is stored at {at}" for data, at in offsets.items() if len(at) > 1),
             *(f"{channel}: nobody published {short(data)}" for data in offsets if data not in published),
+            *(f"{channel}: {short(data)} is committed and nowhere" for data in committed - offsets.keys()),
         ]
 
     def _judge(self, log: Log, stored: Mapping[int, str]) -> list[str]:
@@ -260,12 +284,13 @@ class Ledger:
         return faults
 
     def _doubts(self, channel: str) -> int:
-        return len(self.doubtful[channel])
+        """Return how many messages may be past the highest offset that was acknowledged."""
+        return len(self.doubtful[channel]) + len(self.committed[channel])
 
     def _judge_plain(self, log: Log, stored: Mapping[int, str]) -> list[str]:
         """Check that each connection's messages follow each other, as far as anybody knows their positions."""
         offsets = {data: offset for offset, data in stored.items()}
-        published = {*offsets, *self.doubtful[log.channel]}
+        published = {*offsets, *self.published(log.channel)}
         faults, at = [], 0
         for told in log.told:
             if isinstance(told, Got):
