@@ -20,7 +20,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.bus.postgres import migrate
-from tests.support import backups, rewritten
+from tests.support import backups
 from tests.support.crowd import Crowd
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
@@ -133,8 +133,8 @@ class Story(Crowd):
             await self.everybody(KEPT)
             yield
             settled = await self.settle([self.channel], seconds=PATIENCE)
-            held = await self.history()
-        wrong = rewritten.faults(self.ledger, self.logs, {self.channel: held})
+            held = await self.held(self.channel)
+        wrong = self.faults({self.channel: held})
         wrong += [] if settled else ["not everybody had the last message in time"]
         if wrong:
             pytest.fail(self.report(self.channel, wrong, self.told_to()), pytrace=False)
@@ -159,11 +159,6 @@ class Story(Crowd):
         async with asyncio.timeout(PATIENCE):
             while any(log.last != data for log in self.logs):  # noqa: ASYNC110 — see Crowd
                 await asyncio.sleep(0.01)
-
-    async def history(self) -> dict[int, str]:
-        """Return what the channel's history shows."""
-        page = await self.page(limit=1000)
-        return {message["offset"]: message["data"] for message in page["messages"]}
 
     async def page(self, **query: Any) -> dict[str, Any]:  # noqa: ANN401 — JSON
         """Return a page of the channel's history."""
@@ -228,10 +223,8 @@ async def rewrite(world: World, *, prepare: Step, lose: Callable[[World, Any], N
         saved = story.ledger.save() if fork else NOTHING
         prepared = await anyio.to_thread.run_sync(prepare, world)
         await story.lose()
-        with story.ledger.rewriting(saved):
+        with story.rewriting(saved):
             await anyio.to_thread.run_sync(lose, world, prepared)
-        for log in story.logs:
-            log.rewritten()
         await story.overtake()
     assert set(map(tuple, story.gaps().values())) == {(fork + 1,)}, story.told_to()
     assert story.misnamed() == []
@@ -327,10 +320,8 @@ def test_a_log_whose_heads_are_gone_is_told_or_refused(world: World) -> None:
         story = Story(world)
         async with story.told():
             await story.lose()
-            with story.ledger.rewriting(NOTHING):
+            with story.rewriting(NOTHING):
                 await anyio.to_thread.run_sync(world.sql, "TRUNCATE abide.head")
-            for log in story.logs:
-                log.rewritten()
             await story.overtake()
 
     asyncio.run(play())
@@ -344,10 +335,8 @@ def test_messages_that_are_gone_have_expired(world: World) -> None:
         async with story.told():
             behind = story.had(KEPT)
             await story.lose()
-            with story.ledger.rewriting(NOTHING):
+            with story.rewriting(NOTHING):
                 await anyio.to_thread.run_sync(world.sql, "TRUNCATE abide.log")
-            for log in story.logs:
-                log.rewritten()
             await story.overtake()
         assert set(map(tuple, story.gaps().values())) == {()}, story.told_to()
         page = await story.page(since=behind)
@@ -365,15 +354,13 @@ def test_a_schema_that_is_dropped_and_restored_under_the_server_is_served_again(
             saved = story.ledger.save()
             path = await anyio.to_thread.run_sync(partial(backups.dump, world.postgres, world.database, form="plain"))
             await story.lose()
-            with story.ledger.rewriting(saved):
+            with story.rewriting(saved):
                 await anyio.to_thread.run_sync(world.sql, "DROP SCHEMA abide CASCADE")
                 with suppress(TimeoutError):  # somebody publishes all the time, and the listener looks for its tables
                     async with asyncio.timeout(3):
                         await story.publish("insist", story.channel, number=1, size=10)
                 assert (await ready(world)).status_code == 503
                 errors = await anyio.to_thread.run_sync(backups.psql, world.postgres, world.database, path)
-            for log in story.logs:
-                log.rewritten()
             await story.overtake()
         assert errors == []
         assert set(map(tuple, story.gaps().values())) == {(KEPT + 1,)}, story.told_to()
@@ -401,16 +388,12 @@ def test_a_copy_that_is_served_beside_the_original_is_another_log(world: World) 
             await story.lose()
             original = story.ledger.save()
             other = await anyio.to_thread.run_sync(world.serve, copy)
-            with story.ledger.rewriting(saved):
+            with story.rewriting(saved):
                 world.visit(other)
-            for log in story.logs:
-                log.rewritten()
             await story.overtake()
             await story.everybody(story.ledger.head(story.channel))
-            with story.ledger.rewriting(original):
+            with story.rewriting(original):
                 world.visit(world.server)
-            for log in story.logs:
-                log.rewritten()
         assert set(map(tuple, story.gaps().values())) == {(KEPT + 1, KEPT + 1)}, story.told_to()
         await anyio.to_thread.run_sync(other.stop)
 
@@ -454,6 +437,6 @@ def test_who_lost_nothing_is_told_of_no_gap(world: World) -> None:
                 await anyio.to_thread.run_sync(happen, world)
                 await story.overtake()
         assert set(map(tuple, story.gaps().values())) == {()}, story.told_to()
-        assert len(await story.history()) >= KEPT + LOST + 4 * NEW
+        assert len(await story.held(story.channel)) >= KEPT + LOST + 4 * NEW
 
     asyncio.run(play())

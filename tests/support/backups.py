@@ -55,20 +55,32 @@ def swap(server: PostgresServer, database: str, path: Path) -> None:
     restore(server, fresh, path)
 
     async def rename() -> None:
-        connection = await asyncpg.connect(server.url())
+        connection = await asyncpg.connect(server.url(), server_settings={"default_transaction_read_only": "off"})
         try:
-            async with connection.transaction():
-                await connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", database
-            )
-            await connection.execute(f'ALTER DATABASE "{database}" RENAME TO "{database}_old"')
+            await _rename(connection, database, f"{database}_old")
             await connection.execute(f'ALTER DATABASE "{fresh}" RENAME TO "{database}"')
             await connection.execute(f'DROP DATABASE "{database}_old" WITH (FORCE)')
         finally:
             await connection.close()
 
     asyncio.run(rename())
+
+
+async def _rename(connection: asyncpg.Connection, database: str, name: str) -> None:
+    """Rename a database once nobody uses it; who has prepared a transaction in it has to end it first."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        await connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", database
+        )
+        prepared = await connection.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE database = $1", database)
+        if not prepared:
+            await connection.execute(f'ALTER DATABASE "{database}" RENAME TO "{name}"')
+            return
+        assert time.monotonic() < deadline, f"{database} has prepared transactions all the time"
+        await connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+        await asyncio.sleep(0.1)
 
 
 def save(server: PostgresServer) -> Path:

@@ -26,6 +26,16 @@ UNANSWERED = (
 )
 """What a database that breaks says, or leaves unsaid. Anything else is a fault of what is tested, and is raised."""
 
+RESTORING = (
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedTableError,
+    asyncpg.InternalServerError,
+    asyncpg.TransactionRollbackError,
+)
+"""What is said besides while it is restored: what is asked for is not there, or gone in the middle of it."""
+
 SECONDS = 10.0
 """The longest that an answer is waited for."""
 
@@ -42,11 +52,20 @@ PREPARED_WAYS = ("prepare", "prepare and roll back")
 class SqlPublisher:
     """Publishes by ``abide.publish``, on a new connection for each transaction.
 
-    ``url`` is the database's own address. Data is text, which becomes a JSON string.
+    ``url`` is the database's own address. Data is text, which becomes a JSON string. ``unanswered`` is what leaves it
+    without an answer where more is broken than usual.
     """
 
-    def __init__(self, url: str, ledger: Ledger, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        url: str,
+        ledger: Ledger,
+        timeline: Timeline,
+        *,
+        unanswered: tuple[type[BaseException], ...] = UNANSWERED,
+    ) -> None:
         self._url = url
+        self._unanswered = unanswered
         self._ledger = ledger
         self._timeline = timeline
 
@@ -65,7 +84,7 @@ class SqlPublisher:
         }
         try:
             await ways[way](channel, datas)
-        except UNANSWERED as error:
+        except self._unanswered as error:
             self._note(way, channel, error)
 
     async def _commit(self, channel: str, datas: Sequence[str]) -> None:
@@ -101,7 +120,7 @@ class SqlPublisher:
                     for data, key in zip(datas, keys, strict=True):
                         await _say(connection, channel, data, key)
                     await self._end(connection, channel, datas)
-            except UNANSWERED as error:
+            except self._unanswered as error:
                 self._note("insist", channel, error)
                 await asyncio.sleep(PAUSE)
             else:
@@ -115,7 +134,7 @@ class SqlPublisher:
                 await _say(connection, channel, data)
             try:
                 await connection.execute(f"PREPARE TRANSACTION '{name}'")
-            except UNANSWERED as error:
+            except self._unanswered as error:
                 self._note("prepare", channel, error)
                 commit = False
         if commit:
@@ -136,7 +155,7 @@ class SqlPublisher:
                     connection.terminate()
             except asyncpg.UndefinedObjectError:
                 return
-            except UNANSWERED as error:
+            except self._unanswered as error:
                 self._timeline.note(f"{command} again: {type(error).__name__} {error}")
                 await asyncio.sleep(PAUSE)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.backups import wait_writable
@@ -13,11 +14,17 @@ from tests.support.postgres import SECONDS, PostgresServer
 class Standby(PostgresServer):
     """A server of its own that begins as a copy of ``primary`` and streams from it until it is promoted.
 
-    ``moved`` says where the folder of each of the primary's tablespaces is here.
+    ``moved`` says where the folder of each of the primary's tablespaces is here; ``settings`` are added to its own.
     """
 
-    def __init__(self, primary: PostgresServer, moved: dict[Path, Path] | None = None) -> None:
-        super().__init__(primary.binaries, settings=primary.settings)
+    def __init__(
+        self,
+        primary: PostgresServer,
+        moved: Mapping[Path, Path] | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(primary.binaries, settings={**primary.settings, **(settings or {})})
         self._primary = primary
         self._moved = moved or {}
 
