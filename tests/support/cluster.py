@@ -41,9 +41,9 @@ class Cluster:
         """The database's address on the primary itself."""
         return self.primary.url(self.database)
 
-    def through(self, name: FaultProxy) -> str:
+    def through(self, name: FaultProxy, *, role: str = "postgres") -> str:
         """Return the database's address by a name of it."""
-        return f"postgresql://postgres@127.0.0.1:{name.port}/{self.database}"
+        return f"postgresql://{role}@127.0.0.1:{name.port}/{self.database}"
 
     async def sql(self, *statements: str) -> None:
         """Run statements as an operator, also where everybody else may only read."""
@@ -69,12 +69,17 @@ class Cluster:
 
     def fail_over(self, standby: Standby) -> None:
         """End the primary, promote a standby, and let every name lead there; sessions of the old one are gone."""
-        self.primary.crash()
+        old = self.primary
+        old.crash()
         standby.promote()
-        self.primary.close()
-        self.primary = standby
+        self.take(standby)
+        old.close()
+
+    def take(self, primary: PostgresServer) -> None:
+        """Let every name lead to another primary; who is connected to the old one stays there."""
+        self.primary = primary
         for name in (self.servers, self.applications):
-            self._portal.call(name.lead_to, standby.port)
+            self._portal.call(name.lead_to, primary.port)
 
     def _name(self) -> FaultProxy:
         proxy = FaultProxy("127.0.0.1", self.primary.port)
