@@ -94,14 +94,15 @@ class LocalServer:
 class Detached:
     """An ASGI application that hands its connections over; ``peers`` has them, the oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: Heartbeat | None = None) -> None:
+        self.heartbeat = heartbeat
         self.peers: list[Recorder] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
         await receive()
         await send({"type": "websocket.accept"})
         peer = Recorder()
-        peer.writer = scope["extensions"]["abide.fanout"](peer)
+        peer.writer = scope["extensions"]["abide.fanout"](peer, self.heartbeat)
         self.peers.append(peer)
 
     def open(self, server: LocalServer, *, receive_buffer: int | None = None) -> tuple[Wire, Recorder]:

@@ -11,6 +11,7 @@ import contextlib
 
 import asyncpg
 
+from app import COMMAND
 from app.bus import sql
 from app.bus.postgres.dsn import parse
 from app.bus.postgres.link import connect, describe
@@ -27,7 +28,7 @@ _TAKEN = (
 )  # fmt: skip
 """What says that another server creates the schema, too."""
 
-_MIGRATE = "run 'python -m app migrate' with a role that may create it"
+_MIGRATE = f"run '{COMMAND} migrate' with a role that may create it"
 
 
 async def migrate(url: str) -> list[str]:

@@ -108,7 +108,7 @@ async def test_a_server_without_rights_to_the_schema_goes_on_after_an_upgrade(
         await postgres.execute(grant, database=empty)
     with capture_logs() as logs:
         async with worker(as_role(postgres.url(empty), role), ready=False) as it:
-            await says(it.backend, "run 'python -m app migrate' with a role that may")
+            await says(it.backend, "run 'abide migrate' with a role that may")
             assert await migrate(postgres.url(empty)) == STEPS[2:]
             await healthy(it.backend)
             (reader,) = await it.follow("a")
@@ -244,7 +244,7 @@ async def test_a_newer_schema_is_refused(postgres: PostgresServer, database: str
 async def test_a_role_without_rights_is_told_the_command(postgres: PostgresServer, empty: str, role: str) -> None:
     """Worker whose role may not create the schema names the command that does, and serves once it was run."""
     async with worker(as_role(postgres.url(empty), role), ready=False) as it:
-        await says(it.backend, "run 'python -m app migrate' with a role that may create it")
+        await says(it.backend, "run 'abide migrate' with a role that may create it")
         with pytest.raises(UnavailableError, match="could not be migrated"):
             await migrate(as_role(postgres.url(empty), role))
         await migrate(postgres.url(empty))
