@@ -41,9 +41,9 @@ class Cluster:
         """The database's address on the primary itself."""
         return self.primary.url(self.database)
 
-    def through(self, name: FaultProxy, *, role: str = "postgres") -> str:
+    def through(self, name: FaultProxy) -> str:
         """Return the database's address by a name of it."""
-        return f"postgresql://{role}@127.0.0.1:{name.port}/{self.database}"
+        return f"postgresql://postgres@127.0.0.1:{name.port}/{self.database}"
 
     async def sql(self, *statements: str) -> None:
         """Run statements as an operator, also where everybody else may only read."""
