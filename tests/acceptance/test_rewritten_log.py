@@ -355,7 +355,7 @@ def test_a_schema_that_is_dropped_and_restored_under_the_server_is_served_again(
             path = await anyio.to_thread.run_sync(partial(backups.dump, world.postgres, world.database, form="plain"))
             await story.lose()
             with story.rewriting(saved):
-                await anyio.to_thread.run_sync(world.sql, "DROP SCHEMA abide CASCADE")
+                await anyio.to_thread.run_sync(backups.drop, world.postgres, world.database)
                 with suppress(TimeoutError):  # somebody publishes all the time, and the listener looks for its tables
                     async with asyncio.timeout(3):
                         await story.publish("insist", story.channel, number=1, size=10)
@@ -391,6 +391,8 @@ def test_a_copy_that_is_served_beside_the_original_is_another_log(world: World) 
             with story.rewriting(saved):
                 world.visit(other)
             await story.overtake()
+            for subscriber in story.subscribers:
+                subscriber.come()
             await story.everybody(story.ledger.head(story.channel))
             with story.rewriting(original):
                 world.visit(world.server)

@@ -47,6 +47,16 @@ def psql(server: PostgresServer, database: str, path: Path) -> list[str]:
     return [line for line in run.stderr.splitlines() if "ERROR" in line or "FATAL" in line]
 
 
+def drop(server: PostgresServer, database: str) -> None:
+    """Drop the schema, again if somebody who works with it wins."""
+    while True:
+        try:
+            asyncio.run(server.execute("DROP SCHEMA abide CASCADE", database=database))
+        except asyncpg.DeadlockDetectedError:
+            continue
+        return
+
+
 def swap(server: PostgresServer, database: str, path: Path) -> None:
     """Restore a dump into a new database, and give it the name of the old one, whose sessions end."""
     place = "SELECT spcname FROM pg_tablespace t JOIN pg_database d ON d.dattablespace = t.oid WHERE datname = $1"
@@ -127,6 +137,8 @@ def recover(server: PostgresServer, base: Path, point: str) -> None:
     (server.data / "recovery.signal").touch()
     server.start()
     wait_writable(server)
+    for name in settings:  # or its standbys would recover to that point, too
+        asyncio.run(server.execute(f"ALTER SYSTEM RESET {name}"))
 
 
 def wait_writable(server: PostgresServer) -> None:

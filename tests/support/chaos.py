@@ -340,7 +340,7 @@ class Run(Crowd):
                 await anyio.to_thread.run_sync(backups.swap, cluster.primary, cluster.database, dump)
                 return
             if fault.way == "drop":
-                await cluster.sql("DROP SCHEMA abide CASCADE")
+                await anyio.to_thread.run_sync(backups.drop, cluster.primary, cluster.database)
                 await asyncio.sleep(fault.seconds)
             restore = partial(backups.restore, clean=fault.way == "over")
             await anyio.to_thread.run_sync(restore, cluster.primary, cluster.database, dump)
