@@ -178,7 +178,8 @@ class MemoryBackend(Backend):
         log_bytes: int = LOG_BYTES,
         max_keys: int = MAX_KEYS,
     ) -> None:
-        self._epoch = secrets.token_hex(8)
+        self.epoch = secrets.token_hex(8)
+        """The id of this life of the log."""
         self._retention = retention
         self._clock = clock
         self._cursors: dict[str, int] = {}
@@ -192,11 +193,6 @@ class MemoryBackend(Backend):
 
     def __repr__(self) -> str:
         return f"<MemoryBackend {len(self._logs)} channels, {len(self._cursors)} followed>"
-
-    @property
-    def epoch(self) -> str:
-        """The id of this process's log."""
-        return self._epoch
 
     async def connect(self) -> None:
         """Begin to sweep."""
@@ -242,7 +238,7 @@ class MemoryBackend(Backend):
         """Read what the history shows; see the contract."""
         log = self._logs.get(channel)
         if log is None:
-            return Page(self._logs.floor + 1, self._logs.floor, ())
+            return Page(self._logs.floor + 1, self._logs.floor, (), self.epoch)
         messages = log.messages
         shown = max(messages.first, messages.head - history.size + 1)
         oldest = int(self._clock() * 1000) - history.ttl * 1000
@@ -251,7 +247,7 @@ class MemoryBackend(Backend):
                 break
             shown = message.offset + 1
         found = messages.after(max(after, shown - 1), limit, PAGE_BYTES)
-        return Page(shown, messages.head, found)
+        return Page(shown, messages.head, found, self.epoch)
 
     async def head(self, channel: str) -> int:
         """Return the newest offset."""

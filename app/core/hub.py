@@ -154,8 +154,10 @@ class Hub:
 
     async def _begin(self, name: str, followed: _Followed, start: Start) -> Begin:
         tail = followed.fanout.tail
-        if start.is_head or (start.since and start.since == (tail.epoch, tail.head)):
+        if start.is_head:
             return begin(start, tail.epoch, tail.head + 1, tail.head)
+        if start.since == (tail.epoch, tail.head):
+            return Begin(tail.head, resumed=True, gap=None)
         # In a rolling restart thousands resume while the head moves on: they share one read, whatever the head is.
         page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
         if start.since and start.since.offset > max(page.head, tail.head):
@@ -164,7 +166,7 @@ class Hub:
         head = max(page.head, tail.head)
         # What came after that read may have pushed the oldest messages out.
         first = max(page.first, head + 1 - self._registry.history(name).size)
-        return begin(start, tail.epoch, first, head)
+        return begin(start, page.lineage, first, head)
 
     async def _follow(self, name: str) -> _Followed:
         """Follow a channel, one caller at a time."""
@@ -173,7 +175,8 @@ class Hub:
             if followed is None:
                 fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
                 await self._source.follow(name, fanout)
-                followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name), self._kept))
+                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._kept)
+                followed = self._followed[name] = _Followed(fanout, catchup)
             return followed
 
     async def _read(self, name: str, after: int, limit: int) -> Page:

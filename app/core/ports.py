@@ -35,16 +35,15 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
+    def turn(self, position: Position) -> None:
+        """Learn that the log goes on after ``position``, in another epoch. Must not block."""
+
     def failed(self) -> None:
         """Learn that :meth:`deliver` has raised: end what is open, so that it comes back and resumes."""
 
 
 class Source(Protocol):
     """Where messages come out."""
-
-    @property
-    def epoch(self) -> str:
-        """The id of this life of the log; valid once something was read or followed."""
 
     async def follow(self, channel: str, sink: Sink) -> None:
         """Hand ``sink`` everything appended to the channel from now on, in order, once."""

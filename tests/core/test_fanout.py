@@ -427,6 +427,7 @@ async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:
     await world.publish("1", "2", "3")
     await pipe.read(9)
     fanout_ = world.hub._followed["c"].fanout  # noqa: SLF001 — memory cannot go back by itself
+    fanout_.turn(Position(world.backend.epoch, 1))
     fanout_.deliver(Batch("c", world.backend.epoch, (Message(2, 0, b"new"),)))
     assert await pipe.read(14) == frames("1", "2", "3", "new")
     assert [(gap.after, gap.next.offset, gap.reason) for gap in pipe.gaps] == [

@@ -46,7 +46,7 @@ class Cursor:
     def advance(self) -> None:
         """Stay there."""
 
-    def rewound(self, first: int) -> None:
+    def rewound(self, epoch: str, offset: int) -> None:
         """Stay there."""
 
     def end(self, error: AbideError) -> None:
@@ -75,8 +75,6 @@ class Nowhere(Writer):
 class Quiet:
     """A source of channels in which nothing happens."""
 
-    epoch = "e"
-
     async def follow(self, channel: str, sink: Sink) -> None:  # noqa: ARG002
         sink.start(Position("e", 0))
 
@@ -84,7 +82,7 @@ class Quiet:
         """Nothing to give back."""
 
     async def read(self, *_: object) -> Page:
-        return Page(1, 0, ())
+        return Page(1, 0, (), "e")
 
 
 def batch(first: int, count: int) -> Batch:

@@ -53,8 +53,6 @@ class Tally(Meter):
 class Broken:
     """A log of five messages that fails whenever one is to be read or published."""
 
-    epoch = "e"
-
     def __init__(self) -> None:
         self.sinks: dict[str, Sink] = {}
         self.is_away = False
@@ -84,7 +82,7 @@ class Broken:
         if limit:
             msg = "a bug of the backend"
             raise RuntimeError(msg)
-        return Page(1, 5, ())
+        return Page(1, 5, (), "e")
 
     def publish(self, _: list[Record]) -> None:
         msg = "a bug of the bus"
@@ -215,7 +213,7 @@ def test_a_stream_that_waits_ends_with_its_channel_or_its_reader(world: World) -
             wire.read_until(b"this stream begins when it does\n\n\r\n")
         leaving.reset()
         wait_for(lambda: world.meter.connections["sse"] == 1)
-        world.server.call(world.hub.apply, Registry((), Channel("defaults")))
+        world.server.run(world.hub.apply(Registry((), Channel("defaults"))))
         assert b'"code":4404' in staying.read_until(b"0\r\n\r\n")
     wait_for(lambda: world.meter.connections["sse"] == 0)
     assert not world.meter.failures

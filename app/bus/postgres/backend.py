@@ -25,7 +25,7 @@ from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.waiting import Waiting
 from app.core.channel import History
 from app.core.errors import OutcomeUnknownError, UnavailableError, bare
-from app.core.message import Batch, Message, Page, Position, Record
+from app.core.message import Batch, Message, Page, Position, Record, Turn
 from app.core.ports import UNMETERED, Meter, Outcome
 from app.core.tail import fitting
 
@@ -37,6 +37,7 @@ _REFUSED = "the database refused this: try again in a moment"
 """What clients are told. The reason, with names and addresses in it, is for the log and for readiness."""
 
 _RETRY_SECONDS = 0.05
+_ENTER_SECONDS = 1.0
 _READERS = 2
 _READER_IDLE_SECONDS = 10.0
 
@@ -84,16 +85,13 @@ class PostgresBackend(Backend):
         self._readers: asyncpg.Pool | None = None
         self._read_error: str | None = None
         """Why the last read was given up; None since one worked."""
+        self._entered = float("-inf")
+        """When a reader last asked to open an epoch."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         state = self._listener.error or "listening"
         return f"<PostgresBackend {self._dsn.place}, {len(self._follower)} followed: {state}>"
-
-    @property
-    def epoch(self) -> str:
-        """The installation's; empty until the database was reached for the first time."""
-        return self._follower.epoch
 
     async def connect(self) -> None:
         """Begin to connect, and return at once: a database that is away at start is waited for."""
@@ -126,7 +124,7 @@ class PostgresBackend(Backend):
     async def append(self, records: Sequence[Record]) -> list[Outcome]:
         """Store the records in one commit; see the contract."""
         await self._reached()
-        commit = Commit(records, self.epoch, self._inline)
+        commit = Commit(records, self._inline)
         try:
             with self._waiting.under_way("a commit"):
                 await self._store(commit)
@@ -142,7 +140,7 @@ class PostgresBackend(Backend):
                 query, arguments = commit.call()
                 async with self._work.connection() as connection:
                     rows = await connection.fetch(sql.query(query), *arguments)
-                commit.settle(tuple(row) for row in rows)
+                commit.settle([tuple(row) for row in rows])
             except (UnavailableError, *_TRY_AGAIN) as error:  # nothing was stored this time
                 if time.monotonic() > deadline:
                     self._give_up(commit, error, interrupted=interrupted)
@@ -162,8 +160,8 @@ class PostgresBackend(Backend):
 
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read what the history shows; see the contract."""
-        await self._reached()  # by now the epoch is known, by which who asks judges a position
-        rows = await self._rows(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
+        await self._reached()
+        rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
         first, head = rows[0]["first"], rows[0]["head"]
         found = [
             message
@@ -172,23 +170,22 @@ class PostgresBackend(Backend):
             for message in wire.messages(row["last"], row["time"], row["body"].encode())
             if message.offset > after and message.offset >= first
         ]
-        return Page(first, head, fitting(found[:limit], PAGE_BYTES))
+        return Page(first, head, fitting(found[:limit], PAGE_BYTES), rows[0]["lineage"])
 
     async def head(self, channel: str) -> int:
         """Return the newest offset."""
-        head, _ = await self._place(channel)
-        return head
+        return (await self._place(channel)).head
 
     async def follow(self, channel: str) -> Position:
         """Begin at the head."""
         await self._reached()
-        return Position(self.epoch, await self._follower.follow(channel, self._place))
+        return await self._follower.follow(channel, self._place)
 
     async def unfollow(self, channel: str) -> None:
         """Forget the channel."""
         self._follower.unfollow(channel)
 
-    async def next_batch(self) -> Batch:
+    async def next_batch(self) -> Batch | Turn:
         """Hand out what was heard, or fetched because it was not."""
         while True:
             try:
@@ -202,8 +199,8 @@ class PostgresBackend(Backend):
         return Health(ok=error is None, detail=error or f"postgres at {self._dsn.place}")
 
     async def _place(self, channel: str) -> Place:
-        (row,) = await self._rows(sql.query("head"), channel)
-        return row["head"], row["now"]
+        (row,) = await self._rows_of_epoch("place", [channel])
+        return Place(row["lineage"], row["head"])
 
     async def _reached(self) -> None:
         if self._listener.ready.is_set():
@@ -228,15 +225,15 @@ class PostgresBackend(Backend):
             commit.outcomes[index] = _unknown() if interrupted else bare(_unavailable(error))
         raise _GaveUpError from error
 
-    async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
-        rows = await self._rows(sql.query("behind"), list(wanted), list(wanted.values()))
-        heads = {row["channel"]: row["head"] for row in rows}
-        found: dict[str, list[Message]] = {channel: [] for channel in heads}
+    async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
+        rows = await self._rows_of_epoch("behind", list(wanted), list(wanted.values()))
+        places = {row["channel"]: Place(row["lineage"], row["head"]) for row in rows}
+        found: dict[str, list[Message]] = {channel: [] for channel in places}
         for row in rows:
             if row["last"] is not None:
                 channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"].encode())
                 found[channel] += [message for message in new if message.offset > wanted[channel]]
-        return {channel: (head, tuple(found[channel])) for channel, head in heads.items()}
+        return {channel: (place, tuple(found[channel])) for channel, place in places.items()}
 
     async def _drain(self, most: int) -> int | None:
         try:
@@ -269,6 +266,20 @@ class PostgresBackend(Backend):
         await self._listener.ready.wait()
         await trimming.run(self._work, self._retention)
 
+    async def _rows_of_epoch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Read what has an epoch. If that is over, one is opened first, so that what is told is of the next one."""
+        rows = await self._rows(sql.query(query), *arguments)
+        if not rows[0]["certified"] and time.monotonic() > self._entered + _ENTER_SECONDS:
+            self._entered = time.monotonic()
+            with contextlib.suppress(UnavailableError):  # a database that is read-only can be read all the same
+                await self._rows("SELECT abide.enter()")
+            rows = await self._rows(sql.query(query), *arguments)
+        if rows[0]["epoch"] != self._follower.epoch:
+            # One of us is behind: the listener, or this connection, which may be one to a server that is none any more.
+            self._listener.look()
+            await self._readers_of_now().expire_connections()
+        return rows
+
     async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Read; again where the connection is lost, for a read can be repeated.
 
@@ -294,10 +305,13 @@ class PostgresBackend(Backend):
             _log.error("read_given_up", reason=reason)
         self._read_error = reason
 
+    def _readers_of_now(self) -> asyncpg.Pool:
+        assert self._readers is not None  # noqa: S101 — connected first, says the contract
+        return self._readers
+
     @contextlib.asynccontextmanager
     async def _reader(self) -> AsyncIterator[Executor]:
-        assert self._readers is not None  # noqa: S101 — connected first, says the contract
-        async with self._readers.acquire(timeout=PATIENCE_SECONDS) as connection:
+        async with self._readers_of_now().acquire(timeout=PATIENCE_SECONDS) as connection:
             if self._dsn.pooled:
                 async with connection.transaction():
                     yield connection

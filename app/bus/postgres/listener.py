@@ -2,7 +2,7 @@
 
 A session goes: connect, check the schema, LISTEN, read the heads, then serve notifications. The
 heads are read after LISTEN, so that no commit falls between. What was missed while there was no
-session shows in the heads, and is fetched.
+session shows in the heads, and is fetched. So does a log that has gone back: it has another epoch.
 
 Every role of the database can notify. So what is heard is looked through with suspicion: messages are taken
 from it only where a commit of ours has sealed them (:mod:`app.bus.postgres.wire`), a heartbeat only where it
@@ -25,14 +25,17 @@ import structlog
 from app.bus import sql
 from app.bus.postgres import wire
 from app.bus.postgres.dsn import Dsn
-from app.bus.postgres.follower import Follower
+from app.bus.postgres.follower import Follower, Place
 from app.bus.postgres.link import connect, describe
 from app.bus.postgres.migrations import ensure
 from app.bus.postgres.outbox import Outbox
+from app.core.epochs import name
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
 
 _POLL_SECONDS = 1.0
+_SOONEST_SECONDS = 0.05
+"""Between two polls that are asked for."""
 _HEARTBEAT_SECONDS = 2.0
 _DEAF_SECONDS = 3.0
 """A heartbeat that was sent and not heard for so long means that LISTEN hears nothing."""
@@ -129,12 +132,16 @@ class Listener:
         self._inline = inline
         self._backoff = _SHORTEST_BACKOFF
         self._warned = False
-        self.epoch: str | None = None
-        """The log's; None until the first session."""
+        self._asked = asyncio.Event()
+        """Set to have the heads read soon."""
         self.error: str | None = "not connected yet"
         """Why it hears nothing; None while it does."""
         self.ready = asyncio.Event()
-        """Set from the first session on, unless the log turns out to be another one."""
+        """Set from the first session on."""
+
+    def look(self) -> None:
+        """Read the heads soon: somebody has seen the log in another epoch."""
+        self._asked.set()
 
     async def run(self) -> None:
         """Have one session after the other; never returns."""
@@ -168,16 +175,20 @@ class Listener:
         connection = await connect(self._dsn, "abide listen")
         session = _Session(connection)
         try:
-            connection.add_termination_listener(lambda _: session.lost.set())
-            self._check_epoch(await ensure(connection))
+            connection.add_termination_listener(lambda _: self._ended(session))
+            await ensure(connection)
             session.seal = await self._read_seal(session)
-            self._follower.listen_from((await session.fetch("SELECT abide.now_ms()"))[0][0])
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
+            self.ready.set()
             self._backoff = _SHORTEST_BACKOFF  # it is only for a database that lets nobody in
             yield session
         finally:
             connection.terminate()
+
+    def _ended(self, session: _Session) -> None:
+        session.lost.set()
+        self._asked.set()
 
     async def _read_seal(self, session: _Session) -> wire.Seal | None:
         if not self._inline:
@@ -191,19 +202,13 @@ class Listener:
             return None
         return wire.Seal(*rows[0]) if rows else None
 
-    def _check_epoch(self, epoch: str) -> None:
-        if self.epoch not in (None, epoch):
-            self.ready.clear()
-            msg = "the database has another epoch than at start, as after a new installation: restart the server"
-            raise UnavailableError(msg)
-        self.epoch = self._follower.epoch = epoch
-        self.ready.set()
-
     async def _watch(self, session: _Session) -> None:
         """Return when the session is lost; raise when it turns out to be of no use."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(session.lost.wait(), _POLL_SECONDS)
+                await asyncio.wait_for(self._asked.wait(), _POLL_SECONDS)
+                await asyncio.sleep(_SOONEST_SECONDS)
+            self._asked.clear()
             if session.lost.is_set():
                 msg = "the server closed the connection"
                 raise UnavailableError(msg)
@@ -222,19 +227,41 @@ class Listener:
         )
 
     async def _read_heads(self, session: _Session) -> None:
-        before = self._follower.positions()
+        before = self._follower.places()
         rows = await session.fetch(sql.query("heads"), list(before))
-        self._check_epoch(rows[0]["epoch"])
+        epoch: str = rows[0]["epoch"]
         if rows[0]["waiting"]:
             self._outbox.ring()
         heads = {row["channel"]: row["head"] for row in rows}
-        for channel, handed in before.items():
-            head = heads.get(channel, 0)
-            if head < handed:
-                _log.error("log_went_back", channel=channel, handed_out=handed, head=head)
-                self._follower.rewind(channel, head, rows[0]["now"])
-            else:
+        lower = any(
+            name(place.lineage) == epoch and heads.get(c, place.head) < place.head for c, place in before.items()
+        )
+        if lower or not rows[0]["certified"]:
+            epoch = await self._enter(session, epoch if lower else None) or epoch
+        doubtful = [
+            channel
+            for channel, place in before.items()
+            if name(place.lineage) != epoch or heads.get(channel, place.head) < place.head
+        ]
+        if doubtful:
+            await self._judge(session, {channel: before[channel].head for channel in doubtful})
+        self._follower.epoch = epoch
+        for channel, head in heads.items():
+            if channel is not None:
                 self._follower.look(channel, head)
+
+    async def _enter(self, session: _Session, over: str | None) -> str | None:
+        """Open an epoch; return its name, or None where that cannot be: then nothing can be appended either."""
+        try:
+            opened: str = (await session.fetch("SELECT abide.enter($1)", over))[0][0]
+        except asyncpg.PostgresError as error:
+            _log.warning("epoch_not_opened", database=self._dsn.place, reason=describe(error))
+            return None
+        return opened
+
+    async def _judge(self, session: _Session, asked: dict[str, int]) -> None:
+        for row in await session.fetch(sql.query("place"), list(asked)):
+            self._follower.judge(row["channel"], asked[row["channel"]], Place(row["lineage"], row["head"]))
 
     async def _heartbeats(self, session: _Session) -> None:
         while True:
@@ -258,7 +285,7 @@ class Listener:
         match text[:1]:
             case "h":
                 self._heartbeat_heard(session, text[2:])
-            case "m" if spent < _MESSAGE_SECONDS:
+            case "e" if spent < _MESSAGE_SECONDS:
                 self._messages_heard(session, text, hint=spent < _HINT_SECONDS)
             case "d" if spent < _HINT_SECONDS:
                 for channel, head in wire.doorbell(text):
@@ -271,7 +298,9 @@ class Listener:
         if heard is None or heard.channel not in self._follower:
             return
         if session.seal is not None and session.seal.proves(heard):
-            self._follower.hear(heard.batch(self._follower.epoch))
+            self._follower.hear(heard.channel, heard.epoch, heard.messages())
+            if heard.epoch != self._follower.epoch:
+                self.look()
         elif hint:
             self._follower.look(heard.channel, heard.last)
 

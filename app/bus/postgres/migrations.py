@@ -19,6 +19,8 @@ from app.core.errors import UnavailableError
 
 _OLDEST_SERVER = 130000
 
+_FIRST_WITH_EPOCH = 5
+
 _ATTEMPTS = 5
 _RETRY_SECONDS = 0.2
 
@@ -47,8 +49,8 @@ async def migrate(url: str) -> list[str]:
         await connection.close()
 
 
-async def ensure(connection: asyncpg.Connection) -> str:
-    """Bring the schema up to date if it is not and the role may; return its epoch.
+async def ensure(connection: asyncpg.Connection) -> None:
+    """Bring the schema up to date if it is not and the role may.
 
     Raises :class:`UnavailableError` that says what to do.
     """
@@ -56,11 +58,18 @@ async def ensure(connection: asyncpg.Connection) -> str:
     try:
         if await _version(connection) != len(steps):
             await _upgrade(connection)
-        epoch: str = await connection.fetchval("SELECT epoch FROM abide.installation")
     except asyncpg.InsufficientPrivilegeError as error:
         msg = f"the schema 'abide' is missing or old, and this role may not change it: {_MIGRATE} ({error})"
         raise UnavailableError(msg) from error
-    return epoch
+
+
+async def _take(connection: asyncpg.Connection, step: sql.Migration) -> None:
+    """Take one step; a new version alone ends no epoch."""
+    has_epoch = step.number > _FIRST_WITH_EPOCH and await connection.fetchval("SELECT certified FROM abide.epoch")
+    await connection.execute(step.sql)
+    await connection.execute("UPDATE abide.installation SET version = $1", step.number)
+    if has_epoch or step.number == _FIRST_WITH_EPOCH:
+        await connection.execute("UPDATE abide.installation SET writer = xmin")
 
 
 async def _version(connection: asyncpg.Connection) -> int:
@@ -100,6 +109,5 @@ async def _take_steps(connection: asyncpg.Connection) -> list[str]:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'abide')"):
             await connection.execute("CREATE SCHEMA abide")
         for step in steps:
-            await connection.execute(step.sql)
-            await connection.execute("UPDATE abide.installation SET version = $1", step.number)
+            await _take(connection, step)
     return [step.name for step in steps]
