@@ -127,7 +127,7 @@ async def test_commit_tells_once_of_a_batch() -> None:
     """Group commit tells of a batch at once: how large it was, and what of it was stored just now."""
     told = Told()
 
-    async def append(records: Sequence[Record]) -> list[Outcome]:
+    async def append(records: Sequence[Record], _: float) -> list[Outcome]:
         return [Published(Position("e", 1), replayed=record.key is not None) for record in records]
 
     commit = GroupCommit(append, told)
