@@ -22,10 +22,11 @@ from app.bus.postgres.follower import Follower, Place
 from app.bus.postgres.link import COMMAND_SECONDS, CONNECT_SECONDS, LOST, Link, describe
 from app.bus.postgres.listener import Listener
 from app.bus.postgres.outbox import DrainError, Outbox
+from app.bus.postgres.rows import Rows
 from app.bus.postgres.waiting import Waiting
 from app.core.channel import History
 from app.core.errors import OutcomeUnknownError, UnavailableError, bare
-from app.core.message import Batch, Message, Page, Position, Record
+from app.core.message import Batch, Message, Page, Position, Record, consecutive
 from app.core.ports import UNMETERED, Meter, Outcome
 from app.core.tail import fitting
 
@@ -76,6 +77,7 @@ class PostgresBackend(Backend):
         self._meter = meter
         self._work = Link(self._dsn, "abide work")
         self._waiting = Waiting()
+        self._log = Rows()
         self._follower = Follower(self._fetch)
         self._outbox = Outbox(self._drain)
         self._listener = Listener(
@@ -165,13 +167,9 @@ class PostgresBackend(Backend):
         await self._reached()  # by now the epoch is known, by which who asks judges a position
         rows = await self._rows(sql.query("read"), channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
         first, head = rows[0]["first"], rows[0]["head"]
-        found = [
-            message
-            for row in rows
-            if row["last"] is not None
-            for message in wire.messages(row["last"], row["time"], row["body"].encode())
-            if message.offset > after and message.offset >= first
-        ]
+        begin = max(after + 1, first)
+        found = consecutive(self._log.messages(channel, begin - 1, rows))
+        self._log.tell_of_hole(channel, begin, found)
         return Page(first, head, fitting(found[:limit], PAGE_BYTES))
 
     async def head(self, channel: str) -> int:
@@ -231,12 +229,13 @@ class PostgresBackend(Backend):
     async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
         rows = await self._rows(sql.query("behind"), list(wanted), list(wanted.values()))
         heads = {row["channel"]: row["head"] for row in rows}
-        found: dict[str, list[Message]] = {channel: [] for channel in heads}
+        found: dict[str, list[asyncpg.Record]] = {channel: [] for channel in heads}
         for row in rows:
-            if row["last"] is not None:
-                channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"].encode())
-                found[channel] += [message for message in new if message.offset > wanted[channel]]
-        return {channel: (head, tuple(found[channel])) for channel, head in heads.items()}
+            found[row["channel"]].append(row)
+        return {
+            channel: (head, consecutive(self._log.messages(channel, wanted[channel], found[channel])))
+            for channel, head in heads.items()
+        }
 
     async def _drain(self, most: int) -> int | None:
         try:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from app.core.message import Batch, Message
+from app.core.message import Batch, Message, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
@@ -137,9 +137,12 @@ class Follower:
                 await self._hear()
         channel = next(iter(self._ready))
         cursor = self._cursors[channel]
-        batch = Batch(channel, self.epoch, tuple(cursor.ready))
+        batch = Batch(channel, self.epoch, consecutive(cursor.ready))
         cursor.handed = batch.last
+        rest = cursor.ready[len(batch.messages) :]
         self._forget(channel, cursor)
+        if rest:
+            self._keep(channel, cursor, rest)
         return batch
 
     async def _hear(self) -> None:

@@ -7,13 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import asyncpg
+import structlog
 
 from app.bus.postgres.dsn import Dsn
 from app.core.errors import UnavailableError
 
 CONNECT_SECONDS = 5.0
+_ROW_DROPPED = "AB101"
+"""SQLSTATE of the warning of ``abide.look_at``."""
+
 COMMAND_SECONDS = 10.0
 """After so long without an answer a connection counts as dead: its peer may be gone without a word."""
+
+_log = structlog.get_logger(__name__)
 
 # asyncpg leaves its own classes when a server goes down at the wrong moment, so anything that is
 # not the server's own "no" to a statement means that the connection is of no more use.
@@ -24,7 +30,7 @@ LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.Po
 async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
     """Connect; raise :class:`UnavailableError` that says where to and why not."""
     try:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             dsn.url,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
@@ -34,6 +40,14 @@ async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
     except (*LOST, asyncpg.PostgresError, ValueError) as error:
         msg = f"no connection to {dsn.place}: {describe(error)}"
         raise UnavailableError(msg) from error
+    connection.add_log_listener(_pass_on)
+    return connection
+
+
+def _pass_on(_: object, message: asyncpg.PostgresLogMessage) -> None:
+    """Write what our functions in the database warn of into the log."""
+    if message.sqlstate == _ROW_DROPPED:
+        _log.warning("outbox_row_dropped", detail=message.message)
 
 
 def describe(error: BaseException) -> str:

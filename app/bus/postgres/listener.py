@@ -59,6 +59,8 @@ class _Session:
     connection: asyncpg.Connection
     seal: wire.Seal | None = None
     """What messages are proved by; without it they are hints."""
+    bells: bool = True
+    """Whether publishers in SQL ring; where transactions can be prepared they do not."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     sent: int = 0
@@ -170,6 +172,7 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: session.lost.set())
             self._check_epoch(await ensure(connection))
+            session.bells = (await session.fetch("SHOW max_prepared_transactions"))[0][0] == "0"
             session.seal = await self._read_seal(session)
             self._follower.listen_from((await session.fetch("SELECT abide.now_ms()"))[0][0])
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))

@@ -1,5 +1,6 @@
 -- $1 channels, $2 after, each. What a follower that lost its place fetches: of each channel the head
--- and the next rows of the log, at most a megabyte, whatever the history shows. At least one row each.
+-- and the next rows of the log, at most a megabyte, whatever the history shows. At least one row each. As in read.sql, no row
+-- that none of ours can be.
 SELECT t.channel, coalesce(h.head, 0) AS head, r.last, r.n, r.time, r.body
 FROM unnest($1::text[], $2::bigint[]) t(channel, after)
 LEFT JOIN abide.head h ON h.channel = t.channel
@@ -8,7 +9,7 @@ LEFT JOIN LATERAL (
     FROM (
         SELECT l.last, l.n, l.time, l.body
         FROM abide.log l
-        WHERE l.channel = t.channel AND l.last > t.after
+        WHERE l.channel = t.channel AND l.last > t.after AND octet_length(l.body) < 2000000
         ORDER BY l.last LIMIT 200
     ) s
 ) r ON coalesce(r.bytes, 0) < 1000000

@@ -24,6 +24,7 @@ LANDED = {
     "0002_outbox.sql": "20195a7d081c30bc2ed21ab84c62231a0acc1e4d19b7a2bd906a459559981ba1",
     "0003_lone_messages.sql": "3378d546afb01a537528af77be829d61ec7dac86f493be520357d757587bcc24",
     "0004_neighbours.sql": "b0e4fcd9a6c65789a739ff6d559d89dc0ad90a98b1bb1825ad7236ed71f9ee1a",
+    "0005_publishing.sql": "0835087d6db82373b35087a62393273637a6d207803eb547dcaff8cdc98a4fc5",
 }
 """The SHA-256 of each step as it landed. A step that comes is added, one that is here stays as it is."""
 
@@ -192,6 +193,7 @@ async def test_the_seal_is_for_nobody_else(postgres: PostgresServer, empty: str,
         "SELECT * FROM abide.turn",
         "SELECT abide.tell('a', 1, 1, 1, '1', true)",
         "SELECT abide.reseal()",
+        "SELECT abide.take(1)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
@@ -276,6 +278,11 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
         "drain(1, true)",
         "stay_awake(0)",
         "refuse('', '', '')",
+        "refuse_type(0)",
+        "too_deep('')",
+        "as_json('')",
+        "look_at(1, '', '', '')",
+        "take(1)",
         "trim('{}', '{}', '{}', 1)",
         f"append({', '.join(['NULL'] * 11)})",
         "append_one('a', 1, '1', true)",
@@ -318,6 +325,7 @@ async def test_a_worker_needs_no_right_to_change_the_schema(url: str, sql: async
         "SELECT * FROM abide.key",
         "SELECT abide.tell('a', 1, 1, 1, '1', true)",
         "SELECT abide.reseal()",
+        "SELECT abide.take(1)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
