@@ -5,7 +5,7 @@ told in the log, once; its readers go on:
 
 * text that is no JSON, or nested too deep, becomes a JSON string of it, as plain text does that is published over HTTP;
 * a row with another number of messages than it says becomes one such string, at its last offset;
-* a message that is larger than any may be is left out, as is a row that was deleted: subscribers are told of a gap.
+* a row that is larger than any of ours is passed over (``sql/read.sql``), as is one that was deleted: that is a gap.
 
 Offsets come once and ascend, whatever rows say. To read JSON again costs as much as to read a row, so only small rows
 are looked at so closely, as those are that come from a hand.
@@ -33,6 +33,9 @@ CHECKED_BYTES = 4096
 _TOLD = 1000
 """Bad rows that are remembered, so that each is told of once."""
 
+_LONGEST_ESCAPE = 6
+"""Bytes that a character of a JSON string may take."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -59,17 +62,14 @@ class Rows:
     def _taken_apart(self, channel: str, row: asyncpg.Record) -> tuple[Message, ...]:
         text: bytes = row["body"].encode()
         messages = wire.messages(row["last"], row["time"], text)
-        if len(messages) == row["n"]:
-            if len(text) > MAX_MESSAGE_SIZE:
-                return tuple(message for message in messages if len(message.data) <= MAX_MESSAGE_SIZE)
-            if len(text) > CHECKED_BYTES or _is_json(text, len(messages)):
-                return messages
-        else:
+        if len(messages) == row["n"] and (len(text) > CHECKED_BYTES or _is_json(text, len(messages))):
+            return messages
+        if len(messages) != row["n"]:
             messages = (messages[-1]._replace(data=text),)
         made = tuple(message._replace(data=_as_json(message.data)) for message in messages)
         if made != messages:
             self._tell(channel, row["last"], "what is no JSON there, or nested too deep, is sent as a JSON string")
-        return tuple(message for message in made if len(message.data) <= MAX_MESSAGE_SIZE)
+        return made
 
     def _tell(self, channel: str, offset: int, what: str) -> None:
         if (channel, offset) in self._told:
@@ -92,8 +92,8 @@ def _is_json(text: bytes, n: int) -> bool:
 
 
 def _as_json(text: bytes) -> bytes:
-    """Return JSON as it is, and any other text as a JSON string."""
+    """Return JSON as it is, and of any other text a JSON string, cut to what fits a message however it is escaped."""
     try:
         return data.check_bytes(text)
     except MalformedError:
-        return json.dumps(text.decode(), ensure_ascii=False).encode()
+        return json.dumps(text.decode()[: MAX_MESSAGE_SIZE // _LONGEST_ESCAPE], ensure_ascii=False).encode()

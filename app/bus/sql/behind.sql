@@ -9,7 +9,7 @@ LEFT JOIN LATERAL (
     FROM (
         SELECT l.last, l.n, l.time, l.body
         FROM abide.log l
-        WHERE l.channel = t.channel AND l.last > t.after AND octet_length(l.body) < 2000000
+        WHERE l.channel = t.channel AND l.last > t.after AND octet_length(l.body) < 1200000
         ORDER BY l.last LIMIT 200
     ) s
 ) r ON coalesce(r.bytes, 0) < 1000000

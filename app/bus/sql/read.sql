@@ -1,6 +1,6 @@
 -- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms, $6 limit (bytes). At least one row: the
--- first columns are the ends of what is shown. Stops with the row that reaches a limit. No row of ours has two megabytes:
--- one that has is passed over, before anybody has to hold it.
+-- first columns are the ends of what is shown. Stops with the row that reaches a limit. No row of ours has more than a
+-- message of a mebibyte and 60 kB: one that has is passed over, before anybody has to hold it.
 WITH h AS (
     SELECT coalesce((SELECT head FROM abide.head WHERE channel = $1), 0) AS head
 ), w AS (
@@ -18,7 +18,7 @@ FROM w LEFT JOIN LATERAL (
     FROM (
         SELECT l.last, l.n, l.time, l.body
         FROM abide.log l
-        WHERE l.channel = $1 AND l.last > greatest($2::bigint, w.first - 1) AND octet_length(l.body) < 2000000
+        WHERE l.channel = $1 AND l.last > greatest($2::bigint, w.first - 1) AND octet_length(l.body) < 1200000
         ORDER BY l.last LIMIT $3::integer
     ) s
     WINDOW before AS (ORDER BY s.last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
