@@ -8,7 +8,7 @@
   a crash of everything.
 * :meth:`Backend.next_batch` hands out each channel's messages in order, each once. Where the
   log lost messages before they could be handed out, the next batch simply starts later: its
-  ``first`` tells.
+  ``first`` tells. Where the log was put back, a :class:`~app.core.message.Turn` comes before what comes instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record
+from app.core.message import Batch, Page, Position, Record, Turn
 from app.core.ports import Outcome
 
 KEY_LIFETIME = 600
@@ -43,11 +43,6 @@ class Health:
 class Backend(ABC):
     """One implementation of the log. Made disconnected; one event loop; not reusable."""
 
-    @property
-    @abstractmethod
-    def epoch(self) -> str:
-        """The id of this life of the log; valid once something was followed or appended."""
-
     @abstractmethod
     async def connect(self) -> None:
         """Get ready, or return while still trying: :meth:`health` tells which."""
@@ -57,13 +52,14 @@ class Backend(ABC):
         """Let go of everything. Never raises."""
 
     @abstractmethod
-    async def append(self, records: Sequence[Record]) -> list[Outcome]:
-        """Store the records as one batch, in order; return one outcome for each.
+    async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:
+        """Store the records as one batch, in order; return one outcome for each, at the ``deadline`` at the latest.
 
-        Called by one task at a time. A record whose key its publisher has used in the channel
-        (within :data:`KEY_LIFETIME`) is not stored again: its outcome is the first one, marked as
-        replayed, or :class:`~app.core.errors.KeyReusedError` when its data differs. Raises
-        :class:`~app.core.errors.UnavailableError` when nothing was stored.
+        That is a time of :func:`time.monotonic`; None leaves it to the backend. Called by one task at a time.
+
+        A record whose key its publisher has used in the channel (within :data:`KEY_LIFETIME`) is not stored again: its
+        outcome is the first one, marked as replayed, or :class:`~app.core.errors.KeyReusedError` when its data differs.
+        Raises :class:`~app.core.errors.UnavailableError` when nothing was stored.
         """
 
     @abstractmethod
@@ -87,8 +83,8 @@ class Backend(ABC):
         """Hand out no more of the channel. Never raises."""
 
     @abstractmethod
-    async def next_batch(self) -> Batch:
-        """Wait for the next messages of any followed channel. Called by one task."""
+    async def next_batch(self) -> Batch | Turn:
+        """Wait for the next messages of any followed channel, or for the turn of its log. Called by one task."""
 
     @abstractmethod
     async def health(self) -> Health:

@@ -20,7 +20,7 @@ from broadcaster import Broadcast, BroadcastBackend, Event
 from app.bus.backend import Backend, Health
 from app.bus.commit import GroupCommit
 from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record
+from app.core.message import Batch, Page, Position, Record, Turn
 from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -44,30 +44,36 @@ class _Followed:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._early: list[Batch] | None = []
+        self._early: list[Batch | Turn] | None = []
         """None once the sink is started."""
 
     def start(self, position: Position) -> None:
         """Start the sink after ``position``, and hand it what has come since."""
         self._sink.start(position)
         early, self._early = self._early, None
-        for batch in early or ():
-            self._sink.deliver(batch)
+        for news in early or ():
+            self._hand(news)
 
-    def deliver(self, batch: Batch, meter: Meter) -> None:
-        """Hand the sink a batch."""
+    def deliver(self, news: Batch | Turn, meter: Meter) -> None:
+        """Hand the sink what is new."""
         if self._early is not None:
-            self._early.append(batch)
+            self._early.append(news)
             return
         try:
-            self._sink.deliver(batch)
+            self._hand(news)
         except Exception:  # noqa: BLE001 — a bug ends the subscriptions of one channel, and never its deliveries
-            _log.exception("delivery_failed", channel=batch.channel, offset=batch.first)
+            _log.exception("delivery_failed", channel=news.channel)
             meter.failed("delivery")
             self._sink.failed()
 
+    def _hand(self, news: Batch | Turn) -> None:
+        if isinstance(news, Turn):
+            self._sink.turn(news.position)
+        else:
+            self._sink.deliver(news)
 
-_Delivery = tuple[_Followed, Batch]
+
+_Delivery = tuple[_Followed, Batch | Turn]
 
 
 class _Events(BroadcastBackend):
@@ -96,13 +102,13 @@ class _Events(BroadcastBackend):
             await asyncio.sleep(0)
         while True:
             try:
-                batch = await self._backend.next_batch()
+                news = await self._backend.next_batch()
             except Exception:  # noqa: BLE001 — one that got out would end broadcaster's listener for good
                 _log.exception("listener_failed", retry_seconds=_RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                if followed := self._followed.get(batch.channel):
-                    return Event(_GROUP, cast("str", (followed, batch)))
+                if followed := self._followed.get(news.channel):
+                    return Event(_GROUP, cast("str", (followed, news)))
 
 
 class Bus:
@@ -121,11 +127,6 @@ class Bus:
 
     def __repr__(self) -> str:
         return f"<Bus over {self._backend!r}, {self._commit!r}>"
-
-    @property
-    def epoch(self) -> str:
-        """The id of this life of the log; valid once something was read or followed."""
-        return self._backend.epoch
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -176,6 +177,6 @@ class Bus:
 
     async def _pump(self, subscriber: Subscriber) -> None:
         while True:
-            followed, batch = cast("_Delivery", (await subscriber.get()).message)
-            if self._followed.get(batch.channel) is followed:  # who follows now may have begun after it
-                followed.deliver(batch, self._meter)
+            followed, news = cast("_Delivery", (await subscriber.get()).message)
+            if self._followed.get(news.channel) is followed:  # who follows now may have begun after it
+                followed.deliver(news, self._meter)

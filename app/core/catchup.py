@@ -8,8 +8,11 @@ moment.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
+from app.core.epochs import name
+from app.core.errors import UnavailableError
 from app.core.message import Message, Page
 
 PAGE_MESSAGES = 256
@@ -18,6 +21,12 @@ KEEP_SECONDS = 1.0
 
 _STALE_AT_MOST = 2
 """The aligned page and the exact one may both be older than the cursor; the next one is read now."""
+
+TURN_SECONDS = 0.05
+"""Between two reads while the log is in another epoch than this process knows of."""
+
+PATIENCE_SECONDS = 5.0
+"""How long that is waited for."""
 
 KEPT_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together, at most."""
@@ -53,12 +62,17 @@ class Kept:
 
 
 class Catchup:
-    """One channel's pages. They are kept for a moment, and as long as ``kept`` has room."""
+    """One channel's pages. They are kept for a moment, and as long as ``kept`` has room.
 
-    __slots__ = ("_kept", "_pages", "_read")
+    ``epoch`` returns the label of what this process is handed. Only pages of the same epoch are given out: else a
+    reader could get messages of two histories.
+    """
 
-    def __init__(self, read: Read, kept: Kept | None = None) -> None:
+    __slots__ = ("_epoch", "_kept", "_pages", "_read")
+
+    def __init__(self, read: Read, epoch: Callable[[], str], kept: Kept | None = None) -> None:
         self._read = read
+        self._epoch = epoch
         self._kept = kept or Kept()
         self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}
 
@@ -84,6 +98,18 @@ class Catchup:
                 at, stale = offset, stale + 1
 
     async def _page(self, at: int, limit: int) -> Page:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            page = await self._any_page(at, limit)
+            if name(page.lineage) == name(self._epoch()):
+                return page
+            if time.monotonic() > deadline:
+                msg = "the log has begun another epoch, and this server is not there yet: try again in a moment"
+                raise UnavailableError(msg)
+            self._forget((at, limit), page)
+            await asyncio.sleep(TURN_SECONDS)
+
+    async def _any_page(self, at: int, limit: int) -> Page:
         key = (at, limit)
         task = self._pages.get(key)
         if task is None:

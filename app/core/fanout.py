@@ -35,8 +35,8 @@ class Cursor(Protocol):
     def advance(self) -> None:
         """Go on from the cursor: behind the head by itself, at the head with the others."""
 
-    def rewound(self, first: int) -> None:
-        """Learn that the log was put back, and goes on with the offset ``first``."""
+    def rewound(self, epoch: str, offset: int) -> None:
+        """Learn that what was sent past ``offset`` is lost; ``epoch`` labelled it."""
 
     def end(self, error: AbideError) -> None:
         """Send nothing more, and tell the subscriber why."""
@@ -91,6 +91,9 @@ class Fanout(Generic[SubscriptionT]):
         yield from self._all_live()
         yield from list(self._behind)
 
+    def __contains__(self, subscription: SubscriptionT) -> bool:
+        return subscription in self._behind or self._is_live(subscription)
+
     def start(self, position: Position) -> None:
         """Begin after ``position``."""
         self.tail.start(position)
@@ -98,11 +101,15 @@ class Fanout(Generic[SubscriptionT]):
 
     def deliver(self, batch: Batch) -> None:
         """Take the next messages; they go out when this turn of the loop is over."""
-        went_back = batch.first <= self.tail.head
         self.tail.deliver(batch)
-        if went_back:
-            self._rewind(batch.first)
         self._schedule()
+
+    def turn(self, position: Position) -> None:
+        """Go on after ``position``, in another epoch; who was sent more than that is told of a gap."""
+        epoch, head = self.tail.epoch, self.tail.head
+        self.tail.turn(position)
+        if position.offset < head:
+            self._rewind(epoch, position.offset)
 
     def failed(self) -> None:
         """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
@@ -162,11 +169,11 @@ class Fanout(Generic[SubscriptionT]):
         self._sent = self.tail.head
         return stragglers
 
-    def _rewind(self, first: int) -> None:
+    def _rewind(self, epoch: str, offset: int) -> None:
         self._all_leave()
         self._joining.clear()
         for subscription in list(self._behind):
-            subscription.rewound(first)
+            subscription.rewound(epoch, offset)
 
     def _schedule(self) -> None:
         if not self._scheduled:

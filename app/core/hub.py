@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from app.core import turns
 from app.core.catchup import Catchup, Kept
 from app.core.channel import ANONYMOUS, Identity, Registry
 from app.core.errors import AbideError, ChannelRemovedError
@@ -21,6 +22,7 @@ from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Begin, Start, begin
 from app.core.subscription import Subscription
 from app.core.tail import Budget
+from app.core.turns import Pace, Steps
 
 TAIL_BYTES = 64 * 1024 * 1024
 """What all tails of a process hold together, at most."""
@@ -86,22 +88,26 @@ class Hub:
         """Return how many subscriptions there are."""
         return sum(len(followed.fanout) for followed in self._followed.values())
 
-    def counters(self) -> dict[str, tuple[int, int]]:
-        """Return the channels that are followed here: name → how many subscriptions, and the newest offset."""
-        return {name: (len(followed.fanout), followed.fanout.tail.head) for name, followed in self._followed.items()}
+    def counts(self) -> dict[str, tuple[int, int | None]]:
+        """Return the declared names that are subscribed to: how many subscriptions, and the newest offset.
 
-    def apply(self, registry: Registry, judge: Judge | None = None) -> None:
+        A family's subscriptions are those of all its channels; it has no offset.
+        """
+        return {name: (count, self._head(name)) for name, count in self.subscribers.items() if count}
+
+    def _head(self, name: str) -> int | None:
+        followed = self._followed.get(name)
+        return followed.fanout.tail.head if followed else None
+
+    async def apply(self, registry: Registry, judge: Judge | None = None) -> None:
         """Bring open connections and subscriptions under new rules; end those that they no longer admit.
 
-        ``judge`` says of each caller what it is now; without it, nobody has become another.
+        ``judge`` says of each caller what it is now; without it, nobody has become another. The rules are in force at
+        once for all that is asked from now on; who is there already has its turn one after the other.
         """
         self._registry = registry
         self._judge_caller = judge or _as_it_is
-        for connection in tuple(self._connections):
-            self._judge_connection(connection)
-        for followed in self._followed.values():
-            for subscription in followed.fanout:
-                self._judge(subscription)
+        await turns.run(self._judge_all())
 
     def admit(self, connection: Admitted) -> None:
         """Keep a connection under the rules in force until :meth:`leave`; it has its writer."""
@@ -148,8 +154,10 @@ class Hub:
 
     async def _begin(self, name: str, followed: _Followed, start: Start) -> Begin:
         tail = followed.fanout.tail
-        if start.is_head or (start.since and start.since == (tail.epoch, tail.head)):
+        if start.is_head:
             return begin(start, tail.epoch, tail.head + 1, tail.head)
+        if start.since == (tail.epoch, tail.head):
+            return Begin(tail.head, resumed=True, gap=None)
         # In a rolling restart thousands resume while the head moves on: they share one read, whatever the head is.
         page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
         if start.since and start.since.offset > max(page.head, tail.head):
@@ -158,7 +166,7 @@ class Hub:
         head = max(page.head, tail.head)
         # What came after that read may have pushed the oldest messages out.
         first = max(page.first, head + 1 - self._registry.history(name).size)
-        return begin(start, tail.epoch, first, head)
+        return begin(start, page.lineage, first, head)
 
     async def _follow(self, name: str) -> _Followed:
         """Follow a channel, one caller at a time."""
@@ -167,7 +175,8 @@ class Hub:
             if followed is None:
                 fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
                 await self._source.follow(name, fanout)
-                followed = self._followed[name] = _Followed(fanout, Catchup(partial(self._read, name), self._kept))
+                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._kept)
+                followed = self._followed[name] = _Followed(fanout, catchup)
             return followed
 
     async def _read(self, name: str, after: int, limit: int) -> Page:
@@ -185,6 +194,18 @@ class Hub:
             if followed is not None and followed.idle:
                 del self._followed[name]
                 await self._source.unfollow(name)
+
+    def _judge_all(self) -> Steps[None]:
+        pace = Pace()
+        for connection in tuple(self._connections):
+            if connection in self._connections:
+                self._judge_connection(connection)
+            yield from pace.pause()
+        for followed in tuple(self._followed.values()):
+            for subscription in tuple(followed.fanout):
+                if subscription in followed.fanout:  # some may have left meanwhile
+                    self._judge(subscription)
+                yield from pace.pause()
 
     def _judge_connection(self, connection: Admitted) -> None:
         try:

@@ -21,8 +21,8 @@ class Position(NamedTuple):
     """A place in one channel's log: ``<epoch>:<offset>``.
 
     ``offset`` is that of the last message before the place, so a reader that holds the
-    position of the last message it saw wants everything after it. A position of another
-    epoch is never trusted.
+    position of the last message it saw wants everything after it. ``epoch`` is a label of
+    :mod:`app.core.epochs`: it tells how far a log agrees with the one that the position is of.
     """
 
     epoch: str
@@ -52,12 +52,20 @@ class Message(NamedTuple):
     """The publisher's JSON text, UTF-8, byte for byte."""
 
 
+class Turn(NamedTuple):
+    """A channel's log goes on after ``position``, in another epoch. What was beyond that is not in the log any more."""
+
+    channel: str
+    position: Position
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Messages of one channel with consecutive offsets, ascending; never empty."""
 
     channel: str
     epoch: str
+    """What their positions are labelled with."""
     messages: tuple[Message, ...]
 
     @property
@@ -112,6 +120,8 @@ class Page(NamedTuple):
     """Offset of the newest message; 0 before the first."""
     messages: tuple[Message, ...]
     """Consecutive, ascending, starting at the later of ``after + 1`` and ``first``."""
+    lineage: str
+    """Which epochs the channel has had, as in :mod:`app.core.epochs`."""
 
 
 def consecutive(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from app.core.epochs import label, shared
 from app.core.errors import MalformedError
 from app.core.message import Position
 
@@ -92,24 +93,26 @@ class Begin(NamedTuple):
     gap: Gap | None
 
 
-def begin(start: Start, epoch: str, first: int, head: int) -> Begin:
-    """Decide, knowing the log's epoch, the oldest offset that its history shows, and its head."""
+def begin(start: Start, lineage: str, first: int, head: int) -> Begin:
+    """Decide, knowing the channel's lineage, the oldest offset that its history shows, and its head."""
     if start.since is not None:
-        return _resume(start.since, start.given or str(start.since), epoch, first, head)
+        return _resume(start.since, start.given or str(start.since), lineage, first, head)
     if start.earliest:
         return Begin(first - 1, resumed=False, gap=None)
     return Begin(max(first - 1, head - start.last), resumed=False, gap=None)
 
 
-def _resume(since: Position, given: str, epoch: str, first: int, head: int) -> Begin:
-    if since.epoch != epoch:
-        return _with_gap(given, Position(epoch, first), Reason.EPOCH)
-    if since.offset > head:
-        return _with_gap(given, Position(epoch, head + 1), Reason.AHEAD)
+def _resume(since: Position, given: str, lineage: str, first: int, head: int) -> Begin:
+    common = shared(since, lineage, head)
+    if common is None:
+        return _with_gap(given, lineage, first, Reason.EPOCH)
     if since.offset + 1 < first:
-        return _with_gap(given, Position(epoch, first), Reason.EXPIRED)
+        return _with_gap(given, lineage, first, Reason.EXPIRED)
+    if common < since.offset:
+        return _with_gap(given, lineage, max(first, common + 1), Reason.AHEAD)
     return Begin(since.offset, resumed=True, gap=None)
 
 
-def _with_gap(given: str, following: Position, reason: Reason) -> Begin:
-    return Begin(following.offset - 1, resumed=False, gap=Gap(given, following, reason))
+def _with_gap(given: str, lineage: str, following: int, reason: Reason) -> Begin:
+    gap = Gap(given, Position(label(lineage), following), reason)
+    return Begin(following - 1, resumed=False, gap=gap)

@@ -39,7 +39,7 @@ class Subscription:
     """
 
     __slots__ = (
-        "_catchup", "_ended", "_fanout", "_reading", "_subscriber", "_writer", "channel", "cursor", "encoding",
+        "_catchup", "_ended", "_fanout", "_lost", "_reading", "_subscriber", "_writer", "channel", "cursor", "encoding",
         "identity", "name",
     )  # fmt: skip
 
@@ -64,6 +64,8 @@ class Subscription:
         self._fanout = fanout
         self._catchup = catchup
         self._ended: AbideError | None = None
+        self._lost: Position | None = None
+        """Where it was when the log went back to before that; it is told when it is known what comes instead."""
         self._writer: Writer | None = None
         """Valid between :meth:`attach` and :meth:`detach`, like the subscriber."""
         self._subscriber: Subscriber | None = None
@@ -121,10 +123,11 @@ class Subscription:
             self._skip_to(head + 1, Reason.DROPPED)
         self.advance()
 
-    def rewound(self, first: int) -> None:
-        """Learn that the log was put back to before ``first``, as by a restored backup, and goes on there."""
-        if self.cursor >= first:
-            self._skip_to(first, Reason.AHEAD)
+    def rewound(self, epoch: str, offset: int) -> None:
+        """Learn that what was sent past ``offset`` is lost, as by a restored backup; ``epoch`` labelled it."""
+        if self.cursor > offset:
+            self._lost = self._lost or Position(epoch, self.cursor)
+            self.cursor = offset
         self.advance()
 
     def advance(self) -> None:
@@ -137,10 +140,12 @@ class Subscription:
     def _advance(self) -> None:
         tail = self._fanout.tail
         while (writer := self._writer) and self._ended is None and self._reading is None and not writer.is_full():
-            if self.cursor >= tail.head:  # or ahead, until this process hears what another knew already
+            if (
+                self._lost is None and self.cursor >= tail.head
+            ):  # or ahead, until this process hears what another knew already
                 self._fanout.join(self, writer)
                 return
-            if self.cursor + 1 < tail.messages.first:
+            if self._lost is not None or self.cursor + 1 < tail.messages.first:
                 self._reading = asyncio.get_running_loop().create_task(self._read_on())
                 return
             self._send(tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES))
@@ -160,20 +165,32 @@ class Subscription:
             raise
 
     async def _send_from_log(self) -> None:
+        asked, lost = self.cursor, self._lost
         try:
             try:
-                first, messages = await self._catchup.after(self.cursor)
+                first, messages = await self._read(lost)
             finally:
                 self._reading = None
-            self._go_on(first, messages)
+            if (asked, lost) == (self.cursor, self._lost):
+                self._go_on(first, messages)
+            else:  # the log went back meanwhile
+                self.advance()
         except AbideError as error:
             self.end(error)
         except Exception as error:  # noqa: BLE001 — whoever holds the connection reports it
             self.end(of_bug(error))
 
+    async def _read(self, lost: Position | None) -> tuple[int, tuple[Message, ...]]:
+        """Return the oldest offset shown, and what comes next unless a gap has to be told first."""
+        if lost is not None:
+            return (await self._catchup.window()).first, ()
+        return await self._catchup.after(self.cursor)
+
     def _go_on(self, first: int, messages: tuple[Message, ...]) -> None:
         """Send what was read of the log."""
-        if first > self.cursor + 1:
+        if self._lost is not None:
+            self._skip_to(max(first, self.cursor + 1), Reason.AHEAD)
+        elif first > self.cursor + 1:
             self._skip_to(first, Reason.EXPIRED)
         elif messages:
             if messages[0].offset > self.cursor + 1:  # the log has a hole: a row was deleted, or left out
@@ -186,7 +203,7 @@ class Subscription:
 
     def _skip_to(self, offset: int, reason: Reason) -> None:
         """Go on at ``offset``, and say what is left out."""
-        after, self.cursor = self.position, offset - 1
+        after, self._lost, self.cursor = self._lost or self.position, None, offset - 1
         if self._subscriber is not None:
             self._fanout.meter.missed(reason)
-            self._subscriber.lost(self, Gap(str(after), Position(after.epoch, offset), reason))
+            self._subscriber.lost(self, Gap(str(after), Position(self._fanout.tail.epoch, offset), reason))

@@ -120,12 +120,19 @@ class Tail:
         self.epoch = position.epoch
         self.messages = Messages(position.offset)
 
+    def turn(self, position: Position) -> None:
+        """Go on after ``position``, in another epoch; what was held beyond it is forgotten."""
+        self.epoch = position.epoch
+        if position.offset != self.head:
+            self.messages = Messages(position.offset)
+
     def deliver(self, batch: Batch) -> None:
         """Take the next messages.
 
         When the bus had to leave some out, what was held before is dropped, so that the tail
         stays consecutive and a cursor before the hole finds out from the log.
         """
+        self.epoch = batch.epoch
         if batch.first != self.head + 1:
             self.messages = Messages(batch.first - 1)
         self.messages.extend(batch.messages)

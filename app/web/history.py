@@ -9,7 +9,7 @@ from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from app.core import frames
+from app.core import epochs, frames
 from app.core.channel import Channel, Identity
 from app.core.errors import AbideError, MalformedError
 from app.core.hub import Hub
@@ -60,7 +60,7 @@ class History:
                     page, where = await self._poll(name, channel, identity, start, limit, waiter)
             finally:
                 gone.cancel()
-        return Answer(partial(self._more, name, channel), page, where, limit, self._source.epoch)
+        return Answer(partial(self._more, name, channel), page, where, limit)
 
     async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:
         return await self._source.read(name, after, limit, channel.history)
@@ -68,10 +68,13 @@ class History:
     async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
         if start.earliest:  # before the first: whatever is held comes
             page = await self._source.read(name, 0, limit, channel.history)
-            return page, begin(start, self._source.epoch, page.first, page.head)
-        ends = await self._source.read(name, 0, 0, channel.history)
-        where = begin(start, self._source.epoch, ends.first, ends.head)
-        return await self._source.read(name, where.cursor, limit, channel.history), where
+            return page, begin(start, page.lineage, page.first, page.head)
+        while True:
+            ends = await self._source.read(name, 0, 0, channel.history)
+            where = begin(start, ends.lineage, ends.first, ends.head)
+            page = await self._source.read(name, where.cursor, limit, channel.history)
+            if epochs.name(page.lineage) == epochs.name(ends.lineage):
+                return page, where
 
     async def _poll(  # noqa: PLR0913, PLR0917 — a question, and how long it may take
         self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, waiter: _Waiter
@@ -144,10 +147,11 @@ class Answer:
 
     A page is read when the client has taken the ones before it, so that a client that reads slowly, or not at all,
     makes the server hold two pages. ``first`` and ``last`` are those of the newest page that was read. ``complete`` is
-    about all of them: it is false also when messages between two pages expired before they could be read.
+    about all of them: it is false also when messages between two pages expired before they could be read,
+    or the log began another epoch meanwhile, which ends the answer.
     """
 
-    def __init__(self, more: More, page: Page, where: Begin, limit: int, epoch: str) -> None:
+    def __init__(self, more: More, page: Page, where: Begin, limit: int) -> None:
         self._more = more
         self._page = page
         self._left = limit - len(page.messages)
@@ -155,7 +159,8 @@ class Answer:
         self._next = where.cursor + 1
         """Offset of the message that has to come next if nothing is missing."""
         self._is_complete = where.gap is None
-        self._epoch = epoch.encode()
+        self._lineage = page.lineage
+        self._epoch = epochs.label(page.lineage).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -176,7 +181,11 @@ class Answer:
         gone = asyncio.create_task(disconnected(receive))
         try:
             while self._has_more() and not gone.done():
-                self._page = await self._more(self._page.messages[-1].offset, self._left)
+                page = await self._more(self._page.messages[-1].offset, self._left)
+                if epochs.name(page.lineage) != epochs.name(self._lineage):  # what follows may not follow what was sent
+                    self._is_complete = False
+                    break
+                self._page = page
                 self._left -= len(self._page.messages)
                 if self._page.messages:
                     await send({"type": "http.response.body", "body": b"," + self._messages(), "more_body": True})

@@ -118,6 +118,9 @@ class _Sink:
         for message in batch.messages:
             self._ledger.take(self._channel, message.data, message.offset)
 
+    def turn(self, position: Position) -> None:
+        """Nothing: the log does not go back here."""
+
     def failed(self) -> None:
         """Only the protocol: what a ledger misses is found in the end."""
 

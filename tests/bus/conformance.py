@@ -7,6 +7,7 @@ import pytest
 
 from app.bus.backend import KEY_LIFETIME, PAGE_BYTES, Backend
 from app.core.channel import History
+from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Batch, Position, Published, Record
 
@@ -36,6 +37,11 @@ async def append(subject: Subject, channel: str, *texts: str) -> list[int]:
     return [outcome.position.offset for outcome in outcomes if isinstance(outcome, Published)]
 
 
+async def epoch(subject: Subject, channel: str = "a") -> str:
+    """Return what positions of the channel are labelled with."""
+    return label((await subject.backend.read(channel, 0, 0, ALL)).lineage)
+
+
 async def texts(subject: Subject, channel: str, after: int = 0, limit: int = 1000, history: History = ALL) -> list[str]:
     """Read page by page, at most ``limit`` messages in all."""
     found: list[str] = []
@@ -53,7 +59,9 @@ async def collect(subject: Subject, count: int) -> list[Batch]:
     batches: list[Batch] = []
     async with asyncio.timeout(20):
         while sum(len(batch.messages) for batch in batches) < count:
-            batches.append(await subject.backend.next_batch())
+            batch = await subject.backend.next_batch()
+            assert isinstance(batch, Batch)
+            batches.append(batch)
     return batches
 
 
@@ -80,8 +88,8 @@ class Conformance:
     async def test_positions_carry_the_epoch(self, subject: Subject) -> None:
         """Backend answers positions of its own epoch, which is of letters and digits."""
         (outcome,) = await subject.backend.append(records("a", "1"))
-        assert outcome == Published(Position(subject.backend.epoch, 1))
-        assert Position.parse(str(Position(subject.backend.epoch, 1)))
+        assert outcome == Published(Position(await epoch(subject), 1))
+        assert Position.parse(str(Position(await epoch(subject), 1)))
 
     async def test_data_comes_back_byte_for_byte(self, subject: Subject) -> None:
         """Backend changes no byte of the data."""
@@ -122,9 +130,9 @@ class Conformance:
 
     async def test_a_read_of_nothing_tells_first_and_head(self, subject: Subject) -> None:
         """Backend answers a read of no messages with the ends of the log."""
-        assert await subject.backend.read("a", 0, 0, ALL) == (1, 0, ())
+        assert (await subject.backend.read("a", 0, 0, ALL))[:3] == (1, 0, ())
         await append(subject, "a", "1", "2", "3")
-        assert await subject.backend.read("a", 0, 0, ALL) == (1, 3, ())
+        assert (await subject.backend.read("a", 0, 0, ALL))[:3] == (1, 3, ())
 
     async def test_a_read_shows_no_more_than_the_size(self, subject: Subject) -> None:
         """Backend shows the newest ``size`` messages, whatever is stored."""
@@ -132,7 +140,7 @@ class Conformance:
         await append(subject, "a", "4", "5")
         page = await subject.backend.read("a", 0, 100, History(size=3, ttl=100))
         assert (page.first, page.head, [m.offset for m in page.messages]) == (3, 5, [3, 4, 5])
-        assert await subject.backend.read("a", 0, 100, History(size=0, ttl=100)) == (6, 5, ())
+        assert (await subject.backend.read("a", 0, 100, History(size=0, ttl=100)))[:3] == (6, 5, ())
 
     async def test_a_read_shows_nothing_older_than_the_ttl(self, subject: Subject) -> None:
         """Backend hides messages older than ``ttl``, and says where what it shows begins."""
@@ -142,7 +150,7 @@ class Conformance:
         page = await subject.backend.read("a", 0, 100, History(size=100, ttl=50))
         assert (page.first, page.head, [m.offset for m in page.messages]) == (3, 3, [3])
         await subject.age(100)
-        assert await subject.backend.read("a", 0, 100, History(size=100, ttl=50)) == (4, 3, ())
+        assert (await subject.backend.read("a", 0, 100, History(size=100, ttl=50)))[:3] == (4, 3, ())
 
     async def test_head_is_the_newest_offset(self, subject: Subject) -> None:
         """Backend knows the head of a channel, 0 for one without messages."""
@@ -153,7 +161,7 @@ class Conformance:
     async def test_a_follower_is_handed_what_comes_after_it_began(self, subject: Subject) -> None:
         """Backend hands out a followed channel's messages past the position it answered."""
         await append(subject, "a", "old")
-        assert await subject.backend.follow("a") == Position(subject.backend.epoch, 1)
+        assert await subject.backend.follow("a") == Position(await epoch(subject), 1)
         await append(subject, "a", "1", "2")
         await append(subject, "b", "1")
         await append(subject, "a", "3")
@@ -197,25 +205,25 @@ class Conformance:
         first = await subject.backend.append(records("a", "1", key="k"))
         await append(subject, "a", "2")
         again = await subject.backend.append(records("a", "1", key="k"))
-        assert again == [Published(Position(subject.backend.epoch, 1), replayed=True)]
-        assert first == [Published(Position(subject.backend.epoch, 1))]
+        assert again == [Published(Position(await epoch(subject), 1), replayed=True)]
+        assert first == [Published(Position(await epoch(subject), 1))]
         assert await texts(subject, "a") == ["1", "2"]
 
     async def test_a_key_repeated_within_a_batch_stores_once(self, subject: Subject) -> None:
         """Backend sees a repeated key in the same batch too."""
         outcomes = await subject.backend.append([*records("a", "1", "1", key="k"), *records("a", "2")])
-        epoch = subject.backend.epoch
+        mine = await epoch(subject)
         assert outcomes == [
-            Published(Position(epoch, 1)),
-            Published(Position(epoch, 1), replayed=True),
-            Published(Position(epoch, 2)),
+            Published(Position(mine, 1)),
+            Published(Position(mine, 1), replayed=True),
+            Published(Position(mine, 2)),
         ]
 
     async def test_a_key_belongs_to_one_channel(self, subject: Subject) -> None:
         """Backend keeps the keys of channels apart."""
         await subject.backend.append(records("a", "1", key="k"))
         assert await subject.backend.append(records("b", "2", key="k")) == [
-            Published(Position(subject.backend.epoch, 1))
+            Published(Position(await epoch(subject), 1))
         ]
 
     async def test_a_key_belongs_to_who_publishes(self, subject: Subject) -> None:
@@ -224,8 +232,8 @@ class Conformance:
         first = await subject.backend.append([Record("a", name.encode(), "order-17", name) for name in names])
         assert [type(outcome) for outcome in first] == [Published] * 3
         again = await subject.backend.append([Record("a", name.encode(), "order-17", name) for name in names])
-        epoch = subject.backend.epoch
-        assert again == [Published(Position(epoch, offset), replayed=True) for offset in (1, 2, 3)]
+        mine = await epoch(subject)
+        assert again == [Published(Position(mine, offset), replayed=True) for offset in (1, 2, 3)]
         (refused,) = await subject.backend.append([Record("a", b"changed", "order-17", "one")])
         assert isinstance(refused, KeyReusedError)
         assert "'order-17'" in str(refused)
@@ -261,7 +269,7 @@ class Conformance:
         await subject.backend.append(records("a", "1", key="k"))
         await subject.age(KEY_LIFETIME + 1)
         assert await subject.backend.append(records("a", "2", key="k")) == [
-            Published(Position(subject.backend.epoch, 2))
+            Published(Position(await epoch(subject), 2))
         ]
 
     async def test_health_is_good_while_connected(self, subject: Subject) -> None:

@@ -29,6 +29,10 @@ class Collector:
         self.texts += [message.data.decode() for message in batch.messages]
         self._news.set()
 
+    def turn(self, position: Position) -> None:
+        self.position = position
+        self._news.set()
+
     def failed(self) -> None:
         self.failures += 1
         self._news.set()

@@ -46,7 +46,7 @@ class Cursor:
     def advance(self) -> None:
         """Stay there."""
 
-    def rewound(self, first: int) -> None:
+    def rewound(self, epoch: str, offset: int) -> None:
         """Stay there."""
 
     def end(self, error: AbideError) -> None:
@@ -75,8 +75,6 @@ class Nowhere(Writer):
 class Quiet:
     """A source of channels in which nothing happens."""
 
-    epoch = "e"
-
     async def follow(self, channel: str, sink: Sink) -> None:  # noqa: ARG002
         sink.start(Position("e", 0))
 
@@ -84,7 +82,7 @@ class Quiet:
         """Nothing to give back."""
 
     async def read(self, *_: object) -> Page:
-        return Page(1, 0, ())
+        return Page(1, 0, (), "e")
 
 
 def batch(first: int, count: int) -> Batch:
@@ -129,7 +127,7 @@ async def test_commit_tells_once_of_a_batch() -> None:
     """Group commit tells of a batch at once: how large it was, and what of it was stored just now."""
     told = Told()
 
-    async def append(records: Sequence[Record]) -> list[Outcome]:
+    async def append(records: Sequence[Record], _: float) -> list[Outcome]:
         return [Published(Position("e", 1), replayed=record.key is not None) for record in records]
 
     commit = GroupCommit(append, told)
@@ -151,10 +149,10 @@ async def test_hub_counts_by_the_name_in_force() -> None:
     first, _ = await hub.subscribe("chat.a", ANONYMOUS, frames.PLAIN_FRAMES)
     second, _ = await hub.subscribe("chat.b", ANONYMOUS, frames.PLAIN_FRAMES)
     assert hub.subscribers == {"chat.{room}": 2}
-    hub.apply(Registry((family, plain), Channel("defaults")))
+    await hub.apply(Registry((family, plain), Channel("defaults")))
     assert hub.subscribers == {"chat.{room}": 1, "chat.a": 1}
-    hub.apply(Registry((family,), Channel("defaults")))
-    hub.apply(Registry((plain,), Channel("defaults")))
+    await hub.apply(Registry((family,), Channel("defaults")))
+    await hub.apply(Registry((plain,), Channel("defaults")))
     hub.unsubscribe(first)
     hub.unsubscribe(second)
     assert hub.subscribers == {"chat.{room}": 0, "chat.a": 0}

@@ -77,6 +77,8 @@ class Reader:
     log: list[bytes] = field(default_factory=list)
     """The data of the messages past ``begin``, in the order of their offsets."""
     faults: list[str] = field(default_factory=list)
+    turns: list[tuple[int, int]] = field(default_factory=list)
+    """Where it was when the log began another epoch, and after which offset that goes on."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -92,10 +94,17 @@ class Reader:
         """Keep the messages, and note where they are not the next ones."""
         offsets = [message.offset for message in batch.messages]
         expected = list(range(self.last + 1, self.last + 1 + len(offsets)))
-        if offsets != expected or batch.epoch != self.begin.epoch or batch.channel != self.channel:
+        if offsets != expected or batch.channel != self.channel:
             self.faults.append(f"{self.name}: handed {batch.channel} {offsets[:5]}…, expected {expected[:5]}…")
         self.log += [message.data for message in batch.messages]
         self._news.set()
+
+    def turn(self, position: Position) -> None:
+        """Take back what is not in the log any more."""
+        self.turns.append((self.last, position.offset))
+        if position.offset < self.last:
+            del self.log[max(0, position.offset - self.begin.offset) :]
+            self.begin = Position(position.epoch, min(self.begin.offset, position.offset))
 
     def failed(self) -> None:
         """Only the protocol: to take a batch cannot fail."""

@@ -114,7 +114,7 @@ class Ledger:
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
-        self._acknowledged: dict[str, dict[str, str]] = defaultdict(dict)
+        self._acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
         self._doubtful: dict[str, set[str]] = defaultdict(set)
         self._committed: dict[str, set[str]] = defaultdict(set)
         self._wrong: list[str] = []
@@ -122,8 +122,8 @@ class Ledger:
     def acknowledge(self, channel: str, position: str, data: str) -> None:
         """Note that a message is stored: each publisher's positions grow."""
         known = self._acknowledged[channel]
-        if known.setdefault(position, data) != data:
-            self._wrong.append(f"{channel}: {position} was given to {data} and to {known[position]}")
+        if known.setdefault(offset_of(position), data) != data:
+            self._wrong.append(f"{channel}: {position} was given to {data} and to {known[offset_of(position)]}")
         self._doubtful[channel].discard(data)
 
     def doubt(self, channel: str, data: str) -> None:
@@ -137,7 +137,7 @@ class Ledger:
 
     def head(self, channel: str) -> int:
         """Return the highest offset that was acknowledged."""
-        return max(map(offset_of, self._acknowledged[channel]), default=0)
+        return max(self._acknowledged[channel], default=0)
 
     def counts(self) -> tuple[int, int]:
         """Return how many messages were acknowledged or committed, and how many are in doubt."""
@@ -156,18 +156,18 @@ class Ledger:
                     faults += [f"{log}: {what}" for what in self._judge(log, stored)]
         return faults
 
-    def _stored(self, channel: str, logs: Iterable[Log]) -> tuple[dict[str, str], list[str]]:
-        """Return data by position, from what was acknowledged and what anybody was told; and what is there twice."""
+    def _stored(self, channel: str, logs: Iterable[Log]) -> tuple[dict[int, str], list[str]]:
+        """Return data by offset, from what was acknowledged and what anybody was told; and what is there twice."""
         stored, faults = dict(self._acknowledged[channel]), []
         for log in logs:
             for told in log.told if log.channel == channel else ():
                 if isinstance(told, Got) and told.position is not None:
-                    data = stored.setdefault(told.position, told.data)
+                    data = stored.setdefault(offset_of(told.position), told.data)
                     if data != told.data:
                         faults.append(f"{log}: {told.position} is {_short(told.data)}, elsewhere {_short(data)}")
-        positions: dict[str, list[str]] = defaultdict(list)
-        for position, data in stored.items():
-            positions[data].append(position)
+        positions: dict[str, list[int]] = defaultdict(list)
+        for offset, data in stored.items():
+            positions[data].append(offset)
         faults += [f"{channel}: {_short(data)} is stored at {at}" for data, at in positions.items() if len(at) > 1]
         committed = self._committed[channel]
         published = {*self._acknowledged[channel].values(), *committed, *self._doubtful[channel]}
@@ -176,7 +176,7 @@ class Ledger:
         faults += [f"{channel}: nobody published {_short(data)}" for data in positions if data not in published]
         return stored, faults
 
-    def _judge(self, log: Log, stored: Mapping[str, str]) -> list[str]:
+    def _judge(self, log: Log, stored: Mapping[int, str]) -> list[str]:
         return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log)
 
     def _judge_positioned(self, log: Log) -> list[str]:
@@ -187,7 +187,7 @@ class Ledger:
         for told in log.told:
             match told:
                 case Began(position, asked):
-                    unsaid = position if asked is not None and position != asked else None
+                    unsaid = position if asked is not None and not _same(position, asked) else None
                     if asked is not None and asked != at:
                         faults.append(f"asked for {asked} and had {at}")
                     at = at or position
@@ -197,7 +197,7 @@ class Ledger:
                 case Got(position, data) if position is not None:
                     if unsaid is not None:
                         faults.append(f"began at {unsaid} and not at {at}, without a gap")
-                    if at is None or position != _after(at):
+                    if at is None or not _same(before(position), at):
                         faults.append(f"{position} ({_short(data)}) came after {at}")
                     at, unsaid = position, None
                 case _:
@@ -223,9 +223,9 @@ class Ledger:
         """Return how many messages may be past the highest offset that was acknowledged."""
         return len(self._doubtful[channel]) + len(self._committed[channel])
 
-    def _judge_plain(self, log: Log, stored: Mapping[str, str]) -> list[str]:
+    def _judge_plain(self, log: Log, stored: Mapping[int, str]) -> list[str]:
         """Check that each connection's messages follow each other, as far as anybody knows their positions."""
-        offsets = {data: offset_of(position) for position, data in stored.items()}
+        offsets = {data: offset for offset, data in stored.items()}
         published = {*offsets, *self._committed[log.channel], *self._doubtful[log.channel]}
         faults, at = [], 0
         for told in log.told:
@@ -241,9 +241,9 @@ class Ledger:
         return faults
 
 
-def _after(position: str) -> str:
-    epoch, _, offset = position.rpartition(":")
-    return f"{epoch}:{int(offset) + 1}"
+def _same(one: str, other: str) -> bool:
+    """Whether two positions are of one place: while nothing is lost, another epoch begins where the last one ended."""
+    return offset_of(one) == offset_of(other)
 
 
 def _short(data: str) -> str:

@@ -23,8 +23,6 @@ HEAD = 10
 class Paged:
     """A log of ten messages that is read three at a time, and whose oldest may expire meanwhile."""
 
-    epoch = "e"
-
     def __init__(self) -> None:
         self.first = 1
         self.reads = 0
@@ -34,7 +32,7 @@ class Paged:
             self.reads += 1
         begin = max(after + 1, self.first)
         offsets = range(begin, min(begin + min(limit, PAGE), HEAD + 1))
-        return Page(self.first, HEAD, tuple(Message(offset, 0, b"%d" % offset) for offset in offsets))
+        return Page(self.first, HEAD, tuple(Message(offset, 0, b"%d" % offset) for offset in offsets), "e")
 
 
 class Client:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from app.bus.postgres.wire import MAX_INLINE_BODY, SEPARATOR
+from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record
 from app.core.ports import Outcome
@@ -17,8 +19,8 @@ MAX_INLINE_COMMIT = 64 * 1024
 SEGMENT_BYTES = 60_000
 """Bytes of a row of the log, unless one message has more."""
 
-Row = tuple[bool, int, int, bytes | None]
-"""What a query of :meth:`Commit.call` returns: known, i, offset, hash."""
+Row = tuple[bool, int, int, bytes | None, str]
+"""What ``abide.store`` returns: known, i, offset, hash, lineage."""
 
 
 @dataclass(slots=True)
@@ -35,11 +37,10 @@ class _Lane:
 class Commit:
     """Some records on their way; :meth:`settle` is called with rows until nothing is left open.
 
-    ``epoch`` is the log's; ``inline`` whether messages may be carried inside NOTIFY, None to notify nobody.
+    ``inline`` tells whether messages may be carried inside NOTIFY, None to notify nobody.
     """
 
     records: Sequence[Record]
-    epoch: str
     inline: bool | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     _first: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -53,8 +54,8 @@ class Commit:
 
     def open(self) -> list[int]:
         """Return the indexes of the records that still have to be stored."""
-        if not self._first:  # without keys they are all stored together
-            return [] if self.outcomes else list(range(len(self.records)))
+        if len(self.outcomes) == len(self.records):
+            return []
         return [
             index
             for index, record in enumerate(self.records)
@@ -66,11 +67,11 @@ class Commit:
         arguments = self.arguments()
         channels, _, _, _, counts, bodies, inline, keyed, *_ = arguments
         if len(bodies) == 1 and not keyed:
-            return "append_one", (channels[0], counts[0], bodies[0], inline[0])
-        return "append", arguments
+            return "store_one", (channels[0], counts[0], bodies[0], inline[0])
+        return "store", arguments
 
     def arguments(self) -> tuple[list[object], ...]:
-        """Return the arguments of ``abide.append`` for the open records."""
+        """Return the arguments of ``abide.store`` for the open records."""
         indexes = self.open()
         self._lanes = {}
         for index in indexes:
@@ -83,17 +84,18 @@ class Commit:
         counts: list[object] = [len(lane.indexes) for lane in self._lanes.values()]
         return (channels, counts, *self._segments(indexes), *self._keys())
 
-    def settle(self, rows: Iterable[Row]) -> None:
-        """Take what the database answered."""
+    def settle(self, rows: Iterable[tuple[object, ...]]) -> None:
+        """Take what the database answered to :meth:`call`."""
         lanes = {lane.number: lane for lane in self._lanes.values()}
-        for known, i, offset, hash_ in rows:
+        for known, i, offset, hash_, lineage in map(_row, rows):
+            epoch = label(lineage)
             if known:
                 index = self._keyed[i - 1]
-                self.outcomes[index] = self._judge(index, offset, hash_)
+                self.outcomes[index] = self._judge(index, Position(epoch, offset), hash_)
             else:
                 indexes = lanes[i].indexes
                 for place, index in enumerate(indexes, offset - len(indexes) + 1):
-                    self.outcomes[index] = Published(Position(self.epoch, place))
+                    self.outcomes[index] = Published(Position(epoch, place))
 
     def result(self) -> list[Outcome]:
         """Return one outcome for each record; valid when none is open."""
@@ -114,11 +116,11 @@ class Commit:
             return KeyReusedError.of(record.key)
         return Published(outcome.position, replayed=True)
 
-    def _judge(self, index: int, offset: int, hash_: bytes | None) -> Outcome:
+    def _judge(self, index: int, position: Position, hash_: bytes | None) -> Outcome:
         record = self.records[index]
         if hash_ != _hash(record):
             return KeyReusedError.of(record.key)
-        return Published(Position(self.epoch, offset), replayed=True)
+        return Published(position, replayed=True)
 
     def _segments(self, indexes: list[int]) -> list[list[object]]:
         """Return channel numbers, counts up to each segment's end, counts, bodies, and whether inline."""
@@ -162,6 +164,14 @@ def _parts(datas: list[bytes], limit: int) -> Iterable[list[bytes]]:
         part.append(data)
         size += len(data) + 1
     yield part
+
+
+def _row(row: tuple[object, ...]) -> Row:
+    """Return a row of ``abide.store``; of ``abide.store_one``, which returns one text, what it would be there."""
+    if len(row) > 1:
+        return cast("Row", row)
+    head, _, lineage = str(row[0]).partition(" ")
+    return False, 1, int(head), None, lineage
 
 
 def _hash(record: Record) -> bytes:

@@ -5,8 +5,13 @@ fetched from the log. So nothing that happens to a notification can lose or doub
 
 Messages that are heard are taken for what the log holds, because a commit has sealed them. Anybody can
 listen, though, and say again later what he heard. That moves nothing: either the cursor is past those
-messages; or it was placed before their offsets after an older backup had been restored, and then they
-were stored before that, by the time in them. So what is older than the cursor's place is a hint, too.
+messages; or the log has gone back since, and then they are of another epoch than the cursor. So what is
+of another epoch is a hint, too.
+
+The log may go back: an older backup is restored, or a standby takes over that had not got everything. Then it
+has another epoch (docs/design/epochs.md), and whatever is read from it comes with the channel's lineage. By that
+the cursor is judged before anything that was read is handed out: what the log no longer has is taken back by a
+:class:`~app.core.message.Turn`.
 """
 
 from __future__ import annotations
@@ -16,8 +21,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from app.core.message import Batch, Message, consecutive
+import structlog
+
+from app.core.epochs import label, name, shared
+from app.core.message import Batch, Message, Position, Turn, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
@@ -27,11 +36,18 @@ MAX_FETCH_CHANNELS = 64
 REST_SECONDS = 0.02
 """Between two fetches when the first found nothing: hints that anybody may send cost the database no more."""
 
-Fetch = Callable[[dict[str, int]], Awaitable[dict[str, tuple[int, tuple[Message, ...]]]]]
-"""Reads, for each channel, its head and the next messages of the log past an offset. Raises when it cannot."""
+_log = structlog.get_logger(__name__)
 
-Place = tuple[int, int]
-"""A channel's head, and the database's clock when it was read, in milliseconds."""
+
+class Place(NamedTuple):
+    """Where a channel stands."""
+
+    lineage: str
+    head: int
+
+
+Fetch = Callable[[dict[str, int]], Awaitable[dict[str, tuple[Place, tuple[Message, ...]]]]]
+"""Reads, for each channel, its place and the next messages of the log past an offset. Raises when it cannot."""
 
 
 @dataclass(slots=True)
@@ -40,8 +56,12 @@ class _Cursor:
     """Offset of the last message handed out; None until the head was read."""
     head: int = 0
     """The highest offset heard of."""
-    since: int = 0
-    """Messages from before this, by the database's clock, are not taken from notifications."""
+    lineage: str = ""
+    """What the messages up to here are of; valid once it was read."""
+    label: str = ""
+    """What their positions are labelled with."""
+    turned: bool = False
+    """Whether that, or ``handed``, has changed since something was handed out."""
     ready: list[Message] = field(default_factory=list)
     """What follows ``handed`` without a hole."""
     size: int = 0
@@ -52,10 +72,11 @@ class _Cursor:
 
 
 class Follower:
-    """Turns hints into each channel's messages in order, each once. ``epoch`` is the log's."""
+    """Turns hints into each channel's messages in order, each once."""
 
     def __init__(self, fetch: Fetch) -> None:
         self.epoch = ""
+        """The log's newest epoch; empty until it is known."""
         self._fetch = fetch
         self._cursors: dict[str, _Cursor] = {}
         self._ready: dict[str, None] = {}
@@ -71,26 +92,25 @@ class Follower:
     def __contains__(self, channel: str) -> bool:
         return channel in self._cursors
 
-    def positions(self) -> dict[str, int]:
-        """Return the offset of the last message handed out of each channel that has begun."""
-        return {name: cursor.handed for name, cursor in self._cursors.items() if cursor.handed is not None}
+    def places(self) -> dict[str, Place]:
+        """Return of each channel that has begun its lineage, and the offset up to which its messages are here."""
+        return {
+            channel: Place(cursor.lineage, cursor.end)
+            for channel, cursor in self._cursors.items()
+            if cursor.handed is not None
+        }
 
-    async def follow(self, channel: str, read_head: Callable[[str], Awaitable[Place]]) -> int:
-        """Begin at the head that ``read_head`` returns; hints that come meanwhile are remembered."""
+    async def follow(self, channel: str, read_place: Callable[[str], Awaitable[Place]]) -> Position:
+        """Begin at the head that ``read_place`` returns; hints that come meanwhile are remembered."""
         cursor = self._cursors[channel] = _Cursor()
         try:
-            head, now = await read_head(channel)
+            place = await read_place(channel)
         except BaseException:
             self.unfollow(channel)
             raise
-        cursor.handed, cursor.since = head, max(cursor.since, now)
-        self.look(channel, head)
-        return head
-
-    def listen_from(self, now: int) -> None:
-        """Learn that what is heard from now on, by the database's clock, is heard by a new session."""
-        for cursor in self._cursors.values():
-            cursor.since = max(cursor.since, now)
+        cursor.handed, cursor.lineage, cursor.label = place.head, place.lineage, label(place.lineage)
+        self.look(channel, place.head)
+        return Position(cursor.label, place.head)
 
     def unfollow(self, channel: str) -> None:
         """Forget the channel."""
@@ -100,14 +120,15 @@ class Follower:
         self._ready.pop(channel, None)
         self._behind.pop(channel, None)
 
-    def hear(self, batch: Batch) -> None:
+    def hear(self, channel: str, epoch: str, messages: Sequence[Message]) -> None:
         """Take messages that a commit has sealed into its notification, of a channel that is followed."""
-        cursor = self._cursors[batch.channel]
-        out_of_turn = cursor.handed is None or cursor.head > cursor.end or batch.first > cursor.end + 1
-        if out_of_turn or batch.messages[0].time < cursor.since:
-            self.look(batch.channel, batch.last)
-        elif batch.last > cursor.end:
-            self._keep(batch.channel, cursor, batch.after(cursor.end))
+        cursor = self._cursors[channel]
+        first, last, end = messages[0].offset, messages[-1].offset, cursor.end
+        out_of_turn = cursor.handed is None or cursor.head > end or first > end + 1
+        if out_of_turn or epoch != name(cursor.lineage):
+            self.look(channel, last)
+        elif last > end:
+            self._keep(channel, cursor, messages[max(0, end + 1 - first) :])
 
     def look(self, channel: str, head: int) -> None:
         """Learn that the channel has messages up to ``head``."""
@@ -119,17 +140,30 @@ class Follower:
             self._behind[channel] = None
             self._news.set()
 
-    def rewind(self, channel: str, head: int, now: int) -> None:
-        """Learn that the log ends before what was handed out: an older database was put in its place."""
-        cursor = self._cursors.get(channel)
-        if cursor is not None:
-            self._forget(channel, cursor)
-            cursor.handed = cursor.head = head
-            cursor.since = now
-            self._behind.pop(channel, None)
+    def judge(self, channel: str, asked: int, place: Place) -> bool:
+        """Learn where the channel stands in the log; return whether what is here is of it.
 
-    async def next_batch(self) -> Batch:
-        """Wait for the next messages of any channel. Raises what ``fetch`` raises; call again then."""
+        ``asked`` is what was here when that was read: of what has come since it does not tell.
+        """
+        cursor = self._cursors.get(channel)
+        if cursor is None or cursor.handed is None or cursor.end != asked:
+            return False
+        if place.lineage == cursor.lineage and place.head >= asked:
+            return True
+        common = shared(Position(cursor.lineage, asked), place.lineage, place.head) or 0
+        if common < asked:
+            _log.error("log_went_back", channel=channel, had=asked, common=common)
+            self._forget(channel, cursor)
+            cursor.handed, cursor.head = min(cursor.handed, common), place.head
+        cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), True
+        self._ready[channel] = None
+        self._news.set()
+        self._behind.pop(channel, None)
+        self.look(channel, place.head)
+        return common == asked
+
+    async def next_batch(self) -> Batch | Turn:
+        """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""
         while not self._ready:
             if self._behind:
                 await self._catch_up()
@@ -137,13 +171,21 @@ class Follower:
                 await self._hear()
         channel = next(iter(self._ready))
         cursor = self._cursors[channel]
-        batch = Batch(channel, self.epoch, consecutive(cursor.ready))
+        if cursor.turned:
+            return self._turn(channel, cursor)
+        batch = Batch(channel, cursor.label, consecutive(cursor.ready))
         cursor.handed = batch.last
         rest = cursor.ready[len(batch.messages) :]
         self._forget(channel, cursor)
         if rest:
             self._keep(channel, cursor, rest)
         return batch
+
+    def _turn(self, channel: str, cursor: _Cursor) -> Turn:
+        cursor.turned = False
+        if not cursor.ready:
+            del self._ready[channel]
+        return Turn(channel, Position(cursor.label, cursor.handed or 0))
 
     async def _hear(self) -> None:
         self._news.clear()
@@ -160,19 +202,19 @@ class Follower:
         found = await self._fetch(asked)
         if not any(messages for _, messages in found.values()):
             self._rested = time.monotonic() + REST_SECONDS
-        for channel, (head, messages) in found.items():
-            cursor = self._cursors.get(channel)
-            if cursor is not None and channel in self._behind and cursor.end == asked[channel]:
+        for channel, (place, messages) in found.items():
+            if channel in self._behind and self.judge(channel, asked[channel], place):
+                cursor = self._cursors[channel]
                 if cursor.head == hints[channel]:  # heard of nothing since: the log's word goes before a hint
-                    cursor.head = head
-                self._take(channel, cursor, head, messages)
+                    cursor.head = place.head
+                self._take(channel, cursor, place.head, messages)
 
     def _take(self, channel: str, cursor: _Cursor, head: int, messages: tuple[Message, ...]) -> None:
         if messages:
             self._keep(channel, cursor, messages)
         else:  # the log no longer holds what is up to its head: go on behind the hole
             cursor.handed = max(cursor.end, head)
-        del self._behind[channel]
+        self._behind.pop(channel, None)
         if cursor.end < cursor.head:  # again, after the others: who sends hints for many channels holds up no other
             self._behind[channel] = None
 

@@ -39,6 +39,8 @@ from typing import Protocol
 
 import structlog
 
+from app.bus.postgres.outcomes import Outcomes
+
 BATCH = 1000
 """Messages moved by one statement, at most."""
 
@@ -75,7 +77,7 @@ class DrainError(Exception):
 
 
 class Session(Protocol):
-    """The listening session: to lead ends with it."""
+    """The listening session: to lead ends with it. Each may raise :class:`DrainError`."""
 
     @property
     def bells(self) -> bool:
@@ -101,8 +103,9 @@ class Outbox:
     another is at it; raises :class:`DrainError`.
     """
 
-    def __init__(self, drain: Callable[[int], Awaitable[int | None]]) -> None:
+    def __init__(self, drain: Callable[[int], Awaitable[int | None]], outcomes: Outcomes) -> None:
         self._drain = drain
+        self._outcomes = outcomes
         self._bell = asyncio.Event()
         self._owes_a_look = False
         """It was awake, or another was, and nobody is known to have looked since."""
@@ -121,6 +124,7 @@ class Outbox:
                 if not await self._serve(session):
                     await asyncio.sleep(_REST_SECONDS)
             except DrainError as error:
+                self._outcomes.failed("drain", str(error))
                 _log.warning("drain_failed", reason=str(error))
                 await asyncio.sleep(_AFTER_FAILURE_SECONDS)
                 self.ring()

@@ -1,16 +1,16 @@
-r"""What is said over NOTIFY, and how bodies hold messages. The SQL side is in 0004_neighbours.sql.
+r"""What is said over NOTIFY, and how bodies hold messages. The SQL side is in 0005_epochs.sql.
 
 One topic, ``abide``, and four kinds of notification::
 
-    m <mac> <channel> <last> <n> <time>\n<body>    messages, inline
-    d\n<channel> <head>\n…                         doorbell: these heads have moved
-    b                                              bell: there is something in the outbox
-    h <token>                                      heartbeat
+    e <mac> <epoch> <channel> <last> <n> <time>\n<body>    messages, inline
+    d\n<channel> <head>\n…                                 doorbell: these heads have moved
+    b                                                      bell: there is something in the outbox
+    h <token>                                              heartbeat
 
 Every role of the database can send all of them. So each is a hint where to look, and only messages with
 the right ``mac`` are more: it covers all that follows it and the oid of the database, and only a commit and
 a server know its key.
-A server of before version 4 of the schema knows another letter, takes no notice, and polls.
+A server of before version 5 of the schema knows other letters, takes no notice, and polls.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from itertools import repeat
 from typing import NamedTuple
 
 from app.core.channel import NAME
-from app.core.message import MAX_OFFSET, Batch, Message
+from app.core.message import MAX_OFFSET, Message
 
 TOPIC = "abide"
 
@@ -38,14 +38,18 @@ _DOORBELL_LINES = 28
 """Channels that a commit names in one doorbell, at most."""
 
 _DOORBELL = re.compile(rf"({NAME.pattern}) ([0-9]{{1,16}})", re.ASCII)
-_INLINE = re.compile(rf"m ([0-9a-f]{{32}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII)
-_SEALED_FROM = len("m  ") + 32
+_INLINE = re.compile(
+    rf"e ([0-9a-f]{{32}}) ([0-9a-z]{{8}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII
+)
+_SEALED_FROM = len("e  ") + 32
 """Where what the MAC covers begins."""
 
 
 class Inline(NamedTuple):
-    """A notification of kind ``m``; not proved and not taken apart yet, for most processes want few channels."""
+    """A notification of kind ``e``; not proved and not taken apart yet, for most processes want few channels."""
 
+    epoch: str
+    """The name of the newest one in the channel."""
     channel: str
     last: int
     time: int
@@ -55,9 +59,9 @@ class Inline(NamedTuple):
     body: int
     """Where the body begins in it."""
 
-    def batch(self, epoch: str) -> Batch:
+    def messages(self) -> tuple[Message, ...]:
         """Return its messages."""
-        return Batch(self.channel, epoch, messages(self.last, self.time, self.sealed[self.body :]))
+        return messages(self.last, self.time, self.sealed[self.body :])
 
 
 class Seal:
@@ -74,13 +78,14 @@ class Seal:
 
 
 def inline(payload: str) -> Inline | None:
-    """Read a notification of kind ``m``; return None of anything else."""
+    """Read a notification of kind ``e``; return None of anything else."""
     found = _INLINE.match(payload)
     if found is None:
         return None
-    mac, channel, last, time = found.groups()
+    mac, epoch, channel, last, time = found.groups()
     # All before the body is ASCII, so it has as many bytes as characters.
-    return Inline(channel, int(last), int(time), mac, payload[_SEALED_FROM:].encode(), found.end() - _SEALED_FROM)
+    sealed = payload[_SEALED_FROM:].encode()
+    return Inline(epoch, channel, int(last), int(time), mac, sealed, found.end() - _SEALED_FROM)
 
 
 def doorbell(payload: str) -> list[tuple[str, int]]:

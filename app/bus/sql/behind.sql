@@ -1,9 +1,12 @@
--- $1 channels, $2 after, each. What a follower that lost its place fetches: of each channel the head
--- and the next rows of the log, at most a megabyte, whatever the history shows. At least one row each. As in read.sql, no row
--- that none of ours can be.
-SELECT t.channel, coalesce(h.head, 0) AS head, r.last, r.n, r.time, r.body
-FROM unnest($1::text[], $2::bigint[]) t(channel, after)
-LEFT JOIN abide.head h ON h.channel = t.channel
+-- $1 channels, $2 after, each. What a follower that lost its place fetches: of each channel its place, and the next rows
+-- of the log, at most a megabyte, whatever the history shows. At least one row each, all of one moment. As in
+-- read.sql, no row that none of ours can be.
+SELECT left(e.name, 8) AS epoch, e.certified, t.channel, coalesce(h.head, e.floor) AS head,
+    CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage,
+    r.last, r.n, r.time, r.body
+FROM abide.epoch e
+CROSS JOIN unnest($1::text[], $2::bigint[]) t(channel, after)
+LEFT JOIN abide.head h ON h.channel = t.channel AND h.head > 0
 LEFT JOIN LATERAL (
     SELECT s.*, sum(octet_length(s.body)) OVER (ORDER BY s.last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes
     FROM (

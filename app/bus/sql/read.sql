@@ -1,10 +1,12 @@
--- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms, $6 limit (bytes). At least one row: the
--- first columns are the ends of what is shown. Stops with the row that reaches a limit. No row of ours has more than a
--- message of a mebibyte and 60 kB: one that has is passed over, before anybody has to hold it.
+-- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms, $6 limit (bytes). At least one row: the first columns
+-- are the epoch, the channel's place and the ends of what is shown. Stops with the row that reaches a limit. No
+-- row of ours has more than a message of a mebibyte and 60 kB: one that has is passed over, before anybody has to hold it.
 WITH h AS (
-    SELECT coalesce((SELECT head FROM abide.head WHERE channel = $1), 0) AS head
+    SELECT left(e.name, 8) AS epoch, e.certified, coalesce(h.head, e.floor) AS head,
+        CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage
+    FROM abide.epoch e LEFT JOIN abide.head h ON h.channel = $1 AND h.head > 0
 ), w AS (
-    SELECT h.head, coalesce((
+    SELECT h.*, coalesce((
         SELECT greatest(l.last - l.n + 1, h.head - $4::bigint + 1)
         FROM abide.log l
         WHERE l.channel = $1 AND l.last > h.head - $4::bigint AND l.time >= abide.now_ms() - $5::bigint
@@ -12,7 +14,7 @@ WITH h AS (
     ), h.head + 1) AS first
     FROM h
 )
-SELECT w.first, w.head, r.last, r.n, r.time, r.body
+SELECT w.epoch, w.certified, w.lineage, w.first, w.head, r.last, r.n, r.time, r.body
 FROM w LEFT JOIN LATERAL (
     SELECT s.*, sum(least(s.n, octet_length(s.body))) OVER before AS messages, sum(octet_length(s.body)) OVER before AS bytes
     FROM (

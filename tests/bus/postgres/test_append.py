@@ -22,7 +22,7 @@ class Segment(NamedTuple):
 
 
 def arguments(commit: Commit) -> list[list[Any]]:
-    """Return the arguments of ``abide.append``."""
+    """Return the arguments of ``abide.store``."""
     return list(commit.arguments())
 
 
@@ -36,7 +36,7 @@ def segments(commit: Commit) -> list[Segment]:
 
 
 def commit(*records: Record, inline: bool = True) -> Commit:
-    return Commit(records, "e", inline)
+    return Commit(records, inline)
 
 
 def of(channel: str, *texts: str, key: str | None = None) -> list[Record]:
@@ -52,7 +52,7 @@ def test_channels_are_grouped_in_the_order_of_their_messages() -> None:
     it = commit(*of("z", "1"), *of("a", "2"), *of("z", "3"))
     assert arguments(it)[:2] == [["z", "a"], [2, 1]]
     assert segments(it) == [Segment("z", 2, 2, "1\x1e3", inline=True), Segment("a", 1, 1, "2", inline=True)]
-    it.settle([(False, 1, 12, None), (False, 2, 5, None)])
+    it.settle([(False, 1, 12, None, "e"), (False, 2, 5, None, "e")])
     assert it.open() == []
     assert it.result() == [published(11), published(5), published(12)]
 
@@ -91,10 +91,10 @@ def test_a_message_bigger_than_a_segment_has_one_of_its_own() -> None:
 
 
 def test_one_segment_without_keys_goes_by_the_short_query() -> None:
-    """Commit of one segment calls append_one; one with a key, two channels or two segments calls append."""
-    assert commit(*of("a", "1", "2")).call() == ("append_one", ("a", 2, "1\x1e2", True))
+    """Commit of one segment calls store_one; one with a key, two channels or two segments calls store."""
+    assert commit(*of("a", "1", "2")).call() == ("store_one", ("a", 2, "1\x1e2", True))
     many = [of("a", "1", key="k"), [*of("a", "1"), *of("b", "1")], of("a", "x" * SEGMENT_BYTES, "1")]
-    assert [commit(*records).call()[0] for records in many] == ["append"] * 3
+    assert [commit(*records).call()[0] for records in many] == ["store"] * 3
 
 
 def test_a_known_key_leaves_the_others_open() -> None:
@@ -102,11 +102,11 @@ def test_a_known_key_leaves_the_others_open() -> None:
     it = commit(*of("a", "1"), *of("a", "2", key="k"), *of("b", "3", key="k"))
     *_, lanes, places, keys, hashes = arguments(it)
     assert (lanes, places, keys) == ([1, 2], [2, 1], [" k", " k"])
-    it.settle([(True, 1, 7, hashes[0])])
+    it.settle([(True, 1, 7, hashes[0], "e")])
     assert it.open() == [0, 2]
     channels, counts, *_, lanes, places, _, _ = arguments(it)
     assert (channels, counts, lanes, places) == (["a", "b"], [1, 1], [2], [1])
-    it.settle([(False, 1, 9, None), (False, 2, 1, None)])
+    it.settle([(False, 1, 9, None, "e"), (False, 2, 1, None, "e")])
     assert it.result() == [published(9), published(7, replayed=True), published(1)]
 
 
@@ -114,7 +114,7 @@ def test_a_known_key_with_other_data_is_refused() -> None:
     """Commit refuses a known key whose stored hash is another message's."""
     it = commit(*of("a", "1", key="k"))
     it.arguments()
-    it.settle([(True, 1, 7, b"another")])
+    it.settle([(True, 1, 7, b"another", "e")])
     assert isinstance(it.result()[0], KeyReusedError)
 
 
@@ -122,7 +122,7 @@ def test_a_repeated_key_follows_its_first() -> None:
     """Commit stores a key that comes several times once; the others are replays of it, or refused."""
     it = commit(*of("a", "1", "1", "2", key="k"))
     assert arguments(it)[:2] == [["a"], [1]]
-    it.settle([(False, 1, 4, None)])
+    it.settle([(False, 1, 4, None, "e")])
     assert it.result()[:2] == [published(4), published(4, replayed=True)]
     assert isinstance(it.result()[2], KeyReusedError)
 
@@ -152,7 +152,7 @@ def test_every_record_is_stored_where_it_is_said_to_be(records: list[Record], in
             for message in messages(segment.upto, 0, segment.body.encode())
         }
         channels, counts, *_ = arguments(it)
-        rows: list[Row] = [(False, i, counts[i - 1], None) for i in range(1, len(channels) + 1)]
+        rows: list[Row] = [(False, i, counts[i - 1], None, "e") for i in range(1, len(channels) + 1)]
         it.settle(rows)
     assert it.open() == []
     assert len(stored) == sum(counts)

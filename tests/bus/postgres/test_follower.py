@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from app.bus.postgres import follower as module
-from app.bus.postgres.follower import Follower
+from app.bus.postgres.follower import Follower, Place
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message
+from app.core.message import Batch, Message, Position, Turn
 from tests.support.readers import until
 
 
@@ -15,6 +15,7 @@ class Log:
     """What the database holds, as ``fetch`` reads it."""
 
     def __init__(self) -> None:
+        self.lineage = "e"
         self.channels: dict[str, list[Message]] = {}
         self.asked: list[dict[str, int]] = []
         self.gate = asyncio.Event()
@@ -34,11 +35,11 @@ class Log:
             message._replace(data=b"") if message.offset <= offset else message for message in self.channels[channel]
         ]
 
-    async def fetch(self, wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
+    async def fetch(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         self.asked.append(wanted)
         found = {
             channel: (
-                len(self.channels.get(channel, [])),
+                self.place(channel),
                 tuple(m for m in self.channels.get(channel, []) if m.offset > after and m.data)[:3],
             )
             for channel, after in wanted.items()
@@ -48,8 +49,11 @@ class Log:
             raise self.error
         return found
 
-    async def head(self, channel: str) -> tuple[int, int]:
-        return len(self.channels.get(channel, [])), 0
+    def place(self, channel: str) -> Place:
+        return Place(self.lineage, len(self.channels.get(channel, [])))
+
+    async def head(self, channel: str) -> Place:
+        return self.place(channel)
 
 
 @pytest.fixture
@@ -59,9 +63,12 @@ def log() -> Log:
 
 @pytest.fixture
 def follower(log: Log) -> Follower:
-    follower = Follower(log.fetch)
-    follower.epoch = "e"
-    return follower
+    return Follower(log.fetch)
+
+
+def hear(follower: Follower, batch: Batch) -> None:
+    """Let the follower hear what a commit has sealed."""
+    follower.hear(batch.channel, batch.epoch, batch.messages)
 
 
 async def take(follower: Follower, count: int) -> list[tuple[int, str]]:
@@ -70,6 +77,7 @@ async def take(follower: Follower, count: int) -> list[tuple[int, str]]:
     async with asyncio.timeout(5):
         while len(taken) < count:
             batch = await follower.next_batch()
+            assert isinstance(batch, Batch)
             taken += [(message.offset, message.data.decode()) for message in batch.messages]
     return taken
 
@@ -87,8 +95,8 @@ async def is_idle(follower: Follower) -> bool:
 async def test_what_is_heard_is_handed_out_without_a_fetch(follower: Follower, log: Log) -> None:
     """Follower hands out messages that follow its cursor as they come with notifications."""
     await follower.follow("a", log.head)
-    follower.hear(log.append("a", "1", "2"))
-    follower.hear(log.append("a", "3"))
+    hear(follower, log.append("a", "1", "2"))
+    hear(follower, log.append("a", "3"))
     assert await take(follower, 3) == [(1, "1"), (2, "2"), (3, "3")]
     assert log.asked == []
 
@@ -97,12 +105,12 @@ async def test_what_is_known_is_dropped(follower: Follower, log: Log) -> None:
     """Follower drops repeated notifications, and of overlapping ones takes what is new."""
     await follower.follow("a", log.head)
     first, second = log.append("a", "1", "2"), log.append("a", "3")
-    follower.hear(first)
-    follower.hear(first)
+    hear(follower, first)
+    hear(follower, first)
     assert await take(follower, 2) == [(1, "1"), (2, "2")]
-    follower.hear(first)
+    hear(follower, first)
     follower.look("a", 2)
-    follower.hear(Batch("a", "e", first.messages + second.messages))
+    hear(follower, Batch("a", "e", first.messages + second.messages))
     assert await take(follower, 1) == [(3, "3")]
     assert await is_idle(follower)
 
@@ -111,7 +119,7 @@ async def test_what_is_missing_is_fetched(follower: Follower, log: Log) -> None:
     """Follower fetches what it did not hear, in as many steps as it takes, before anything later."""
     await follower.follow("a", log.head)
     log.append("a", "1", "2", "3", "4", "5")
-    follower.hear(log.append("a", "6"))
+    hear(follower, log.append("a", "6"))
     assert await take(follower, 6) == [(number, str(number)) for number in range(1, 7)]
     assert log.asked == [{"a": 0}, {"a": 3}]
 
@@ -126,7 +134,7 @@ async def test_a_hole_in_the_log_is_skipped(follower: Follower, log: Log) -> Non
     log.append("a", "4")
     log.trim("a", 4)
     follower.look("a", 4)
-    follower.hear(log.append("a", "5"))
+    hear(follower, log.append("a", "5"))
     assert await take(follower, 1) == [(5, "5")]
 
 
@@ -139,7 +147,7 @@ async def test_a_hole_ends_where_the_log_says(follower: Follower, log: Log) -> N
     follower.look("a", 2)
     taking = asyncio.create_task(take(follower, 1))
     await until(lambda: log.asked, "a fetch is under way")
-    follower.hear(log.append("a", "3"))
+    hear(follower, log.append("a", "3"))
     log.gate.set()
     assert await taking == [(3, "3")]
 
@@ -149,8 +157,8 @@ async def test_a_forged_doorbell_loses_nothing(follower: Follower, log: Log) -> 
     await follower.follow("a", log.head)
     follower.look("a", 1_000_000)
     assert await is_idle(follower)
-    assert follower.positions() == {"a": 0}
-    follower.hear(log.append("a", "1"))
+    assert follower.places() == {"a": Place("e", 0)}
+    hear(follower, log.append("a", "1"))
     assert await take(follower, 1) == [(1, "1")]
 
 
@@ -159,16 +167,16 @@ async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: F
     log.append("a", "1")
     gate = asyncio.Event()
 
-    async def slow_head(channel: str) -> tuple[int, int]:
+    async def slow_head(channel: str) -> Place:
         head = await log.head(channel)
         await gate.wait()
         return head
 
     following = asyncio.create_task(follower.follow("a", slow_head))
     await asyncio.sleep(0)
-    follower.hear(log.append("a", "2"))
+    hear(follower, log.append("a", "2"))
     gate.set()
-    assert await following == 1
+    assert await following == ("e", 1)
     assert await take(follower, 1) == [(2, "2")]
     assert await is_idle(follower)
 
@@ -176,7 +184,7 @@ async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: F
 async def test_a_head_that_cannot_be_read_leaves_nothing_behind(follower: Follower) -> None:
     """Follower does not follow a channel whose head could not be read."""
 
-    async def away(_: str) -> tuple[int, int]:
+    async def away(_: str) -> Place:
         msg = "the database is away"
         raise UnavailableError(msg)
 
@@ -212,17 +220,32 @@ async def test_a_failed_fetch_is_repeated(follower: Follower, log: Log) -> None:
     assert await take(follower, 1) == [(1, "1")]
 
 
-async def test_a_log_that_went_back_is_followed_from_its_head(follower: Follower, log: Log) -> None:
-    """Follower, rewound, drops what it held and hands out what comes after the head it was told."""
+async def test_a_log_that_went_back_is_followed_from_where_it_did(follower: Follower, log: Log) -> None:
+    """Follower drops what the log no longer has, says so first, and hands out what it has instead."""
     await follower.follow("a", log.head)
-    follower.hear(log.append("a", "1", "2", "3"))
+    hear(follower, log.append("a", "1", "2", "3"))
     await take(follower, 3)
-    follower.hear(log.append("a", "4"))
+    hear(follower, log.append("a", "4"))
     log.channels["a"] = log.channels["a"][:1]
-    follower.rewind("a", 1, 0)
+    log.append("a", "two", "three", "four", "five")
+    log.lineage = "22222222F2Pe"
+    assert not follower.judge("a", 4, log.place("a"))
+    assert await follower.next_batch() == Turn("a", Position(log.lineage, 1))
+    assert await take(follower, 4) == [(2, "two"), (3, "three"), (4, "four"), (5, "five")]
+    hear(follower, Batch("a", "22222222", log.append("a", "six").messages))
+    assert await take(follower, 1) == [(6, "six")]
+
+
+async def test_another_epoch_alone_takes_nothing_back(follower: Follower, log: Log) -> None:
+    """Follower of a log that has begun another epoch and lost nothing says what comes next is labelled with."""
+    await follower.follow("a", log.head)
+    hear(follower, log.append("a", "1", "2"))
+    await take(follower, 2)
+    log.lineage = "22222222F3Pe"
+    assert follower.judge("a", 2, log.place("a"))
+    assert await follower.next_batch() == Turn("a", Position(log.lineage, 2))
+    assert not follower.judge("a", 1, Place("e", 1)), "what was read before something came tells nothing"
     assert await is_idle(follower)
-    follower.hear(log.append("a", "two"))
-    assert await take(follower, 1) == [(2, "two")]
 
 
 @pytest.mark.parametrize("channels", [1, 5], ids=["one channel", "several"])
@@ -234,34 +257,31 @@ async def test_memory_is_bounded(follower: Follower, log: Log, channels: int, mo
         await follower.follow(name, log.head)
     for number in range(100):
         for name in names:
-            follower.hear(log.append(name, f"{number:100}"))
+            hear(follower, log.append(name, f"{number:100}"))
     held = sum(cursor.size for cursor in follower._cursors.values())  # noqa: SLF001 — nothing else tells
     assert held <= 1000 + 100
     seen: dict[str, list[int]] = {name: [] for name in names}
     async with asyncio.timeout(5):
         while any(len(offsets) < 100 for offsets in seen.values()):
             batch = await follower.next_batch()
+            assert isinstance(batch, Batch)
             seen[batch.channel] += [message.offset for message in batch.messages]
     assert all(offsets == list(range(1, 101)) for offsets in seen.values())
     assert await is_idle(follower)
 
 
-async def test_what_is_older_than_the_cursors_place_is_looked_up(follower: Follower, log: Log) -> None:
-    """Follower reads from the log what was stored, by its time, before the cursor was placed or the session began."""
-
-    async def place(_: str) -> tuple[int, int]:
-        return 0, 1000
-
-    await follower.follow("a", place)
+async def test_what_is_of_another_epoch_is_looked_up(follower: Follower, log: Log) -> None:
+    """Follower reads from the log what it hears of another epoch than that of what it has, before and after a turn."""
+    await follower.follow("a", log.head)
     log.append("a", "right")
-    follower.hear(Batch("a", "e", (Message(1, 999, b"replayed"),)))
+    hear(follower, Batch("a", "22222222", (Message(1, 0, b"replayed"),)))
     assert await take(follower, 1) == [(1, "right")]
-    follower.listen_from(2000)
+    log.lineage = "33333333F2Pe"
+    follower.judge("a", 1, log.place("a"))
+    await follower.next_batch()
     log.append("a", "right, too")
-    follower.hear(Batch("a", "e", (Message(2, 1999, b"replayed"),)))
+    hear(follower, Batch("a", "e", (Message(2, 0, b"replayed"),)))
     assert await take(follower, 1) == [(2, "right, too")]
-    follower.hear(Batch("a", "e", (Message(3, 2000, b"heard"),)))
-    assert await take(follower, 1) == [(3, "heard")]
 
 
 async def test_hints_for_many_channels_hold_up_no_other(
@@ -273,7 +293,7 @@ async def test_hints_for_many_channels_hold_up_no_other(
         await follower.follow(channel, log.head)
     fetch, forged = log.fetch, 10**6
 
-    async def flooded(wanted: dict[str, int]) -> dict[str, tuple[int, tuple[Message, ...]]]:
+    async def flooded(wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         nonlocal forged
         found = await fetch(wanted)
         forged += 1

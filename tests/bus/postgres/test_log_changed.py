@@ -1,75 +1,294 @@
-"""A database that is not the one it was: an older backup in its place, or a new installation."""
+"""A log whose history was rewritten: restored, copied, emptied, or another one in its place."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus.postgres import backend as backend_module
-from app.bus.postgres import listener, migrate
+from app.bus.postgres import Seen, listener, migrate
 from app.core.errors import UnavailableError
-from app.core.message import Published
-from tests.support.readers import kill, says, until, worker
+from app.core.message import Position, Published
+from app.core.resume import Begin, Reason, Start, begin
+from tests.support.postgres import PostgresServer, find_binaries
+from tests.support.readers import ALL, Worker, healthy, says, worker
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
 
-async def test_a_restored_backup_is_noticed_and_said(
-    url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def program(name: str, url: str, *arguments: str, given: str = "") -> str:
+    """Run one of PostgreSQL's programs on a database; return what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        find_binaries() / name, "--dbname", url, *arguments,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate(given.encode())
+    assert process.returncode == 0, output.decode()[-2000:]
+    return output.decode()
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a stopped server's data; everything is still its account's."""
+    shutil.copytree(source, target, symlinks=True)
+    for path in (source, *source.rglob("*")):
+        shutil.chown(target / path.relative_to(source), path.stat().st_uid, path.stat().st_gid)
+
+
+async def dump(url: str) -> str:
+    """Return a dump of the schema, as SQL that any part of can be run."""
+    text = await program("pg_dump", url, "--schema=abide")
+    return "\n".join(line for line in text.split("\n") if "restrict" not in line)
+
+
+async def restore(url: str, text: str) -> None:
+    """Put a dump in place of what is there, in one transaction."""
+    arguments = ("-qX", "--single-transaction", "-v", "ON_ERROR_STOP=1")
+    await program("psql", url, *arguments, given="DROP SCHEMA abide CASCADE;\n" + text)
+
+
+async def publish(it: Worker, *texts: str, channel: str = "a") -> list[Position]:
+    """Publish, and return the positions."""
+    outcomes = await it.publish(channel, *texts)
+    assert all(isinstance(outcome, Published) for outcome in outcomes), outcomes
+    return [outcome.position for outcome in outcomes if isinstance(outcome, Published)]
+
+
+async def resume(it: Worker, since: Position, channel: str = "a") -> tuple[Begin, list[str]]:
+    """Return where a subscriber with this position begins, and what comes then."""
+    page = await it.backend.read(channel, 0, 0, ALL)
+    where = begin(Start(since=since), page.lineage, page.first, page.head)
+    page = await it.backend.read(channel, where.cursor, 1000, ALL)
+    return where, [message.data.decode() for message in page.messages]
+
+
+async def is_a_gap(
+    it: Worker, since: Position, following: Position, *texts: str, reason: Reason = Reason.AHEAD
 ) -> None:
-    """Worker whose channel ends before what it handed out says so, and hands out what comes after the new head."""
-    monkeypatch.setattr(listener, "_POLL_SECONDS", 0.05)
-    with capture_logs() as logs:
-        async with worker(url) as it:
-            (reader,) = await it.follow("a")
-            await it.publish("a", *"12345")
-            await reader.until(5)
-            await sql.execute("BEGIN; UPDATE abide.head SET head = 2; DELETE FROM abide.log; COMMIT")
-            await until(lambda: "log_went_back" in [line["event"] for line in logs], "a line in the log")
-            (outcome,) = await it.publish("a", "three")
-            assert isinstance(outcome, Published)
-            assert outcome.position.offset == 3
-            assert (await reader.until(6))[5:] == [b"three"]
-    said = [line for line in logs if line["event"] == "log_went_back"]
-    assert said == [{"event": "log_went_back", "log_level": "error", "channel": "a", "handed_out": 5, "head": 2}]
+    """Hold that a position leads to a gap before ``following``, which is that of the first of these messages."""
+    where, found = await resume(it, since)
+    assert where.gap == (str(since), following, reason)
+    assert found == list(texts)
 
 
-async def test_a_channel_that_a_backup_does_not_know_begins_again(
-    url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Worker whose channel is not in the database any more follows it from its first message."""
-    monkeypatch.setattr(listener, "_POLL_SECONDS", 0.05)
-    with capture_logs() as logs:
-        async with worker(url) as it:
-            (reader,) = await it.follow("a")
-            await it.publish("a", "1")
-            await reader.until(1)
-            await sql.execute("BEGIN; TRUNCATE abide.head, abide.log; COMMIT")
-            await until(lambda: "log_went_back" in [line["event"] for line in logs], "a line in the log")
-            await it.publish("a", "one")
-            assert await reader.until(2) == [b"1", b"one"]
+async def goes_on(it: Worker, since: Position, *texts: str) -> None:
+    """Hold that nothing is missing after a position."""
+    where, found = await resume(it, since)
+    assert where == Begin(since.offset, resumed=True, gap=None)
+    assert found == list(texts)
 
 
-@pytest.mark.parametrize("reconnect", [True, False], ids=["after a reconnection", "under its feet"])
-async def test_a_new_installation_is_refused(
-    url: str,
-    sql: asyncpg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
-    reconnect: bool,  # noqa: FBT001 — pytest gives it
-) -> None:
-    """Worker that meets another epoch than it began with turns red, says what to do, and takes no messages."""
-    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(listener, "_POLL_SECONDS", 60 if reconnect else 0.05)
+async def put_back(url: str, rewrite: Callable[[], Awaitable[object]]) -> None:
+    """Hold that who had nine messages of a log that was put back to five is told which he has not seen."""
     async with worker(url) as it:
-        await it.publish("a", "1")
-        await sql.execute("DROP SCHEMA abide CASCADE")
+        old = await publish(it, *"6789")
+        (live,) = await it.follow("a")
+    await rewrite()
+    async with worker(url) as it:
+        await goes_on(it, Position(old[0].epoch, 5))
+        where, _ = await resume(it, old[3])
+        (live,) = await it.follow("a")
+        new = await publish(it, "six", "seven")
+        assert where.gap == (str(old[3]), new[0], Reason.AHEAD), "a gap that is told before anything comes"
+        await is_a_gap(it, old[3], new[0], "six", "seven")
+        new += await publish(it, "eight", "nine", "ten")
+        await is_a_gap(it, old[3], new[0], "six", "seven", "eight", "nine", "ten")
+        await goes_on(it, Position(old[0].epoch, 4), "5", "six", "seven", "eight", "nine", "ten")
+        await goes_on(it, new[1], "eight", "nine", "ten")
+        assert await live.until(5) == [b"six", b"seven", b"eight", b"nine", b"ten"]
+        assert live.faults == []
+
+
+async def five(url: str) -> list[Position]:
+    async with worker(url) as it:
+        return await publish(it, *"12345")
+
+
+async def test_a_restored_dump_is_told(url: str) -> None:
+    """Subscriber with more than a restored dump has is told of a gap, and misses nothing of what the dump has not."""
+    old = await five(url)
+    text = await dump(url)
+    await put_back(url, lambda: restore(url, text))
+    async with worker(url) as it:
+        (_, found) = await resume(it, old[4])
+        assert found == ["six", "seven", "eight", "nine", "ten"]
+
+
+async def test_a_dump_from_epochs_ago_is_told(postgres: PostgresServer, url: str) -> None:
+    """Subscriber is told where a restored dump ends, though epochs began since of which the dump knows nothing."""
+    old = await five(url)
+    text = await dump(url)
+    async with worker(url) as it:
+        old += await publish(it, "6")
+    for number in "78":
+        await asyncio.to_thread(postgres.restart)
+        async with worker(url) as it:
+            await goes_on(it, old[2], *"4567"[: len(old) - 3])
+            old += await publish(it, number)
+    assert len({position.epoch for position in old}) == 3
+    await restore(url, text)
+    async with worker(url) as it:
+        new = await publish(it, "six", "seven", "eight", "nine")
+        for position in old[5:]:
+            await is_a_gap(it, position, new[0], "six", "seven", "eight", "nine")
+        await goes_on(it, Position(old[-1].epoch, 5), "six", "seven", "eight", "nine")
+        await goes_on(it, Position(old[-1].epoch, 2), *"345", "six", "seven", "eight", "nine")
+
+
+async def test_a_copy_beside_the_original_is_told_apart(postgres: PostgresServer, url: str, database: str) -> None:
+    """Subscriber who goes from a copied database to the original, or back, is told what the other has not."""
+    common = await five(url)
+    copy = postgres.url(await postgres.create_database(template=database))
+    async with worker(url) as one, worker(copy) as other:
+        ours = await publish(one, "6", "7")
+        theirs = await publish(other, "six", "seven", "eight")
+        for it, since, first, texts in (
+            (one, theirs, ours[0], ["6", "7"]),
+            (other, ours, theirs[0], ["six", "seven", "eight"]),
+        ):
+            for position in since:
+                await is_a_gap(it, position, first, *texts)
+            await goes_on(it, common[4], *texts)
+            await goes_on(it, Position(since[0].epoch, 5), *texts)
+        await is_a_gap(other, Position("unknown", 3), theirs[0]._replace(offset=1), *"12345", "six", "seven", "eight",
+                       reason=Reason.EPOCH)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["TRUNCATE abide.head, abide.log", "DELETE FROM abide.head; DELETE FROM abide.log"],
+    ids=["TRUNCATE", "DELETE"],
+)
+async def test_an_emptied_log_is_told(url: str, sql: asyncpg.Connection, statement: str) -> None:
+    """Subscriber of a log that was emptied is told of a gap, and gets all that comes, from 1 on."""
+    old = await five(url)
+    async with worker(url) as it:
+        (reader,) = await it.follow("a")
+        await sql.execute(statement)
+        new = await publish(it, "one", "two")
+        assert [position.offset for position in new] == [1, 2]
+        assert await reader.until(2) == [b"one", b"two"]
+        assert reader.turns == [(5, 0)]
+        for position in old:
+            await is_a_gap(it, position, new[0], "one", "two")
+        new += await publish(it, *"345678")
+        await is_a_gap(it, old[4], new[0], "one", "two", *"345678")
+        await goes_on(it, new[1], *"345678")
+
+
+async def test_a_snapshot_of_the_files_is_told() -> None:
+    """Subscriber with more than the data folder that was put back is told; a crash and a restart tell nothing."""
+    with PostgresServer() as server:
+        url = server.url()
         await migrate(url)
-        if reconnect:
-            await kill(sql, "abide listen")
-        assert "restart the server" in await says(it.backend, "another epoch", seconds=5)
-        (outcome,) = await it.publish("a", "2")
-        assert isinstance(outcome, UnavailableError)
-        assert "restart the server" in str(outcome.__cause__)
-    assert await sql.fetchval("SELECT count(*) FROM abide.log") == 0
+        old = await five(url)
+        await asyncio.to_thread(server.stop)
+        saved = server.data.with_name("saved")
+        await asyncio.to_thread(copy_folder, server.data, saved)
+        await asyncio.to_thread(server.start)
+        async with worker(url) as it:
+            await goes_on(it, old[4])
+            await goes_on(it, old[1], *"345")
+        await asyncio.to_thread(server.crash)
+        await asyncio.to_thread(server.start)
+
+        def snapshot() -> None:
+            server.stop()
+            shutil.rmtree(server.data)
+            saved.rename(server.data)
+            server.start()
+
+        await put_back(url, lambda: asyncio.to_thread(snapshot))
+        async with worker(url) as it:
+            await goes_on(it, old[4], "six", "seven", "eight", "nine", "ten")
+
+
+async def test_a_dump_restored_under_a_running_worker_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker under which a dump is restored takes back what its readers had more, overtaken within one poll or not."""
+    monkeypatch.setattr(listener, "_POLL_SECONDS", 60)
+    async with worker(url) as it, worker(url) as other:
+        old = await publish(it, *"12345")
+        text = await dump(url)
+        readers = [*await it.follow("a"), *await other.follow("a")]
+        old += await publish(it, *"6789")
+        for reader in readers:
+            await reader.until(4)
+        with capture_logs() as logs:
+            await restore(url, text)
+            new = await publish(it, "six", "seven")
+            assert new[0].offset == 6
+            new += await publish(other, *("another",) * 7)
+            for reader in readers:
+                assert await reader.until(9) == [b"six", b"seven", *[b"another"] * 7]
+                assert reader.turns[-1] == (9, 5)
+                assert reader.faults == []
+        assert {"channel": "a", "had": 9, "common": 5}.items() <= next(
+            line.items() for line in logs if line["event"] == "log_went_back"
+        )
+        await is_a_gap(it, old[8], new[0], "six", "seven", *["another"] * 7)
+        await healthy(it.backend)
+
+
+async def test_a_schema_that_is_dropped_is_not_made_again(url: str, sql: asyncpg.Connection) -> None:
+    """Worker whose schema is dropped says so, makes none, and serves the one that is restored, step by step."""
+    async with worker(url) as it:
+        old = await publish(it, *"12345")
+        steps = await dump(url)
+        old += await publish(it, *"678")
+        (reader,) = await it.follow("a")
+        await sql.execute("DROP SCHEMA abide CASCADE")
+        assert "restore it, or run 'abide migrate'" in await says(it.backend, "the schema 'abide' is gone")
+        assert not await sql.fetchval("SELECT to_regnamespace('abide')")
+        before, _, after = steps.partition("\nALTER TABLE ONLY abide.log\n    ADD CONSTRAINT log_pkey")
+        await program("psql", url, "-qX", "-v", "ON_ERROR_STOP=1", given=before)
+        await says(it.backend, "a backup is being restored")
+        with pytest.raises(UnavailableError):
+            await it.backend.read("a", 0, 0, ALL)
+        rest = "SET search_path = '';\nALTER TABLE ONLY abide.log\n    ADD CONSTRAINT log_pkey" + after
+        await program("psql", url, "-qX", "-v", "ON_ERROR_STOP=1", given=rest)
+        await healthy(it.backend)
+        new = await publish(it, "six")
+        await is_a_gap(it, old[7], new[0], "six")
+        assert await reader.until(1) == [b"six"]
+        assert reader.turns == [(8, 5)]
+
+
+async def test_a_new_log_under_a_running_worker_is_followed(url: str, sql: asyncpg.Connection) -> None:
+    """Worker whose schema is dropped and made again by an operator serves the new log, with a gap before all of it."""
+    async with worker(url) as it:
+        old = await publish(it, *"123")
+        (reader,) = await it.follow("a")
+        await sql.execute("DROP SCHEMA abide CASCADE")
+        await says(it.backend, "is gone")
+        await migrate(url)
+        await healthy(it.backend)
+        new = await publish(it, "one", "two")
+        assert await reader.until(2) == [b"one", b"two"]
+        for position in old:
+            await is_a_gap(it, position, new[0], "one", "two", reason=Reason.EPOCH)
+
+
+async def test_workers_born_while_the_schema_is_away_make_none(url: str, sql: asyncpg.Connection) -> None:
+    """Worker that is born after another of its server has found the log makes none while it is away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Seen, "_shared", None)
+        Seen.share()
+        async with worker(url):
+            pass
+        await sql.execute("DROP SCHEMA abide CASCADE")
+        async with worker(url, ready=False) as it:
+            await says(it.backend, "is gone")
+    assert not await sql.fetchval("SELECT to_regnamespace('abide')")
+
+
+async def test_an_installation_without_its_row_is_said(url: str, sql: asyncpg.Connection) -> None:
+    """Worker of a schema that was restored without its data says so."""
+    await sql.execute("TRUNCATE abide.installation")
+    async with worker(url, ready=False) as it:
+        await says(it.backend, "abide.installation is empty: restore a backup")
 
 
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "doorbell"])

@@ -12,10 +12,11 @@ EXCEPTION WHEN lock_not_available THEN
 END $$;
 
 -- A subscriber of logical replication has the rows of the outbox, and a sequence that begins anew: numbers may come
--- twice. Without a key, a DELETE is replicated by the whole row. What abide.publish has not checked is looked at later.
-ALTER TABLE abide.outbox DROP CONSTRAINT outbox_pkey, REPLICA IDENTITY FULL,
-    ADD COLUMN checked boolean NOT NULL DEFAULT false;
-CREATE INDEX outbox_seq ON abide.outbox (seq);
+-- twice, but not at the same microsecond. What abide.publish has not checked is looked at later.
+ALTER TABLE abide.outbox DROP CONSTRAINT outbox_pkey,
+    ADD COLUMN published timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ADD COLUMN checked boolean NOT NULL DEFAULT false,
+    ADD PRIMARY KEY (seq, published);
 
 -- Whether JSON is nested more than 128 deep, as HTTP counts it. Without its strings, of brackets alone, it loses one
 -- level at a time from the inside. Few texts have brackets enough to be looked at.

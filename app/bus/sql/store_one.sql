@@ -1,0 +1,1 @@
+SELECT abide.store_one($1, $2, $3, $4)
