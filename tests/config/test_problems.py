@@ -185,7 +185,7 @@ WHOLE = [
     ("channels: {‸'${A}': {}}\n", 'channels."${A}"', "a literal prefix of at least one letter", True),
     ("channels:\n  'a.{x}': {}\n  ‸'a.{y}': {}\n", 'channels."a.{y}"', 'the same names as "a.{x}"', False),
     ("channels: {a: {}, b: {}, ‸a: {}}\n", "channels.a", "already on line 1", False),
-    (f"{ROOT}‸channels: {{b: {{}}}}\n", "channels", "already on line 1", True),
+    (f"{ROOT}‸channels: {{b: {{}}}}\n", "channels", "already on line 1", False),
     ("channels: {a: {publish: key, ‸publish: key}}\n", "channels.a.publish", "already on line 1", False),
     ("channels: {a: {history: {size: 1, ‸size: 2}}}\n", "channels.a.history.size", "already on line 1", False),
     *(
