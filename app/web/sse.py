@@ -107,24 +107,25 @@ async def stream(hub: Hub, asked: Asked, scope: Scope, receive: Receive, send: S
     """Serve one event stream to its end. Raises before anything is sent why it cannot be."""
     handover: ResponseHandover | None = scope.get("extensions", {}).get(FANOUT)
     encoding = frames.SSE_BARE if handover is None else frames.SSE_CHUNKS
-    stream = EventStream(hub, asked, encoding, scope[LINE])
-    opened = await stream.open()
+    stream = EventStream(hub, asked.name, encoding, scope[LINE])
+    opened = await stream.open(asked)
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     except BaseException:
         if opened is not None:
             hub.unsubscribe(opened[0])
         raise
-    begin = partial(_begin, stream, opened)
+    begin = partial(_begin, stream, asked, opened)
     if handover is not None:
         begin(handover)
     else:
         await serve_response(begin, scope, receive, send)
 
 
-def _begin(stream: EventStream, opened: Opened | None, handover: ResponseHandover) -> EventStream:
+def _begin(stream: EventStream, asked: Asked, opened: Opened | None, handover: ResponseHandover) -> EventStream:
     """Give a stream its writer, and let it begin."""
-    stream.begin(handover(stream, stream.beat), opened)
+    beat = _beat(stream.encoding, visible=asked.wants_heartbeat)
+    stream.begin(handover(stream, beat), asked, opened)
     return stream
 
 
@@ -140,12 +141,12 @@ def _beat(encoding: Encoding, *, visible: bool) -> Heartbeat:
 class EventStream:
     """One subscriber of one channel. A :class:`~app.core.ports.Peer` and a subscriber."""
 
-    __slots__ = ("_encoding", "_hub", "_line", "_start", "_subscription", "_waiting", "_writer", "asked")
+    __slots__ = ("_hub", "_line", "_name", "_start", "_subscription", "_waiting", "_writer", "encoding")
 
-    def __init__(self, hub: Hub, asked: Asked, encoding: Encoding, line: Line) -> None:
+    def __init__(self, hub: Hub, name: str, encoding: Encoding, line: Line) -> None:
         self._hub = hub
-        self.asked = asked
-        self._encoding = encoding
+        self._name = name
+        self.encoding = encoding
         self._line = line
         self._subscription: Subscription | None = None
         """None while it waits for the backend."""
@@ -154,15 +155,10 @@ class EventStream:
         self._writer: Writer
         """Valid once begun."""
 
-    @property
-    def beat(self) -> Heartbeat:
-        """What is sent when nothing else is."""
-        return _beat(self._encoding, visible=self.asked.wants_heartbeat)
-
-    async def open(self) -> Opened | None:
+    async def open(self, asked: Asked) -> Opened | None:
         """Subscribe; return None where it may work later. Raises :class:`~app.core.errors.UnknownChannelError`."""
         try:
-            return await self._hub.subscribe(self.asked.name, self.asked.identity, self._encoding, self.asked.start)
+            return await self._hub.subscribe(self._name, asked.identity, self.encoding, asked.start)
         except UnknownChannelError:
             raise
         except UnavailableError:
@@ -172,28 +168,28 @@ class EventStream:
             return None
 
     @guarded
-    def begin(self, writer: Writer, opened: Opened | None) -> None:
+    def begin(self, writer: Writer, asked: Asked, opened: Opened | None) -> None:
         """Send where the stream stands, and what comes after it; or wait until that is known."""
         self._hub.meter.connected("sse")
         self._line.kept = True
         self._writer = writer
-        first = _RETRY + (_heartbeat() if self.asked.wants_heartbeat else b"")
+        first = _RETRY + (_heartbeat() if asked.wants_heartbeat else b"")
         if opened is None:
             self._write(first + _WAITING)
-            self._waiting = asyncio.get_running_loop().create_task(self._wait())
+            self._waiting = asyncio.get_running_loop().create_task(self._wait(asked))
         else:
             self._join(first, *opened)
 
-    async def _wait(self) -> None:
+    async def _wait(self, asked: Asked) -> None:
         """Ask the backend again and again, ever more seldom, and begin when it answers."""
         opened, longest = None, _LONGEST_PAUSE / 10
         try:
             while opened is None:
                 await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 — it spreads load
                 longest = min(_LONGEST_PAUSE, 2 * longest)
-                opened = await self.open()
+                opened = await self.open(asked)
         except UnknownChannelError:
-            self._end(ChannelRemovedError(f"channel {self.asked.name!r} was removed from channels.yaml"))
+            self._end(ChannelRemovedError(f"channel {self._name!r} was removed from channels.yaml"))
         else:
             self._join(b"", *opened)
         finally:
@@ -230,7 +226,7 @@ class EventStream:
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
             report(error, self._line, self._hub.meter)
-        members = control(type="closed", channel=self.asked.name, code=code, message=str(error))
+        members = control(type="closed", channel=self._name, code=code, message=str(error))
         self._write(event("closed", None, members))
         self._writer.close(code, "")
 
@@ -273,4 +269,4 @@ class EventStream:
         self._writer.close(CloseCode.INTERNAL_ERROR, "")
 
     def _write(self, data: bytes) -> None:
-        self._writer.write(self._encoding.wrap(data))
+        self._writer.write(self.encoding.wrap(data))
