@@ -62,19 +62,20 @@ def told(server: Server, name: str) -> str:
     return event
 
 
-def test_no_signal_gives_memory_a_second_log(server_factory: ServerFactory) -> None:
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the master", "to all"])
+def test_no_signal_gives_memory_a_second_log(server_factory: ServerFactory, send: Callable[[int, int], None]) -> None:
     """Signals that would start another worker or master on memory://, or end the last worker, only write a line."""
     server = server_factory(channels=CHANNELS)
     (worker,) = children(server)
     with connect(f"{server.ws_url}/lebowski") as subscriber:
-        server.send_signal(signal.SIGTTIN)
+        send(server.pid, signal.SIGTTIN)
         assert "DATABASE_URL" in told(server, "TTIN")
-        server.send_signal(signal.SIGUSR2)
+        send(server.pid, signal.SIGUSR2)
         assert "start a new process" in told(server, "USR2")
-        server.send_signal(signal.SIGTTOU)
+        send(server.pid, signal.SIGTTOU)
         assert "the least" in told(server, "TTOU")
-        server.send_signal(signal.SIGWINCH)
-        server.send_signal(signal.SIGUSR1)
+        send(server.pid, signal.SIGWINCH)
+        send(server.pid, signal.SIGUSR1)
         server.wait_log(lambda line: line["event"] == "Handling signal: usr1")
         for number in range(20):
             push(server, f"{number}")
