@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -127,6 +129,24 @@ def test_workers_that_share_postgres_come_and_go_by_signals(server_factory: Serv
     until(lambda: len(children(server)) == 2, "end of the third worker")
     assert server.stop() == 0
     assert "Traceback" not in server.text()
+
+
+def test_a_worker_that_is_taken_away_drains(server_factory: ServerFactory, database_url: str) -> None:
+    """Worker that SIGTTOU takes away closes its subscribers over all of DRAIN_SECONDS, as at a stop."""
+    env = {"DATABASE_URL": database_url, "DRAIN_SECONDS": "5"}
+    server = server_factory(channels="backend: ${DATABASE_URL}\n" + CHANNELS, env=env)
+    (old,) = children(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(f"{server.ws_url}/lebowski"))
+        server.send_signal(signal.SIGTTIN)
+        until(lambda: len(children(server)) == 2, "second worker")
+        server.send_signal(signal.SIGTTOU)
+        begun = server.wait_log(lambda line: line["event"].startswith("Draining") and line["pid"] == old)
+        ended = server.wait_log(lambda line: line["event"].startswith("Finished") and line["pid"] == old)
+    times = [datetime.fromisoformat(line["timestamp"]) for line in (begun, ended)]
+    assert (times[1] - times[0]).total_seconds() > 4.5
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize(
