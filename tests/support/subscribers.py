@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 from websockets.typing import Subprotocol
 
-from tests.support.verdict import Log, Timeline
+from tests.support.verdict import Log, Timeline, offset_of
 
 LOST = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, aiohttp.ClientError, TimeoutError)
 """What may happen to a connection: its subscriber comes back."""
@@ -283,7 +283,7 @@ class LongPoll(Subscriber):
                 self._open.set()
                 if not page["complete"]:
                     held = [message["position"] for message in page["messages"]]
-                    reason = "expired" if since.startswith(f"{page['epoch']}:") else "epoch"
+                    reason = "expired" if offset_of(since) + 1 < page["first"] else "ahead"
                     log.missed(since, held[0] if held else f"{page['epoch']}:{page['last'] + 1}", reason)
                 for message in page["messages"]:
                     log.got(message["position"], message["data"])

@@ -9,5 +9,6 @@ The SQL is in ``app/bus/sql``.
 
 from app.bus.postgres.backend import PostgresBackend
 from app.bus.postgres.migrations import migrate
+from app.bus.postgres.seen import Seen
 
-__all__ = ["PostgresBackend", "migrate"]
+__all__ = ["PostgresBackend", "Seen", "migrate"]

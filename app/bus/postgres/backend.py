@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from app.bus.postgres.faults import explain
 from app.bus.postgres.follower import Follower, Place
 from app.bus.postgres.link import LOST, Link, Links, is_over
 from app.bus.postgres.listener import Listener
+from app.bus.postgres.migrations import EMPTY
 from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.store import NOT_READY, NOTIFY_REFUSED, RETRY_SECONDS, Store, of_data, unavailable
@@ -34,7 +34,6 @@ PATIENCE_SECONDS = 5.0
 _DRAIN_SECONDS = 3.0
 """How long a drain may take: commits wait for it."""
 
-_ENTER_SECONDS = 1.0
 _READERS = 2
 _READER_IDLE_SECONDS = 10.0
 
@@ -74,8 +73,6 @@ class PostgresBackend(Backend):
         )
         self._read_error: str | None = None
         """Why the last read was given up; None since one worked."""
-        self._entered = float("-inf")
-        """When a reader last asked to open an epoch."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -200,16 +197,26 @@ class PostgresBackend(Backend):
     async def _rows_of_epoch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Read what has an epoch. If that is over, one is opened first, so that what is told is of the next one."""
         rows = await self._rows(sql.query(query), *arguments)
-        if not rows[0]["certified"] and time.monotonic() > self._entered + _ENTER_SECONDS:
-            self._entered = time.monotonic()
-            with contextlib.suppress(UnavailableError):  # a database that is read-only can be read all the same
-                await self._rows("SELECT abide.enter()")
+        if rows and not rows[0]["certified"]:
+            await self._enter()
             rows = await self._rows(sql.query(query), *arguments)
+        if not rows:
+            raise UnavailableError(NOT_READY) from UnavailableError(EMPTY)
         if rows[0]["epoch"] != self._follower.epoch:
             # One of us is behind: the listener, or this connection, which may be one to a server that is none any more.
             self._listener.look()
             self._readers.renew()
         return rows
+
+    async def _enter(self) -> None:
+        try:
+            async with self._readers.connection(self._listener.sessions) as connection:
+                await connection.fetch("SELECT abide.enter()")
+        except asyncpg.ReadOnlySQLTransactionError:
+            pass  # nothing is appended there, so what can be read is all that there is
+        except (UnavailableError, *LOST, asyncpg.PostgresError) as error:
+            self._read_failed(error)
+            raise unavailable(error) from error
 
     async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Read; again where the connection is lost, for a read can be repeated.

@@ -29,9 +29,10 @@ from app.bus.postgres.dsn import Dsn
 from app.bus.postgres.faults import POOLER, explain
 from app.bus.postgres.follower import Follower, Place
 from app.bus.postgres.link import LOST, Session, close, connect, is_over
-from app.bus.postgres.migrations import ensure
+from app.bus.postgres.migrations import EMPTY, ensure
 from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.outcomes import Outcomes
+from app.bus.postgres.seen import Seen
 from app.core.epochs import name
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
@@ -149,6 +150,7 @@ class Listener:
         self._inline = inline
         self._backoff = _SHORTEST_BACKOFF
         self._warned = False
+        self._seen = Seen()
         self._asked = asyncio.Event()
         """Set to have the heads read soon."""
         self.sessions = 0
@@ -199,12 +201,13 @@ class Listener:
             self._outcomes.waits(POOLER)
         try:
             connection.add_termination_listener(lambda _: self._ended(session))
-            await ensure(connection)
+            await ensure(connection, may_create=not self._seen)
             session.server = (await session.fetch(sql.query("server")))[0][0]
             session.seal = await self._read_seal(session)
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
             self.ready.set()
+            self._seen.note()
             self._backoff = _SHORTEST_BACKOFF  # it is only for a database that lets nobody in
             yield session
         finally:
@@ -255,6 +258,8 @@ class Listener:
     async def _read_heads(self, session: _Session) -> None:
         before = self._follower.places()
         rows = await session.fetch(sql.query("heads"), list(before))
+        if not rows:
+            raise UnavailableError(EMPTY)
         epoch: str = rows[0]["epoch"]
         if rows[0]["waiting"]:
             self._outbox.ring()
@@ -277,11 +282,10 @@ class Listener:
                 self._follower.look(channel, head)
 
     async def _enter(self, session: _Session, over: str | None) -> str | None:
-        """Open an epoch; return its name, or None where that cannot be: then nothing can be appended either."""
+        """Open an epoch; return its name, or None where nothing can be written: then nothing else can come either."""
         try:
             opened: str = (await session.fetch("SELECT abide.enter($1)", over))[0][0]
-        except asyncpg.PostgresError as error:
-            _log.warning("epoch_not_opened", database=self._dsn.place, reason=explain(error))
+        except asyncpg.ReadOnlySQLTransactionError:
             return None
         return opened
 

@@ -11,6 +11,7 @@ import contextlib
 
 import asyncpg
 
+from app import COMMAND
 from app.bus import sql
 from app.bus.postgres.dsn import parse
 from app.bus.postgres.faults import MIGRATE, explain
@@ -30,11 +31,19 @@ _TAKEN = (
 )  # fmt: skip
 """What says that another server creates the schema, too."""
 
-
 _UNHURRIED = """
 SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')
 """
 """A step may take as long as it takes."""
+
+EMPTY = f"abide.installation is empty: restore a backup, or drop the schema 'abide' and run '{COMMAND} migrate'"
+
+_INCOMPLETE = "the schema 'abide' is not complete: a backup is being restored, or was not restored to its end"
+
+_GONE = (
+    "the schema 'abide' is gone, and this server has served a log from it: restore it, or run "
+    f"'{COMMAND} migrate' to begin a new one"
+)
 
 
 async def migrate(url: str) -> list[str]:
@@ -54,14 +63,19 @@ async def migrate(url: str) -> list[str]:
         await connection.close()
 
 
-async def ensure(connection: Session) -> None:
-    """Bring the schema up to date if it is not and the role may.
+async def ensure(connection: Session, *, may_create: bool) -> None:
+    """Bring the schema up to date if it is not and the role may; make it where there is none if it ``may_create``.
 
     Raises :class:`UnavailableError` that says what to do.
     """
     _check_encoding(connection)
     try:
-        if await _version(connection) != len(sql.migrations()):
+        if await connection.fetchval(sql.query("incomplete")):
+            raise UnavailableError(_INCOMPLETE)
+        version = await _version(connection)
+        if not version and not may_create:
+            raise UnavailableError(_GONE)
+        if version != len(sql.migrations()):
             await _upgrade_at_start(connection)
     except asyncpg.InsufficientPrivilegeError as error:
         msg = f"this role may not use the schema 'abide': {explain(error)}"
@@ -100,7 +114,12 @@ async def _version(connection: Session) -> int:
     # Not to_regclass(): it would answer from a cache that another session's new schema has not reached.
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'abide')"):
         return 0
-    version: int = await connection.fetchval("SELECT version FROM abide.installation")
+    try:
+        version: int | None = await connection.fetchval("SELECT version FROM abide.installation")
+    except asyncpg.UndefinedTableError as error:
+        raise UnavailableError(_INCOMPLETE) from error
+    if version is None:
+        raise UnavailableError(EMPTY)
     newest = len(sql.migrations())
     if version > newest:
         msg = f"the schema 'abide' has version {version}, this server knows {newest}: deploy a newer server"

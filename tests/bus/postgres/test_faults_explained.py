@@ -43,7 +43,7 @@ TABLE: list[tuple[BaseException, str]] = [
     (of(asyncpg.InsufficientPrivilegeError, "permission denied for table log", "PL/pgSQL function abide.append_one(…)"),
         "GRANT ALL ON abide.log TO the owner"),
     (of(asyncpg.InsufficientPrivilegeError, "permission denied for function drain"), "ON FUNCTION abide.drain TO"),
-    (of(asyncpg.InsufficientPrivilegeError, "must be owner of table log"), "run 'python -m app migrate'"),
+    (of(asyncpg.InsufficientPrivilegeError, "must be owner of table log"), "run 'abide migrate'"),
     (of(asyncpg.DiskFullError, "could not extend file: No space left on device"), "the database's disk is full"),
     (of(asyncpg.InvalidSQLStatementNameError, 'prepared statement "x" does not exist'), "DIRECT_DATABASE_URL"),
     (of(asyncpg.ProtocolViolationError, "transaction blocks not allowed in statement pooling mode"), "pool_mode"),

@@ -10,11 +10,12 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus.postgres import listener, migrate
+from app.bus.postgres import Seen, listener, migrate
+from app.core.errors import UnavailableError
 from app.core.message import Position, Published
 from app.core.resume import Begin, Reason, Start, begin
 from tests.support.postgres import PostgresServer, find_binaries
-from tests.support.readers import ALL, Worker, healthy, worker
+from tests.support.readers import ALL, Worker, healthy, says, worker
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
@@ -38,7 +39,9 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 async def dump(url: str) -> str:
-    return await program("pg_dump", url, "--schema=abide")
+    """Return a dump of the schema, as SQL that any part of can be run."""
+    text = await program("pg_dump", url, "--schema=abide")
+    return "\n".join(line for line in text.split("\n") if "restrict" not in line)
 
 
 async def restore(url: str, text: str) -> None:
@@ -227,6 +230,65 @@ async def test_a_dump_restored_under_a_running_worker_is_told(url: str, monkeypa
         )
         await is_a_gap(it, old[8], new[0], "six", "seven", *["another"] * 7)
         await healthy(it.backend)
+
+
+async def test_a_schema_that_is_dropped_is_not_made_again(url: str, sql: asyncpg.Connection) -> None:
+    """Worker whose schema is dropped says so, makes none, and serves the one that is restored, step by step."""
+    async with worker(url) as it:
+        old = await publish(it, *"12345")
+        steps = await dump(url)
+        old += await publish(it, *"678")
+        (reader,) = await it.follow("a")
+        await sql.execute("DROP SCHEMA abide CASCADE")
+        assert "restore it, or run 'abide migrate'" in await says(it.backend, "the schema 'abide' is gone")
+        assert not await sql.fetchval("SELECT to_regnamespace('abide')")
+        before, _, after = steps.partition("\nALTER TABLE ONLY abide.log\n    ADD CONSTRAINT log_pkey")
+        await program("psql", url, "-qX", "-v", "ON_ERROR_STOP=1", given=before)
+        await says(it.backend, "a backup is being restored")
+        with pytest.raises(UnavailableError):
+            await it.backend.read("a", 0, 0, ALL)
+        rest = "SET search_path = '';\nALTER TABLE ONLY abide.log\n    ADD CONSTRAINT log_pkey" + after
+        await program("psql", url, "-qX", "-v", "ON_ERROR_STOP=1", given=rest)
+        await healthy(it.backend)
+        new = await publish(it, "six")
+        await is_a_gap(it, old[7], new[0], "six")
+        assert await reader.until(1) == [b"six"]
+        assert reader.turns == [(8, 5)]
+
+
+async def test_a_new_log_under_a_running_worker_is_followed(url: str, sql: asyncpg.Connection) -> None:
+    """Worker whose schema is dropped and made again by an operator serves the new log, with a gap before all of it."""
+    async with worker(url) as it:
+        old = await publish(it, *"123")
+        (reader,) = await it.follow("a")
+        await sql.execute("DROP SCHEMA abide CASCADE")
+        await says(it.backend, "is gone")
+        await migrate(url)
+        await healthy(it.backend)
+        new = await publish(it, "one", "two")
+        assert await reader.until(2) == [b"one", b"two"]
+        for position in old:
+            await is_a_gap(it, position, new[0], "one", "two", reason=Reason.EPOCH)
+
+
+async def test_workers_born_while_the_schema_is_away_make_none(url: str, sql: asyncpg.Connection) -> None:
+    """Worker that is born after another of its server has found the log makes none while it is away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Seen, "_shared", None)
+        Seen.share()
+        async with worker(url):
+            pass
+        await sql.execute("DROP SCHEMA abide CASCADE")
+        async with worker(url, ready=False) as it:
+            await says(it.backend, "is gone")
+    assert not await sql.fetchval("SELECT to_regnamespace('abide')")
+
+
+async def test_an_installation_without_its_row_is_said(url: str, sql: asyncpg.Connection) -> None:
+    """Worker of a schema that was restored without its data says so."""
+    await sql.execute("TRUNCATE abide.installation")
+    async with worker(url, ready=False) as it:
+        await says(it.backend, "abide.installation is empty: restore a backup")
 
 
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "doorbell"])

@@ -68,6 +68,14 @@ BEGIN
     IF present <> over OR present IS NOT NULL AND over IS NULL THEN
         RETURN present;
     END IF;
+    -- Keys come last when a dump is restored: until then there may be heads without their messages.
+    IF EXISTS (
+        SELECT FROM pg_class c WHERE c.relnamespace = 'abide'::regnamespace AND c.relkind = 'r'
+            AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary))
+    THEN
+        RAISE EXCEPTION 'the schema ''abide'' is not complete: a backup is being restored, or was not restored to its end'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     PERFORM abide.open_epoch();
     RETURN (SELECT left(i.name, 8) FROM abide.installation i);
 END $$;
