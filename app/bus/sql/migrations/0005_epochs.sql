@@ -39,13 +39,21 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.certify FROM PUBLIC;
 
--- Open an epoch; the caller has locked the row.
+-- Open an epoch; the caller has locked the row. Where the table of heads is another one, messages may have been left
+-- without theirs: it is made of them, or their offsets would be given again.
 CREATE FUNCTION abide.open_epoch() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fresh text := left(gen_random_uuid()::text, 8);
 BEGIN
     UPDATE abide.installation SET name = fresh, lineage = fresh || 'N' || floor + 1 || 'P' || left(epoch, 8);
+    INSERT INTO abide.head (channel, head, time, lineage)
+    SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
+    FROM abide.log l, abide.installation i
+    WHERE i.place IS DISTINCT FROM pg_relation_filepath('abide.head'::regclass)
+        AND NOT EXISTS (SELECT FROM abide.head h WHERE h.channel = l.channel)
+    GROUP BY l.channel, i.floor, i.lineage
+    ON CONFLICT DO NOTHING;
     PERFORM abide.certify();
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.open_epoch FROM PUBLIC;
@@ -103,10 +111,16 @@ BEGIN
     END IF;
     PERFORM FROM abide.installation FOR UPDATE;
     PERFORM abide.open_epoch();
+    INSERT INTO abide.head (channel, head, time, lineage)
+    SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
+    FROM gone JOIN abide.log l USING (channel), abide.installation i
+    GROUP BY l.channel, i.floor, i.lineage
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.head_went_back FROM PUBLIC;
-CREATE TRIGGER head_deleted AFTER DELETE ON abide.head FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
+CREATE TRIGGER head_deleted AFTER DELETE ON abide.head REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
 ALTER TABLE abide.head ENABLE ALWAYS TRIGGER head_deleted;
 
 -- As in 0004, but with the epoch, by which a listener knows whether what it hears follows what it has. Only what sets a
