@@ -8,10 +8,11 @@ RUN python3 -m venv /venv \
     && /venv/bin/python -m pip uninstall --yes pip setuptools
 WORKDIR /app
 COPY gunicorn.conf.py ./
+COPY bin ./bin
 COPY app ./app
 COPY config ./config
 # Nobody can write bytecode at run time, and no builder that changes the files' times makes this worthless.
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /venv/lib app
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /venv/lib app && ln -s /venv .venv
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /venv /venv
@@ -19,7 +20,7 @@ COPY --from=build /app /app
 WORKDIR /app
 # PYTHONUNBUFFERED: the last lines before a crash are the ones that matter.
 # HOST: all addresses, IPv4 as well; where IPv6 is off, the server takes 0.0.0.0 by itself.
-ENV PATH=/venv/bin:$PATH \
+ENV PATH=/app/bin:/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=:: \
@@ -29,5 +30,6 @@ EXPOSE 8000
 USER 10001:10001
 # Alive, not ready: while the database is away a restart would only drop the subscribers.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', os.environ.get('PORT') or 8000, timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
-# It is gunicorn's master itself: the signals reach it, and it reaps its workers.
-CMD ["python", "-m", "app", "serve"]
+# It becomes gunicorn's master itself: the signals reach it, and it reaps its workers.
+ENTRYPOINT ["entrypoint"]
+CMD ["serve"]

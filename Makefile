@@ -11,19 +11,22 @@ IMAGE_BUILD_ARGS ?=
 IMAGE_RUN_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# A .venv that is a link is somebody else's, whom clearing it would rob of theirs: it is used as it is.
+STAMP := $(if $(shell test -L $(VENV) && echo link),,$(VENV)/.installed)
 SHELL := /bin/sh
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench load chaos image lock clean
+.PHONY: help setup run test lint types bench load chaos image lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+setup: $(STAMP) ## set up .venv, which every other target does by itself
+
 run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
-	@exec $(BIN)/python -m app serve
+	@exec bin/abide serve
 
 # In the order of the folders, which begins with what takes longest: by the number of tests, the last of the three
 # processes would have minutes of it to itself.
@@ -64,7 +67,7 @@ clean: ## remove .venv and everything generated
 # --no-deps: the lock is whole. Were pip to resolve it again, it would stumble over `coverage[toml]`, which
 # a package asks for, on the day that a newer coverage than the lock's is out.
 # Speaks on stderr: the output of `make run` and `make test` is theirs alone.
-$(STAMP): requirements.lock
+$(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Abide needs Python 3.11 or newer; $(PYTHON) is not. Try: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock (once) ..." >&2

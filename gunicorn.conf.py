@@ -10,6 +10,7 @@ from gunicorn.workers.base import Worker
 
 from app.bus.postgres import Seen
 from app.config import KEPT, ConfigError, Environment, check_deployment, load
+from app.server.freeze import outlive_freezes
 from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
 from app.telemetry.directory import make_directory
@@ -21,7 +22,7 @@ def _checked_environment() -> Environment:
         environment = Environment.read(os.environ)
         check_deployment(environment, load(environment))
     except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201 — lines for a person or an editor, not for the log
+        print("\n".join(error.summary()), file=sys.stderr)  # noqa: T201 — lines for a person, not for the log
         sys.exit(1)
     return environment
 
@@ -84,12 +85,13 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH1
 # prometheus_client is imported when their directory is known, and never before.
 
 
-def on_starting(_: Arbiter) -> None:
+def on_starting(arbiter: Arbiter) -> None:
     """Make an empty directory for the numbers, import the application, take METRICS_PORT: without them nothing starts.
 
     Workers have the imported modules by fork, once for all in memory, and one that takes over for another that died is
     there soon. What SIGHUP gives is new workers, not new code.
     """
+    outlive_freezes(arbiter)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
     import_module("app.main")
     if _environment.metrics_port:

@@ -1,4 +1,4 @@
-"""``python -m app``: the commands of :mod:`app.cli`."""
+"""``bin/abide`` runs this: the commands of :mod:`app.cli`."""
 
 import sys
 

@@ -11,13 +11,23 @@ import runpy
 import shlex
 import stat
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from app import client
-from app.config import ConfigError, Environment, Problem, Settings, check_deployment, json_schema, load, mask
+from app import COMMAND, __version__, client
+from app.config import (
+    OPTIONS,
+    ConfigError,
+    Environment,
+    Option,
+    Problem,
+    Settings,
+    check_deployment,
+    json_schema,
+    load,
+    mask,
+)
 from app.config.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.errors import UnavailableError
@@ -29,12 +39,13 @@ _HEADER = ("channel", "publish", "subscribe", "client_publish", "history", "max_
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 1 when it cannot be done, 2 for a wrong call."""
     options = _parser().parse_args(arguments)
+    OPTIONS.take(_in_place_of_variables(options))
     try:
         match options.command:
             case "serve":
                 serve()
             case "check":
-                check(options.file)
+                check()
             case "migrate":
                 migrate()
             case "publish":
@@ -64,11 +75,9 @@ def serve() -> None:
     runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)
 
 
-def check(file: Path | None) -> None:
+def check() -> None:
     """Print what would be served, secrets masked; raise :class:`ConfigError`."""
     environment = Environment.read()
-    if file is not None:
-        environment = replace(environment, channels_config=file)
     settings = load(environment)
     check_deployment(environment, settings)
     print("\n".join(_summary(settings)))
@@ -87,17 +96,17 @@ def migrate() -> None:
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Publish one message and print its position; raise :class:`ClientError`."""
+    """Publish one message, the bytes that were given, and print its position; raise :class:`ClientError`."""
     given = options.data == "-"
+    body = sys.stdin.buffer.read().removesuffix(b"\n") if given else os.fsencode(options.data)
     try:
-        text = sys.stdin.buffer.read() if given else options.data
-        data = json.loads(text, parse_constant=_refuse_constant)
+        _check_json(body)
     except ValueError as error:
         command = shlex.join(["publish", options.channel, json.dumps(options.data, ensure_ascii=False)])
-        hint = "" if given else f". Text needs quotes of its own: python -m app {command}"
+        hint = "" if given else f". Text needs quotes of its own: {COMMAND} {command}"
         msg = f"{'stdin' if given else 'DATA'} is not JSON ({error}){hint}"
         raise client.ClientError(msg) from None
-    print(asyncio.run(client.publish(options.url, options.channel, data, key=options.key)))
+    print(asyncio.run(client.publish(options.url, options.channel, body, key=options.key)))
 
 
 def subscribe(options: argparse.Namespace) -> None:
@@ -124,9 +133,17 @@ async def _follow(options: argparse.Namespace) -> None:
     )
     async with contextlib.aclosing(messages):
         async for message in messages:
-            line = json.dumps(message._asdict() if options.json else message.data, ensure_ascii=False)
-            sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            sys.stdout.buffer.write(_line(message, as_object=options.json).encode("utf-8", "surrogateescape") + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _line(message: client.Message, *, as_object: bool) -> str:
+    """Return the data as it was published, in one line; line breaks, which JSON has only between tokens, are spaces."""
+    data = message.raw.replace("\r", " ").replace("\n", " ")
+    if not as_object:
+        return data
+    before = {"channel": message.channel, "position": message.position, "time": message.time}
+    return f'{json.dumps(before)[:-1]}, "data": {data}}}'
 
 
 def _end_with_reader() -> None:
@@ -140,25 +157,48 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _check_json(body: bytes) -> None:
+    """Raise ValueError unless it is JSON; what is nested too deep for Python is left to the server."""
+    with contextlib.suppress(RecursionError):
+        json.loads(body.decode(), parse_int=float, parse_constant=_refuse_constant)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     msg = f"it has no {name}"
     raise ValueError(msg)
 
 
+_PLACES = {"host": "HOST", "port": "PORT", "workers": "WEB_CONCURRENCY", "config": "CHANNELS_CONFIG"}
+"""The options of ``serve``, and the variable that each goes before."""
+
+
+def _in_place_of_variables(options: argparse.Namespace) -> Mapping[str, Option]:
+    if options.command == "check" and options.file is not None:
+        return {"CHANNELS_CONFIG": Option("FILE", options.file)}
+    if options.command != "serve":
+        return {}
+    given = {name: getattr(options, name) for name in _PLACES}
+    return {_PLACES[name]: Option(f"--{name}", value) for name, value in given.items() if value is not None}
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app", description="Abide, a realtime channels server.")
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Abide, a realtime channels server.")
+    parser.add_argument("--version", action="version", version=f"{COMMAND} {__version__}", help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _add(commands, "serve", "check the configuration and serve it under gunicorn")
+    server = _add(commands, "serve", "check the configuration and serve it under gunicorn")
+    server.add_argument("--host", type=_given, help="the address to listen on (default: HOST, else 127.0.0.1)")
+    server.add_argument("--port", type=_given, help="the port to listen on (default: PORT, else 8000)")
+    server.add_argument("--workers", type=_given, metavar="N", help="how many serve (default: WEB_CONCURRENCY, else 1)")
     checker = _add(commands, "check", "check a configuration and print what would be served, secrets masked")
-    checker.add_argument(
-        "file", type=Path, nargs="?", help="the YAML file (default: CHANNELS_CONFIG, else config/channels.yaml)"
-    )
+    default = "the YAML file (default: CHANNELS_CONFIG, else config/channels.yaml)"
+    server.add_argument("--config", type=_given, metavar="FILE", help=default)
+    checker.add_argument("file", type=_given, nargs="?", metavar="FILE", help=default)
     _add(commands, "migrate", "create or upgrade the Postgres schema")
     publisher = _add(commands, "publish", "publish one message on a running server and print its position")
     subscriber = _add(commands, "subscribe", "print a channel's messages as they come, one a line, until Ctrl-C")
     for command in (publisher, subscriber):
         command.add_argument("channel", help="the channel's name")
-        command.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+        command.add_argument("--url", default=_own_url(), help="the server (default: %(default)s, by PORT)")
         command.add_argument("--key", help="one of the server's keys, where the channel asks for one")
     publisher.add_argument("data", help="the message as JSON; - reads it from stdin")
     subscriber.add_argument("--since", metavar="P", help="begin after this position, or with the 'earliest' held")
@@ -166,6 +206,22 @@ def _parser() -> argparse.ArgumentParser:
     subscriber.add_argument("--json", action="store_true", help="print objects with channel, position, time and data")
     _add(commands, "schema", "print the JSON Schema of the YAML file, for editors")
     return parser
+
+
+def _given(text: str) -> str:
+    if not text:
+        msg = "must not be empty"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def _own_url() -> str:
+    """Return the address of a server on this machine that has the same environment."""
+    try:
+        port = Environment.read().port
+    except ConfigError:  # the server's trouble, which it tells
+        port = Environment().port
+    return f"http://127.0.0.1:{port}"
 
 
 def _add(

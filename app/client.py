@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import http.client
 import itertools
 import json
 import random
+import re
 import ssl
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, Self, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -25,26 +28,50 @@ BASE, CAP = 0.1, 5.0  # seconds: a pause is at most BASE, doubled with each atte
 
 _SUBPROTOCOL = Subprotocol("abide.v1")
 _SCHEMES = {"http": ("http", "ws"), "https": ("https", "wss"), "ws": ("http", "ws"), "wss": ("https", "wss")}
-_PASSING = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 4408}
-_CLOSED = {
-    4400: "malformed",
-    4401: "unauthorised",
-    4403: "forbidden",
-    4404: "channel_removed",
-    4410: "gap",
-    4429: "too_many",
-}
+_PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408}  # close codes
+_PASSING_STATUSES = {408, 425, 429}  # and from 500 on
+_CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed"}
+_CLOSED |= {4410: "gap", 4429: "too_many"}
 _LONGEST_WAIT = 60.0  # seconds of a Retry-After that are believed
 _LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and what stands around it
+_OPEN_SECONDS = 15.0  # until a connection is open, and from then until the first frame
+_ANSWER_SECONDS = 8.0  # until one attempt to publish is answered; the server needs six at most
+_MISSED = 2  # heartbeats, after which a connection is given up
+_EXACT = re.compile(r'(?s)\{"type":"message","channel":"[^"]*","position":"([^"]*)","time":(\d{1,18}),"data":(.*)\}')
 
 
-class Message(NamedTuple):
-    """What a subscriber gets: ``data`` is parsed JSON, ``time`` in milliseconds since the Unix epoch."""
+class Undecodable(str):
+    """The data of a message that Python cannot decode, as it came."""
 
+    __slots__ = ()
+
+
+class _Message(NamedTuple):
     channel: str
     position: str
     time: int
     data: Any
+
+
+class Message(_Message):
+    """What a subscriber gets: ``time`` is in milliseconds since the Unix epoch, ``data`` is decoded JSON.
+
+    ``raw`` is the data as the publisher wrote it. Where Python cannot decode it, ``data`` is :class:`Undecodable`.
+    """
+
+    raw: str = ""
+
+    @classmethod
+    def of(cls, channel: str, position: str, milliseconds: int, raw: str) -> Self:
+        """Return the message with this data."""
+        data: Any
+        try:
+            data = _parse(raw)
+        except ValueError:
+            data = Undecodable(raw)
+        message = cls(channel, position, milliseconds, data)
+        message.raw = raw
+        return message
 
 
 class Gap(NamedTuple):
@@ -98,27 +125,26 @@ async def subscribe(  # noqa: PLR0913 — all but two have defaults
     attempt, lost = 0, False
     while True:
         began = clock()
-        begin = {"since": since, "last": last}  # `since` wins
+        begin = {"since": since, "last": last, "heartbeat": "true"}  # `since` wins
         try:
             query = urlencode({name: value for name, value in begin.items() if value is not None})
-            socket = await _connect(f"{address}?{query}", headers)
+            link = _Link(channel, await _connect(f"{address}?{query}", headers))
         except _PassingError as error:
             trouble = error
         else:
             try:
-                while not isinstance(frame := await _receive(socket), _PassingError):
+                while not isinstance(frame := await link.receive(), _PassingError):
                     since = _moved(since, frame)
-                    match frame["type"]:
-                        case "subscribed" if lost:
-                            on_notice(f"connected again, after {frame['position']}")
-                            lost = False
-                        case "gap":
-                            on_gap(Gap(channel, frame["after"], frame["next"], frame["reason"]))
-                        case "message":
-                            yield Message(channel, frame["position"], frame["time"], frame["data"])
+                    if isinstance(frame, Message):
+                        yield frame
+                    elif isinstance(frame, Gap):
+                        on_gap(frame)
+                    elif lost and frame.get("type") == "subscribed":
+                        on_notice(f"connected again, after {frame['position']}")
+                        lost = False
                 trouble = frame
             finally:
-                await socket.close()
+                await link.socket.close()
         if not lost:
             on_notice(f"not connected: {trouble}; trying again")
         lost, attempt = True, 0 if clock() - began >= CAP else attempt
@@ -135,18 +161,22 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
     idempotency_key: str | None = None,
     patience: float = 10.0,
 ) -> str:
-    """Publish ``data``, anything that is JSON, and return its position once it is stored.
+    """Publish ``data``, anything that is JSON, and return its position once it is stored. Bytes are sent as they are.
 
     While the server is away or overloaded it tries again, for ``patience`` seconds; the message is stored once all the
     same, by its idempotency key, which is made here if none is given. Raises :class:`ClientError` otherwise.
     """
-    body = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    body = (
+        data
+        if isinstance(data, bytes)
+        else json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    )
     headers = _headers(key, idempotency_key or str(uuid.uuid4())) | {"Content-Type": "application/json"}
     address, clock = _address(url, f"push/{channel}"), asyncio.get_running_loop().time
     deadline = clock() + patience
     for attempt in itertools.count():
         try:
-            return await asyncio.to_thread(_post, address, headers, body, max(1.0, deadline - clock()))
+            return await _publish(address, headers, body, min(_ANSWER_SECONDS, max(1.0, deadline - clock())))
         except _PassingError as error:
             pause = error.wait + backoff(attempt)
             if clock() + pause > deadline:
@@ -157,6 +187,7 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
 
 async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
     options: dict[str, Any] = {"compression": None, "max_size": _LARGEST_FRAME, "close_timeout": 2}
+    options |= {"open_timeout": _OPEN_SECONDS, "ping_interval": None}  # the server's heartbeat is enough
     try:
         socket = await connect(address, subprotocols=[_SUBPROTOCOL], additional_headers=headers, **options)
     except InvalidStatus as error:
@@ -173,31 +204,73 @@ async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
     return socket
 
 
-async def _receive(socket: ClientConnection) -> dict[str, Any] | _PassingError:
-    """Return the next frame, or why there is none; raise where trying again is no use."""
-    try:
-        frame: dict[str, Any] = json.loads(await socket.recv(), parse_int=_integer)
-    except ConnectionClosed as error:
-        close = error.rcvd or error.sent
-        status, reason = (close.code, close.reason) if close else (1006, "")
-        detail = f"the connection ended with {status}{reason and f' ({reason})'}"
-        if status in _PASSING:
-            return _PassingError(detail, status=status)
-        raise ClientError(detail, status=status, code=_CLOSED.get(status)) from None
-    return frame
+class _Link:
+    """One WebSocket, which is given up when two of the server's heartbeats are missing."""
+
+    def __init__(self, channel: str, socket: ClientConnection) -> None:
+        self._channel = channel
+        self.socket = socket
+        self._patience: float | None = _OPEN_SECONDS
+        """Seconds until something must come; None with a server that has no heartbeat."""
+
+    async def receive(self) -> Message | Gap | dict[str, Any] | _PassingError:
+        """Return the next frame, or why there is none; raise where trying again is no use."""
+        try:
+            async with asyncio.timeout(self._patience):
+                text = (await self.socket.recv(decode=False)).decode("utf-8", "surrogateescape")
+            frame = self._read(text)
+        except TimeoutError:
+            return _PassingError(f"nothing came for {self._patience:.0f} s")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return _PassingError(f"what came is no frame of {_SUBPROTOCOL}")
+        except ConnectionClosed as error:
+            return _ended(error)
+        if isinstance(frame, dict) and frame.get("type") == "heartbeat":
+            self._patience = _MISSED * float(frame["seconds"])
+        elif self._patience == _OPEN_SECONDS:
+            self._patience = None
+        return frame
+
+    def _read(self, text: str) -> Message | Gap | dict[str, Any]:
+        if match := _EXACT.fullmatch(text):
+            return Message.of(self._channel, match[1], int(match[2]), match[3])
+        frame = _parse(text)
+        match frame["type"]:
+            case "message":
+                return Message.of(self._channel, frame["position"], frame["time"], json.dumps(frame["data"]))
+            case "gap":
+                return Gap(self._channel, frame["after"], frame["next"], frame["reason"])
+        return cast("dict[str, Any]", frame)
 
 
-def _moved(since: str | None, frame: dict[str, Any]) -> str | None:
+def _ended(error: ConnectionClosed) -> _PassingError:
+    """Return why a connection ended; raise it where trying again is no use."""
+    close = error.rcvd or error.sent
+    status, reason = (close.code, close.reason) if close else (1006, "")
+    detail = f"the connection ended with {status}{reason and f' ({reason})'}"
+    if status in _PASSING:
+        return _PassingError(detail, status=status)
+    raise ClientError(detail, status=status, code=_CLOSED.get(status)) from None
+
+
+def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | None:
     """Return where the subscription stands after a frame."""
-    match frame["type"]:
-        case "message":
-            since = frame["position"]
-        case "gap":
-            epoch, _, offset = frame["next"].partition(":")
-            since = f"{epoch}:{int(offset) - 1}"
-        case "subscribed" if frame["resumed"] or ":" not in (since or ""):
-            since = frame["position"]  # else a gap comes next, which must not be lost with the connection
+    if isinstance(frame, Message):
+        return frame.position
+    if isinstance(frame, Gap):
+        epoch, _, offset = frame.next.partition(":")
+        return f"{epoch}:{int(offset) - 1}"
+    if frame.get("type") == "subscribed" and (frame["resumed"] or ":" not in (since or "")):
+        return str(frame["position"])  # else a gap comes next, which must not be lost with the connection
     return since
+
+
+async def _publish(address: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
+    """Return the position of what one attempt has stored."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, body, seconds), seconds)
+    except TimeoutError as error:
+        raise _unreachable(error) from None
 
 
 def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
@@ -211,7 +284,7 @@ def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) ->
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(error) from None
     with contextlib.suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(text)["position"])
+        return str(_parse(text.decode())["position"])
     raise _refused(answer.status, text, answer.getheader("Retry-After"))
 
 
@@ -222,15 +295,23 @@ def _unreachable(error: Exception) -> ClientError:
 
 def _refused(status: int, body: bytes, retry_after: str | None) -> ClientError:
     try:
-        problem = json.loads(body)
+        problem = _parse(body.decode())
         detail, code = str(problem["detail"]), str(problem["code"])
     except (ValueError, TypeError, KeyError):
         detail, code = f"the answer was HTTP status {status}", None
-    if status < http.HTTPStatus.INTERNAL_SERVER_ERROR and status != http.HTTPStatus.TOO_MANY_REQUESTS:
+    if status < http.HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING_STATUSES:
         return ClientError(detail, status=status, code=code)
     error = _PassingError(detail, status=status, code=code)
-    error.wait = min(float(retry_after), _LONGEST_WAIT) if retry_after and retry_after.isdecimal() else 0.0
+    error.wait = _wait(retry_after or "")
     return error
+
+
+def _wait(retry_after: str) -> float:
+    """Return the seconds that a ``Retry-After`` says, which may be a number or a date."""
+    seconds = float(retry_after) if re.fullmatch(r"[0-9]{1,9}", retry_after) else 0.0
+    with contextlib.suppress(ValueError, OverflowError):
+        seconds = seconds or email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+    return min(max(seconds, 0.0), _LONGEST_WAIT)
 
 
 def _address(url: str, path: str, *, socket: bool = False) -> str:
@@ -251,5 +332,19 @@ def _headers(key: str | None, idempotency_key: str | None = None) -> dict[str, s
     return {name: value for name, value in headers.items() if value}
 
 
+def _parse(text: str) -> Any:  # noqa: ANN401 — JSON
+    """Return the value of a JSON text (RFC 8259); raise ValueError for what is none, or is too deep for Python."""
+    try:
+        return json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
+    except RecursionError:
+        msg = "it is nested too deep for Python"
+        raise ValueError(msg) from None
+
+
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 4300 else float(digits)  # noqa: PLR2004 — int() takes no more
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"JSON has no {name}"
+    raise ValueError(msg)

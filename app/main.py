@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.applications import Starlette
@@ -17,11 +17,13 @@ from app.bus.backend import Backend, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.bus.postgres import PostgresBackend
-from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, load, watch
-from app.core.channel import History
+from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, differences, first_of, load, watch
+from app.core import turns
+from app.core.channel import History, Registry
 from app.core.hub import Hub
 from app.core.intake import Intake
 from app.core.ports import DIRECT, INTAKE, METER, Head, Meter, Publisher, Reply
+from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
@@ -32,15 +34,13 @@ from app.web.routes import Edge, Routes
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
 
-T = TypeVar("T")
-
 _log = structlog.get_logger("app")
 
 
 def create_app() -> ASGIApp:
     """Make the ASGI application that a worker serves, from the process's environment.
 
-    Raises :class:`~app.config.ConfigError`; ``python -m app serve`` has checked before.
+    Raises :class:`~app.config.ConfigError`; ``abide serve`` has checked before.
     """
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
@@ -70,14 +70,6 @@ def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
     )
 
 
-async def in_turns(items: Iterable[T], handle: Callable[[T], object]) -> None:
-    """Handle items one by one, and let the event loop go on with others after every hundred."""
-    for number, item in enumerate(items, start=1):
-        handle(item)
-        if number % 100 == 0:
-            await asyncio.sleep(0)
-
-
 class Abide:
     """The application: the routes of the settings in force, behind one reference."""
 
@@ -85,7 +77,8 @@ class Abide:
         self._environment = environment
         self._settings = load(environment)
         self._config_error: str | None = None
-        self._metrics = Metrics(self._declared)
+        self._metrics = Metrics(_declared_by(self._settings.registry))
+        self._counts = Counts()
         self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
         self._intake = Intake()
         self._tracing = tracing
@@ -111,10 +104,6 @@ class Abide:
     def _history(self, channel: str) -> History:
         return self._settings.registry.history(channel)
 
-    def _declared(self, channel: str) -> str | None:
-        declared = self._settings.registry.get(channel)
-        return None if declared is None else declared.name
-
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
@@ -137,19 +126,20 @@ class Abide:
                 version=__version__,
                 console=settings.console,
                 intake=self._intake,
+                count_all=self._count_all,
                 root_path=self._environment.root_path,
             )
         )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[dict[str, Any]]:
-        for warning in self._settings.warnings:
-            _log.warning("config_warning", detail=warning)
-        self._metrics.declare(channel.name for channel in self._settings.registry.channels)
+        _warn(self._settings.warnings)
+        self._metrics.declare(_names(self._settings))
         async with self._bus.running():
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
+                asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             # Spans are made around ASGI requests alone.
@@ -171,6 +161,10 @@ class Abide:
             else:
                 await self._apply(change)
 
+    async def _count_all(self) -> Mapping[str, Count]:
+        self._counts.tell(self._hub.counts())
+        return await asyncio.to_thread(self._counts.of_all)
+
     async def _sample(self) -> None:
         """Tell the metrics what is looked at, not counted."""
         self._metrics.sample(
@@ -181,18 +175,43 @@ class Abide:
         )
 
     async def _apply(self, settings: Settings) -> None:
-        """Serve other settings from one moment to the next; what thousands of channels cost besides comes in turns."""
+        """Serve other settings from one moment to the next; what that costs besides comes in turns, or in a thread."""
         authenticator = self._authenticator(settings)
-        routes = self._build(settings, authenticator)  # may fail, and then nothing has changed
-        self._metrics.flush()  # what was counted under the old names
+        # May fail, and then nothing has changed.
+        routes = await asyncio.to_thread(self._build, settings, authenticator)
+        changes = await asyncio.to_thread(differences, self._settings, settings)
         before, self._settings, self._routes, self._config_error = self._settings, settings, routes, None
         self._metrics.config_ok = True
-        self._hub.apply(settings.registry, authenticator.judge)
-        names = {channel.name for channel in settings.registry.channels}
-        old = {channel.name for channel in before.registry.channels}
-        await in_turns(names - old, lambda name: self._metrics.declare((name,)))
-        _log.info("config_applied", config=settings.digest, added=sorted(names - old), removed=sorted(old - names))
-        warnings = set(settings.warnings) - set(before.warnings)
-        await in_turns(warnings, lambda warning: _log.warning("config_warning", detail=warning))
+        await self._metrics.rename(_declared_by(settings.registry))
+        await self._hub.apply(settings.registry, authenticator.judge)
+        names = await asyncio.to_thread(_new, _names(settings), _names(before))
+        await turns.each(names, lambda name: self._metrics.declare((name,)))
+        _log.info("config_applied", config=settings.digest, **changes._asdict())
+        _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
+
+
+def _declared_by(registry: Registry) -> Callable[[str], str | None]:
+    """Return what finds the declared name that a channel's name stands for."""
+
+    def declared(name: str) -> str | None:
+        channel = registry.get(name)
+        return None if channel is None else channel.name
+
+    return declared
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in first_of(warnings):
+        _log.warning("config_warning", detail=warning)
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    return (channel.name for channel in settings.registry.channels)
+
+
+def _new(texts: Iterable[str], before: Iterable[str]) -> list[str]:
+    """Return the texts that were not there before."""
+    known = set(before)
+    return [text for text in texts if text not in known]

@@ -24,7 +24,7 @@ def as_text(outcome: Outcome, reasons: Sequence[str]) -> str:
         f"Reconciliation: {totals.subscribers} subscribers expected {totals.expected}, received {totals.received}",
         f"  {totals.holes} holes, {totals.doubles} doubles; {totals.gaps} gaps told, of {totals.gone} messages",
         *map(_account, faulty[:WORST]),
-        *(f"FAILED: {reason}" for reason in reasons),
+        *([f"FAILED: {reason}" for reason in reasons] or ["PASSED: nothing exceeded its threshold"]),
     ]
     return "\n".join(lines)
 
@@ -48,10 +48,18 @@ def as_json(outcome: Outcome, reasons: Sequence[str]) -> str:
     return f'{json.dumps(head, indent=1)[:-2]},\n "subscribers": [\n  {rows}\n ]\n}}\n'
 
 
+def under(page: str, text: str) -> str:
+    """Return locust's own report, which knows nothing of reconciliation, with the summary under it.
+
+    Only the page's end is looked for: the scripts inside it have a ``</body>``, too.
+    """
+    before, end, after = page.rpartition("</body>")
+    return f'{before}<pre id="summary" style="margin: 2em">{html.escape(text)}</pre>{end}{after}'
+
+
 def add_to_page(path: Path, text: str) -> None:
-    """Put the summary under locust's own report, which knows nothing of reconciliation."""
-    page = path.read_text(encoding="utf-8")
-    path.write_text(page.replace("</body>", f"<pre>{html.escape(text)}</pre></body>"), encoding="utf-8")
+    """Put the summary under the report in a file."""
+    path.write_text(under(path.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
 def _account(row: Row) -> str:

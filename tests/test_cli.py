@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,20 @@ from types import ModuleType
 
 import pytest
 
+from app import __version__
 from app.cli import main
 from app.config import json_schema
 from app.core.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
+ABIDE = str(ROOT / "bin" / "abide")
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m app`` in the project, with only these variables of ours set."""
+    """Run ``bin/abide`` in the project, with only these variables of ours set."""
     environment = {"PATH": os.environ["PATH"], **variables}
     return subprocess.run(
-        [sys.executable, "-m", "app", *arguments],
+        [ABIDE, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -116,6 +119,47 @@ def test_serve(gunicorn: str) -> None:
     assert done.stdout.strip() == str(["-c", str(ROOT / "gunicorn.conf.py"), "app.main:create_app()"])
 
 
+def test_options_go_before_variables(gunicorn: str, tmp_path: Path) -> None:
+    """Serve takes options before the environment, and its messages name whichever of the two said what is wrong."""
+    missing = str(tmp_path / "none.yaml")
+    variables = {"PORT": "abc", "WEB_CONCURRENCY": "2", "HOST": "::", "CHANNELS_CONFIG": missing}
+    options = ("--port=8001", "--workers=1", "--host=127.0.0.1", "--config=config/channels.yaml")
+    assert run("serve", *options, PYTHONPATH=gunicorn, **variables).returncode == 0
+    for option, said in (
+        ("--port=65536", '--port: must be a whole number from 0 to 65535, not "65536"'),
+        ("--workers=0", '--workers: must be a whole number from 1 to 10000, not "0"'),
+        ("--workers=2", "--workers: 2 workers cannot share memory://"),
+        (f"--config={missing}", f"{missing}: cannot be read (No such file or directory): --config names the file"),
+    ):
+        done = run("serve", option)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+        assert done.stderr.startswith(said)
+    assert "FILE names the file" in run("check", missing).stderr
+    assert "METRICS_PORT: is --port too (9000)" in run("serve", "--port=9000", METRICS_PORT="9000").stderr
+
+
+def test_from_anywhere(tmp_path: Path) -> None:
+    """Command finds its checkout through symbolic links, and takes nobody else's package for its own."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__main__.py").write_text("raise SystemExit(7)")
+    (tmp_path / "first").symlink_to(ABIDE)
+    (tmp_path / "second").symlink_to("first")
+    for arguments in (["--version"], ["check"]):
+        done = subprocess.run(
+            [tmp_path / "second", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert f"abide {__version__}\n" == run("--version").stdout
+
+
+def test_without_an_environment(tmp_path: Path) -> None:
+    """Command of a checkout that is not set up says what to run, in one line."""
+    shutil.copytree(ROOT / "bin", tmp_path / "bin")
+    done = subprocess.run([tmp_path / "bin" / "abide"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"abide: there is no .venv in {tmp_path} yet: run 'make -C {tmp_path} setup' once\n"
+
+
 def test_check_needs_no_driver(tmp_path: Path) -> None:
     """Check judges a Postgres configuration without Postgres' driver, and shows no password."""
     (tmp_path / "asyncpg.py").write_text("raise ImportError")
@@ -130,7 +174,7 @@ def test_check_for_a_reader_that_leaves(tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
     path.write_text("channels:\n" + "".join(f"  channel-{n}: {{}}\n" for n in range(3000)))
     with subprocess.Popen(
-        [sys.executable, "-m", "app", "check", str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [ABIDE, "check", str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -200,7 +244,7 @@ def test_schema() -> None:
     ("arguments", "fragments"),
     [
         ([], ["serve", "check", "migrate", "schema"]),
-        (["serve"], ["serve it under gunicorn"]),
+        (["serve"], ["serve it under gunicorn", "--port PORT", "WEB_CONCURRENCY"]),
         (["check"], ["the YAML file", "CHANNELS_CONFIG"]),
         (["migrate"], ["Postgres schema"]),
         (["schema"], ["JSON Schema"]),
@@ -218,4 +262,20 @@ def test_usage(arguments: list[str]) -> None:
     """Command answers a call that it does not know with its usage and exit code 2."""
     done = run(*arguments)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: python -m app")
+    assert done.stderr.startswith("usage: abide")
+
+
+def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:
+    """Make takes a .venv that is a link as it is, however old, and clears nothing behind it."""
+    shared, checkout = tmp_path / "shared", tmp_path / "checkout"
+    shared.mkdir()
+    (shared / "kept").touch()
+    checkout.mkdir()
+    (checkout / ".venv").symlink_to(shared)
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, checkout)
+    done = subprocess.run(
+        [shutil.which("make") or "make", "setup"], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in shared.iterdir()] == ["kept"]

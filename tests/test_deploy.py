@@ -58,8 +58,8 @@ def seconds(duration: str) -> int:
 
 
 def run(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command with this Python as ``python``, and nothing else of our environment."""
-    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """Run a command with our own commands and this Python on the path, and nothing else of our environment."""
+    path = {"PATH": f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         command, cwd=cwd, env={**(env or {}), **path}, capture_output=True, text=True, check=False, timeout=50
     )
@@ -90,10 +90,15 @@ def test_user() -> None:
 
 
 def test_command() -> None:
-    """Image runs the server without a shell between, by a command that exists."""
-    command = DOCKERFILE.command
-    assert command == ["python", "-m", "app", "serve"]
-    assert run(*command, "--help").returncode == 0
+    """Image serves, or does what its arguments say: a command of Abide's, whatever is put before it, or a shell's."""
+    assert DOCKERFILE.entrypoint == ["entrypoint"]
+    assert DOCKERFILE.command == ["serve"]
+    assert DOCKERFILE.environment["PATH"].startswith("/app/bin:")
+    for arguments in (["--version"], ["abide", "--version"], ["sh", "-c", "abide --version"]):
+        done = run(str(ROOT / "bin" / "entrypoint"), *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"abide {PROJECT['version']}\n", "")
+    served = run(str(ROOT / "bin" / "entrypoint"), *DOCKERFILE.command, "--help")
+    assert served.stdout.startswith("usage: abide serve")
 
 
 def test_port() -> None:
@@ -128,7 +133,8 @@ def test_copied_files(tmp_path: Path) -> None:
             shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
             shutil.copy(path, target)
-    assert run("python", "-m", "app", "check", cwd=tmp_path).returncode == 0
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    assert run(str(tmp_path / "bin" / "abide"), "check", cwd=tmp_path).returncode == 0
     load = ("python", "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "app.main:create_app()")
     assert run(*load, cwd=tmp_path).returncode == 0
 
@@ -206,8 +212,8 @@ def test_recipes_name_what_exists() -> None:
     """Recipes name paths of the server's own, and its commands as they are."""
     text = "\n".join(recipe.read_text() for recipe in RECIPES)
     assert set(re.findall(r"(?<=[\s`=:])/health/\w+", text)) == {"/health/live", "/health/ready"}
-    for command in set(re.findall(r"python -m app (\w+)", text)):
-        assert run("python", "-m", "app", command, "--help").returncode == 0
+    for command in set(re.findall(r"\babide (check|migrate|serve|\w+(?=`))", text)):
+        assert run("abide", command, "--help").returncode == 0
 
 
 def test_table_of_platforms() -> None:
@@ -258,7 +264,8 @@ def test_kubernetes() -> None:
     assert paths == {"startup": "/health/live", "liveness": "/health/live", "readiness": "/health/ready"}
     assert ports == {"http": Environment().port, "metrics": int(variables["METRICS_PORT"])}
     assert DOCKERFILE.arguments("USER")[0].startswith(f"{pod['securityContext']['runAsUser']}:")
-    assert migration["command"] == ["python", "-m", "app", "migrate"]
+    assert "command" not in migration  # the image's entrypoint
+    assert migration["args"] == ["migrate"]
     assert migration["image"] == container["image"] == f"abide:{PROJECT['version']}"
     before = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     patience = before + int(variables["DRAIN_SECONDS"]) + STOP_SECONDS

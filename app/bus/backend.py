@@ -52,13 +52,14 @@ class Backend(ABC):
         """Let go of everything. Never raises."""
 
     @abstractmethod
-    async def append(self, records: Sequence[Record]) -> list[Outcome]:
-        """Store the records as one batch, in order; return one outcome for each.
+    async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:
+        """Store the records as one batch, in order; return one outcome for each, at the ``deadline`` at the latest.
 
-        Called by one task at a time. A record whose key its publisher has used in the channel
-        (within :data:`KEY_LIFETIME`) is not stored again: its outcome is the first one, marked as
-        replayed, or :class:`~app.core.errors.KeyReusedError` when its data differs. Raises
-        :class:`~app.core.errors.UnavailableError` when nothing was stored.
+        That is a time of :func:`time.monotonic`; None leaves it to the backend. Called by one task at a time.
+
+        A record whose key its publisher has used in the channel (within :data:`KEY_LIFETIME`) is not stored again: its
+        outcome is the first one, marked as replayed, or :class:`~app.core.errors.KeyReusedError` when its data differs.
+        Raises :class:`~app.core.errors.UnavailableError` when nothing was stored.
         """
 
     @abstractmethod

@@ -30,22 +30,34 @@ MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = 1024 * 1024
 """An append is closed when it holds so much; one submission is never split."""
 
+PATIENCE_SECONDS = 5.0
+"""A submission is answered so long after its arrival, if it is not stored before: then it is refused."""
+
+_LEAST_SECONDS = 0.8
+"""What an append has at least, though its first submission has waited until then."""
+
+_EXPIRY_SECONDS = 0.1
+"""Between two looks for submissions that have waited for too long. They all are answered within six seconds."""
+
 _ANSWERED_AT_ONCE = 128
 """Submissions that are answered in one turn of the loop."""
+
+_NOT_TAKEN = "not stored: what was published before still waits for the backend: try again in a moment"
 
 _log = structlog.get_logger(__name__)
 
 
-_Submission = tuple[Sequence[Record], int, asyncio.Future[list[Outcome]]]
-"""Records, their bytes, and what their publisher waits for. Bare, because one is made for each message."""
+_Submission = tuple[Sequence[Record], int, asyncio.Future[list[Outcome]], float]
+"""Records, their bytes, what their publisher waits for, and when they came. Bare: one is made for each message."""
+
+Append = Callable[[Sequence[Record], float], Awaitable[list[Outcome]]]
+"""Stores records as one batch by a time of :func:`time.monotonic`; see :meth:`app.bus.backend.Backend.append`."""
 
 
 class GroupCommit:
     """Feeds ``append`` one batch at a time from a bounded queue."""
 
-    def __init__(
-        self, append: Callable[[Sequence[Record]], Awaitable[list[Outcome]]], meter: Meter = UNMETERED
-    ) -> None:
+    def __init__(self, append: Append, meter: Meter = UNMETERED) -> None:
         self._append = append
         self._meter = meter
         self._waiting: deque[_Submission] = deque()
@@ -61,7 +73,7 @@ class GroupCommit:
         return f"<GroupCommit {self._messages} messages, {self._bytes} bytes waiting>"
 
     def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
-        """Queue the records, in order and in one batch; return their outcome, when it is known.
+        """Queue the records, in order and in one batch; return their outcome, when it is known: within six seconds.
 
         Raises :class:`OverloadedError` and :class:`UnavailableError` at once. No coroutine: half a
         publisher's time goes into waiting for its message.
@@ -77,7 +89,7 @@ class GroupCommit:
         outcomes: asyncio.Future[list[Outcome]] = self._loop.create_future()
         if not waiting:
             self._wake()
-        waiting.append((records, added, outcomes))
+        waiting.append((records, added, outcomes, time.monotonic()))
         self._messages, self._bytes = messages, size
         return outcomes
 
@@ -85,6 +97,7 @@ class GroupCommit:
         """Append until :meth:`close`, and then what still waits."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as answering:
+            expiring = answering.create_task(self._expire())
             while self._waiting or not self._closing:
                 if not self._waiting:
                     self._news = loop.create_future()
@@ -95,6 +108,7 @@ class GroupCommit:
                 _answer(batch[:_ANSWERED_AT_ONCE], outcomes)
                 if len(batch) > _ANSWERED_AT_ONCE:
                     answering.create_task(_answer_rest(batch[_ANSWERED_AT_ONCE:], outcomes))
+            expiring.cancel()
 
     def close(self) -> None:
         """Refuse new records and let :meth:`run` return when the queue is empty."""
@@ -112,10 +126,10 @@ class GroupCommit:
         return OverloadedError(f"{self._messages} messages wait for the backend already: publish again in a moment")
 
     def _take(self) -> list[_Submission]:
-        records, size, _ = self._waiting[0]
+        records, size, *_ = self._waiting[0]
         messages, taken = len(records), [self._waiting.popleft()]
         while self._waiting:
-            records, more, _ = self._waiting[0]
+            records, more, *_ = self._waiting[0]
             messages += len(records)
             size += more
             if messages > MAX_BATCH_MESSAGES or size > MAX_BATCH_BYTES:
@@ -123,13 +137,27 @@ class GroupCommit:
             taken.append(self._waiting.popleft())
         return taken
 
+    async def _expire(self) -> None:
+        """Refuse what has waited for too long behind what is under way; never returns."""
+        waiting = self._waiting
+        while True:
+            await asyncio.sleep(_EXPIRY_SECONDS)
+            too_old = time.monotonic() - PATIENCE_SECONDS
+            while waiting and waiting[0][3] < too_old:
+                records, size, future, _ = waiting.popleft()
+                self._messages -= len(records)
+                self._bytes -= size
+                if not future.done():
+                    future.set_result([UnavailableError(_NOT_TAKEN)] * len(records))
+
     async def _commit(self, batch: list[_Submission]) -> Iterator[Outcome]:
         """Append a batch; return the outcomes of its records, in their order."""
-        records = [record for some, _, _ in batch for record in some]
+        records = [record for some, *_ in batch for record in some]
         outcomes: list[Outcome]
         began = time.perf_counter()
         try:
-            outcomes = await self._append(records)
+            deadline = max(batch[0][3] + PATIENCE_SECONDS, time.monotonic() + _LEAST_SECONDS)
+            outcomes = await self._append(records, deadline)
             self._meter.appended(len(records), time.perf_counter() - began)
             self._meter.published(_stored(records, outcomes))
         except AbideError as error:
@@ -139,7 +167,7 @@ class GroupCommit:
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
         self._messages -= len(records)
-        self._bytes -= sum([size for _, size, _ in batch])
+        self._bytes -= sum([size for _, size, *_ in batch])
         return iter(outcomes)
 
 
@@ -154,7 +182,7 @@ def _stored(records: Sequence[Record], outcomes: Sequence[Outcome]) -> dict[str,
 
 def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:
     """Tell publishers; takes from ``outcomes`` what is theirs."""
-    for records, _, future in batch:
+    for records, _, future, _ in batch:
         mine = [next(outcomes)] if len(records) == 1 else list(islice(outcomes, len(records)))
         if not future.done():  # who waited may have gone away
             future.set_result(mine)

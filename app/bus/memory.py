@@ -204,7 +204,7 @@ class MemoryBackend(Backend):
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
 
-    async def append(self, records: Sequence[Record]) -> list[Outcome]:
+    async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:  # noqa: ARG002
         """Store the records; see the contract."""
         now = int(self._clock() * 1000)
         outcomes = [self._append(record, now) for record in records]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from asyncio import sleep, to_thread
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
+from app.config.elsewhere import parse_elsewhere
 from app.config.environment import Environment
 from app.config.kept import KEPT
 from app.config.load import digest as digest_of
 from app.config.load import parse, read
 from app.config.problems import ConfigError
 from app.config.settings import Settings
+
+_LARGE = 16 * 1024
+"""Bytes of a file that is parsed in a process of its own: to start one takes as long as to parse so many."""
 
 
 async def watch(
@@ -43,8 +48,15 @@ def _read(environment: Environment) -> bytes | ConfigError:
 
 def _parse(content: bytes, environment: Environment) -> Settings | ConfigError:
     try:
-        settings = parse(content, environment)
+        settings = _parse_anywhere(content, environment)
     except ConfigError as error:
         return error
     KEPT.keep(content)
     return settings
+
+
+def _parse_anywhere(content: bytes, environment: Environment) -> Settings:
+    if len(content) > _LARGE:
+        with suppress(OSError):  # no room for another process: then it is to be done here
+            return parse_elsewhere(content, environment)
+    return parse(content, environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.config.backend import direct_refusal, kind
 from app.config.environment import Environment
+from app.config.options import OPTIONS
 from app.config.problems import ConfigError, Problem
 from app.config.settings import Operators, Settings
 from app.core.channel import Access, Channel, Registry
@@ -11,15 +12,22 @@ from app.core.channel import Access, Channel, Registry
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
     """Raise :class:`ConfigError` when the settings cannot be served in this environment."""
-    if environment.workers > 1 and settings.backend_kind == "memory":
+    most = most_workers(settings)
+    if most is not None and environment.workers > most:
         message = (
             f"{environment.workers} workers cannot share memory://, which lives in one process: "
-            "set WEB_CONCURRENCY=1, or a backend that workers can share"
+            "have one worker, or set DATABASE_URL to a backend that workers can share"
         )
-        raise ConfigError([Problem("", 0, 0, "WEB_CONCURRENCY", message)])
+        raise ConfigError([Problem("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
     if environment.metrics_port == environment.port:
-        message = f"is PORT too ({environment.port}): set another one, or none to have /metrics on PORT"
+        port = OPTIONS.name("PORT")
+        message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"
         raise ConfigError([Problem("", 0, 0, "METRICS_PORT", message)])
+
+
+def most_workers(settings: Settings) -> int | None:
+    """Return how many workers can serve the settings; None for any number."""
+    return 1 if settings.backend_kind == "memory" else None
 
 
 def direct_url(environment: Environment, backend: str) -> str | None:

@@ -9,25 +9,33 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from app.config.options import OPTIONS
 from app.config.problems import ConfigError, Problem, listed, quoted
 
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
+CHANNELS_CONFIG = Path("config/channels.yaml")
+"""The file where none is named: that of the current directory, else the one that comes with Abide."""
+
+_ROOT = Path(__file__).resolve().parents[2]
 _PATH = re.compile(r"/|(/[A-Za-z0-9_.~-]+)+/?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the environment says. A variable that is set to the empty string counts as unset."""
+    """What the environment says, and the command line before it.
+
+    A variable that is set to the empty string counts as unset.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     metrics_port: int | None = None
     """Where ``/metrics`` is; None for ``port``."""
 
-    channels_config: Path = Path("config/channels.yaml")
+    channels_config: Path = CHANNELS_CONFIG
     workers: int = 1
     drain_seconds: int = 15
     max_connection_age: int = 0
@@ -55,7 +63,7 @@ class Environment:
             host=values.text("HOST", "127.0.0.1"),
             port=values.number("PORT", 8000, most=65535),
             metrics_port=values.number("METRICS_PORT", 0, most=65535) or None,
-            channels_config=Path(values.text("CHANNELS_CONFIG", "config/channels.yaml")),
+            channels_config=Path(values.text("CHANNELS_CONFIG", "") or _default_channels_config()),
             workers=values.number("WEB_CONCURRENCY", 1, least=1),
             drain_seconds=values.number("DRAIN_SECONDS", 15),
             max_connection_age=values.number("MAX_CONNECTION_AGE", 0, most=604_800),
@@ -87,7 +95,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def text(self, name: str, default: str) -> str:
-        return self.environ.get(name) or default
+        return OPTIONS.get(name) or self.environ.get(name) or default
 
     def number(self, name: str, default: int, *, least: int = 0, most: int = 10_000) -> int:
         text = self.text(name, str(default)).strip()
@@ -111,4 +119,9 @@ class _Reader:
         return text.rstrip("/")
 
     def _wrong(self, name: str, message: str) -> None:
-        self.problems.append(Problem("", 0, 0, name, message))
+        self.problems.append(Problem("", 0, 0, OPTIONS.name(name), message))
+
+
+def _default_channels_config() -> Path:
+    shipped = _ROOT / CHANNELS_CONFIG
+    return shipped if shipped.exists() and not CHANNELS_CONFIG.exists() else CHANNELS_CONFIG

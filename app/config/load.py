@@ -13,6 +13,7 @@ from app.config.environment import Environment
 from app.config.kept import KEPT
 from app.config.model import ChannelPolicy, File, Policy
 from app.config.names import clashes
+from app.config.options import OPTIONS
 from app.config.problems import ConfigError, Problem, quoted
 from app.config.settings import Settings
 from app.config.source import Document
@@ -45,7 +46,7 @@ def read(path: Path) -> bytes:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    message = f"cannot be read ({reason}): CHANNELS_CONFIG names the file"
+    message = f"cannot be read ({reason}): {OPTIONS.name('CHANNELS_CONFIG')} names the file"
     raise ConfigError([Problem(str(path), 0, 0, "", message)])
 
 

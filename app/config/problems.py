@@ -6,11 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
+from itertools import islice
+from typing import Any
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LONGEST_SHOWN = 60
 _LONGEST_LINE = 500
-_MOST_LINES = 10
+
+MOST_SHOWN = 10
+"""Lines of a list that are shown where nobody has asked for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +42,27 @@ class Problem:
 class ConfigError(Exception):
     """The configuration cannot be used; ``str()`` is one line per problem."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        """Take every problem that was found."""
+    def __init__(self, problems: Iterable[Problem], *, more: int = 0) -> None:
+        """Take the problems that were found, and how many there were besides."""
         self.problems = tuple(problems)
+        self.more = more
         super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled."""
+        return partial(ConfigError, more=self.more), (self.problems,)
 
     def summary(self) -> list[str]:
         """Return the first problems, a line for each, and how many more there are: a file may have thousands."""
-        lines = [_shortened(str(problem), _LONGEST_LINE) for problem in self.problems[:_MOST_LINES]]
-        more = len(self.problems) - len(lines)
-        return [*lines, f"and {more} more"] if more else lines
+        return first_of(map(str, self.problems), more=self.more)
+
+
+def first_of(lines: Iterable[str], *, more: int = 0) -> list[str]:
+    """Return the first lines, shortened, and how many there are besides them and ``more``: ``and 7 more``."""
+    rest = iter(lines)
+    shown = [_shortened(line, _LONGEST_LINE) for line in islice(rest, MOST_SHOWN)]
+    more += sum(1 for _ in rest)
+    return [*shown, f"and {more} more"] if more else shown
 
 
 def key_path(location: Sequence[str | int]) -> str:

@@ -6,6 +6,7 @@ All of it is immutable. A reload builds a new :class:`Registry` and swaps it in 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -26,6 +27,8 @@ NAME = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
 
 PARAMETER = r"[A-Za-z0-9_-]{1,128}"
 """What a family's parameter may stand for."""
+
+_PARAMETER = re.compile(PARAMETER, re.ASCII)
 
 RESERVED = frozenset(
     (
@@ -213,12 +216,11 @@ class Registry:
                 most = self._most_from.get(channel.publish, 0)
                 self._most_from[channel.publish] = max(most, channel.max_message_size)
         self._plain = {c.name: c for c in channels if not c.is_family}
-        # By prefix: asking each family in turn would take longer than a push does.
-        self._families: dict[str, list[tuple[re.Pattern[str], Channel]]] = {}
-        for family in (c for c in channels if c.is_family):
-            self._families.setdefault(family.prefix, []).append((_pattern(family), family))
-        self._lengths = sorted({len(prefix) for prefix in self._families}, reverse=True)
-        self._family = lru_cache(maxsize=_KNOWN_NAMES)(self._find_family)
+        self._family = lru_cache(maxsize=_KNOWN_NAMES)(_Families(c for c in channels if c.is_family).find)
+
+    def __reduce__(self) -> tuple[type[Registry], tuple[tuple[Channel, ...], Channel]]:
+        """Let it be pickled."""
+        return Registry, (self.channels, self.defaults)
 
     def get(self, name: str) -> Channel | None:
         """Return the channel that ``name`` stands for, or None."""
@@ -226,13 +228,6 @@ class Registry:
         if channel is None and len(name) <= MAX_NAME:
             return self._family(name)
         return channel
-
-    def _find_family(self, name: str) -> Channel | None:
-        for length in self._lengths:
-            for pattern, family in self._families.get(name[:length], ()):
-                if pattern.fullmatch(name):
-                    return family
-        return None
 
     def find(self, name: str) -> Channel:
         """Return the channel that ``name`` stands for; raise :class:`UnknownChannelError`."""
@@ -251,7 +246,20 @@ class Registry:
         return (self.get(name) or self.defaults).history
 
 
-def _pattern(family: Channel) -> re.Pattern[str]:
-    prefix, _, rest = family.name.partition("{")
-    suffix = rest.partition("}")[2]
-    return re.compile(re.escape(prefix) + PARAMETER + re.escape(suffix), re.ASCII)
+class _Families:
+    """The families by prefix: asking each in turn would take longer than a push does."""
+
+    def __init__(self, families: Iterable[Channel]) -> None:
+        self._by_prefix: dict[str, list[tuple[str, Channel]]] = {}
+        for family in families:
+            suffix = family.name.partition("}")[2]
+            self._by_prefix.setdefault(family.prefix, []).append((suffix, family))
+        self._lengths = sorted({len(prefix) for prefix in self._by_prefix}, reverse=True)
+
+    def find(self, name: str) -> Channel | None:
+        """Return the family that a name belongs to."""
+        for length in self._lengths:
+            for suffix, family in self._by_prefix.get(name[:length], ()):
+                if name.endswith(suffix) and _PARAMETER.fullmatch(name, length, len(name) - len(suffix)):
+                    return family
+        return None

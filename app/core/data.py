@@ -32,6 +32,9 @@ MAX_ENVELOPE = 8 * 1024
 MAX_ITEM = MAX_MESSAGE_SIZE + MAX_ENVELOPE
 """Bytes of a message with its envelope, at most."""
 
+ENVELOPE_DEPTH = MAX_DEPTH + 1
+"""How deep an envelope may be nested: its message as deep as one that comes without."""
+
 SHOWN = 80
 """Characters of what somebody sent that are repeated in an error."""
 
@@ -111,7 +114,7 @@ def members(text: str, names: Container[str]) -> Members:
     Raises :class:`MalformedError` for anything but one object, and :class:`MemberError` for the first name that is
     not among ``names`` or appears twice.
     """
-    _check_depth(text)
+    _check_depth(text, ENVELOPE_DEPTH)
     return _plain_members(text, names) or _members(text, names)
 
 
@@ -145,7 +148,7 @@ def walk_items(body: bytes, most: int, pace: Pace) -> Steps[list[slice]]:
     Raises :class:`MalformedError` as soon as there are more than ``most``, and
     :class:`~app.core.errors.TooLargeError` as soon as one is larger than any message with its envelope.
     """
-    return Walk(body, MAX_ITEM, pace).items(most)
+    return Walk(body, MAX_ITEM, pace, ENVELOPE_DEPTH).items(most)
 
 
 def _whole(body: bytes) -> Steps[bytes]:
@@ -223,11 +226,11 @@ async def read_text(body: bytes) -> bytes:
     return from_text(body)
 
 
-def _check_depth(text: str) -> None:
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+def _check_depth(text: str, deepest: int = MAX_DEPTH) -> None:
+    if text.count("[") + text.count("{") <= deepest:
         return
     brackets = _STRINGS.sub(b"", text.encode(errors="replace")).translate(_DEEPER, _NO_BRACKET)
-    if max(accumulate(array("b", brackets)), default=0) > MAX_DEPTH:
+    if max(accumulate(array("b", brackets)), default=0) > deepest:
         msg = f"the JSON is nested more than {MAX_DEPTH} deep"
         raise MalformedError(msg)
 

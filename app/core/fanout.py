@@ -91,6 +91,9 @@ class Fanout(Generic[SubscriptionT]):
         yield from self._all_live()
         yield from list(self._behind)
 
+    def __contains__(self, subscription: SubscriptionT) -> bool:
+        return subscription in self._behind or self._is_live(subscription)
+
     def start(self, position: Position) -> None:
         """Begin after ``position``."""
         self.tail.start(position)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from app.core import turns
 from app.core.catchup import Catchup, Kept
 from app.core.channel import ANONYMOUS, Identity, Registry
 from app.core.errors import AbideError, ChannelRemovedError
@@ -21,6 +22,7 @@ from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Begin, Start, begin
 from app.core.subscription import Subscription
 from app.core.tail import Budget
+from app.core.turns import Pace, Steps
 
 TAIL_BYTES = 64 * 1024 * 1024
 """What all tails of a process hold together, at most."""
@@ -86,22 +88,26 @@ class Hub:
         """Return how many subscriptions there are."""
         return sum(len(followed.fanout) for followed in self._followed.values())
 
-    def counters(self) -> dict[str, tuple[int, int]]:
-        """Return the channels that are followed here: name → how many subscriptions, and the newest offset."""
-        return {name: (len(followed.fanout), followed.fanout.tail.head) for name, followed in self._followed.items()}
+    def counts(self) -> dict[str, tuple[int, int | None]]:
+        """Return the declared names that are subscribed to: how many subscriptions, and the newest offset.
 
-    def apply(self, registry: Registry, judge: Judge | None = None) -> None:
+        A family's subscriptions are those of all its channels; it has no offset.
+        """
+        return {name: (count, self._head(name)) for name, count in self.subscribers.items() if count}
+
+    def _head(self, name: str) -> int | None:
+        followed = self._followed.get(name)
+        return followed.fanout.tail.head if followed else None
+
+    async def apply(self, registry: Registry, judge: Judge | None = None) -> None:
         """Bring open connections and subscriptions under new rules; end those that they no longer admit.
 
-        ``judge`` says of each caller what it is now; without it, nobody has become another.
+        ``judge`` says of each caller what it is now; without it, nobody has become another. The rules are in force at
+        once for all that is asked from now on; who is there already has its turn one after the other.
         """
         self._registry = registry
         self._judge_caller = judge or _as_it_is
-        for connection in tuple(self._connections):
-            self._judge_connection(connection)
-        for followed in self._followed.values():
-            for subscription in followed.fanout:
-                self._judge(subscription)
+        await turns.run(self._judge_all())
 
     def admit(self, connection: Admitted) -> None:
         """Keep a connection under the rules in force until :meth:`leave`; it has its writer."""
@@ -188,6 +194,18 @@ class Hub:
             if followed is not None and followed.idle:
                 del self._followed[name]
                 await self._source.unfollow(name)
+
+    def _judge_all(self) -> Steps[None]:
+        pace = Pace()
+        for connection in tuple(self._connections):
+            if connection in self._connections:
+                self._judge_connection(connection)
+            yield from pace.pause()
+        for followed in tuple(self._followed.values()):
+            for subscription in tuple(followed.fanout):
+                if subscription in followed.fanout:  # some may have left meanwhile
+                    self._judge(subscription)
+                yield from pace.pause()
 
     def _judge_connection(self, connection: Admitted) -> None:
         try:

@@ -103,6 +103,15 @@ class Peer(Protocol):
         """Learn that the connection has ended, with this close code. The last call."""
 
 
+class Heartbeat(NamedTuple):
+    """What a connection says again and again, so that nobody takes it for dead."""
+
+    data: bytes
+    """One or more whole pieces of the wire format, shared by all."""
+    seconds: float
+    """From one to the next, at most."""
+
+
 FANOUT = "abide.fanout"
 """The ASGI extension by which a connection leaves the server's tasks: ``scope["extensions"]["abide.fanout"]``."""
 
@@ -111,10 +120,11 @@ class Handover(Protocol):
     """The extension in the scope of a WebSocket.
 
     Called once, after ``websocket.accept`` was sent: from then on the connection is the peer's,
-    and the ASGI application returns.
+    and the ASGI application returns. Who is on the other side is pinged anyway: a heartbeat is for
+    those whom nobody shows the pings, and goes out with them.
     """
 
-    def __call__(self, peer: Peer) -> Writer:
+    def __call__(self, peer: Peer, heartbeat: Heartbeat | None = None) -> Writer:
         """Hand the connection over to ``peer``, who writes frames."""
 
 
@@ -145,15 +155,6 @@ class Direct(Protocol):
 
     def __call__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
         """Take the request, and ``reply`` later, or return False and have done nothing."""
-
-
-class Heartbeat(NamedTuple):
-    """What a response that lasts says again and again, so that nobody on the way takes it for dead."""
-
-    data: bytes
-    """One or more whole pieces of the wire format, shared by all."""
-    seconds: float
-    """From one to the next, at most."""
 
 
 class ResponseHandover(Protocol):

@@ -62,13 +62,14 @@ _ARRAY_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = b']},:"'
 class Walk:
     """A walk over one text, value by value. A position is an offset in bytes."""
 
-    __slots__ = ("_closers", "_end", "_most", "_pace", "_text")
+    __slots__ = ("_closers", "_deepest", "_end", "_most", "_pace", "_text")
 
-    def __init__(self, text: bytes, most: int, pace: Pace) -> None:
-        """``most`` is how many bytes one value may have."""
+    def __init__(self, text: bytes, most: int, pace: Pace, deepest: int = MAX_DEPTH) -> None:
+        """``most`` is how many bytes one value may have, ``deepest`` how deep it may be nested."""
         self._text = text
         self._pace = pace
         self._most = most
+        self._deepest = deepest
         self._end = 0
         """How far the value that is walked may reach."""
         self._closers = bytearray()
@@ -217,7 +218,7 @@ class Walk:
         """Take a container whole, if it fits the window and is not deep; else come to its first value."""
         text, closers = self._text, self._closers
         while (byte := self._at(position)) in _CLOSERS:
-            levels = min(_DEEPEST, MAX_DEPTH - len(closers))
+            levels = min(_DEEPEST, self._deepest - len(closers))
             if levels == 0:
                 raise too_deep(position)
             if whole := _WHOLE[levels].match(text, position, min(position + WINDOW, self._end)):
@@ -232,7 +233,7 @@ class Walk:
     def _fill(self, position: int) -> _Next:
         """Take what fits the window, after a container's bracket or a comma; then come to the next value."""
         text, closer = self._text, self._closers[-1]
-        levels = min(_DEEPEST, MAX_DEPTH - len(self._closers))
+        levels = min(_DEEPEST, self._deepest - len(self._closers))
         pattern = (_ITEMS if closer == _ARRAY_END else _MEMBERS)[levels]
         run = pattern.match(text, position, min(position + WINDOW, self._end))
         position = run.end() if run else position

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -84,3 +84,15 @@ async def run(steps: Steps[T]) -> T:
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+
+async def each(items: Iterable[T], handle: Callable[[T], object]) -> None:
+    """Handle items one by one, in as many turns as it takes."""
+    await run(_each(items, handle))
+
+
+def _each(items: Iterable[T], handle: Callable[[T], object]) -> Steps[None]:
+    pace = Pace()
+    for item in items:
+        handle(item)
+        yield from pace.pause()

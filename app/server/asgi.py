@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.core.ports import FANOUT, Peer, Writer
+from app.core.ports import FANOUT, Heartbeat, Peer, Writer
 from app.server import handshake, rfc6455
 from app.server.websocket import WebSocketProtocol
 
@@ -134,7 +134,7 @@ class AsgiPeer:
 
     # The extension.
 
-    def hand_over(self, peer: Peer) -> Writer:
+    def hand_over(self, peer: Peer, heartbeat: Heartbeat | None = None) -> Writer:
         """Hand the connection over to ``peer``: the :class:`~app.core.ports.Handover`.
 
         Raises RuntimeError unless called once, after ``websocket.accept``.
@@ -143,7 +143,7 @@ class AsgiPeer:
             msg = "a connection is handed over once, after websocket.accept"
             raise RuntimeError(msg)
         self._phase = _Phase.DETACHED
-        if not self._connection.hand_over(peer, self._message) and self._code is not None:
+        if not self._connection.hand_over(peer, self._message, heartbeat) and self._code is not None:
             asyncio.get_running_loop().call_soon(peer.closed, self._code)
         return self._connection
 

@@ -6,6 +6,7 @@ Imported when the directory's name is in the environment, and never before: see 
 from __future__ import annotations
 
 import io
+import os
 import socket
 import sys
 import time
@@ -17,7 +18,8 @@ from typing import Any, ClassVar
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from app.telemetry.metrics import expose
+from app.telemetry import counts
+from app.telemetry.metrics import DIRECTORY, expose
 
 PATH = "/metrics"
 
@@ -34,6 +36,7 @@ Names = Callable[[str], bool]
 def forget(pid: int) -> None:
     """Drop what only a living worker has; what a dead one has counted stays."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    counts.forget(os.environ[DIRECTORY], pid)
 
 
 class Exporter:

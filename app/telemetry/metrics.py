@@ -16,7 +16,8 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -30,6 +31,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # when a series began
 TICK_SECONDS = 0.1
 """Between two looks at how late the event loop is."""
 
+_SLICE = 500
+"""Numbers that are passed on in one turn of the loop."""
+
 _TICKS = 10
 """Between two flushes."""
 
@@ -37,6 +41,10 @@ _APPEND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _ROUNDTRIP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _DELAY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+Label = Callable[[str], str | None]
+"""Returns the declared name that a channel's name stands for, or None."""
 
 
 class _Histogram(Histogram):
@@ -74,27 +82,29 @@ class _Tallied:
         for value in values:
             self._counter.labels(value)
 
-    def flush(self, label: Callable[[str], str | None] = str) -> int:
-        """Pass on what waits, under what ``label`` says of it; return how much has none."""
+    def flush(self, label: Label = str, unlabelled: Counter | None = None) -> Iterator[None]:
+        """Pass on what waits, one after the other, under what ``label`` says of it; what has none is ``unlabelled``."""
         waiting, self.waiting = self.waiting, Tally()
-        unlabelled = 0
+        return self._pass_on(waiting, label, unlabelled)
+
+    def _pass_on(self, waiting: Tally[str], label: Label, unlabelled: Counter | None) -> Iterator[None]:
         for name, count in waiting.items():
             value = label(name)
-            if value is None:
-                unlabelled += count
-            else:
+            if value is not None:
                 self._counter.labels(value).inc(count)
-        return unlabelled
+            elif unlabelled is not None:
+                unlabelled.inc(count)
+            yield
 
 
 class Metrics:
     """One worker's numbers. Implements the core's ``Meter``.
 
-    ``declared`` returns the declared name that a channel's name stands for, or None: only declared
-    names become labels, so that there are as many series as the file makes, whatever is asked for.
+    Only names that are ``declared`` become labels, so that there are as many series as the file makes, whatever is
+    asked for.
     """
 
-    def __init__(self, declared: Callable[[str], str | None]) -> None:
+    def __init__(self, declared: Label) -> None:
         self._declared = declared
         self._registry = CollectorRegistry()
         self._published = _Tallied(self._counter("abide_published", "Messages stored", "channel"))
@@ -201,20 +211,36 @@ class Metrics:
         self._config_ok.set(self.config_ok)
         self._backend_ok.set(backend_ok)
 
+    async def rename(self, declared: Label) -> None:
+        """Count under other names from now on; what was counted until now is passed on under the old ones."""
+        counted = self._counted()
+        self._declared = declared
+        await _in_slices(counted)
+
     def flush(self) -> None:
         """Pass on what was counted."""
-        self._undeclared.inc(self._published.flush(self._declared))
-        self._delivered.flush(self._declared)
-        for tallied in (self._gaps, self._resumes, self._refused, self._failed, self._limited):
-            tallied.flush()
+        for _ in self._counted():
+            pass
+
+    async def flush_in_slices(self) -> None:
+        """As :meth:`flush`, and let others go on in between: there may be hundreds of thousands of names."""
+        await _in_slices(self._counted())
+
+    def _counted(self) -> Iterator[None]:
+        """Take what was counted until now, and return what passes it on step by step."""
         for histogram in (self._append, self._batch, self._roundtrip, self._delay):
             histogram.flush()
+        return chain(
+            self._published.flush(self._declared, self._undeclared),
+            self._delivered.flush(self._declared),
+            *[tallied.flush() for tallied in (self._gaps, self._resumes, self._refused, self._failed, self._limited)],
+        )
 
     async def run(self, sample: Callable[[], Awaitable[None]]) -> None:
         """Measure the event loop, and once a second ``sample`` and flush; never returns."""
         while True:
             await sample()
-            self.flush()
+            await self.flush_in_slices()
             for _ in range(_TICKS):
                 due = time.monotonic() + TICK_SECONDS  # the loop's own clock stands still while it is busy
                 await asyncio.sleep(TICK_SECONDS)
@@ -225,7 +251,7 @@ class Metrics:
 
         They are put together in a thread: with thousands of channels it takes a while.
         """
-        self.flush()
+        await self.flush_in_slices()
         return await asyncio.to_thread(expose, accept, self._registry)
 
     def _counter(self, name: str, means: str, label: str) -> Counter:
@@ -236,6 +262,12 @@ class Metrics:
 
     def _gauge(self, name: str, means: str, over_workers: str, *labels: str) -> Gauge:
         return Gauge(name, means, labels, registry=self._registry, multiprocess_mode=over_workers)  # type: ignore[arg-type]
+
+
+async def _in_slices(steps: Iterator[None]) -> None:
+    for number, _ in enumerate(steps, start=1):
+        if number % _SLICE == 0:
+            await asyncio.sleep(0)
 
 
 def expose(accept: str, single: CollectorRegistry | None = None) -> tuple[bytes, str]:

@@ -15,6 +15,7 @@ from app.core.resume import Reason
 from app.web import shapes
 from app.web.session import MAX_ID, SUBPROTOCOL
 from app.web.shapes import Schema
+from app.web.websocket import HEARTBEAT_SECONDS
 
 Object = dict[str, Any]
 
@@ -60,6 +61,10 @@ _SENT = {
         "One message of a channel",
         {"channel": _NAME, "position": shapes.POSITION, "time": shapes.TIME, "data": shapes.DATA},
     ),
+    "heartbeat": _Frame(
+        "The server is there, and says so again within `seconds`; only where the query asks for it",
+        {"seconds": {"type": "integer", "examples": [HEARTBEAT_SECONDS]}},
+    ),
     "published": _Frame("What was published is stored", {"id": _ID, "position": shapes.POSITION}),
     "unsubscribed": _Frame(
         "A subscription is over: `code` is 1000 by request, else the close code that says why",
@@ -94,9 +99,10 @@ _RECEIVED = {
 _ANSWERS = {"publish": "published", "subscribe": "subscribed", "unsubscribe": "unsubscribed"}
 
 _PLAIN = "plain"
+_BEAT = {"heartbeat": shapes.HEARTBEAT}
 _QUERIES: dict[str, Schema] = {
-    "channel": {"type": "object", "properties": {"since": shapes.SINCE, "last": shapes.LAST}},
-    "socket": {"type": "object", "properties": {}},
+    "channel": {"type": "object", "properties": {"since": shapes.SINCE, "last": shapes.LAST, **_BEAT}},
+    "socket": {"type": "object", "properties": _BEAT},
 }
 """What the query of a channel's own socket may say, and that of the socket for any number of channels."""
 
@@ -187,7 +193,9 @@ def _socket_operations() -> Object:
         f"{kind}_{_SOCKET}": {"summary": frame.summary, **_answered(_SOCKET, kind)} for kind, frame in _RECEIVED.items()
     }
     summary = "Messages of the channels that are subscribed to"
-    return {f"send_{_SOCKET}": {"summary": summary, **_send(_SOCKET, ("message", "gap", "unsubscribed"))}} | requests
+    return {
+        f"send_{_SOCKET}": {"summary": summary, **_send(_SOCKET, ("message", "gap", "unsubscribed", "heartbeat"))}
+    } | requests
 
 
 def _channel(channel: Channel) -> Object:
@@ -195,7 +203,7 @@ def _channel(channel: Channel) -> Object:
     description: Object = {
         "address": f"/{channel.name}",
         "description": shapes.policy(channel),
-        "messages": _components((_PLAIN, "subscribed", "gap", "message", *answered)),
+        "messages": _components((_PLAIN, "subscribed", "gap", "message", "heartbeat", *answered)),
         "bindings": {"$ref": "#/components/channelBindings/channel"},
     }
     if channel.is_family:
@@ -212,7 +220,7 @@ def _operations(channel: Channel) -> Object:
         f"send_v1_{name}": {
             "summary": f"Messages of {name}, with positions",
             **get,
-            **_send(name, ("subscribed", "gap", "message")),
+            **_send(name, ("subscribed", "gap", "message", "heartbeat")),
         },
     }
     if _takes(channel):

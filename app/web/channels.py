@@ -1,10 +1,10 @@
-"""``GET /channels``: what is declared, and how much of it is in use here."""
+"""``GET /channels``: what is declared, and how much of it is in use."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 
 from fastapi import Response
@@ -13,6 +13,12 @@ from pydantic import BaseModel, Field
 
 from app.core.channel import Channel, Registry
 from app.core.hub import Hub
+
+Counts = Mapping[str, tuple[int, int | None]]
+"""By declared name: how many subscriptions, and the newest offset where it is known."""
+
+CountAll = Callable[[], Awaitable[Counts]]
+"""Returns the counts of all workers."""
 
 _UNCACHED = {"cache-control": "no-store"}
 
@@ -33,10 +39,10 @@ class Declared(BaseModel):
     client_publish: bool = Field(description="Whether a connected subscriber may publish by sending")
     history: Window
     max_message_size: int = Field(description="Bytes of JSON")
-    subscribers: int = Field(description="Subscriptions in this worker; a family's are those of all its channels")
-    head: int | None = Field(
-        description="Offset of the newest message; null for a family, and where nobody subscribes in this worker"
+    subscribers: int = Field(
+        description="Subscriptions in all workers of this server; a family's are those of all its channels"
     )
+    head: int | None = Field(description="Offset of the newest message; null for a family, and where nobody subscribes")
 
 
 class ChannelList(BaseModel):
@@ -48,24 +54,23 @@ class ChannelList(BaseModel):
 class Channels:
     """The route."""
 
-    def __init__(self, registry: Registry, hub: Hub) -> None:
+    def __init__(self, registry: Registry, hub: Hub, count_all: CountAll | None) -> None:
         self._registry = registry
         self._hub = hub
+        self._count_all = count_all
 
     async def list(self) -> Response:
         """Answer with every declared channel."""
-        content = await asyncio.to_thread(self._dump, *self._count())
+        counts = await self._count_all() if self._count_all else self._hub.counts()
+        content = await asyncio.to_thread(self._dump, counts)
         return Response(content, media_type="application/json", headers=_UNCACHED)
 
     async def head(self) -> Response:
         """Answer whether the caller may have the list."""
         return JSONResponse(None, headers=_UNCACHED)
 
-    def _dump(self, subscribers: Mapping[str, int], heads: Mapping[str, int]) -> bytes:
-        described = (
-            f'{policy},"subscribers":{subscribers.get(name, 0)},"head":{heads.get(name, "null")}}}'
-            for name, policy in self._policies.items()
-        )
+    def _dump(self, counts: Counts) -> bytes:
+        described = (policy + _counted(*counts.get(name, (0, None))) for name, policy in self._policies.items())
         return f'{{"channels":[{",".join(described)}]}}'.encode()
 
     @cached_property
@@ -73,17 +78,9 @@ class Channels:
         """By name, what a channel's object begins with: it stays the same until a reload."""
         return {channel.name: _policy(channel).removesuffix("}") for channel in self._registry.channels}
 
-    def _count(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return subscriptions and heads by declared name; a name that is not declared any more is left out."""
-        subscribers: dict[str, int] = {}
-        heads = {}
-        for name, (count, head) in self._hub.counters().items():
-            channel = self._registry.get(name)
-            if channel is not None:
-                subscribers[channel.name] = subscribers.get(channel.name, 0) + count
-                if not channel.is_family:
-                    heads[name] = head
-        return subscribers, heads
+
+def _counted(subscribers: int, head: int | None) -> str:
+    return f',"subscribers":{subscribers},"head":{"null" if head is None else head}}}'
 
 
 def _policy(channel: Channel) -> str:

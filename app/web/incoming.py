@@ -20,7 +20,7 @@ _SINGLE = (
 )  # fmt: skip
 """Headers that are used here, and mean one thing."""
 
-_PARAMETERS = ("since", "last", "limit", "wait")
+_PARAMETERS = ("since", "last", "limit", "wait", "heartbeat")
 """Parameters that are used here."""
 
 

@@ -40,6 +40,7 @@ KEY_OR_NOTHING: list[dict[str, Any]] = [{}, {Access.KEY: []}]
 
 _PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 503)
 _READ_REFUSALS = (400, 401, 403, 404, 503)
+_STREAM_REFUSALS = (400, 401, 403, 404, 406)  # what passes by itself is waited for in the stream
 
 _STORED: Schema = {
     "type": "object",
@@ -94,9 +95,16 @@ _PARAMETERS: dict[str, Schema] = {
     "LastEventId": {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "As EventSource sends it: goes before `since` and `last`; one that is not ours is a gap",
+        "description": "As EventSource sends it: goes before the query; one that is not ours is a gap",
         "schema": {"type": "string"},
     },
+    "LastEventIdOfPolyfills": {
+        "name": "lastEventId",
+        "in": "query",
+        "description": "The same for who cannot send the header: goes before `since` and `last`",
+        "schema": {"type": "string"},
+    },
+    "Heartbeat": {"name": "heartbeat", "in": "query", "schema": shapes.HEARTBEAT},
     "Since": {"name": "since", "in": "query", "schema": shapes.SINCE},
     "SinceOldest": {"name": "since", "in": "query", "schema": shapes.SINCE | {"default": EARLIEST}},
     "Last": {"name": "last", "in": "query", "schema": shapes.LAST},
@@ -152,7 +160,7 @@ def _components() -> dict[str, dict[str, Any]]:
             "History": _answer("What is kept", "application/json", {"$ref": "#/components/schemas/History"}),
             "Stream": _answer(
                 "An endless stream: `id:` is the position, `data:` the message; `event: gap` says what is missing, "
-                "`event: closed` is the end",
+                "`event: closed` is the end; while the backend is away there is only a comment",
                 sse.MEDIA_TYPE,
                 {"type": "string"},
             ),
@@ -232,8 +240,8 @@ def _subscribe(channel: Channel) -> dict[str, Any]:
         "summary": f"Subscribe to {channel.name} by Server-Sent Events",
         "description": f"Needs `Accept: {sse.MEDIA_TYPE}`.\n\n{shapes.policy(channel)}",
         **_security(channel.subscribe),
-        "parameters": _refer("LastEventId", "Since", "Last"),
-        "responses": _responses({"$ref": "#/components/responses/Stream"}, (*_READ_REFUSALS, 406)),
+        "parameters": _refer("LastEventId", "LastEventIdOfPolyfills", "Since", "Last", "Heartbeat"),
+        "responses": _responses({"$ref": "#/components/responses/Stream"}, _STREAM_REFUSALS),
     }
 
 

@@ -66,7 +66,7 @@ class Reads:
         channel.check_subscribe(identity)
         if scope["method"] == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
-        await sse.stream(self._hub, name, identity, sse.start_of(headers, query), scope, receive, send)
+        await sse.stream(self._hub, sse.Asked.of(name, identity, headers, query), scope, receive, send)
         return None
 
 

@@ -25,7 +25,7 @@ from app.core.intake import Intake
 from app.core.ports import Meter, Publisher, Source
 from app.web import asyncapi
 from app.web.auth import Authenticator
-from app.web.channels import Channels
+from app.web.channels import Channels, CountAll
 from app.web.cors import Cors
 from app.web.direct import DirectPush
 from app.web.documents import Document
@@ -62,6 +62,8 @@ class Edge:
     console: bool = True
     intake: Intake = field(default_factory=Intake)
     """Where bodies that are not complete are counted; the process's."""
+    count_all: CountAll | None = None
+    """Counts the subscriptions of all workers; None where this process is the only one."""
     root_path: str = ""
     """What :class:`~app.web.prefix.Prefix` has taken away."""
 
@@ -121,7 +123,7 @@ def _document(edge: Edge, push: Push) -> FastAPI:
     add_operators_routes(
         app,
         edge.authenticator,
-        channels=Channels(edge.registry, edge.hub),
+        channels=Channels(edge.registry, edge.hub, edge.count_all),
         metrics=None if edge.metrics is None else Metrics(edge.metrics),
         asyncapi=Document(partial(asyncapi.describe, edge.registry.channels, edge.version, edge.root_path)),
         docs=edge.console,

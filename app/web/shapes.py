@@ -22,6 +22,10 @@ TIME: Schema = {"type": "integer", "description": "Milliseconds since the Unix e
 DATA: Schema = {"description": "Any JSON: what the publisher sent"}
 SINCE: Schema = {"anyOf": [{"const": EARLIEST}, POSITION], "description": "Everything after this; goes before `last`"}
 LAST: Schema = {"type": "integer", "minimum": 0, "maximum": MOST, "description": "The newest so many, as far as held"}
+HEARTBEAT: Schema = {
+    "type": "boolean",
+    "description": "Whether to say again and again, visibly, that the server is there",
+}
 KEY: Schema = {
     "type": "string",
     "pattern": "^[!-~]{1,255}$",

@@ -1,21 +1,37 @@
-"""Server-Sent Events: ``GET /{channel}`` as an endless response (WHATWG HTML §9.2)."""
+"""Server-Sent Events: ``GET /{channel}`` as an endless response (WHATWG HTML §9.2).
+
+A browser's EventSource, once it is answered anything but 200, never asks again. So what passes by itself is answered by
+a stream: it waits for the backend, and begins then.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
+from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from app.core import frames
 from app.core.channel import Identity
-from app.core.errors import CLOSE_CODES, AbideError, CloseCode, of_bug
-from app.core.frames import control, event
+from app.core.errors import (
+    CLOSE_CODES,
+    AbideError,
+    ChannelRemovedError,
+    CloseCode,
+    UnavailableError,
+    UnknownChannelError,
+    of_bug,
+)
+from app.core.frames import Encoding, control, event
 from app.core.hub import Hub
 from app.core.message import Position
 from app.core.ports import FANOUT, Heartbeat, ResponseHandover, Writer
 from app.core.resume import Begin, Gap, Start
 from app.core.subscription import Subscription
+from app.web import heartbeat
 from app.web.access import LINE, Line
 from app.web.asgi import serve_response
 from app.web.guard import guarded, report
@@ -23,20 +39,43 @@ from app.web.guard import guarded, report
 MEDIA_TYPE = "text/event-stream"
 
 COMMENT_SECONDS = 15.0
-"""Within so long of the last one a comment is sent: proxies end what is silent for 30 to 60 seconds."""
+"""Within so long of the last one a comment or a heartbeat is sent: proxies end what is silent for 30 to 60 seconds."""
 
-_HEARTBEATS = {
-    encoding: Heartbeat(encoding.wrap(b":\n\n"), COMMENT_SECONDS) for encoding in (frames.SSE_BARE, frames.SSE_CHUNKS)
-}
+_COMMENT = b":\n\n"
 
 _RETRY = b"retry: 2000\n\n"
 """Milliseconds after which EventSource reconnects."""
+
+_WAITING = b": the backend does not answer; this stream begins when it does\n\n"
+
+_LONGEST_PAUSE = 10.0
+"""Seconds between two attempts of a stream that waits for the backend, at most; the first pause is a tenth of it."""
+
+_LAST_EVENT = frozenset({"lasteventid", "evslasteventid"})
+"""How polyfills of EventSource name the parameter that they resume by, in lower case and without ``-`` and ``_``."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back until they fill a buffer
 ]
+
+Opened = tuple[Subscription, Begin]
+
+
+class Asked(NamedTuple):
+    """What a request for a stream asks for, and by whom."""
+
+    name: str
+    """The channel's."""
+    identity: Identity
+    start: Start
+    wants_heartbeat: bool
+
+    @classmethod
+    def of(cls, name: str, identity: Identity, headers: Mapping[str, str], query: Mapping[str, str]) -> Asked:
+        """Read a request. Raises :class:`~app.core.errors.MalformedError`."""
+        return cls(name, identity, start_of(headers, query), heartbeat.is_wanted(query))
 
 
 def is_wanted(headers: Mapping[str, str]) -> bool:
@@ -46,71 +85,133 @@ def is_wanted(headers: Mapping[str, str]) -> bool:
 
 
 def start_of(headers: Mapping[str, str], query: Mapping[str, str]) -> Start:
-    """Return where to begin: ``Last-Event-ID`` goes before the query, which EventSource cannot change."""
-    last_event = headers.get("last-event-id")
+    """Return where to begin: ``Last-Event-ID`` goes before the query, which EventSource cannot change.
+
+    Polyfills cannot send that header everywhere, and add a parameter instead, which goes before ``since`` and ``last``.
+    """
+    last_event = headers.get("last-event-id") or _last_event_of(query)
     if last_event:
         return Start.after_event(last_event)
     return Start.parse(query.get("since"), query.get("last"))
 
 
-async def stream(  # noqa: PLR0913, PLR0917 — a request's three parts, and what it asks for
-    hub: Hub, name: str, identity: Identity, start: Start, scope: Scope, receive: Receive, send: Send
-) -> None:
+def _last_event_of(query: Mapping[str, str]) -> str:
+    given = ""
+    for name, value in query.items():
+        if name.lower().translate({ord("-"): None, ord("_"): None}) in _LAST_EVENT:
+            given = value.strip(" \t") or given
+    return given
+
+
+async def stream(hub: Hub, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one event stream to its end. Raises before anything is sent why it cannot be."""
     handover: ResponseHandover | None = scope.get("extensions", {}).get(FANOUT)
     encoding = frames.SSE_BARE if handover is None else frames.SSE_CHUNKS
-    subscription, where = await hub.subscribe(name, identity, encoding, start)
+    stream = EventStream(hub, asked, encoding, scope[LINE])
+    opened = await stream.open()
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     except BaseException:
-        hub.unsubscribe(subscription)
+        if opened is not None:
+            hub.unsubscribe(opened[0])
         raise
-    begin = partial(_begin, EventStream(hub, subscription, scope[LINE]), where)
+    begin = partial(_begin, stream, opened)
     if handover is not None:
         begin(handover)
     else:
         await serve_response(begin, scope, receive, send)
 
 
-def _begin(stream: EventStream, where: Begin, handover: ResponseHandover) -> EventStream:
+def _begin(stream: EventStream, opened: Opened | None, handover: ResponseHandover) -> EventStream:
     """Give a stream its writer, and let it begin."""
-    stream.begin(handover(stream, stream.heartbeat), where)
+    stream.begin(handover(stream, stream.beat), opened)
     return stream
+
+
+def _heartbeat() -> bytes:
+    return event("heartbeat", None, heartbeat.text(COMMENT_SECONDS))
+
+
+@cache
+def _beat(encoding: Encoding, *, visible: bool) -> Heartbeat:
+    return Heartbeat(encoding.wrap(_heartbeat() if visible else _COMMENT), COMMENT_SECONDS)
 
 
 class EventStream:
     """One subscriber of one channel. A :class:`~app.core.ports.Peer` and a subscriber."""
 
-    __slots__ = ("_hub", "_line", "_start", "_subscription", "_writer")
+    __slots__ = ("_encoding", "_hub", "_line", "_start", "_subscription", "_waiting", "_writer", "asked")
 
-    def __init__(self, hub: Hub, subscription: Subscription, line: Line) -> None:
+    def __init__(self, hub: Hub, asked: Asked, encoding: Encoding, line: Line) -> None:
         self._hub = hub
-        self._subscription = subscription
-        self._start = subscription.cursor
-        hub.meter.connected("sse")
+        self.asked = asked
+        self._encoding = encoding
         self._line = line
+        self._subscription: Subscription | None = None
+        """None while it waits for the backend."""
+        self._start = 0
+        self._waiting: asyncio.Task[None] | None = None
         self._writer: Writer
         """Valid once begun."""
 
     @property
-    def heartbeat(self) -> Heartbeat:
+    def beat(self) -> Heartbeat:
         """What is sent when nothing else is."""
-        return _HEARTBEATS[self._subscription.encoding]
+        return _beat(self._encoding, visible=self.asked.wants_heartbeat)
+
+    async def open(self) -> Opened | None:
+        """Subscribe; return None where it may work later. Raises :class:`~app.core.errors.UnknownChannelError`."""
+        try:
+            return await self._hub.subscribe(self.asked.name, self.asked.identity, self._encoding, self.asked.start)
+        except UnknownChannelError:
+            raise
+        except UnavailableError:
+            return None
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            report(error, self._line, self._hub.meter)
+            return None
 
     @guarded
-    def begin(self, writer: Writer, where: Begin) -> None:
-        """Send where the stream stands, and what comes after it."""
+    def begin(self, writer: Writer, opened: Opened | None) -> None:
+        """Send where the stream stands, and what comes after it; or wait until that is known."""
+        self._hub.meter.connected("sse")
         self._line.kept = True
         self._writer = writer
-        subscription = self._subscription
+        first = _RETRY + (_heartbeat() if self.asked.wants_heartbeat else b"")
+        if opened is None:
+            self._write(first + _WAITING)
+            self._waiting = asyncio.get_running_loop().create_task(self._wait())
+        else:
+            self._join(first, *opened)
+
+    async def _wait(self) -> None:
+        """Ask the backend again and again, ever more seldom, and begin when it answers."""
+        opened, longest = None, _LONGEST_PAUSE / 10
+        try:
+            while opened is None:
+                await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 — it spreads load
+                longest = min(_LONGEST_PAUSE, 2 * longest)
+                opened = await self.open()
+        except UnknownChannelError:
+            self._end(ChannelRemovedError(f"channel {self.asked.name!r} was removed from channels.yaml"))
+        else:
+            self._join(b"", *opened)
+        finally:
+            self._waiting = None
+
+    @guarded
+    def _join(self, first: bytes, subscription: Subscription, where: Begin) -> None:
+        """Go on with a subscription, behind what comes first of all."""
+        self._subscription, self._start = subscription, where.cursor
         if where.gap is not None:  # no id before it: who has that would never be told, if the stream broke in between
-            self._write(_RETRY)
+            if first:
+                self._write(first)
             self.lost(subscription, where.gap)
         else:
             # An event without data is not shown to anybody, but its id is kept: a stream that breaks
             # before its first message resumes without a hole.
-            self._write(_RETRY + b"id: %b\n\n" % str(subscription.position).encode())
-        subscription.attach(writer, self)
+            self._write(first + b"id: %b\n\n" % str(subscription.position).encode())
+        subscription.attach(self._writer, self)
 
     @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
@@ -121,12 +222,15 @@ class EventStream:
         self._write(event("gap", str(before_next), members))
 
     @guarded
-    def ended(self, subscription: Subscription, error: AbideError) -> None:
+    def ended(self, _: Subscription, error: AbideError) -> None:
         """Say why, and end the response."""
+        self._end(error)
+
+    def _end(self, error: AbideError) -> None:
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
             report(error, self._line, self._hub.meter)
-        members = control(type="closed", channel=subscription.name, code=code, message=str(error))
+        members = control(type="closed", channel=self.asked.name, code=code, message=str(error))
         self._write(event("closed", None, members))
         self._writer.close(code, "")
 
@@ -140,19 +244,24 @@ class EventStream:
     @guarded
     def full(self) -> None:
         """Stop at what was sent."""
-        self._subscription.full()
+        if self._subscription is not None:
+            self._subscription.full()
 
     @guarded
     def drained(self) -> None:
         """Go on from there."""
-        self._subscription.drained()
+        if self._subscription is not None:
+            self._subscription.drained()
 
     def closed(self, code: int) -> None:
         """Give back the subscription, and write the line."""
         self._hub.meter.disconnected("sse")
+        if self._waiting is not None:
+            self._waiting.cancel()
         try:
-            self._line.messages = self._subscription.position.offset - self._start
-            self._hub.unsubscribe(self._subscription)
+            if self._subscription is not None:
+                self._line.messages = self._subscription.position.offset - self._start
+                self._hub.unsubscribe(self._subscription)
         except Exception as error:  # noqa: BLE001 — reported with its trace
             report(error, self._line, self._hub.meter)
         self._line.close_code = code
@@ -164,4 +273,4 @@ class EventStream:
         self._writer.close(CloseCode.INTERNAL_ERROR, "")
 
     def _write(self, data: bytes) -> None:
-        self._writer.write(self._subscription.encoding.wrap(data))
+        self._writer.write(self._encoding.wrap(data))

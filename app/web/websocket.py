@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -12,9 +12,10 @@ from app.core.channel import Identity, Registry
 from app.core.errors import AbideError, CloseCode, MalformedError
 from app.core.frames import Encoding
 from app.core.hub import Hub
-from app.core.ports import FANOUT, Handover, Intake, Peer, Publisher
+from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
 from app.core.resume import Begin, Start
 from app.core.subscription import Subscription
+from app.web import heartbeat
 from app.web.access import LINE, Line
 from app.web.asgi import serve_websocket
 from app.web.auth import Authenticator, peer
@@ -26,6 +27,9 @@ from app.web.session import SUBPROTOCOL, Session
 MAX_ECHO = 4096
 """Bytes of a message that ``/echo`` answers."""
 
+HEARTBEAT_SECONDS = 20.0
+"""Within so long of the last one comes a heartbeat: as often as the server pings."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -35,6 +39,7 @@ class _Request:
     """The channel's, or None on ``/ws``."""
     identity: Identity
     speaks_v1: bool
+    query: dict[str, str]
     handover: Handover | None
     line: Line
 
@@ -43,6 +48,10 @@ class _Request:
         if self.speaks_v1:
             return frames.V1_RECORDS if self.handover is None else frames.V1_FRAMES
         return frames.PLAIN_RECORDS if self.handover is None else frames.PLAIN_FRAMES
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        return _beat(self.encoding) if heartbeat.is_wanted(self.query) else None
 
 
 class Sockets:
@@ -71,7 +80,7 @@ class Sockets:
                 await _echo(receive, send)
                 return
             request = self._admit(scope, identity)
-            opened = await self._open(request, scope)
+            opened = await self._open(request)
         except AbideError as error:
             await ProblemResponse.of(error)(scope, receive, send)
             return
@@ -85,12 +94,16 @@ class Sockets:
         elif not speaks_v1:
             msg = f"/ws speaks {SUBPROTOCOL}: ask for it with Sec-WebSocket-Protocol"
             raise MalformedError(msg)
-        return _Request(name, identity, speaks_v1, scope.get("extensions", {}).get(FANOUT), scope[LINE])
-
-    async def _open(self, request: _Request, scope: Scope) -> tuple[Subscription, Begin] | None:
-        """Open the subscription that the path asks for; ``/ws`` starts with none."""
         query = query_of(scope)
-        start = Start.parse(query.get("since"), query.get("last"))
+        if heartbeat.is_wanted(query) and not speaks_v1:
+            msg = f"a plain socket carries messages alone: 'heartbeat' needs {SUBPROTOCOL}"
+            raise MalformedError(msg)
+        handover = scope.get("extensions", {}).get(FANOUT)
+        return _Request(name, identity, speaks_v1, query, handover, scope[LINE])
+
+    async def _open(self, request: _Request) -> tuple[Subscription, Begin] | None:
+        """Open the subscription that the path asks for; ``/ws`` starts with none."""
+        start = Start.parse(request.query.get("since"), request.query.get("last"))
         if request.name is None:
             if not start.is_head:
                 msg = "on /ws each subscription says its own 'since' or 'last'"
@@ -128,7 +141,10 @@ class Sockets:
                 request.encoding,
                 request.name,
             )
-            session.begin(handover(session), *(opened or (None, None)))
+            writer = handover(session, request.heartbeat)
+            if request.heartbeat is not None:  # the first says how long to wait for the next
+                writer.write(request.heartbeat.data)
+            session.begin(writer, *(opened or (None, None)))
             self._hub.admit(session)
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
@@ -137,6 +153,11 @@ class Sockets:
         plain.begin(handover(plain), where)
         self._hub.admit(plain)
         return plain
+
+
+@cache
+def _beat(encoding: Encoding) -> Heartbeat:
+    return Heartbeat(encoding.wrap(heartbeat.text(HEARTBEAT_SECONDS)), HEARTBEAT_SECONDS)
 
 
 async def _echo(receive: Receive, send: Send) -> None:

@@ -8,12 +8,13 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -78,6 +79,48 @@ def subscribe(server: Server, path: str) -> Iterator[ClientConnection]:
     with connect(f"{server.ws_url}/{path}", subprotocols=[V1]) as socket:
         assert json.loads(socket.recv(timeout=5))["type"] == "subscribed"
         yield socket
+
+
+def counted(server: Server, channel: str) -> set[tuple[int, int | None]]:
+    """Return the subscribers and heads that ten requests are told, each on a connection of its own."""
+    found = set()
+    for _ in range(10):
+        listed = httpx.get(f"{server.url}/channels").raise_for_status().json()["channels"]
+        found |= {(entry["subscribers"], entry["head"]) for entry in listed if entry["name"] == channel}
+    return found
+
+
+def expect_counted(server: Server, channel: str, subscribers: int, head: int | None) -> None:
+    deadline = time.monotonic() + 10
+    while (found := counted(server, channel)) != {(subscribers, head)}:
+        assert time.monotonic() < deadline, f"found {found}, expected {subscribers, head}"
+
+
+def closed(socket: ClientConnection) -> bool:
+    """Whether the server's end of a socket is gone; what is sent before that is dropped."""
+    try:
+        while True:
+            socket.recv(timeout=0.2)
+    except TimeoutError:
+        return False
+    except ConnectionClosed:
+        return True
+
+
+def test_every_worker_counts_the_subscribers_of_all(server: Server) -> None:
+    """Worker lists the subscribers of every worker, and forgets those of one that was killed."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(subscribe(server, "news")) for _ in range(SUBSCRIBERS)]
+        stack.enter_context(subscribe(server, "chat.a"))
+        push(server, "news", "x")
+        expect_counted(server, "news", SUBSCRIBERS, 1)
+        expect_counted(server, "chat.{room}", 1, None)
+        expect_counted(server, "orders", 0, None)
+        os.kill(workers(server, 2)[0], signal.SIGKILL)
+        workers(server, 3)
+        left = SUBSCRIBERS - sum(map(closed, sockets))
+        expect_counted(server, "news", left, 1 if left else None)
+    expect_counted(server, "news", 0, None)
 
 
 def test_messages_and_subscribers(server: Server) -> None:

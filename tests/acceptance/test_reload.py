@@ -58,6 +58,14 @@ def test_an_added_channel_is_there(server: Server) -> None:
     assert "donny" in httpx.get(f"{server.url}/asyncapi.json").json()["channels"]
 
 
+def test_a_changed_policy_is_named_in_the_log(server: Server) -> None:
+    """Server says which channel's policy an edit has changed, from what to what."""
+    line = edit(server, BEFORE.replace("walter: {publish: anyone}", "walter: {publish: nobody}"))
+    assert (line["added"], line["removed"]) == ([], [])
+    assert line["changed"] == ["channels.walter.publish: anyone -> nobody"]
+    assert push(server, "walter") == 403
+
+
 def test_a_removed_channel_is_gone_and_others_stay(server: Server) -> None:
     """Server closes a removed channel's sockets with 4404, and leaves the others connected."""
     with connect(f"{server.ws_url}/walter") as removed, connect(f"{server.ws_url}/lebowski") as kept:

@@ -8,7 +8,6 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -21,6 +20,8 @@ from app.bus.postgres import migrate
 from tests.support.postgres import PostgresServer, free_port
 from tests.support.server import ROOT, Server
 
+ABIDE = str(ROOT / "bin" / "abide")
+
 CHANNELS = """\
 backend: ${DATABASE_URL:-memory://}
 auth: {keys: "first-key-1"}
@@ -31,11 +32,11 @@ channels:
 
 
 class Command:
-    """One run of ``python -m app``, whose lines can be waited for."""
+    """One run of ``bin/abide``, whose lines can be waited for."""
 
     def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "app", *arguments],
+            [ABIDE, *arguments],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -80,7 +81,7 @@ class Command:
 
 
 def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", *arguments]
+    command = [ABIDE, *arguments]
     return subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, check=False, timeout=30)
 
 
@@ -160,6 +161,24 @@ def test_publish_and_subscribe(memory: Server) -> None:
         assert [subscriber.lines.get(timeout=20) for _ in range(2)] == ['{"a": "\u00e9"}', "[1, 2]"]
 
 
+EXACT = [
+    '{"b" : 1E400, "a":[ 1.10,12345678901234567890123]}', "[" * 128 + "]" * 128, "1" * 5000, '"\\ud800 \u2028\u00e9"',
+]  # fmt: skip
+
+
+def test_data_is_printed_as_it_was_given(memory: Server) -> None:
+    """Publish sends what it is given byte for byte, and subscribe prints it so, in --json too."""
+    where = ("--url", memory.url)
+    positions = [run("publish", "lebowski", text, *where).stdout.strip() for text in EXACT]
+    with Command("subscribe", "lebowski", "--last", "4", *where) as subscriber:
+        assert [subscriber.lines.get(timeout=20) for _ in EXACT] == EXACT
+    with Command("subscribe", "lebowski", "--last", "4", "--json", *where) as subscriber:
+        for position, text in zip(positions, EXACT, strict=True):
+            line = subscriber.lines.get(timeout=20)
+            assert line.startswith(f'{{"channel": "lebowski", "position": "{position}", "time": ')
+            assert line.endswith(f', "data": {text}}}')
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -184,7 +203,7 @@ def test_a_refusal_is_one_line(memory: Server, arguments: tuple[str, ...], said:
 def test_subscribe_ends_with_its_reader(memory: Server) -> None:
     """Subscribe ends without a word, and with 0, when nobody reads on, whether messages come or not."""
     run("publish", "lebowski", "1", "--url", memory.url)
-    command = [sys.executable, "-m", "app", "subscribe", "lebowski", "--last", "1", "--url", memory.url]
+    command = [ABIDE, "subscribe", "lebowski", "--last", "1", "--url", memory.url]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -198,7 +217,7 @@ def test_every_command_and_option_is_documented() -> None:
     """Commands and their options are those that the documentation names."""
     documented = "".join((ROOT / "docs" / name).read_text() for name in ("client.md", "configuration.md"))
     shown = {command: run(command, "--help").stdout for command in _commands()}
-    assert [command for command in shown if f"python -m app {command}" not in documented] == []
+    assert [command for command in shown if f"`bin/abide {command}" not in documented] == []
     options = {option for text in shown.values() for option in re.findall(r"--[a-z-]+", text)}
     assert {"--url", "--since", "--key"} < options
     assert [option for option in sorted(options) if f"`{option}" not in documented] == []

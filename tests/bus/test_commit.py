@@ -22,7 +22,7 @@ class Log:
         self.entered = asyncio.Event()
         self.error: Exception | None = None
 
-    async def append(self, records: Sequence[Record]) -> list[Outcome]:
+    async def append(self, records: Sequence[Record], _: float) -> list[Outcome]:
         self.batches.append([record.data.decode() for record in records])
         self.entered.set()
         await self.gate.wait()
@@ -110,8 +110,8 @@ async def test_a_backend_that_answers_too_little_fails_its_batch(group: GroupCom
     log.gate.set()
     append = group._append  # noqa: SLF001 — no backend of ours does it
 
-    async def short(records: Sequence[Record]) -> list[Outcome]:
-        return (await append(records))[:-1]
+    async def short(records: Sequence[Record], deadline: float) -> list[Outcome]:
+        return (await append(records, deadline))[:-1]
 
     group._append = short  # noqa: SLF001 — the same
     with capture_logs():

@@ -40,7 +40,7 @@ def keys() -> dict[str, Any]:
 
 
 def test_committed_schema() -> None:
-    """Committed schema is what `python -m app schema > config/channels.schema.json` writes."""
+    """Committed schema is what `bin/abide schema > config/channels.schema.json` writes."""
     text = (ROOT / "config" / "channels.schema.json").read_text(encoding="utf-8")
     assert text == json.dumps(json_schema(), indent=2) + "\n"
 

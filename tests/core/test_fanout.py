@@ -327,7 +327,7 @@ async def test_a_removed_channel_ends_pushed_subscriptions(worlds: Worlds) -> No
     """Hub ends pushed subscriptions of a removed channel, and sends them nothing more."""
     world = await worlds.make()
     pipe = await world.attach()
-    world.hub.apply(Registry((), Channel("")))
+    await world.hub.apply(Registry((), Channel("")))
     assert isinstance(await pipe.end(), ChannelRemovedError)
     await world.publish("1")
     assert pipe.writes == []
@@ -466,4 +466,4 @@ async def test_a_followed_channel_takes_little_memory_and_gives_it_back() -> Non
             assert tracemalloc.get_traced_memory()[0] < 1000 * 512  # names that are remembered, and room in tables
         finally:
             tracemalloc.stop()
-    assert hub.counters() == {}
+    assert hub.counts() == {}

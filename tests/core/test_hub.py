@@ -152,7 +152,7 @@ async def test_leaving_and_coming_back_in_a_hurry_loses_nothing(world: World) ->
 async def test_a_removed_channel_ends_its_subscriptions(world: World) -> None:
     """Hub ends subscriptions of a removed channel and leaves the others alone."""
     async with world.subscribe("c", ANONYMOUS) as removed, world.subscribe("d", ANONYMOUS) as kept:
-        world.hub.apply(Registry((Channel("d"),), Channel("")))
+        await world.hub.apply(Registry((Channel("d"),), Channel("")))
         with pytest.raises(ChannelRemovedError):
             await read(removed, 1)
         await world.publish("x", channel="d")
@@ -162,16 +162,32 @@ async def test_a_removed_channel_ends_its_subscriptions(world: World) -> None:
 async def test_a_stricter_policy_ends_who_it_no_longer_admits(world: World) -> None:
     """Hub ends subscriptions that a changed policy refuses."""
     async with world.subscribe("c", ANONYMOUS) as subscription:
-        world.hub.apply(Registry((Channel("c", subscribe=Access.TOKEN),), Channel("")))
+        await world.hub.apply(Registry((Channel("c", subscribe=Access.TOKEN),), Channel("")))
         with pytest.raises(ForbiddenError):
             await read(subscription, 1)
+
+
+async def test_others_go_on_while_thousands_of_subscriptions_are_judged(world: World) -> None:
+    """Hub lets others go on while a reload reaches thousands of subscriptions, and ends those that it must."""
+    hub = world.hub
+    opened = [(await hub.subscribe("c", ANONYMOUS, PLAIN_RECORDS))[0] for _ in range(3000)]
+    applying = asyncio.create_task(hub.apply(Registry((Channel("c", max_message_size=5),), Channel(""))))
+    turns = 0
+    while not applying.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 3
+    assert hub.subscribers["c"] == 3000
+    assert {subscription.channel.max_message_size for subscription in opened} == {5}
+    for subscription in opened:
+        hub.unsubscribe(subscription)
 
 
 async def test_new_rules_reach_open_subscriptions(world: World) -> None:
     """Hub gives open subscriptions the new rules of their channel."""
     async with world.subscribe("c", ANONYMOUS) as subscription:
         changed = Channel("c", max_message_size=5)
-        world.hub.apply(Registry((changed,), Channel("")))
+        await world.hub.apply(Registry((changed,), Channel("")))
         assert subscription.subscription.channel is changed
 
 

@@ -127,7 +127,7 @@ async def test_commit_tells_once_of_a_batch() -> None:
     """Group commit tells of a batch at once: how large it was, and what of it was stored just now."""
     told = Told()
 
-    async def append(records: Sequence[Record]) -> list[Outcome]:
+    async def append(records: Sequence[Record], _: float) -> list[Outcome]:
         return [Published(Position("e", 1), replayed=record.key is not None) for record in records]
 
     commit = GroupCommit(append, told)
@@ -149,10 +149,10 @@ async def test_hub_counts_by_the_name_in_force() -> None:
     first, _ = await hub.subscribe("chat.a", ANONYMOUS, frames.PLAIN_FRAMES)
     second, _ = await hub.subscribe("chat.b", ANONYMOUS, frames.PLAIN_FRAMES)
     assert hub.subscribers == {"chat.{room}": 2}
-    hub.apply(Registry((family, plain), Channel("defaults")))
+    await hub.apply(Registry((family, plain), Channel("defaults")))
     assert hub.subscribers == {"chat.{room}": 1, "chat.a": 1}
-    hub.apply(Registry((family,), Channel("defaults")))
-    hub.apply(Registry((plain,), Channel("defaults")))
+    await hub.apply(Registry((family,), Channel("defaults")))
+    await hub.apply(Registry((plain,), Channel("defaults")))
     hub.unsubscribe(first)
     hub.unsubscribe(second)
     assert hub.subscribers == {"chat.{room}": 0, "chat.a": 0}

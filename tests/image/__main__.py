@@ -40,6 +40,7 @@ def main() -> int:
         engine = Engine.find(options.build_args, options.run_args)
         engine.build(ROOT, options.tag)
         check_layers(engine, options.tag)
+        check_commands(engine, options.tag)
         check_serving(engine, options.tag)
         check_mounted_file(engine, options.tag)
     except (ImageError, OSError, httpx.HTTPError) as error:
@@ -57,13 +58,23 @@ def check_layers(engine: Engine, image: str) -> None:
     demand(user.partition(":")[0].isdigit() and user != "0", f"runs as {user}")
 
 
+def check_commands(engine: Engine, image: str) -> None:
+    """Check that its arguments are a command of Abide's."""
+    with Container(engine, image, arguments=("check",)) as container:
+        demand(container.wait() == 0 and "lebowski" in container.log(), "`docker run abide check` checks")
+
+
 def check_serving(engine: Engine, image: str) -> None:
     """Check that it serves with nothing to write to and no privilege, and that a stop drains it."""
     port = free_port()
     with Container(engine, image, f"--env=PUSH_KEYS={KEY}", *listening(port)) as container:
         ready(container, port)
         listed = container.execute("ls", "-A", "/app").stdout.split()
-        demand(listed == ["app", "config", "gunicorn.conf.py"], f"/app has {' '.join(listed)} and nothing else")
+        demand(
+            listed == [".venv", "app", "bin", "config", "gunicorn.conf.py"],
+            f"/app has {' '.join(listed)} and nothing else",
+        )
+        demand(container.execute("abide", "check").returncode == 0, "abide is a command")
         demand(container.execute("touch", "/app/x").returncode != 0, "the file system is read-only")
         demand(container.execute(*Dockerfile().health).returncode == 0, "its health check passes")
         for path in ("/", "/client.js"):

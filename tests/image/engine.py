@@ -66,10 +66,10 @@ class Engine:
 class Container:
     """One run of an image, as strict as :data:`STRICT`; it is removed on leaving the context."""
 
-    def __init__(self, engine: Engine, image: str, *arguments: str) -> None:
+    def __init__(self, engine: Engine, image: str, *options: str, arguments: Sequence[str] = ()) -> None:
         self._engine = engine
         # Apart from its start: some storage copies the whole image for it.
-        self._id = engine.ask("create", *STRICT, *engine.run_args, *arguments, image).splitlines()[-1]
+        self._id = engine.ask("create", *STRICT, *engine.run_args, *options, image, *arguments).splitlines()[-1]
         self._began = time.monotonic()
         engine.ask("start", self._id)
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from uvicorn import Config
 
+from app.core.ports import Heartbeat
 from app.server.keepalive import Keepalive, Watched
+from app.server.rfc6455 import frame as frame_of
 from app.server.shared import Shared
 from app.server.websocket import WebSocketProtocol
 from app.server.worker import AbideWorker
@@ -94,6 +96,26 @@ def test_talking_peer(local: LocalServer) -> None:
             wire.send(frame(TEXT, b"x"))
             assert not wire.is_closed_within(INTERVAL / 8)
         assert wire.received == b""
+
+
+def test_heartbeats() -> None:
+    """Peer that is to see heartbeats gets one and a ping in each period, whether it talks or not, paused or not."""
+    beating = Detached(Heartbeat(frame_of(TEXT, b"beat"), INTERVAL))
+    with LocalServer(beating, ws_ping_interval=INTERVAL, ws_ping_timeout=INTERVAL) as server:
+        wire, peer = beating.open(server)
+        with wire:
+            for number in range(6):
+                if number == 3:
+                    server.call(peer.writer.pause)
+                assert (wire.read_frame(), wire.read_frame()) == ((TEXT, b"beat"), (PING, b""))
+                wire.send(frame(PONG) + frame(PING))
+                if number < 3:
+                    assert wire.read_frame() == (PONG, b"")
+        silent, peer = beating.open(server)
+        with silent:
+            with pytest.raises(ConnectionResetError):
+                silent.read_rest()
+            assert wait_for(lambda: peer.codes) == [1006]
 
 
 def test_paused_peer(local: LocalServer) -> None:

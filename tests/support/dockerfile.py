@@ -40,6 +40,11 @@ class Dockerfile:
         return {name: value for name, _, value in (word.partition("=") for word in words)}
 
     @property
+    def entrypoint(self) -> Any:  # noqa: ANN401 — JSON
+        """ENTRYPOINT, as an array if it is one."""
+        return json.loads(self.arguments("ENTRYPOINT")[-1])
+
+    @property
     def command(self) -> Any:  # noqa: ANN401 — JSON
         """CMD, as an array if it is one."""
         return json.loads(self.arguments("CMD")[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -67,7 +67,11 @@ class LocalServer:
         async def call() -> T:
             return function(*args)
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
+        return self.run(call())
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the server's thread, and return what it returns."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def stop(self) -> None:
         """Stop it as uvicorn does on SIGTERM."""
@@ -94,14 +98,15 @@ class LocalServer:
 class Detached:
     """An ASGI application that hands its connections over; ``peers`` has them, the oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: Heartbeat | None = None) -> None:
+        self.heartbeat = heartbeat
         self.peers: list[Recorder] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
         await receive()
         await send({"type": "websocket.accept"})
         peer = Recorder()
-        peer.writer = scope["extensions"]["abide.fanout"](peer)
+        peer.writer = scope["extensions"]["abide.fanout"](peer, self.heartbeat)
         self.peers.append(peer)
 
     def open(self, server: LocalServer, *, receive_buffer: int | None = None) -> tuple[Wire, Recorder]:

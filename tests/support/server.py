@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,7 +28,7 @@ channels:
 """
 """The channels.yaml of a server that is given no other."""
 
-SERVE = (sys.executable, "-m", "app", "serve")
+SERVE = (str(ROOT / "bin" / "abide"), "serve")
 
 LogLine = dict[str, Any]
 

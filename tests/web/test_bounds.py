@@ -135,7 +135,7 @@ ITEM = b'{"channel": "lebowski", "message": %b}'
         (b"{" + b",".join(b'"%d":1' % number for number in range(600_000)) + b"}", 400, "unknown member '0'"),
         (b"{" + b",".join([b'"channel":"x"'] * 500_000) + b"}", 400, "'channel' appears twice"),
         (b"[" * 8_000_000, 400, "128 deep"),
-        (b"[" + b" " * 8_000_000 + b"[" * 129, 400, "128 deep"),
+        (b"[" + b" " * 8_000_000 + b"[" * 130, 400, "128 deep"),
         (ITEM % (b'"' + b"x" * 2_000_000 + b'"'), 413, "at most"),
         (b"[" + ITEM % (b"[" + b"[]," * 700_000 + b"1]") + b"]", 413, "at most"),
         (b'"' + b"\\\\" * 4_000_000 + b'"', 400, "expected an object"),

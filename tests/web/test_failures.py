@@ -15,6 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from app.core.channel import Access, Channel, Registry
+from app.core.errors import UnavailableError
 from app.core.fanout import Fanout
 from app.core.frames import Encoding
 from app.core.hub import Hub
@@ -54,6 +55,8 @@ class Broken:
 
     def __init__(self) -> None:
         self.sinks: dict[str, Sink] = {}
+        self.is_away = False
+        """Whether no channel can be followed."""
         self.is_slow = False
         """Whether whoever follows a channel waits for :attr:`answers`."""
         self.answers = asyncio.Event()
@@ -63,6 +66,9 @@ class Broken:
 
     async def follow(self, channel: str, sink: Sink) -> None:
         self.asked.append(channel)
+        if self.is_away:
+            msg = "the backend is away"
+            raise UnavailableError(msg)
         if self.is_slow:
             await self.answers.wait()
         self.sinks[channel] = sink
@@ -175,6 +181,54 @@ def test_a_bug_ends_a_stream(world: World, logged: list[EventDict]) -> None:
         assert b"bug" not in answer
     line = reported(logged, world)
     assert "a bug of the backend" in str(line["exc_info"])
+
+
+STREAM = b"GET /c HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+
+
+def test_a_stream_waits_for_the_backend(world: World) -> None:
+    """Stream that is asked for while the backend is away is answered at once, and begins when the backend is back."""
+    world.log.is_away = True
+    with Wire(world.server.port) as wire:
+        wire.send(STREAM)
+        answer = wire.read_until(b"this stream begins when it does\n\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"retry: 2000\n\n" in answer
+        assert b"id:" not in answer
+        wait_for(lambda: len(world.log.asked) > 1)
+        world.log.is_away = False
+        wire.read_until(b"id: e:5\n\n\r\n")
+        world.deliver("c")
+        wire.read_until(b"id: e:6\ndata: 6\n\n\r\n")
+    wait_for(lambda: set(world.meter.connections.values()) == {0})
+    wait_for(lambda: not len(world.hub))
+
+
+def test_a_stream_that_waits_ends_with_its_channel_or_its_reader(world: World) -> None:
+    """Stream that waits for the backend is told that its channel is gone, and asks no more when its reader left."""
+    world.log.is_away = True
+    with Wire(world.server.port) as staying, Wire(world.server.port) as leaving:
+        for wire in (staying, leaving):
+            wire.send(STREAM)
+            wire.read_until(b"this stream begins when it does\n\n\r\n")
+        leaving.reset()
+        wait_for(lambda: world.meter.connections["sse"] == 1)
+        world.server.run(world.hub.apply(Registry((), Channel("defaults"))))
+        assert b'"code":4404' in staying.read_until(b"0\r\n\r\n")
+    wait_for(lambda: world.meter.connections["sse"] == 0)
+    assert not world.meter.failures
+
+
+def test_a_stream_waits_though_a_bug_keeps_it_from_beginning(world: World, logged: list[EventDict]) -> None:
+    """Stream whose subscription a bug fails waits, too: it is reported, and the browser does not give up."""
+    world.log.follow = None
+    with Wire(world.server.port) as wire:
+        wire.send(STREAM)
+        wire.read_until(b"this stream begins when it does\n\n\r\n")
+        del world.log.follow
+        wire.read_until(b"id: e:5\n\n\r\n")
+    assert world.meter.failures["connection"] >= 1
+    assert any(line["event"] == "connection_failed" for line in logged)
 
 
 @pytest.mark.parametrize("method", ["stall", "go_on", "release"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -44,6 +44,28 @@ def speak(edge: Server, path: str) -> Iterator[Speaker]:
 
 def push(http: httpx.Client, channel: str, *messages: object) -> list[str]:
     return [http.post(f"/push/{channel}", json=message).json()["position"] for message in messages]
+
+
+@pytest.mark.parametrize(("path", "then"), [("/ws", "error"), ("/chat.v1h", "subscribed")])
+def test_a_session_that_asks_for_heartbeats_begins_with_one(edge: Server, path: str, then: str) -> None:
+    """Session says at its beginning within how many seconds the next heartbeat comes; without being asked, nothing."""
+    with speak(edge, f"{path}?heartbeat=true") as speaker:
+        assert speaker.hear() == {"type": "heartbeat", "seconds": 20}
+        speaker.say()
+        assert speaker.hear()["type"] == then
+    with speak(edge, f"{path}?heartbeat=false") as speaker:
+        speaker.say()
+        assert speaker.hear()["type"] == then
+
+
+@pytest.mark.parametrize(("path", "said"), [("/chat.v1i?heartbeat=true", "abide.v1"), ("/ws?heartbeat=1", "heartbeat")])
+def test_heartbeats_are_for_sessions(edge: Server, path: str, said: str) -> None:
+    """Plain socket that asks for heartbeats is refused, and so is a word that is neither yes nor no."""
+    protocols = [Subprotocol("abide.v1")] if path.startswith("/ws") else None
+    with pytest.raises(InvalidStatus) as refused, connect(f"{edge.ws_url}{path}", subprotocols=protocols):
+        pass
+    assert refused.value.response.status_code == 400
+    assert said in refused.value.response.body.decode()
 
 
 def test_a_subscription_is_announced_and_messages_carry_their_positions(edge: Server, http: httpx.Client) -> None:

@@ -87,6 +87,31 @@ def test_the_last_event_id_goes_before_the_query(http: httpx.Client, publisher: 
         assert events.event()["data"] == "3"
 
 
+def test_polyfills_resume_by_a_parameter(http: httpx.Client, publisher: httpx.Client) -> None:
+    """Stream resumes after the last event ID in the query, however it is spelled: before ``since``, not the header."""
+    first, second, third = push(publisher, "chat.polyfill", 1, 2, 3)
+    for name in ("lastEventId", "lastEventID", "last-event-id", "Last-Event-Id", "last_event_id", "evs_last_event_id"):
+        with stream(http, f"/chat.polyfill?since={first}&{name}={second}&last=9") as events:
+            assert events.event() == {"id": second}
+            assert events.event()["data"] == "3"
+    with stream(http, f"/chat.polyfill?lastEventId=&since={second}&lastEventId={first}") as events:
+        assert events.event() == {"id": first}
+    with stream(http, f"/chat.polyfill?lastEventId=&since={second}") as events:
+        assert events.event() == {"id": second}
+    with stream(http, f"/chat.polyfill?lastEventId={first}", **{"last-event-id": third}) as events:
+        assert events.event() == {"id": third}
+
+
+def test_a_heartbeat_can_be_seen(http: httpx.Client) -> None:
+    """Stream that is asked for heartbeats says at its beginning when the next one comes; any other word is refused."""
+    with http.stream("GET", "/chat.beat?heartbeat=true", headers=ACCEPT) as response:
+        events = Stream(response)
+        assert events.event() == {"retry": "2000"}
+        assert events.event() == {"event": "heartbeat", "data": '{"type":"heartbeat","seconds":15}'}
+        assert "id" in events.event()
+    assert_problem(http.get("/chat.beat?heartbeat=often", headers=ACCEPT), 400, "malformed")
+
+
 @pytest.mark.parametrize("given", ["old:7", "not one of ours"])
 def test_an_event_id_that_is_not_ours_is_a_gap(http: httpx.Client, publisher: httpx.Client, given: str) -> None:
     """Stream tells of a gap in-band, with the first id that moves on, and then sends what is held."""

@@ -54,8 +54,8 @@ class Commit:
 
     def open(self) -> list[int]:
         """Return the indexes of the records that still have to be stored."""
-        if not self._first:  # without keys they are all stored together
-            return [] if self.outcomes else list(range(len(self.records)))
+        if len(self.outcomes) == len(self.records):
+            return []
         return [
             index
             for index, record in enumerate(self.records)

@@ -15,6 +15,9 @@ _UNDERSTOOD = frozenset(
 """Parameters that asyncpg acts on. Others it would send to the server as settings, which
 refuses to start a session with one that it does not know (``channel_binding``, ``pgbouncer``, …)."""
 
+_PUBLIC = ("sslrootcert", "system")
+"""libpq's word for the machine's own list of authorities, and for verify-full; asyncpg takes it for a file's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
@@ -25,6 +28,8 @@ class Dsn:
     """Host, port and database, for logs: never the user or the password."""
     pooled: bool
     """Whether a pooler in transaction mode stands before it: no prepared statements, no sessions."""
+    public: bool = False
+    """Whether the server is checked by the machine's own list of authorities."""
 
 
 def parse(url: str, *, pooled: bool = False) -> Dsn:
@@ -33,10 +38,14 @@ def parse(url: str, *, pooled: bool = False) -> Dsn:
     parts = urlsplit("postgres" + url[url.index("://") :])
     given = parse_qsl(parts.query, keep_blank_values=True)
     kept = [(name, value) for name, value in map(_translate, given) if name in _UNDERSTOOD]
+    public = _PUBLIC in kept
+    if public:
+        kept.remove(_PUBLIC)
     return Dsn(
         url=urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), "")),
         place=parts.netloc.rpartition("@")[2] + parts.path,
         pooled=pooled or ("pgbouncer", "true") in given,
+        public=public,
     )
 
 

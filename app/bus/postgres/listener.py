@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import structlog
@@ -25,10 +26,12 @@ import structlog
 from app.bus import sql
 from app.bus.postgres import wire
 from app.bus.postgres.dsn import Dsn
+from app.bus.postgres.faults import POOLER, explain
 from app.bus.postgres.follower import Follower, Place
-from app.bus.postgres.link import connect, describe
+from app.bus.postgres.link import LOST, Session, close, connect, is_over
 from app.bus.postgres.migrations import EMPTY, ensure
-from app.bus.postgres.outbox import Outbox
+from app.bus.postgres.outbox import DrainError, Outbox
+from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.seen import Seen
 from app.core.epochs import name
 from app.core.errors import UnavailableError
@@ -53,6 +56,11 @@ _SEAL_UNREADABLE = (
     "GRANT SELECT ON abide.seal TO the server's role"
 )
 
+_ELSEWHERE = (
+    "LISTEN is in another database than commits: it connects again, and finds the same one unless DIRECT_DATABASE_URL "
+    "names another than DATABASE_URL's pooler leads to"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -60,7 +68,9 @@ _log = structlog.get_logger(__name__)
 class _Session:
     """One connection's life. Nothing of an earlier one can reach a later one: it has its own of everything."""
 
-    connection: asyncpg.Connection
+    connection: Session
+    server: str = ""
+    """Which database it is in, as server.sql has it."""
     seal: wire.Seal | None = None
     """What messages are proved by; without it they are hints."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,9 +80,7 @@ class _Session:
     sent_at: float = 0.0
     """When the newest heartbeat was sent."""
     unheard_since: float = field(default_factory=time.monotonic)
-    """When the first heartbeat was sent that was not heard, or the session began; valid while one is not heard."""
-    unsent: str = ""
-    """Why the last heartbeat could not be sent, if any could not."""
+    """When the first heartbeat was sent that was not heard; valid while one is not heard."""
     beats: dict[str, int] = field(default_factory=dict)
     """Tokens of the heartbeats that were not heard yet, and their numbers."""
     hearing_since: float = 0.0
@@ -84,14 +92,22 @@ class _Session:
             return rows
 
     async def lead(self, seconds: float) -> bool | None:
-        leads: bool | None = (await self.fetch("SELECT abide.lead($1)", round(seconds * 1000)))[0][0]
+        leads: bool | None = await self._ask("SELECT abide.lead($1)", round(seconds * 1000))
         return leads
 
     async def stay_awake(self, seconds: float) -> None:
-        await self.fetch("SELECT abide.stay_awake($1)", round(seconds * 1000))
+        await self._ask("SELECT abide.stay_awake($1)", round(seconds * 1000))
 
     async def publishing(self) -> bool:
-        return bool((await self.fetch(sql.query("publishing")))[0][0])
+        return bool(await self._ask(sql.query("publishing")))
+
+    async def _ask(self, query: str, *arguments: object) -> Any:  # noqa: ANN401 — one value of the database's
+        try:
+            return (await self.fetch(query, *arguments))[0][0]
+        except asyncpg.PostgresError as error:
+            if is_over(error):
+                raise
+            raise DrainError(explain(error)) from error
 
     def spent(self) -> float:
         """Return for how many seconds of this turn of the event loop notifications have been heard."""
@@ -105,23 +121,23 @@ class _Session:
         self.hearing_since = 0.0
 
     def is_deaf(self) -> bool:
-        # A session in which no heartbeat could even be sent has heard as little.
-        return self.heard < max(self.sent, 1) and time.monotonic() - self.unheard_since > _DEAF_SECONDS
+        return self.heard < self.sent and time.monotonic() - self.unheard_since > _DEAF_SECONDS
 
 
 class Listener:
-    """Keeps a session alive. ``notify`` sends a notification by another connection.
+    """Keeps a session alive. ``notify`` sends a notification by another connection, and returns which database it was.
 
     Without ``inline``, or the right to read the seal, nothing heard is taken for more than a hint.
     """
 
-    def __init__(  # noqa: PLR0913 — whom it hears for, and whom it tells
+    def __init__(  # noqa: PLR0913, PLR0917 — whom it hears for, and whom it tells
         self,
         dsn: Dsn,
         follower: Follower,
         outbox: Outbox,
-        notify: Callable[[str], Awaitable[None]],
+        notify: Callable[[str], Awaitable[str]],
         meter: Meter,
+        outcomes: Outcomes,
         *,
         inline: bool,
     ) -> None:
@@ -130,14 +146,17 @@ class Listener:
         self._outbox = outbox
         self._notify = notify
         self._meter = meter
+        self._outcomes = outcomes
         self._inline = inline
         self._backoff = _SHORTEST_BACKOFF
         self._warned = False
         self._seen = Seen()
         self._asked = asyncio.Event()
         """Set to have the heads read soon."""
-        self.error: str | None = "not connected yet"
-        """Why it hears nothing; None while it does."""
+        self.sessions = 0
+        """How many there have been."""
+        self._said = ""
+        """Why the last session was lost, since there was one that heard."""
         self.ready = asyncio.Event()
         """Set from the first session on."""
 
@@ -158,10 +177,11 @@ class Listener:
     def _lost(self, error: Exception) -> None:
         while isinstance(error, ExceptionGroup):  # the first of the session's tasks that failed
             error = error.exceptions[0]
-        reason = str(error) if isinstance(error, UnavailableError) else describe(error)
-        if reason != self.error:
+        reason = explain(error)
+        if reason != self._said:
             _log.warning("listener_lost", database=self._dsn.place, reason=reason)
-        self.error = reason
+        self._said = reason
+        self._outcomes.failed("listen", reason)
 
     async def _one_session(self) -> None:
         async with self._session() as session, asyncio.TaskGroup() as group:
@@ -176,9 +196,13 @@ class Listener:
     async def _session(self) -> AsyncIterator[_Session]:
         connection = await connect(self._dsn, "abide listen")
         session = _Session(connection)
+        self.sessions += 1
+        if connection.pooled:  # maybe one that gives us a session to keep: then it will hear
+            self._outcomes.waits(POOLER)
         try:
             connection.add_termination_listener(lambda _: self._ended(session))
             await ensure(connection, may_create=not self._seen)
+            session.server = (await session.fetch(sql.query("server")))[0][0]
             session.seal = await self._read_seal(session)
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
@@ -187,7 +211,7 @@ class Listener:
             self._backoff = _SHORTEST_BACKOFF  # it is only for a database that lets nobody in
             yield session
         finally:
-            connection.terminate()
+            await close(connection)
 
     def _ended(self, session: _Session) -> None:
         session.lost.set()
@@ -217,17 +241,19 @@ class Listener:
                 raise UnavailableError(msg)
             if session.is_deaf():
                 raise UnavailableError(self._deaf(session))
-            await self._read_heads(session)
+            try:
+                await self._read_heads(session)
+            except asyncpg.PostgresError as error:
+                if is_over(error):
+                    raise
+                self._outcomes.failed("read", explain(error))
 
     def _deaf(self, session: _Session) -> str:
         if session.heard:
             return "LISTEN hears nothing any more"
-        if not session.sent and "prepared statement" not in session.unsent:
-            return f"no heartbeat could be sent: {session.unsent}"
-        return (
-            f"LISTEN on {self._dsn.place} hears nothing: it seems to be a pooler in transaction mode. "
-            "Set DIRECT_DATABASE_URL to the database's own address"
-        )
+        if session.connection.pooled:
+            return POOLER
+        return f"LISTEN on {self._dsn.place} hears nothing. Is it another database than DATABASE_URL's, or: {POOLER}"
 
     async def _read_heads(self, session: _Session) -> None:
         before = self._follower.places()
@@ -273,11 +299,12 @@ class Listener:
             session.beats[token] = session.sent + 1
             session.sent_at = time.monotonic()
             try:
-                await self._notify(f"h {token}")
-            except (UnavailableError, asyncpg.PostgresError, *_TRANSIENT) as error:
+                server = await self._notify(f"h {token}")
+            except (UnavailableError, asyncpg.PostgresError, *LOST):  # the probe has told why
                 session.beats.pop(token, None)
-                session.unsent = describe(error)
             else:
+                if server != session.server:
+                    raise UnavailableError(_ELSEWHERE)
                 if session.heard >= session.sent:
                     session.unheard_since = time.monotonic()
                 session.sent += 1
@@ -315,9 +342,7 @@ class Listener:
         session.heard = max(session.heard, number)
         if session.heard >= session.sent:  # it is the newest, and may be heard before the database says it is sent
             self._meter.heard(time.monotonic() - session.sent_at)
-        if self.error is not None:
+        if not self._outcomes.listens():
             _log.info("listening", database=self._dsn.place)
-            self.error = None
-
-
-_TRANSIENT = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+            self._said = ""
+        self._outcomes.worked("listen")

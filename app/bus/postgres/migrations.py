@@ -11,9 +11,11 @@ import contextlib
 
 import asyncpg
 
+from app import COMMAND
 from app.bus import sql
 from app.bus.postgres.dsn import parse
-from app.bus.postgres.link import connect, describe
+from app.bus.postgres.faults import MIGRATE, explain
+from app.bus.postgres.link import Session, connect
 from app.core.errors import UnavailableError
 
 _OLDEST_SERVER = 130000
@@ -29,16 +31,19 @@ _TAKEN = (
 )  # fmt: skip
 """What says that another server creates the schema, too."""
 
-EMPTY = "abide.installation is empty: restore a backup, or drop the schema 'abide' and run 'python -m app migrate'"
+EMPTY = f"abide.installation is empty: restore a backup, or drop the schema 'abide' and run '{COMMAND} migrate'"
 
 _INCOMPLETE = "the schema 'abide' is not complete: a backup is being restored, or was not restored to its end"
 
 _GONE = (
-    "the schema 'abide' is gone, and this server has served a log from it: restore it, or run 'python -m app migrate' "
-    "to begin a new one"
+    "the schema 'abide' is gone, and this server has served a log from it: "
+    f"restore it, or run '{COMMAND} migrate' to begin a new one"
 )
 
-_MIGRATE = "run 'python -m app migrate' with a role that may create it"
+_UNHURRIED = """
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')
+"""
+"""A step may take as long as it takes."""
 
 
 async def migrate(url: str) -> list[str]:
@@ -49,34 +54,35 @@ async def migrate(url: str) -> list[str]:
     """
     connection = await connect(parse(url), "abide migrate")
     try:
+        _check_encoding(connection)
         return await _upgrade(connection)
     except asyncpg.PostgresError as error:
-        msg = f"the schema 'abide' could not be migrated: {describe(error)}"
+        msg = f"the schema 'abide' could not be migrated: {explain(error)}"
         raise UnavailableError(msg) from error
     finally:
         await connection.close()
 
 
-async def ensure(connection: asyncpg.Connection, *, may_create: bool) -> None:
+async def ensure(connection: Session, *, may_create: bool) -> None:
     """Bring the schema up to date if it is not and the role may; make it where there is none if it ``may_create``.
 
     Raises :class:`UnavailableError` that says what to do.
     """
-    steps = sql.migrations()
+    _check_encoding(connection)
     try:
         if await connection.fetchval(sql.query("incomplete")):
             raise UnavailableError(_INCOMPLETE)
         version = await _version(connection)
         if not version and not may_create:
             raise UnavailableError(_GONE)
-        if version != len(steps):
-            await _upgrade(connection)
+        if version != len(sql.migrations()):
+            await _upgrade_at_start(connection)
     except asyncpg.InsufficientPrivilegeError as error:
-        msg = f"the schema 'abide' is missing or old, and this role may not change it: {_MIGRATE} ({error})"
+        msg = f"this role may not use the schema 'abide': {explain(error)}"
         raise UnavailableError(msg) from error
 
 
-async def _take(connection: asyncpg.Connection, step: sql.Migration) -> None:
+async def _take(connection: Session, step: sql.Migration) -> None:
     """Take one step; a new version alone ends no epoch."""
     has_epoch = step.number > _FIRST_WITH_EPOCH and await connection.fetchval("SELECT certified FROM abide.epoch")
     await connection.execute(step.sql)
@@ -85,7 +91,25 @@ async def _take(connection: asyncpg.Connection, step: sql.Migration) -> None:
         await connection.execute("UPDATE abide.installation SET writer = xmin")
 
 
-async def _version(connection: asyncpg.Connection) -> int:
+async def _upgrade_at_start(connection: Session) -> None:
+    try:
+        await _upgrade(connection)
+    except asyncpg.InsufficientPrivilegeError as error:
+        msg = f"the schema 'abide' is missing or old, and this role may not change it: {MIGRATE} ({error})"
+        raise UnavailableError(msg) from error
+
+
+def _check_encoding(connection: Session) -> None:
+    encoding = connection.get_settings().server_encoding
+    if encoding != "UTF8":
+        msg = (
+            f"the database's encoding is {encoding}, which cannot hold every message: use one of encoding UTF8 "
+            "(CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+        )
+        raise UnavailableError(msg)
+
+
+async def _version(connection: Session) -> int:
     """Return the schema's version, 0 when there is none; raise when it is newer than this code."""
     # Not to_regclass(): it would answer from a cache that another session's new schema has not reached.
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'abide')"):
@@ -103,7 +127,7 @@ async def _version(connection: asyncpg.Connection) -> int:
     return version
 
 
-async def _upgrade(connection: asyncpg.Connection) -> list[str]:
+async def _upgrade(connection: Session) -> list[str]:
     number = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
     if number < _OLDEST_SERVER:
         msg = f"PostgreSQL {number // 10000} is too old: 13 or newer is needed"
@@ -115,8 +139,9 @@ async def _upgrade(connection: asyncpg.Connection) -> list[str]:
     return await _take_steps(connection)
 
 
-async def _take_steps(connection: asyncpg.Connection) -> list[str]:
+async def _take_steps(connection: Session) -> list[str]:
     async with connection.transaction():
+        await connection.execute(_UNHURRIED)
         # Where every role may create functions in public, none of them is to run with our rights.
         await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         if await _version(connection):

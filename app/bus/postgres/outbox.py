@@ -36,6 +36,8 @@ from typing import Protocol
 
 import structlog
 
+from app.bus.postgres.outcomes import Outcomes
+
 BATCH = 1000
 """Messages moved by one statement, at most."""
 
@@ -69,7 +71,7 @@ class DrainError(Exception):
 
 
 class Session(Protocol):
-    """The listening session: to lead ends with it."""
+    """The listening session: to lead ends with it. Each may raise :class:`DrainError`."""
 
     async def lead(self, seconds: float) -> bool | None:
         """Take or keep the lead for so long; 0: give it back.
@@ -91,8 +93,9 @@ class Outbox:
     another is at it; raises :class:`DrainError`.
     """
 
-    def __init__(self, drain: Callable[[int], Awaitable[int | None]]) -> None:
+    def __init__(self, drain: Callable[[int], Awaitable[int | None]], outcomes: Outcomes) -> None:
         self._drain = drain
+        self._outcomes = outcomes
         self._bell = asyncio.Event()
         self._owes_a_look = False
         """It was awake, or another was, and nobody is known to have looked since."""
@@ -110,6 +113,7 @@ class Outbox:
                 if not await self._serve(session):
                     await asyncio.sleep(_REST_SECONDS)
             except DrainError as error:
+                self._outcomes.failed("drain", str(error))
                 _log.warning("drain_failed", reason=str(error))
                 await asyncio.sleep(_AFTER_FAILURE_SECONDS)
                 self.ring()

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from app.bus import commit
 from app.bus.postgres import backend as backend_module
 from app.bus.postgres import link, listener
 from app.bus.postgres.dsn import Dsn
@@ -99,6 +100,7 @@ async def test_a_silent_link_is_found_dead_and_replaced(
 ) -> None:
     """Worker whose link falls silent turns red within seconds, and goes on where it was when it heals."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(link, "COMMAND_SECONDS", 1.0)
     monkeypatch.setattr(link, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(listener, "_ANSWER_SECONDS", 1.0)
@@ -111,7 +113,7 @@ async def test_a_silent_link_is_found_dead_and_replaced(
         lost = asyncio.create_task(ledger.publish(it, [Record("a", ledger.data(100))]))
         kept = asyncio.create_task(ledger.insist(it, Record("a", ledger.data(100), "k")))
         await ledger.publish(other, [Record("a", ledger.data(100))])
-        assert await healthy(it.backend, ok=False, seconds=5) == "no answer in time"
+        assert "no answer in time" in await healthy(it.backend, ok=False, seconds=5)
         assert isinstance((await lost)[0], OutcomeUnknownError)
         proxy.heal()
         ledger.note("healed")
@@ -125,6 +127,7 @@ async def test_a_database_that_is_away_at_start_is_waited_for(
 ) -> None:
     """Worker that starts before its database says so once, refuses publishers, and serves when it comes."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.3)
     proxy.refuse()
     with capture_logs() as logs:
         async with worker(proxied, ready=False) as it:
@@ -166,6 +169,7 @@ async def test_a_read_gives_up_when_its_patience_ends(
 ) -> None:
     """Worker refuses a read when the database stays away."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.2)
     async with worker(proxied) as it:
         proxy.refuse()
         proxy.cut()
@@ -202,6 +206,7 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(
 ) -> None:
     """Publisher whose commit was under way when the database vanished is told "unknown", never "not stored"."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.3)
     async with worker(proxied) as it:
         await it.publish("a", "1")
         await sql.execute("BEGIN; SELECT FROM abide.head FOR UPDATE")
@@ -265,7 +270,7 @@ async def test_pgbouncer_without_a_direct_url_is_noticed(postgres: PostgresServe
     with PgBouncer(postgres) as pool, capture_logs() as logs:
         async with worker(pool.url(database), ready=False) as it:
             await says(it.backend, "DIRECT_DATABASE_URL", seconds=10)
-    assert any("DIRECT_DATABASE_URL" in str(line.get("reason")) for line in logs)
+            await until(lambda: any("DIRECT_DATABASE_URL" in str(line.get("reason")) for line in logs), "a line")
 
 
 async def test_a_session_that_goes_deaf_is_replaced(

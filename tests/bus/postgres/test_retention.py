@@ -36,7 +36,7 @@ async def trimmed(url: str, retention: Retention) -> int:
     try:
         return await trim(link, retention)
     finally:
-        link.drop("done")
+        await link.close()
 
 
 async def fill(url: str, *counts: int, channel: str = "a") -> None:
@@ -167,7 +167,7 @@ async def test_a_failure_is_logged_and_not_the_end(
     await age(sql, 90_000)
     await sql.execute("ALTER FUNCTION abide.trim RENAME TO away")
     with capture_logs() as logs:
-        async with worker(url):
+        async with worker(url, ready=False):
             await until(lambda: "retention_failed" in [line["event"] for line in logs], "a line in the log")
             await postgres.execute("ALTER FUNCTION abide.away RENAME TO trim", database=database)
             await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM abide.log"), "it trims again")

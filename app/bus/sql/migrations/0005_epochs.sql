@@ -245,7 +245,7 @@ BEGIN
             max(m.lineage) FILTER (WHERE m.is_new)
         INTO heads, times, lineages, newborn
         FROM unnest(channels) WITH ORDINALITY t(channel, i) JOIN moved m USING (channel);
-        EXIT WHEN heads IS NOT NULL;
+        EXIT WHEN heads IS NOT NULL OR channels = '{}';
         PERFORM abide.enter();
     END LOOP;
     IF newborn IS NOT NULL THEN

@@ -1,0 +1,153 @@
+"""What an error of the database means, in one line: what is wrong, in the database's own words, and what to do."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+
+import asyncpg
+
+from app import COMMAND
+from app.core.errors import UnavailableError
+
+MIGRATE = f"run '{COMMAND} migrate' with a role that may create it"
+
+POOLER = (
+    "DATABASE_URL leads to a pooler in transaction mode, through which LISTEN hears nothing: "
+    "set DIRECT_DATABASE_URL to the database's own address"
+)
+
+_ROW_SECURITY = (
+    "servers must see every row: ALTER ROLE … BYPASSRLS for the server's role, "
+    "or ALTER TABLE … DISABLE ROW LEVEL SECURITY"
+)
+
+_LOCKED = "another session holds a lock: pg_locks and pg_stat_activity show which, pg_terminate_backend(pid) ends it"
+_RESTORED = f"was the schema 'abide' dropped or changed? Restore it, or {MIGRATE}"
+_STANDBY = "this is a standby or a replica: write the address of the primary"
+_HOST = (
+    "is the host in the URL right, does this machine reach its address (IPv4 or IPv6) through every firewall, "
+    "and has nobody paused the database?"
+)
+_WAITS = "pg_stat_activity shows what the sessions named abide wait for"
+_POSTGRES = "is the port that of a PostgreSQL server, and does the database run?"
+_CERTIFICATE = "add sslrootcert=system to the URL for a public authority, or sslrootcert=/path/of/its/certificate.pem"
+
+_WHAT_TO_DO = {
+    "08P01": "is the port that of PostgreSQL, and a pooler before it in transaction mode?",
+    "0A000": "",
+    "25006": "the database takes no writes: is it a replica, or is default_transaction_read_only on?",
+    "26000": POOLER,
+    "28P01": "correct the user or the password in the URL",
+    "28000": "correct the user in the URL, or let pg_hba.conf admit it from this machine",
+    "3D000": "create it (CREATE DATABASE … ENCODING 'UTF8'), or correct the name in the URL",
+    "3F000": _RESTORED,
+    "42P01": _RESTORED,
+    "42P05": POOLER,
+    "42703": _RESTORED,
+    "42883": _RESTORED,
+    "53100": "the database's disk is full: free some space, or add some",
+    "53200": "the database is out of memory, or of room for locks",
+    "53300": "each worker takes up to 5 connections: raise max_connections, run fewer workers, "
+    "or use a pooler and DIRECT_DATABASE_URL",
+    "55000": "is the database being restored, or a replica?",
+    "55P03": _LOCKED,
+    "57014": "a timeout of the database, or its administrator, has cancelled this",
+    "57P01": "it was shut down, or its administrator ended the session",
+    "57P03": "it starts, or stops, or its host has paused it",
+}
+"""What to do, by SQLSTATE."""
+
+_BY_TEXT = (
+    ("no encryption|SSL off|SSL required|SSL connection is required|insecure connection",
+        "the server asks for TLS: add sslmode=require to the URL"),
+    ("no pg_hba.conf entry", "let pg_hba.conf, or the host's list of addresses, admit this user from this machine"),
+    ("too many notifications in the NOTIFY queue",
+        "a session that listens stays in a transaction: end it (pg_stat_activity shows it as idle in transaction)"),
+    ("row-level security", _ROW_SECURITY),
+    ("cannot execute .* during recovery", _STANDBY),
+    ("transaction blocks not allowed in statement pooling",
+        "PgBouncer pools statements: set pool_mode = transaction and DIRECT_DATABASE_URL, or pool_mode = session"),
+    ("unsupported startup parameter", "name it in ignore_startup_parameters of PgBouncer, or take it out of the URL"),
+    ("prepared statement .* (does not exist|already exists)", POOLER),
+    ("rejected SSL upgrade", f"sslmode in the URL asks for TLS, and nothing there offers it: {_POSTGRES}"),
+    ("password (was |is )?(not supplied|required|missing)|no password", "write the password into the URL"),
+    ("(project|endpoint|compute|database|instance) .*(paused|suspended|disabled|inactive|quota)|tenant.* not found",
+        "the host has paused this project, or the user in the URL names another one: look at its dashboard"),
+    ("root certificate file", _CERTIFICATE),
+    ("unsupported authentication|SASL|SCRAM", "let pg_hba.conf ask for scram-sha-256 or md5"),
+)  # fmt: skip
+"""What to do, by a pattern in the database's words: these say more than their SQLSTATE."""
+
+_BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
+    (socket.gaierror, f"the host name has no address here: {_HOST}"),
+    (ssl.SSLCertVerificationError, f"the certificate is not trusted: {_CERTIFICATE}"),
+    (FileNotFoundError, "a file of sslrootcert, sslcert or sslkey, or the socket that the URL names, is not there"),
+    (ConnectionRefusedError, f"nothing listens there: {_POSTGRES}"),
+    (ConnectionError, f"the connection was closed: {_POSTGRES}"),
+    (ssl.SSLError, f"no TLS could be agreed on: {_POSTGRES}"),
+    (OSError, _HOST),
+    (EOFError, f"the connection was closed: {_POSTGRES}"),
+    (asyncpg.PostgresConnectionError, f"the connection was closed: {_POSTGRES}"),
+)
+"""What to do, by the kind of an error of the network; the first that fits."""
+
+_DENIED = re.compile(r"permission denied for (schema|table|relation|function|procedure|sequence|view) (\w+)")
+
+
+def explain(error: BaseException, *, connecting: bool = False) -> str:
+    """Say in one line what is wrong and what to do; what is told already is repeated."""
+    if isinstance(error, TimeoutError):
+        return f"no answer in time: {_HOST if connecting else _WAITS}"
+    if isinstance(error, UnavailableError):
+        return str(error)
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate:
+        return _of_server(error, error.sqlstate)
+    return _of_network(error)
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return the server's code of an error; empty where the server did not say it."""
+    return (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
+
+
+def grant(functions: list[str]) -> str:
+    """Say which functions the server's role may not run, and how it may."""
+    names = ", ".join(f"abide.{name}" for name in functions)
+    return f"permission denied for function {names} (42501): GRANT EXECUTE ON FUNCTION {names} TO the server's role"
+
+
+def _of_server(error: asyncpg.PostgresError, state: str) -> str:
+    words = _one_line(str(error))
+    told = f"{words} ({state})"
+    if found := _DENIED.search(words):
+        return f"{told}: {_grant(*found.groups(), owner='PL/pgSQL function abide.' in (error.context or ''))}"
+    to_do = _by_text(words) or _WHAT_TO_DO.get(state, "")
+    if state == "42501" and not to_do:
+        to_do = MIGRATE
+    return f"{told}: {to_do}" if to_do else told
+
+
+def _grant(kind: str, name: str, *, owner: bool) -> str:
+    if kind == "schema":
+        return f"GRANT USAGE ON SCHEMA {name} TO the server's role"
+    if kind in ("function", "procedure"):
+        return f"GRANT EXECUTE ON FUNCTION abide.{name} TO the server's role"
+    if owner:  # what a function of ours does, it does with the rights of its owner
+        return f"GRANT ALL ON abide.{name} TO the owner of the schema"
+    return f"GRANT SELECT ON abide.{name} TO the server's role"
+
+
+def _of_network(error: BaseException) -> str:
+    words = _one_line(f"{type(error).__name__}: {error}")
+    to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
+    return f"{words}: {to_do}" if to_do else words
+
+
+def _by_text(words: str) -> str | None:
+    return next((to_do for pattern, to_do in _BY_TEXT if re.search(pattern, words, re.IGNORECASE)), None)
+
+
+def _one_line(text: str) -> str:
+    return text.split("\n", maxsplit=1)[0].removesuffix(": ")
