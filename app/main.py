@@ -34,6 +34,9 @@ from app.web.routes import Edge, Routes
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
 
+_NAMES_SECONDS = 10
+"""How long it is remembered at most which family a name belongs to."""
+
 _log = structlog.get_logger("app")
 
 
@@ -139,6 +142,7 @@ class Abide:
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
+                asyncio.create_task(self._forget_names(), name="forget-names"),
                 asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
@@ -160,6 +164,12 @@ class Abide:
                 _log.error("config_refused", problems=problems, serving=self._settings.digest)
             else:
                 await self._apply(change)
+
+    async def _forget_names(self) -> None:
+        """Keep nothing of names that were used once."""
+        while True:
+            await asyncio.sleep(_NAMES_SECONDS)
+            self._settings.registry.forget_names()
 
     async def _count_all(self) -> Mapping[str, Count]:
         self._counts.tell(self._hub.counts())

@@ -13,19 +13,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
-from heapq import heapify, heappop, heappush
-from itertools import count
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
+from app.bus.logs import Logs
 from app.bus.remembered import MAX_KEYS, Keys
+from app.core import turns
 from app.core.channel import History
 from app.core.errors import AbideError, bare
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
-from app.core.tail import OVERHEAD, Messages, footprint
+from app.core.turns import Pace, Steps
 
 LOG_BYTES = 64 * 1024 * 1024
 """What the messages of all channels together take, at most: the oldest go first, whosever they are."""
@@ -33,148 +33,22 @@ LOG_BYTES = 64 * 1024 * 1024
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 1024 * 1024
 _SWEEP_SECONDS = 10.0
-_SWEEP_SLICE = 500
-"""Channels that a sweep looks at in one turn of the event loop."""
-
-_SPARE = 1000
-"""Places that may be kept for nothing."""
-
-_LOG_OVERHEAD = 400
-"""Bytes that CPython takes for a channel besides its messages."""
-
-_EVERYTHING = 2**63
-
 _log = structlog.get_logger(__name__)
 
 
-class _Log:
-    """One channel's messages."""
-
-    __slots__ = ("is_unused", "messages", "queued", "used")
-
-    def __init__(self, offset: int, now: int) -> None:
-        self.messages = Messages(offset)
-        self.queued = False
-        """Whether it is in the store's queue."""
-        self.used = now
-        """When it was last appended to, or begun."""
-        self.is_unused = True
-        """Whether nothing was ever appended: then it may go at once, for it has no offset to lose."""
-
-
-class _Store:
-    """The logs of all channels, bounded together; those of ``followed`` channels are never forgotten."""
-
-    def __init__(self, most: int, followed: Container[str]) -> None:
-        self._most = most
-        self._followed = followed
-        self._used = 0
-        self.floor = 0
-        """The highest offset of a channel that was forgotten."""
-        self._logs: dict[str, _Log] = {}
-        self._queue: list[tuple[int, int, str]] = []
-        """A heap: when the oldest message of each log was stored, or one that it had before that; a number, by which
-        of two in one millisecond the one that entered earlier is the older; and the log's channel."""
-        self._number = count()
-
-    def __len__(self) -> int:
-        return len(self._logs)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._logs)
-
-    def get(self, channel: str) -> _Log | None:
-        """Return a channel's log if it ever had a message."""
-        return self._logs.get(channel)
-
-    def open(self, channel: str, now: int) -> _Log:
-        """Return a channel's log; begin it if there is none."""
-        log = self._logs.get(channel)
-        if log is None:
-            log = self._logs[channel] = _Log(self.floor, now)
-            self._used += _LOG_OVERHEAD
-        return log
-
-    def compact(self) -> None:
-        """Give back what is kept for channels that were forgotten."""
-        if len(self._queue) > 2 * len(self._logs) + _SPARE:
-            self._queue = [entry for entry in self._queue if entry[2] in self._logs]
-            heapify(self._queue)
-            self._logs = dict(self._logs)
-
-    def forget_idle(self, channel: str, before: int) -> None:
-        """Forget a channel that holds nothing and was not used since ``before``."""
-        log = self._logs.get(channel)
-        if log is not None and log.used < before:
-            self._forget_empty(channel, log)
-
-    def forget_unused(self, channel: str) -> None:
-        """Forget a channel that nobody has published to since it was begun."""
-        log = self._logs.get(channel)
-        if log is not None and log.is_unused:
-            self._forget_empty(channel, log)
-
-    def append(self, channel: str, now: int, data: bytes) -> Message:
-        """Store a message, and let go of the oldest ones that no longer fit."""
-        log = self._logs.get(channel) or self.open(channel, now)
-        log.used, log.is_unused = now, False
-        message = Message(log.messages.head + 1, now, data)
-        log.messages.extend((message,))
-        self._used += len(data) + OVERHEAD
-        if not log.queued:
-            self._enqueue(channel, log)
-        while self._used > self._most and self._queue:
-            self._drop_oldest()
-        return message
-
-    def trim(self, channel: str, history: History, now: int) -> None:
-        """Forget what the history no longer shows."""
-        log = self._logs.get(channel)
-        if log is None:
-            return
-        messages = log.messages
-        if len(messages) > history.size:
-            self._drop(messages, messages.head - history.size)
-        expired = now - history.ttl * 1000
-        while (oldest := messages.oldest()) and oldest.time < expired:
-            self._drop(messages, oldest.offset)
-
-    def _enqueue(self, channel: str, log: _Log) -> None:
-        oldest = log.messages.oldest()
-        if oldest is not None:
-            log.queued = True
-            heappush(self._queue, (oldest.time, next(self._number), channel))
-
-    def _drop_oldest(self) -> None:
-        time_, _, channel = heappop(self._queue)
-        log = self._logs.get(channel)
-        if log is None:  # forgotten meanwhile
-            return
-        log.queued = False
-        oldest = log.messages.oldest()
-        if oldest is not None and oldest.time <= time_:  # else that one is gone already
-            self._drop(log.messages, oldest.offset)
-        self._enqueue(channel, log)
-        self._forget_empty(channel, log)
-
-    def _forget_empty(self, channel: str, log: _Log) -> None:
-        if not len(log.messages) and channel not in self._followed:
-            self.floor = max(self.floor, log.messages.head)
-            del self._logs[channel]
-            self._used -= _LOG_OVERHEAD
-
-    def _drop(self, messages: Messages, offset: int) -> None:
-        self._used -= footprint(messages.drop_through(offset))
-
-
 class MemoryBackend(Backend):
-    """A bounded log per channel. ``clock`` returns seconds since the Unix epoch."""
+    """A bounded log per channel.
+
+    ``clock`` returns seconds since the Unix epoch, which are the messages' times. It may jump: how old messages and
+    keys are goes by ``monotonic``, in seconds too.
+    """
 
     def __init__(
         self,
         retention: Retention,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         log_bytes: int = LOG_BYTES,
         max_keys: int = MAX_KEYS,
     ) -> None:
@@ -182,9 +56,10 @@ class MemoryBackend(Backend):
         """The id of this life of the log."""
         self._retention = retention
         self._clock = clock
+        self._monotonic = monotonic
         self._cursors: dict[str, int] = {}
         """Offset of the last message handed out of each followed channel."""
-        self._logs = _Store(log_bytes, self._cursors)
+        self._logs = Logs(log_bytes, self._cursors)
         self._keys = Keys(max_keys)
         self._sweeping: asyncio.Task[None] | None = None
         self._behind: dict[str, None] = {}
@@ -206,25 +81,15 @@ class MemoryBackend(Backend):
 
     async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:  # noqa: ARG002
         """Store the records; see the contract."""
-        now = int(self._clock() * 1000)
-        outcomes = [self._append(record, now) for record in records]
+        now, stamp = int(self._clock() * 1000), self._stamp()
+        outcomes = [self._append(record, now, stamp) for record in records]
         for channel in {record.channel for record in records}:
-            self._trim(channel, now)
+            self._trim(channel, stamp)
         return outcomes
 
     async def sweep(self) -> None:
         """Let go of what no history shows any more, and of names that hold nothing for as long as they might."""
-        now = int(self._clock() * 1000)
-        more = True
-        while more:
-            more = self._keys.forget(now)
-            await asyncio.sleep(0)
-        for place, channel in enumerate(list(self._logs)):
-            if place % _SWEEP_SLICE == 0:
-                await asyncio.sleep(0)
-            self._trim(channel, now)
-            self._logs.forget_idle(channel, now - self._retention(channel).ttl * 1000)
-        self._logs.compact()
+        await turns.run(self._sweep())
 
     async def _sweep_on(self) -> None:
         while True:
@@ -234,20 +99,26 @@ class MemoryBackend(Backend):
             except Exception:  # noqa: BLE001 — a bug is logged, and the next sweep comes all the same
                 _log.exception("sweep_failed")
 
+    def _sweep(self) -> Steps[None]:
+        pace = Pace()
+        stamp = self._stamp()
+        while self._keys.forget(stamp):
+            yield from pace.pause()
+        for channel in list(self._logs):
+            while self._trim(channel, stamp):
+                yield from pace.pause()
+            self._logs.forget_idle(channel, stamp - self._retention(channel).ttl * 1000)
+            yield from pace.pause()
+        yield from self._logs.compact(pace)
+
     async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
         """Read what the history shows; see the contract."""
         log = self._logs.get(channel)
         if log is None:
             return Page(self._logs.floor + 1, self._logs.floor, (), self.epoch)
-        messages = log.messages
-        shown = max(messages.first, messages.head - history.size + 1)
-        oldest = int(self._clock() * 1000) - history.ttl * 1000
-        for message in messages.after(shown - 1, len(messages), _EVERYTHING):
-            if message.time >= oldest:
-                break
-            shown = message.offset + 1
-        found = messages.after(max(after, shown - 1), limit, PAGE_BYTES)
-        return Page(shown, messages.head, found, self.epoch)
+        shown = log.first_shown(history, self._stamp())
+        found = log.messages.after(max(after, shown - 1), limit, PAGE_BYTES)
+        return Page(shown, log.messages.head, found, self.epoch)
 
     async def head(self, channel: str) -> int:
         """Return the newest offset."""
@@ -256,7 +127,7 @@ class MemoryBackend(Backend):
 
     async def follow(self, channel: str) -> Position:
         """Begin at the head."""
-        head = self._logs.open(channel, int(self._clock() * 1000)).messages.head
+        head = self._logs.open(channel, self._stamp()).messages.head
         self._cursors[channel] = head
         return Position(self.epoch, head)
 
@@ -275,7 +146,7 @@ class MemoryBackend(Backend):
             channel = next(iter(self._behind))
             del self._behind[channel]
             found = self._next(channel)
-            self._trim(channel, int(self._clock() * 1000))
+            self._trim(channel, self._stamp())
             if found:
                 return Batch(channel, self.epoch, found)
 
@@ -294,23 +165,26 @@ class MemoryBackend(Backend):
             self._behind[channel] = None
         return found
 
-    def _append(self, record: Record, now: int) -> Outcome:
+    def _stamp(self) -> int:
+        return int(self._monotonic() * 1000)
+
+    def _append(self, record: Record, now: int, stamp: int) -> Outcome:
         if record.key is not None:
             try:
-                known = self._keys.find(record, now)
+                known = self._keys.find(record, stamp)
             except AbideError as error:
                 return bare(error)
             if known is not None:
                 return Published(Position(self.epoch, known), replayed=True)
-        message = self._logs.append(record.channel, now, record.data)
+        message = self._logs.append(record.channel, now, stamp, record.data)
         if record.key is not None:
-            self._keys.add(record, message.offset, now)
+            self._keys.add(record, message.offset, stamp)
         if record.channel in self._cursors:
             self._behind[record.channel] = None
             self._news.set()
         return Published(Position(self.epoch, message.offset))
 
-    def _trim(self, channel: str, now: int) -> None:
+    def _trim(self, channel: str, stamp: int) -> bool:
+        """Let go of some of what is not shown any more; return whether there is more of it."""
         # What a follower has not been handed yet stays, whatever the history's size.
-        if channel not in self._behind:
-            self._logs.trim(channel, self._retention(channel), now)
+        return channel not in self._behind and self._logs.trim(channel, self._retention(channel), stamp)

@@ -12,7 +12,7 @@ AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
 
 KNOWN = ("memory", "postgres", "postgresql", "redis", "rediss", "redis-stream", "kafka")
 
-PATTERN = rf"^({'|'.join(sorted(AVAILABLE - {'memory'}))})(\+\w+)?://|^memory://"
+PATTERN = rf"^\s*(({'|'.join(sorted(AVAILABLE - {'memory'}))})(\+\w+)?|memory)://"
 """What the URL of a backend that can be served starts with; for editors."""
 
 _POSTGRES = ("postgres", "postgresql")

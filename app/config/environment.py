@@ -71,7 +71,7 @@ class Environment:
             log_level=values.choice("LOG_LEVEL", LOG_LEVELS) or "info",
             otlp_endpoint=values.text("OTEL_EXPORTER_OTLP_ENDPOINT", "") or None,
             root_path=values.path("ROOT_PATH"),
-            direct_database_url=values.text("DIRECT_DATABASE_URL", "") or None,
+            direct_database_url=values.text("DIRECT_DATABASE_URL", "").strip() or None,
             variables=dict(environ),
         )
         if values.problems:

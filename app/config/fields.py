@@ -101,9 +101,10 @@ def _no_presence(value: bool) -> bool:  # noqa: FBT001 — a validator takes its
 def _backend(value: object) -> str:
     if not isinstance(value, str):
         _refuse(f"must be a URL such as memory://, not {_show(value)}")
-    if message := backend.refusal(value):
+    url = str(value).strip()  # secrets often end with a line break
+    if message := backend.refusal(url):
         _refuse(message)
-    return str(value)
+    return url
 
 
 def _split_keys(value: object) -> object:

@@ -229,6 +229,10 @@ class Registry:
             return self._family(name)
         return channel
 
+    def forget_names(self) -> None:
+        """Forget which names belong to which family; each is found again when it is asked for."""
+        self._family.cache_clear()
+
     def find(self, name: str) -> Channel:
         """Return the channel that ``name`` stands for; raise :class:`UnknownChannelError`."""
         channel = self.get(name)

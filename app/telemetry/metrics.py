@@ -133,7 +133,7 @@ class Metrics:
         self._slow = self._gauge("abide_slow_subscribers", "Subscriptions whose buffer is full", "livesum")
         self._lag = self._gauge("abide_slow_lag_messages", "How far the slowest subscription is behind", "livemax")
         self._config_ok = self._gauge("abide_config_ok", "Whether the file on disk is the one in force", "livemin")
-        self._backend_ok = self._gauge("abide_backend_ok", "Whether the backend is heard from", "livemin")
+        self._backend_ok = self._gauge("abide_backend_ok", "Whether the backend stores, reads and is heard", "livemin")
         self._connected: Tally[str] = Tally(dict.fromkeys(("websocket", "sse", "poll"), 0))
         self._shown: dict[str, int] = {}
         """What the gauge of subscriptions says."""

@@ -20,14 +20,17 @@ from tests.bus.conformance import ALL, Conformance, append, texts
 
 
 class MemorySubject:
-    """A memory backend whose clock a test can set forward."""
+    """A memory backend whose clocks a test can set forward."""
 
     def __init__(self, *, log_bytes: int = LOG_BYTES, max_keys: int = MAX_KEYS) -> None:
         self.retention: dict[str, History] = {}
         self.offset = 0.0
+        self.jump = 0.0
+        """How far the wall's clock is from the other one, besides."""
         self.backend = MemoryBackend(
             lambda channel: self.retention.get(channel, ALL),
-            clock=lambda: time.time() + self.offset,
+            clock=lambda: time.time() + self.offset + self.jump,
+            monotonic=lambda: time.monotonic() + self.offset,
             log_bytes=log_bytes,
             max_keys=max_keys,
         )
@@ -101,6 +104,65 @@ async def test_names_that_were_only_followed_leave_nothing(subject: MemorySubjec
         await subject.backend.unfollow(f"c{number}")
     assert "<MemoryBackend 1 channels, 0 followed>" in repr(subject.backend)
     assert await texts(subject, "kept") == ["1"]
+
+
+async def test_a_clock_that_jumps_shortens_and_lengthens_nothing(subject: MemorySubject) -> None:
+    """MemoryBackend keeps messages and keys as long as it says, whatever the clock on the wall does meanwhile."""
+    subject.retention["a"] = history = History(size=10, ttl=60)
+    await append(subject, "a", "before")
+    for jump in (365 * 24 * 3600.0, -365 * 24 * 3600.0):
+        subject.jump = jump
+        await subject.backend.append([Record("a", b"during", f"{jump}")])
+        await subject.backend.sweep()
+    subject.jump = 0
+    await append(subject, "a", "after")
+    assert await texts(subject, "a", history=history) == ["before", "during", "during", "after"]
+    (replayed,) = await subject.backend.append([Record("a", b"during", "-31536000.0")])
+    assert isinstance(replayed, Published)
+    assert replayed.replayed
+    await subject.age(61)
+    assert await texts(subject, "a", history=history) == []
+    await subject.backend.sweep()
+    assert await texts(subject, "a", history=ALL) == []
+    await subject.age(KEY_LIFETIME)
+    (stored,) = await subject.backend.append([Record("a", b"another", f"{jump}")])
+    assert isinstance(stored, Published)
+    assert not stored.replayed
+
+
+async def test_a_sweep_lets_others_go_on(subject: MemorySubject) -> None:
+    """MemoryBackend forgets tens of thousands of messages and names by turns, and serves pushes meanwhile."""
+    subject.retention = {name: History(size=100_000, ttl=60) for name in ("a", *map(str, range(30_000)))}
+    await subject.backend.append([Record("a", b"1")] * 30_000)
+    await subject.backend.append([Record(f"{number}", b"1") for number in range(30_000)])
+    await subject.age(61)
+    sweeping = asyncio.create_task(subject.backend.sweep())
+    turns = 0
+    while not sweeping.done():
+        if turns % 5 == 0:
+            await append(subject, "fresh", "1")
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 10
+    await subject.age(61)
+    await subject.backend.sweep()
+    assert "<MemoryBackend 1 channels, 0 followed>" in repr(subject.backend)
+    assert await texts(subject, "a") == []
+
+
+async def test_names_that_come_and_go_again_and_again_leave_nothing(subject: MemorySubject) -> None:
+    """MemoryBackend holds no more after a name was forgotten and came back a hundred times."""
+    names = [f"c{number}" for number in range(100)]
+    subject.retention = {name: History(size=10, ttl=60) for name in names}
+    tracemalloc.start()
+    for _ in range(100):
+        await subject.backend.append([Record(name, b"1") for name in names])
+        await subject.age(130)
+        await subject.backend.sweep()
+        await subject.backend.append([Record(name, b"1") for name in names])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 300_000
 
 
 async def test_no_offset_comes_twice(subject: MemorySubject) -> None:
@@ -177,7 +239,7 @@ async def test_keys_that_expire_together_are_forgotten_in_turns() -> None:
     while not sweeping.done():
         await asyncio.sleep(0)
         turns += 1
-    assert turns > MAX_KEYS / 2000
+    assert turns > 10
 
 
 async def test_the_log_is_bounded_over_all_channels() -> None:

@@ -269,6 +269,14 @@ def test_postgres(load_text: Load) -> None:
     assert (plain.direct_url, plain.inline) == (None, True)
 
 
+def test_blanks_around_urls(load_text: Load) -> None:
+    """Settings leave away blanks and line breaks at the ends of URLs, which secrets often have."""
+    loaded = load_text(
+        "backend: ${URL}\nchannels: {a: }", URL=" postgres://pooler/db\r\n", DIRECT_DATABASE_URL="postgres://h/db\n"
+    )
+    assert (loaded.backend, loaded.direct_url) == ("postgres://pooler/db", "postgres://h/db")
+
+
 def test_direct_url_of_another_backend(load_text: Load) -> None:
     """Settings leave DIRECT_DATABASE_URL alone where the backend is not Postgres."""
     assert load_text("channels: {a: }", DIRECT_DATABASE_URL="hunter2").direct_url is None

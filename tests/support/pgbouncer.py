@@ -19,7 +19,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 max_client_conn = 500
 default_pool_size = 20
 """
@@ -32,21 +32,22 @@ def find_pgbouncer() -> Path:
 
 
 class PgBouncer:
-    """A PgBouncer that pools transactions in front of every database of one server, on a free port of 127.0.0.1.
+    """A PgBouncer in front of every database of one server, on a free port of 127.0.0.1; ``mode`` is what it pools.
 
     Use it as a context manager inside the server's. Raises RuntimeError with the end of its log if it won't start.
     """
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, *, mode: str = "transaction") -> None:
         self.port = free_port()
         self._program = find_pgbouncer()
         self._server_port = server.port
+        self._mode = mode
 
     def __enter__(self) -> Self:
         """Start it and return when it takes connections."""
         folder = make_folder("abide-pgbouncer-")
         settings, log = folder / "pgbouncer.ini", folder / "pgbouncer.log"
-        settings.write_text(SETTINGS.format(port=self.port, server_port=self._server_port))
+        settings.write_text(SETTINGS.format(port=self.port, server_port=self._server_port, mode=self._mode))
         process = spawn([self._program, settings], folder, log)
         self._finalizer = weakref.finalize(self, _dispose, process, folder, os.getpid())
         wait_until(self._is_listening, process, log)

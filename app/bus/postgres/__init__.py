@@ -2,7 +2,8 @@
 
 Reading order: ``backend`` (how it is put together), ``append`` (a commit), ``listener`` and
 ``follower`` (how word of it comes back, and what of it is believed), ``outbox`` (publishing from SQL),
-``waiting`` (what readiness says of it), ``migrations``.
+``link`` (connections), ``store`` (how a commit gets in by its deadline, and the probe), ``outcomes`` (what readiness
+says), ``faults`` (what an error means, and what to do), ``migrations``.
 The SQL is in ``app/bus/sql``.
 """
 

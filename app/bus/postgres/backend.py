@@ -210,12 +210,11 @@ class PostgresBackend(Backend):
 
     async def _enter(self) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                async with self._readers.connection(self._listener.sessions) as connection:
-                    await connection.fetch("SELECT abide.enter()")
+            async with self._readers.connection(self._listener.sessions) as connection:
+                await connection.fetch("SELECT abide.enter()")
         except asyncpg.ReadOnlySQLTransactionError:
             pass  # nothing is appended there, so what can be read is all that there is
-        except (*LOST, UnavailableError, asyncpg.PostgresError) as error:
+        except (UnavailableError, *LOST, asyncpg.PostgresError) as error:
             self._read_failed(error)
             raise unavailable(error) from error
 

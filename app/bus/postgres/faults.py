@@ -27,21 +27,22 @@ _LOCKED = "another session holds a lock: pg_locks and pg_stat_activity show whic
 _RESTORED = f"was the schema 'abide' dropped or changed? Restore it, or {MIGRATE}"
 _STANDBY = "this is a standby or a replica: write the address of the primary"
 _HOST = (
-    "is the host in the URL right, does this machine reach its address (IPv4 or IPv6) through every firewall, "
-    "and has nobody paused the database?"
+    "is the host in the URL right, can this machine reach it (by IPv6 alone, maybe, or through a firewall), "
+    "and has its host paused it?"
 )
+_CREATE = "create it (CREATE DATABASE … ENCODING 'UTF8'), or correct the name in the URL"
 _WAITS = "pg_stat_activity shows what the sessions named abide wait for"
 _POSTGRES = "is the port that of a PostgreSQL server, and does the database run?"
 _CERTIFICATE = "add sslrootcert=system to the URL for a public authority, or sslrootcert=/path/of/its/certificate.pem"
 
 _WHAT_TO_DO = {
+    "08003": _POSTGRES,
     "08P01": "is the port that of PostgreSQL, and a pooler before it in transaction mode?",
-    "0A000": "",
     "25006": "the database takes no writes: is it a replica, or is default_transaction_read_only on?",
     "26000": POOLER,
     "28P01": "correct the user or the password in the URL",
     "28000": "correct the user in the URL, or let pg_hba.conf admit it from this machine",
-    "3D000": "create it (CREATE DATABASE … ENCODING 'UTF8'), or correct the name in the URL",
+    "3D000": _CREATE,
     "3F000": _RESTORED,
     "42P01": _RESTORED,
     "42P05": POOLER,
@@ -61,7 +62,7 @@ _WHAT_TO_DO = {
 
 _BY_TEXT = (
     ("no encryption|SSL off|SSL required|SSL connection is required|insecure connection",
-        "the server asks for TLS: add sslmode=require to the URL"),
+        "add sslmode=require to the URL if the server asks for TLS; else let pg_hba.conf admit this user from here"),
     ("no pg_hba.conf entry", "let pg_hba.conf, or the host's list of addresses, admit this user from this machine"),
     ("too many notifications in the NOTIFY queue",
         "a session that listens stays in a transaction: end it (pg_stat_activity shows it as idle in transaction)"),
@@ -71,7 +72,9 @@ _BY_TEXT = (
         "PgBouncer pools statements: set pool_mode = transaction and DIRECT_DATABASE_URL, or pool_mode = session"),
     ("unsupported startup parameter", "name it in ignore_startup_parameters of PgBouncer, or take it out of the URL"),
     ("prepared statement .* (does not exist|already exists)", POOLER),
-    ("rejected SSL upgrade", f"sslmode in the URL asks for TLS, and nothing there offers it: {_POSTGRES}"),
+    ("rejected SSL upgrade",
+        "either no PostgreSQL is there: correct host and port; or it offers no TLS: sslmode=disable"),
+    ("database .* does not exist", _CREATE),
     ("password (was |is )?(not supplied|required|missing)|no password", "write the password into the URL"),
     ("(project|endpoint|compute|database|instance) .*(paused|suspended|disabled|inactive|quota)|tenant.* not found",
         "the host has paused this project, or the user in the URL names another one: look at its dashboard"),

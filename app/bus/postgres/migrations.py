@@ -31,19 +31,19 @@ _TAKEN = (
 )  # fmt: skip
 """What says that another server creates the schema, too."""
 
+_UNHURRIED = """
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')
+"""
+"""A step may take as long as it takes."""
+
 EMPTY = f"abide.installation is empty: restore a backup, or drop the schema 'abide' and run '{COMMAND} migrate'"
 
 _INCOMPLETE = "the schema 'abide' is not complete: a backup is being restored, or was not restored to its end"
 
 _GONE = (
-    "the schema 'abide' is gone, and this server has served a log from it: "
-    f"restore it, or run '{COMMAND} migrate' to begin a new one"
+    "the schema 'abide' is gone, and this server has served a log from it: restore it, or run "
+    f"'{COMMAND} migrate' to begin a new one"
 )
-
-_UNHURRIED = """
-SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')
-"""
-"""A step may take as long as it takes."""
 
 
 async def migrate(url: str) -> list[str]:

@@ -240,7 +240,7 @@ async def test_a_schema_that_is_dropped_is_not_made_again(url: str, sql: asyncpg
         old += await publish(it, *"678")
         (reader,) = await it.follow("a")
         await sql.execute("DROP SCHEMA abide CASCADE")
-        assert "restore it, or run '" in await says(it.backend, "the schema 'abide' is gone")
+        assert "restore it, or run 'abide migrate'" in await says(it.backend, "the schema 'abide' is gone")
         assert not await sql.fetchval("SELECT to_regnamespace('abide')")
         before, _, after = steps.partition("\nALTER TABLE ONLY abide.log\n    ADD CONSTRAINT log_pkey")
         await program("psql", url, "-qX", "-v", "ON_ERROR_STOP=1", given=before)

@@ -1,4 +1,4 @@
-"""Readiness says what commits, drains, reads and deliveries come to, on databases that refuse them in many ways."""
+"""Readiness says what commits, drains, reads and deliveries come to, on databases that fail in many ways."""
 
 import asyncio
 import contextlib
@@ -6,17 +6,25 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Self
 
+import anyio.to_thread
 import asyncpg
 import pytest
 
 from app.bus.postgres import migrate
+from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published
+from app.core.ports import Outcome
 from tests.bus.postgres.test_migrations import WORKER, as_role
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, wheel_binaries
+from tests.support.proxy import FaultProxy
 from tests.support.readers import Worker, healthy, says, worker
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
+
+
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'abide%' AND datname = current_database()"
 
 
 @dataclass(frozen=True)
@@ -150,20 +158,212 @@ async def replay(postgres: PostgresServer, fault: Fault) -> None:
         (outcome,) = await it.publish("a", "2")
         assert time.monotonic() - began < 6
         assert isinstance(outcome, Published) is not fault.push, outcome
-        await stays_bad(it, 3)
+        await stays_bad(it, 2)
         await operator.execute(fault.end.format(owner=here.owner, server=here.server))
         await ready_again(it)
         assert isinstance((await it.publish("a", "3"))[0], Published)
         await operator.execute("SELECT abide.publish('a', '4')")
         expected = [b"1", b"3", b"4"] if fault.push else [b"1", b"2", b"3", b"4"]
         assert await reader.until(len(expected)) == expected
-        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = $1"
-        assert await operator.fetchval(sessions, here.server) <= 5
+        assert await operator.fetchval(SESSIONS) <= 5
         operator.terminate()
 
 
-async def test_what_a_database_refuses_shows_in_readiness(postgres: PostgresServer) -> None:
-    """Worker says within ten seconds what is wrong, before anybody pushes, without flickering, and when it is well."""
+@contextlib.asynccontextmanager
+async def server(binaries: str = "") -> AsyncIterator[PostgresServer]:
+    """Start a server of the test's own, with a schema."""
+    own = PostgresServer(wheel_binaries() if binaries else None)
+    await anyio.to_thread.run_sync(own.start)
+    try:
+        await migrate(own.url())
+        yield own
+    finally:
+        await anyio.to_thread.run_sync(own.close)
+
+
+async def alter(own: PostgresServer, setting: str) -> None:
+    """Change a setting of the server, for sessions that are there, too."""
+    await own.execute(f"ALTER SYSTEM SET {setting}")
+    await own.execute("SELECT pg_reload_conf()")
+
+
+async def a_server_that_takes_no_writes(_: PostgresServer) -> None:
+    """Worker whose server is read-only for a time says so before anybody pushes, refuses at once, and is well again."""
+    async with server() as mortal, worker(mortal.url()) as it:
+        (reader,) = await it.follow("a")
+        await it.publish("a", "1")
+        await alter(mortal, "default_transaction_read_only = on")
+        assert "25006" in await says(it.backend, "read-only transaction", seconds=10)
+        (refused,) = await it.publish("a", "2")
+        assert type(refused) is UnavailableError
+        await stays_bad(it, 2)
+        connection = await asyncpg.connect(mortal.url())
+        await connection.execute("SET default_transaction_read_only = off")
+        await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await connection.execute("SELECT pg_reload_conf()")
+        await ready_again(it)
+        assert isinstance((await it.publish("a", "3"))[0], Published)
+        assert await reader.until(2) == [b"1", b"3"]
+        connection.terminate()
+
+
+async def a_standby_that_is_missing(_: PostgresServer) -> None:
+    """Worker whose commits wait for a standby that never comes says so, answers in time, and leaves nothing behind."""
+    async with server() as mortal, worker(mortal.url()) as it:
+        await it.publish("a", "1")
+        await alter(mortal, "synchronous_standby_names = 'nobody'")
+        await says(it.backend, "commit", seconds=10)
+        began = time.monotonic()
+        answers = await asyncio.gather(*(it.publish("a", str(number)) for number in range(5)))
+        assert time.monotonic() - began < 6
+        assert not any(isinstance(outcome, Published) for (outcome,) in answers)
+        await stays_bad(it, 2)
+        connection = await asyncpg.connect(mortal.url())
+        assert await connection.fetchval(SESSIONS) <= 5
+        connection.terminate()
+        await alter(mortal, "synchronous_standby_names = ''")
+        await ready_again(it)
+
+
+async def a_queue_of_notifications_that_somebody_fills(_: PostgresServer) -> None:
+    """Worker tells of a queue that a session keeps full, and empties it when that session has left."""
+    async with server("wheel") as own:
+        await own.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")
+        await anyio.to_thread.run_sync(own.restart)
+        async with worker(own.url()) as it:
+            (reader,) = await it.follow("a")
+            await it.publish("a", "1")
+            foreign, noisy = await asyncpg.connect(own.url()), await asyncpg.connect(own.url())
+            await foreign.execute("LISTEN whatever")
+            await foreign.execute("BEGIN; SELECT 1")
+            fill = "SELECT pg_notify('whatever', repeat('x', 7000) || g) FROM generate_series(1, 9) g"
+            with contextlib.suppress(asyncpg.ProgramLimitExceededError):
+                while True:
+                    await noisy.execute(fill)
+            await says(it.backend, "NOTIFY queue", seconds=10)
+            assert isinstance((await it.publish("a", "2"))[0], Published)
+            assert await reader.until(2) == [b"1", b"2"]
+            await stays_bad(it, 2)
+            foreign.terminate()
+            await ready_again(it)
+            await noisy.execute("SELECT abide.publish('a', '3')")
+            assert await reader.until(3) == [b"1", b"2", b"3"]
+            noisy.terminate()
+
+
+class Name:
+    """The name of a database, which leads to one server or another; connections that are open stay where they are."""
+
+    def __init__(self) -> None:
+        self._server: asyncio.Server | None = None
+        self.port = 0
+        self.target = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        with contextlib.suppress(OSError):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pass_on(reader, back))
+                group.create_task(_pass_on(there, writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+    writer.close()
+
+
+async def a_name_that_moves_to_another_server(_: PostgresServer) -> None:
+    """Worker whose server was demoted, and stays, goes to the one that the name leads to, and reads nothing old."""
+    async with server() as mortal, server() as promoted, Name() as name:
+        epoch = (await mortal.execute("SELECT epoch FROM abide.installation"))[0][0]
+        await promoted.execute("UPDATE abide.installation SET epoch = $1", epoch)
+        name.target = mortal.port
+        async with worker(f"postgresql://postgres@127.0.0.1:{name.port}/postgres") as it:
+            await it.publish("a", "1")
+            assert (await it.backend.head("a")) == 1
+            await alter(mortal, "default_transaction_read_only = on")
+            assert not isinstance((await it.publish("a", "2"))[0], Published)
+            name.target = promoted.port
+            await ready_again(it, seconds=10)
+            outcomes = await it.publish("a", "3", "4")
+            assert all(isinstance(outcome, Published) for outcome in outcomes)
+            assert (await promoted.execute("SELECT head FROM abide.head")) == [(2,)]
+            assert (await it.backend.head("a")) == 2
+
+
+async def timed(it: Worker, after: float) -> tuple[Outcome, float]:
+    """Publish in so many seconds; return the outcome, and the seconds until it came."""
+    await asyncio.sleep(after)
+    began = time.monotonic()
+    (outcome,) = await it.publish("a", "1")
+    return outcome, time.monotonic() - began
+
+
+async def a_dead_network(postgres: PostgresServer) -> None:
+    """Answer publishers in time over a network that says nothing any more: those who came first, and after."""
+    async with (
+        Installation.new(postgres) as here,
+        FaultProxy("127.0.0.1", postgres.port) as proxy,
+        worker(here.url.replace(f":{postgres.port}", f":{proxy.port}")) as it,
+    ):
+        await it.publish("a", "0")
+        proxy.half_open()
+        answers = await asyncio.gather(*(timed(it, after) for after in (0.0, 0.1, 2.0, 3.5)))
+        assert max(seconds for _, seconds in answers) < 6
+        assert all(isinstance(outcome, UnavailableError) for outcome, _ in answers)
+        assert type(answers[0][0]) is OutcomeUnknownError  # it was sent
+        assert type(answers[1][0]) is UnavailableError  # it was not
+        assert "no answer in time" in await healthy(it.backend, ok=False)
+        proxy.heal()
+        await healthy(it.backend, seconds=6)
+        assert isinstance((await timed(it, 0))[0], Published)
+
+
+async def locks(postgres: PostgresServer) -> None:
+    """Answer publishers in time while a table is locked: nothing was stored. Leave no session behind."""
+    async with Installation.new(postgres) as here, worker(here.url) as it, worker(here.url) as other:
+        sql = await asyncpg.connect(postgres.url(here.database))
+        (reader,) = await it.follow("a")
+        await sql.execute("BEGIN; LOCK TABLE abide.outbox, abide.log IN ACCESS EXCLUSIVE MODE")
+        answers = await asyncio.gather(*(timed(it, after) for after in (0.0, 0.1, 2.0, 3.5)))
+        assert max(seconds for _, seconds in answers) < 6
+        assert {type(outcome) for outcome, _ in answers} == {UnavailableError}
+        assert not (await other.backend.health()).ok
+        assert await sql.fetchval(SESSIONS) <= 8
+        await sql.execute("ROLLBACK")
+        await healthy(it.backend, seconds=6)
+        assert isinstance((await timed(it, 0))[0], Published)
+        assert await reader.until(1) == [b"1"]
+        sql.terminate()
+
+
+STORIES = (
+    a_server_that_takes_no_writes,
+    a_standby_that_is_missing,
+    a_queue_of_notifications_that_somebody_fills,
+    a_name_that_moves_to_another_server,
+    a_dead_network,
+    locks,
+)
+
+
+async def test_readiness_says_what_outcomes_say(postgres: PostgresServer) -> None:
+    """Worker says within ten seconds what is wrong, whoever pushes, without flickering, and within six that it is well.
+
+    All at the same time: they wait, for the most part.
+    """
     async with asyncio.TaskGroup() as group:
         for name, fault in FAULTS.items():
             group.create_task(replay(postgres, fault), name=name)
+        for story in STORIES:
+            group.create_task(story(postgres), name=story.__name__)
