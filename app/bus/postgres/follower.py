@@ -60,8 +60,8 @@ class _Cursor:
     """What the messages up to here are of; valid once it was read."""
     label: str = ""
     """What their positions are labelled with."""
-    turned: bool = False
-    """Whether that, or ``handed``, has changed since something was handed out."""
+    turned: int | None = None
+    """The head when that, or ``handed``, changed; None once it was told."""
     ready: list[Message] = field(default_factory=list)
     """What follows ``handed`` without a hole."""
     size: int = 0
@@ -155,7 +155,7 @@ class Follower:
             _log.error("log_went_back", channel=channel, had=asked, common=common)
             self._forget(channel, cursor)
             cursor.handed, cursor.head = min(cursor.handed, common), place.head
-        cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), True
+        cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), place.head
         self._ready[channel] = None
         self._news.set()
         self._behind.pop(channel, None)
@@ -171,18 +171,18 @@ class Follower:
                 await self._hear()
         channel = next(iter(self._ready))
         cursor = self._cursors[channel]
-        if cursor.turned:
-            return self._turn(channel, cursor)
+        if cursor.turned is not None:
+            return self._turn(channel, cursor, cursor.turned)
         batch = Batch(channel, cursor.label, tuple(cursor.ready))
         cursor.handed = batch.last
         self._forget(channel, cursor)
         return batch
 
-    def _turn(self, channel: str, cursor: _Cursor) -> Turn:
-        cursor.turned = False
+    def _turn(self, channel: str, cursor: _Cursor, head: int) -> Turn:
+        cursor.turned = None
         if not cursor.ready:
             del self._ready[channel]
-        return Turn(channel, Position(cursor.label, cursor.handed or 0))
+        return Turn(channel, cursor.handed or 0, cursor.lineage, head)
 
     async def _hear(self) -> None:
         self._news.clear()
