@@ -1,30 +1,45 @@
-"""gunicorn's settings. Executed by the master at start, and again on SIGHUP."""
+"""gunicorn's settings. Executed by the master at start."""
 
+import errno
 import os
 import socket
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.bus.postgres import Seen
-from app.config import KEPT, ConfigError, Environment, check_deployment, load
+from app.config import KEPT, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
+from app.server import gunicorn_options, listening
 from app.server.freeze import outlive_freezes
+from app.server.master import Master
 from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
 from app.telemetry.directory import make_directory
 
 
-def _checked_environment() -> Environment:
-    """Return the environment; a configuration that cannot be served ends the process here, before any worker starts."""
+def _checked_environment() -> tuple[Environment, int | None]:
+    """Return the environment, and how many workers can serve in it; None for any number.
+
+    A configuration that cannot be served ends the process here, before any worker starts.
+    """
     try:
+        given = gunicorn_options.read()
+        if "workers" in given:
+            OPTIONS.add("WEB_CONCURRENCY", Option(given["workers"].place, str(given["workers"].value)))
         environment = Environment.read(os.environ)
-        check_deployment(environment, load(environment))
+        settings = load(environment)
+        check_deployment(environment, settings)
+    except gunicorn_options.OptionError as error:
+        lines = [str(error)]
     except ConfigError as error:
-        print("\n".join(error.summary()), file=sys.stderr)  # noqa: T201 — lines for a person, not for the log
-        sys.exit(1)
-    return environment
+        lines = error.summary()
+    else:
+        return environment, most_workers(settings)
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201 — lines for a person, not for the log
+    sys.exit(1)
 
 
 def _host(host: str) -> str:
@@ -37,6 +52,10 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+_OF_PORTS = (errno.EADDRINUSE, errno.EACCES)
+"""What is wrong with a port; everything else is wrong with the host."""
+
+
 def _has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
@@ -46,11 +65,11 @@ def _has_ipv6() -> bool:
     return True
 
 
-# From now on a worker that begins while channels.yaml is broken serves what was good, and so does SIGHUP: it is only at
-# the first start that there is nothing else to serve.
+# From now on a worker that begins while channels.yaml is broken serves what was good: it is only at the start that
+# there is nothing else to serve.
 KEPT.share()
 Seen.share()
-_environment = _checked_environment()
+_environment, _most_workers = _checked_environment()
 configure_logging(_environment.log_format, _environment.log_level)
 
 wsgi_app = "app.main:create_app()"
@@ -91,11 +110,21 @@ def on_starting(arbiter: Arbiter) -> None:
     Workers have the imported modules by fork, once for all in memory, and one that takes over for another that died is
     there soon. What SIGHUP gives is new workers, not new code.
     """
+    Master.take_over(arbiter, _most_workers)
     outlive_freezes(arbiter)
+    _check_port(_host(_environment.host), _environment.port)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
     import_module("app.main")
     if _environment.metrics_port:
         _take_port(_host(_environment.host), _environment.metrics_port)
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        listening.check(host, port)
+    except OSError as error:
+        hint = "stop what listens there, or set another port" if error.errno == errno.EADDRINUSE else ""
+        _cannot_listen("PORT" if error.errno in _OF_PORTS else "HOST", host, port, error, hint)
 
 
 def _take_port(host: str, port: int) -> None:
@@ -105,9 +134,14 @@ def _take_port(host: str, port: int) -> None:
     try:
         Exporter(host, port, is_here if _environment.on_loopback else None).start()
     except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
-        print(f"METRICS_PORT: cannot listen on {_address(host, port)}: {reason}", file=sys.stderr)  # noqa: T201 — as above
-        sys.exit(1)
+        _cannot_listen("METRICS_PORT", host, port, error)
+
+
+def _cannot_listen(variable: str, host: str, port: int, error: OSError, hint: str = "") -> NoReturn:
+    reason = str(error.strerror).partition(" (")[0]
+    line = f"{OPTIONS.name(variable)}: cannot listen on {_address(host, port)}: {reason}"
+    print(f"{line}: {hint}" if hint else line, file=sys.stderr)  # noqa: T201 — as above
+    sys.exit(1)
 
 
 def post_fork(_: Arbiter, __: Worker) -> None:

@@ -220,7 +220,7 @@ class _Link:
                 text = (await self.socket.recv(decode=False)).decode("utf-8", "surrogateescape")
             frame = self._read(text)
         except TimeoutError:
-            return _PassingError(f"nothing came for {self._patience:.0f} s")
+            return _PassingError(f"nothing came for {self._patience:g} s")
         except (ValueError, KeyError, TypeError, RecursionError):
             return _PassingError(f"what came is no frame of {_SUBPROTOCOL}")
         except ConnectionClosed as error:

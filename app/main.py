@@ -17,7 +17,17 @@ from app.bus.backend import Backend, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.bus.postgres import PostgresBackend
-from app.config import RESTART_NEEDED, ConfigError, Environment, Settings, differences, first_of, load, watch
+from app.config import (
+    RESTART_NEEDED,
+    ConfigError,
+    Environment,
+    Settings,
+    check_deployment,
+    differences,
+    first_of,
+    load,
+    watch,
+)
 from app.core import turns
 from app.core.channel import History, Registry
 from app.core.hub import Hub
@@ -79,6 +89,7 @@ class Abide:
     def __init__(self, environment: Environment, tracing: Tracing | None = None) -> None:
         self._environment = environment
         self._settings = load(environment)
+        check_deployment(environment, self._settings)
         self._config_error: str | None = None
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()

@@ -21,6 +21,7 @@ from app.client import ClientError, Gap, Message, Undecodable, backoff, publish,
 from app.core.errors import CLOSE_CODES
 from tests.conftest import ServerFactory
 from tests.support.postgres import free_port
+from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 
 CHANNELS = """
@@ -268,6 +269,62 @@ async def test_a_lasting_close_is_an_error(code: int) -> None:
         with pytest.raises(ClientError, match="because") as ended:
             await anext(subscribe(url, "x"))
     assert ended.value.status == code
+
+
+def saying_no_more(*frames: str) -> Callable[[ServerConnection], Awaitable[None]]:
+    """Send these frames, and then nothing, on a connection that stays open."""
+
+    async def speak(socket: ServerConnection) -> None:
+        for one in frames:
+            await socket.send(one)
+        await socket.wait_closed()
+
+    return speak
+
+
+async def test_two_missing_heartbeats_end_a_connection() -> None:
+    """Subscriber whose connection goes mute opens another and resumes, and is told why."""
+    heartbeat, began = frame("heartbeat", seconds=0.2), frame("subscribed", position="e:0", resumed=True)
+    server = Scripted(saying_no_more(heartbeat, began, exact(1, "1")), saying(heartbeat, began, exact(2, "2")))
+    notices: list[str] = []
+    async with (
+        scripted(server) as url,
+        contextlib.aclosing(subscribe(url, "x", on_notice=notices.append)) as messages,
+    ):
+        assert [one.data for one in await take(messages, 2)] == [1, 2]
+    assert [asked.get("since") for asked in server.asked] == [None, ["e:1"]]
+    assert "nothing came for 0.4 s" in notices[0]
+
+
+async def test_a_server_without_heartbeats_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscriber to an older server stays, however long no message comes."""
+    monkeypatch.setattr(client, "_OPEN_SECONDS", 0.3)
+
+    async def be_slow(socket: ServerConnection) -> None:
+        await socket.send(frame("subscribed", position="e:0", resumed=True))
+        await asyncio.sleep(0.6)
+        await socket.send(exact(1, "1"))
+
+    server = Scripted(be_slow)
+    async with scripted(server) as url, contextlib.aclosing(subscribe(url, "x")) as messages:
+        assert (await anext(messages)).data == 1
+
+
+async def test_a_network_that_says_nothing_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscriber and publisher whose connections are accepted and never answered try again until they are."""
+    monkeypatch.setattr(client, "_OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(client, "_ANSWER_SECONDS", 0.5)
+    async with FaultProxy("127.0.0.1", urlsplit(url).port or 0) as network:
+        network.half_open()
+        way, notices = f"http://127.0.0.1:{network.port}", list[str]()
+        messages = subscribe(way, "chat.silent", since="earliest", on_notice=notices.append)
+        following = asyncio.ensure_future(anext(messages))
+        publishing = asyncio.ensure_future(publish(way, "chat.silent", 1))
+        await network.wait_accepted(5)
+        network.heal()
+        assert (await following).position == await publishing
+        await messages.aclose()
+    assert notices[0].startswith("not connected: ")
 
 
 async def test_what_a_callback_raises_ends_the_subscription() -> None:

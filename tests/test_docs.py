@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app import client
 from app.core.errors import CLOSE_CODES, AbideError, CloseCode
 from app.telemetry.metrics import Metrics
 from app.web.problems import STATUSES
@@ -54,6 +55,18 @@ def test_every_close_code_is_documented() -> None:
 def test_every_error_has_an_answer() -> None:
     """Each error that can be raised has an HTTP status or a close code."""
     assert every_error() - set(STATUSES) - set(CLOSE_CODES) == set()
+
+
+def test_both_clients_try_the_documented_answers_again() -> None:
+    """Statuses and close codes that both clients try again are those of the one table."""
+    table = (ROOT / "docs/client.md").read_text().partition("## What is tried again")[2]
+    rows = re.findall(r"^\| (HTTP status|close code) (.*?) \| yes", table, re.MULTILINE)
+    statuses, closes = ({int(number) for number in re.findall(r"\d+", row)} for _, row in rows)
+    script = re.search(r"const PASSING = \[(.*)\]", (ROOT / "app/web/console/client.js").read_text())
+    assert script is not None
+    assert statuses == client._PASSING_STATUSES | {500, 599}  # noqa: SLF001 — as the next
+    assert closes == client._PASSING  # noqa: SLF001 — a client in one file exports what its users need
+    assert {int(number) for number in script[1].split(", ")} == closes | statuses - {500, 599}
 
 
 def test_variables_of_fly_are_documented() -> None:

@@ -23,6 +23,10 @@ class Options:
         """Replace all that was taken before."""
         self._given = given
 
+    def add(self, variable: str, option: Option) -> None:
+        """Take one more, before what was taken for the same variable."""
+        self._given = {**self._given, variable: option}
+
     def get(self, variable: str) -> str | None:
         """Return what was given in place of a variable."""
         return self._given[variable].value if variable in self._given else None

@@ -239,7 +239,8 @@ def _value(text: str, position: int) -> tuple[Any, int]:
     try:
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
-        msg = f"not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        hint = ": text needs quotes around it" if error.pos == 0 and text else ""
+        msg = f"not JSON: {error.msg} at line {error.lineno} column {error.colno}{hint}"
         raise MalformedError(msg) from None
 
 

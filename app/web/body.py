@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -11,13 +12,23 @@ from app.core.errors import UnsupportedTypeError
 
 JSON = "application/json"
 TEXT = "text/plain"
+FORM = "application/x-www-form-urlencoded"
+
+UNTYPED = "*/*"
+"""The type of a form where no page has sent it: curl -d says so of whatever it sends."""
+
+_OF_PAGES = frozenset({"origin", "referer", "sec-fetch-site"})
+"""What browsers send. Theirs is taken at its word: a page of any site may have a form sent, unasked."""
+
+_OBJECT_OR_ARRAY = re.compile(rb"[ \t\n\r]*+[{\[]")
+"""How JSON that is no form begins: a form has ``%7B`` and ``%5B`` for these brackets."""
 
 _LONGEST = 255
 """Characters of a Content-Type, at most."""
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Return the media type.
+    """Return the media type; :data:`UNTYPED` where it says nothing, and :func:`check_untyped` is to look at the body.
 
     Raises :class:`UnsupportedTypeError` for a charset other than UTF-8, and for a body that is compressed.
     """
@@ -28,7 +39,8 @@ def media_type(headers: Mapping[str, str]) -> str:
     header = headers.get("content-type", "")
     if len(header) > _LONGEST:
         raise unsupported(header, f"{JSON} or {TEXT}")
-    return _media_type(header)
+    kind = _media_type(header)
+    return UNTYPED if kind == FORM and _OF_PAGES.isdisjoint(headers) else kind
 
 
 @lru_cache(maxsize=64)  # there are few, and each comes again and again
@@ -47,19 +59,33 @@ def as_data(kind: str, body: bytes) -> bytes:
     Raises :class:`UnsupportedTypeError` and :class:`~app.core.errors.MalformedError`.
     """
     check_kind(kind)
-    return data.check_bytes(body) if kind == JSON else data.from_text(body)
+    check_untyped(kind, body)
+    return data.from_text(body) if kind == TEXT else data.check_bytes(body)
 
 
 async def read_data(kind: str, body: bytes) -> bytes:
     """As :func:`as_data`, for a body of any size."""
     check_kind(kind)
-    return await (data.read(body) if kind == JSON else data.read_text(body))
+    check_untyped(kind, body)
+    return await (data.read_text(body) if kind == TEXT else data.read(body))
 
 
 def check_kind(kind: str) -> None:
     """Raise :class:`UnsupportedTypeError` unless a body of this media type can be a message."""
-    if kind not in {JSON, TEXT}:
+    if kind not in {JSON, TEXT, UNTYPED}:
         raise unsupported(kind, f"{JSON} or {TEXT}")
+
+
+def check_json(kind: str) -> None:
+    """Raise :class:`UnsupportedTypeError` unless a body of this media type can be JSON."""
+    if kind not in {JSON, UNTYPED}:
+        raise unsupported(kind, JSON)
+
+
+def check_untyped(kind: str, body: bytes) -> None:
+    """Raise :class:`UnsupportedTypeError` for an untyped body that is no JSON object or array."""
+    if kind == UNTYPED and not _OBJECT_OR_ARRAY.match(body):
+        raise unsupported(FORM, JSON)
 
 
 def unsupported(kind: str, expected: str) -> UnsupportedTypeError:

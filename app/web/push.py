@@ -109,7 +109,8 @@ class Push:
             return _checked(
                 channel, path.removeprefix(NAMED), body.as_data(terms.kind, content), terms.key, terms.identity
             )
-        _check_envelope(terms)
+        body.check_json(terms.kind)
+        body.check_untyped(terms.kind, content)
         if data.is_array(content):
             return None
         return self._record(data.members(data.decode(content), _MEMBERS), terms.key, terms.identity)
@@ -142,8 +143,9 @@ class Push:
         each item, its result or its problem.
         """
         terms = self.terms(request.headers, request.peer)
-        _check_envelope(terms)  # before the body is read
+        body.check_json(terms.kind)  # before the body is read
         content = await request.body(MAX_BODY)
+        body.check_untyped(terms.kind, content)
         if data.is_array(content):
             return await self._many(content, terms.key, terms.identity)
         record = self._record(await data.read_members(content, _MEMBERS), terms.key, terms.identity)
@@ -205,11 +207,6 @@ class Push:
 def _checked(channel: Channel, name: str, message: bytes, key: str | None, identity: Identity) -> Record:
     channel.check_size(message)
     return Record(name, message, key, identity.name)
-
-
-def _check_envelope(terms: Terms) -> None:
-    if terms.kind != body.JSON:
-        raise body.unsupported(terms.kind, body.JSON)
 
 
 def _check_members(members: Members) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 
 import httpx
@@ -12,7 +13,7 @@ import websockets
 
 from tests.support.server import Server
 
-CHANNELS = "channels: {lebowski: {publish: anyone}}"
+CHANNELS = "channels: {lebowski: {publish: anyone}, events: {publish: anyone, client_publish: true}}"
 
 
 @pytest.fixture
@@ -50,3 +51,28 @@ async def test_the_posts_subscriber_gets_what_its_push_sends(received: tuple[Ser
         assert await messages.get() == "connected"
         await http.post("/push", json={"channel": "lebowski", "message": ["still"]})
         assert await messages.get() == ["still"]
+
+
+async def test_what_the_post_does_otherwise_is_said(received: tuple[Server, asyncio.Queue[object]]) -> None:
+    """Server takes bare `curl -d`, and says what to send where the post leaves a channel or quotes out."""
+    server, messages = received
+    curl = ["curl", "-sS", f"{server.url}/push", "-d"]
+    async with asyncio.timeout(30):
+        assert await messages.get() == "connected"
+        for body in ('{"channel": "lebowski", "message": "The Dude abides"}', '{"message": "The Dude abides"}'):
+            done = await asyncio.to_thread(subprocess.run, [*curl, body], capture_output=True, check=True)
+            answer = json.loads(done.stdout)
+            assert answer.get("message", answer.get("detail")).startswith(("The Dude abides", "'channel' is missing"))
+        assert await messages.get() == "The Dude abides"
+        async with websockets.connect(f"{server.ws_url}/events") as events:
+            await events.send('"over the line"')
+            assert await events.recv() == '"over the line"'
+            await events.send("over the line")
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await events.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4400
+        assert "text needs quotes" in closed.value.rcvd.reason
+        async with websockets.connect(f"{server.ws_url}/echo") as echo:
+            await echo.send("mark it zero")
+            assert await echo.recv() == "mark it zero"

@@ -105,6 +105,8 @@ def test_console_shows_what_is_pushed(page: Page, served: Server) -> None:
     push(served, "lebowski", {"from": "a push"})
     page.until(shown('{"from":"a push"}'))
     page.until("document.querySelector('#list tr td:nth-child(2)').textContent === '1'")
+    enter(page, "publish-form", '{"exact": [1e400, 12345678901234567890, "a b"]}')
+    page.until(shown('{"exact":[1e400,12345678901234567890,"a b"]}'))
     enter(page, "publish-form", "<b>from the page</b>")
     page.until(shown('"<b>from the page</b>"'))
     assert page.until("document.querySelector('#published').textContent").startswith("stored at ")

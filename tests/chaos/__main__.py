@@ -1,4 +1,7 @@
-"""``make chaos``: faults under load with many subscribers and seeds, one line for each seed; 1 if anything is wrong."""
+"""``make chaos``: faults under load with many subscribers and seeds, one line for each seed; 1 if anything is wrong.
+
+Nothing is lost by what happens in odd seeds. In even ones the log is rewritten, too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import sys
 from benchmarks.peers.machine import raise_file_limit
 from tests.support.chaos import Load, place, play
 from tests.support.crowd import Tally
-from tests.support.postgres import PostgresServer
 
 
 def main() -> int:
@@ -25,15 +27,14 @@ def main() -> int:
     seeds = range(1, options.seeds + 1) if options.seed is None else [options.seed]
     tallies: list[Tally] = []
     wrong = 0
-    with PostgresServer() as postgres:
-        for seed in seeds:
-            with place(postgres) as it:
-                played = play(it, seed, load)
-                say(played.line)
-                if played.wrong:
-                    say(f"{played.report}\nThe server's log:\n{it.server.text(last=50)}")
-            tallies.append(played.tally)
-            wrong += len(played.wrong)
+    for seed in seeds:
+        with place() as it:
+            played = play(it, seed, load, losses=seed % 2 == 0)
+            say(played.line)
+            if played.wrong:
+                say(f"{played.report}\nThe server's log:\n{it.server.text(last=50)}")
+        tallies.append(played.tally)
+        wrong += len(played.wrong)
     total = Tally(*map(sum, zip(*tallies, strict=True)))
     say(f"{len(tallies)} seeds with {load.subscribers:,} subscribers: {wrong} wrong; {total}")
     return 1 if wrong else 0

@@ -1,7 +1,8 @@
 """Faults under load: hundreds of subscribers of every form, while everything between them and the log breaks.
 
 A schedule comes from a seed, and has every kind of fault. The server, its workers and PostgreSQL are real processes; a
-part of the subscribers, and the server's own way to PostgreSQL, lead through proxies that break connections.
+part of the subscribers, and the server's own way to PostgreSQL, lead through proxies that break connections. Where the
+log itself is rewritten, messages are lost lawfully: then everybody must be told, and have the log that there is.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import anyio.to_thread
 import asyncpg
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.bus.postgres import migrate
+from tests.support import backups, readiness
+from tests.support.cluster import READ_ONLY, WRITABLE, Cluster
 from tests.support.crowd import Crowd, Tally
-from tests.support.postgres import PostgresServer, children
+from tests.support.postgres import children
 from tests.support.proxy import FaultProxy
 from tests.support.readers import kill
+from tests.support.rewritten import Present
 from tests.support.server import Server, ServerError
+from tests.support.sql_publishers import PREPARED_WAYS, RESTORING, UNANSWERED, WAYS, SqlPublisher
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
+from tests.support.verdict import NOTHING
 
 CHANNELS = """\
 backend: ${DATABASE_URL}
@@ -53,8 +58,14 @@ PROXIED = 4
 PUBLISHERS = 2
 """Of each channel: while one waits for an answer the other goes on."""
 
+ANSWERED = 8
+"""Seconds within which each push is answered: six, and two of a machine that does too much."""
+
 LONGEST = 5
 """Seconds that something lasts: longer than the server takes to find that a link to PostgreSQL is dead."""
+
+LASTING = {"read only": 10, "full disk": 10}
+"""Seconds that some things last: longer than the server may need to find out that pushes fail."""
 
 WINDOW = 1
 """Seconds over which a worker that is replaced closes its connections."""
@@ -72,8 +83,14 @@ KINDS = (
     "broken edit",
     "leave",
     "stall",
+    "read only",
+    "full disk",
+    "mute network",
 )
-"""Every kind of fault, of which a schedule has at least one."""
+"""Every kind of fault by which nothing is lost."""
+
+LOSSES = ("restore", "promote", "truncate")
+"""Every kind of fault by which the log goes back."""
 
 
 class Fault(NamedTuple):
@@ -87,10 +104,13 @@ class Fault(NamedTuple):
     seconds: float
 
 
-def schedule(seed: int, seconds: float) -> list[Fault]:
-    """Return what breaks within ``seconds``: every kind, and again and again one a second where there is time."""
+def schedule(seed: int, seconds: float, *, losses: bool = False) -> list[Fault]:
+    """Return what breaks within ``seconds``: every kind, and again and again one a second where there is time.
+
+    With ``losses`` the log is rewritten in each way, once.
+    """
     chance = random.Random(seed)  # noqa: S311 — a test that can be repeated, not a secret
-    kinds = [*KINDS, *chance.choices(KINDS, k=max(0, round(seconds) - len(KINDS)))]
+    kinds = [*KINDS, *chance.choices(KINDS, k=max(0, round(seconds) - len(KINDS))), *(LOSSES if losses else ())]
     chance.shuffle(kinds)
     step = seconds / len(kinds)
     return [
@@ -98,7 +118,7 @@ def schedule(seed: int, seconds: float) -> list[Fault]:
             round((number + chance.random()) * step, 2),
             kind,
             chance.choice(_WAYS.get(kind, ("",))),
-            round(chance.uniform(0.2, min(seconds / 3, LONGEST)), 2),
+            round(chance.uniform(0.2, min(seconds / 3, LASTING.get(kind, LONGEST))), 2),
         )
         for number, kind in enumerate(kinds)
     ]
@@ -110,6 +130,7 @@ _WAYS: dict[str, Sequence[str]] = {
     "half-open subscribers": ("heal", "cut"),
     "half-open postgres": ("heal", "cut"),
     "edit": ("add", "remove"),
+    "restore": ("over", "swap", "drop"),
     "broken edit": tuple(map(str, range(len(BROKEN)))),
 }
 
@@ -118,38 +139,30 @@ class Place(NamedTuple):
     """What a run is played on."""
 
     server: Server
-    postgres: PostgresServer
-    database: str
+    cluster: Cluster
     portal: BlockingPortal
     """Of the loop that the proxies turn in: a busy crowd is not to delay the server's way to its log."""
 
     outside: FaultProxy
     """Between subscribers and server."""
 
-    inside: FaultProxy
-    """Between server and PostgreSQL."""
-
 
 @contextmanager
-def place(postgres: PostgresServer) -> Iterator[Place]:
-    """Set up a server with two workers on a database of its own, and the proxies."""
-    database = asyncio.run(postgres.create_database())
-    asyncio.run(migrate(postgres.url(database)))
+def place() -> Iterator[Place]:
+    """Set up a server with two workers on a cluster of its own, and the proxies."""
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
-
-        def proxy(port: int) -> FaultProxy:
-            return stack.enter_context(portal.wrap_async_context_manager(FaultProxy("127.0.0.1", port)))
-
-        inside = proxy(postgres.port)
+        cluster = Cluster(stack, portal)
+        asyncio.run(migrate(cluster.url))
         env = {
-            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{inside.port}/{database}",
+            "DATABASE_URL": cluster.through(cluster.servers),
             "WEB_CONCURRENCY": "2",
             "DRAIN_SECONDS": str(WINDOW),
             "LOG_LEVEL": "warning",
         }
         server = stack.enter_context(Server(channels=CHANNELS, env=env, ready_path="/health/ready"))
-        yield Place(server, postgres, database, portal, proxy(urlsplit(server.url).port or 0), inside)
+        outside = FaultProxy("127.0.0.1", server.port)
+        yield Place(server, cluster, portal, stack.enter_context(portal.wrap_async_context_manager(outside)))
 
 
 class Load(NamedTuple):
@@ -174,30 +187,41 @@ class Run(Crowd):
         self._place = place
         self._load = load
         self._chance = random.Random(f"crowd of {seed}")  # noqa: S311 — as above
-        self._restarting = asyncio.Lock()
+        self._operating = asyncio.Lock()
         self._over = self._settled = False
+        self._samples: list[readiness.Sample] = []
+        self._failed: list[str] = []
+        self._held: Present = {}
+        self._proxied: list[Subscriber] = []
+        unanswered = (*UNANSWERED, *RESTORING)
+        applications = place.cluster.through(place.cluster.applications)
+        self._in_sql = SqlPublisher(applications, self.ledger, self.timeline, unanswered=unanswered)
         self.happened: Counter[str] = Counter()
         outside = f"http://127.0.0.1:{place.outside.port}"
         for number in range(load.subscribers):
             form = FORMS[number % len(FORMS)]
             channels = self._chance.sample(NAMES, 3 if form is ManyV1 else 1)
             through = number // len(FORMS) % PROXIED == 0
-            self.subscribers.append(
-                form(
-                    outside if through else place.server.url,
-                    *channels,
-                    timeline=self.timeline,
-                    name=f"{number}-{'proxied-' * through}",
-                    # As different as people's: who is refused comes back by and by, not all at once.
-                    pause=self._chance.uniform(0.05, 1),
-                )
+            subscriber = form(
+                outside if through else place.server.url,
+                *channels,
+                timeline=self.timeline,
+                name=f"{number}-{'proxied-' * through}",
+                # As different as people's: who is refused comes back by and by, not all at once.
+                pause=self._chance.uniform(0.05, 1),
             )
+            self.subscribers.append(subscriber)
+            self._proxied += [subscriber] if through else []
 
     async def play(self, faults: Sequence[Fault]) -> None:
-        """Let it all happen, then mend everything, and let everybody come back and reach the end."""
+        """Let it all happen, then end every fault, and let everybody come back and reach the end."""
         async with running(self.subscribers):
             await self.opened()
-            publishers = [asyncio.create_task(self._publish(name)) for name in NAMES * PUBLISHERS]
+            watching = asyncio.create_task(readiness.watch(self._place.server.url, self._samples))
+            publishers = [
+                *(asyncio.create_task(self._publish(name)) for name in NAMES * PUBLISHERS),
+                *(asyncio.create_task(self._publish_in_sql(name)) for name in NAMES),
+            ]
             began = time.monotonic()
             async with asyncio.TaskGroup() as breaking:
                 for fault in faults:
@@ -205,20 +229,48 @@ class Run(Crowd):
                     breaking.create_task(self._break(fault))
                 await asyncio.sleep(began + self._load.seconds - time.monotonic())
             self._over = True
-            self.timeline.note("all is mended")
+            self.timeline.note("every fault is over")
             await asyncio.wait(publishers, timeout=self._load.settling)
-            self._settled = await self.settle(NAMES, seconds=self._load.settling, patience=5)
+            self._settled = await self._emptied() and await self.settle(NAMES, seconds=self._load.settling, patience=5)
             self.timeline.note("settled" if self._settled else "gave up")
+            self._held = {name: await self.held(name) for name in NAMES}
+            watching.cancel()
             for publisher in publishers:
                 publisher.cancel()
-            for ended in await asyncio.gather(*publishers, return_exceptions=True):
-                if isinstance(ended, Exception):
-                    raise ended
+            ended = await asyncio.gather(*publishers, return_exceptions=True)
+            self._failed = [f"a publisher failed: {error!r}" for error in ended if isinstance(error, Exception)]
 
-    def faults(self) -> list[str]:
+    def wrong(self, *, losses: bool) -> list[str]:
         """Return what is wrong, in words."""
-        late = [] if self._settled else [f"not everybody had the last message within {self._load.settling} s"]
-        return late + super().faults()
+        outcomes = self.publisher.outcomes
+        slow = sorted(outcome.seconds for outcome in outcomes if outcome.seconds > ANSWERED)
+        return [
+            *self._failed,
+            *([] if self._settled else [f"not everybody had the last message within {self._load.settling} s"]),
+            *([f"{len(slow)} pushes were answered late, after up to {slow[-1]:.1f} s"] if slow else []),
+            *readiness.faults(outcomes, self._samples),
+            *([] if losses else self.faults()),
+            *self.faults(self._held),
+        ]
+
+    async def _emptied(self) -> bool:
+        """Return when what was published in SQL is in the log: False unless in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._load.settling):
+                while await self._place.cluster.primary.execute(  # noqa: ASYNC110 — nobody else tells
+                    "SELECT FROM abide.outbox LIMIT 1", database=self._place.cluster.database
+                ):
+                    await asyncio.sleep(0.1)
+                return True
+        return False
+
+    async def _publish_in_sql(self, channel: str) -> None:
+        """Be a publisher of one channel in SQL."""
+        while not self._over:
+            way = self._chance.choice((*WAYS, *PREPARED_WAYS))
+            datas = [self.data(self._chance.choice((10, 300))) for _ in range(self._chance.randint(1, 3))]
+            await self._in_sql.publish(way, channel, datas)
+            await asyncio.sleep(self._chance.expovariate(self._load.rate / PUBLISHERS))
 
     async def _publish(self, channel: str) -> None:
         """Be a publisher of one channel."""
@@ -229,18 +281,21 @@ class Run(Crowd):
             await asyncio.sleep(self._chance.expovariate(self._load.rate / PUBLISHERS))
 
     async def _break(self, fault: Fault) -> None:
-        """Let one thing happen, and mend it where it does not mend itself."""
+        """Let one thing happen, and end it where it does not end by itself."""
         self.happened[fault.kind] += 1
         self.timeline.note(" ".join(map(str, fault)))
         match fault.kind:
             case "cut subscribers":
                 self._tell(self._place.outside.cut)
             case "cut postgres":
-                self._tell(self._place.inside.cut)
+                self._tell(self._place.cluster.servers.cut)
             case "half-open subscribers":
                 await self._half_open(self._place.outside, fault)
             case "half-open postgres":
-                await self._half_open(self._place.inside, fault)
+                await self._half_open(self._place.cluster.servers, fault)
+            case "restart postgres" | "read only" | "full disk" | "restore" | "promote" | "truncate" as kind:
+                async with self._operating:  # one operator
+                    await getattr(self, f"_{kind.replace(' ', '_')}")(fault)
             case _:
                 await getattr(self, f"_{fault.kind.replace(' ', '_')}")(fault)
         self.timeline.note(f"{fault.kind} of {fault.at} is over")
@@ -255,19 +310,70 @@ class Run(Crowd):
         self._place.server.send_signal(signal.SIGHUP)
 
     async def _restart_postgres(self, fault: Fault) -> None:
-        postgres = self._place.postgres
-        async with self._restarting:
-            stop: Mapping[str, Callable[[], None]] = {
-                "fast": postgres.stop,
-                "immediate": partial(postgres.stop, "immediate"),
-                "crash": postgres.crash,
-            }
-            await anyio.to_thread.run_sync(stop[fault.way])
-            await anyio.to_thread.run_sync(postgres.start)
+        postgres = self._place.cluster.primary
+        stop: Mapping[str, Callable[[], None]] = {
+            "fast": postgres.stop,
+            "immediate": partial(postgres.stop, "immediate"),
+            "crash": postgres.crash,
+        }
+        await anyio.to_thread.run_sync(stop[fault.way])
+        await anyio.to_thread.run_sync(postgres.start)
+
+    async def _read_only(self, fault: Fault) -> None:
+        await self._place.cluster.sql(READ_ONLY, "SELECT pg_reload_conf()")
+        await asyncio.sleep(fault.seconds)
+        await self._place.cluster.sql(WRITABLE, "SELECT pg_reload_conf()")
+
+    async def _full_disk(self, fault: Fault) -> None:
+        disk = self._place.cluster.disk
+        await anyio.to_thread.run_sync(disk.fill)
+        await asyncio.sleep(fault.seconds)
+        disk.free()
+
+    async def _restore(self, fault: Fault) -> None:
+        """Restore a dump: over what is there, into a database that takes the name, or where nothing is left."""
+        cluster, saved = self._place.cluster, self.ledger.save()
+        dump = await anyio.to_thread.run_sync(backups.dump, cluster.primary, cluster.database)
+        await asyncio.sleep(fault.seconds)
+        with self.rewriting(saved):
+            if fault.way == "swap":
+                await anyio.to_thread.run_sync(backups.swap, cluster.primary, cluster.database, dump)
+                return
+            if fault.way == "drop":
+                await anyio.to_thread.run_sync(backups.drop, cluster.primary, cluster.database)
+                await asyncio.sleep(fault.seconds)
+            restore = partial(backups.restore, clean=fault.way == "over")
+            await anyio.to_thread.run_sync(restore, cluster.primary, cluster.database, dump)
+
+    async def _promote(self, fault: Fault) -> None:
+        """Let a standby fall behind and take over."""
+        cluster = self._place.cluster
+        lagging = cluster.lagging()
+        standby = await anyio.to_thread.run_sync(lagging.__enter__)
+        saved = self.ledger.save()
+        await anyio.to_thread.run_sync(standby.catch_up)
+        await anyio.to_thread.run_sync(standby.fall_behind)
+        await asyncio.sleep(fault.seconds)
+        with self.rewriting(saved):
+            await anyio.to_thread.run_sync(cluster.fail_over, standby)
+        await anyio.to_thread.run_sync(lagging.__exit__, None, None, None)
+
+    async def _truncate(self, _: Fault) -> None:
+        with self.rewriting(NOTHING):
+            await self._place.cluster.sql("TRUNCATE abide.head, abide.log, abide.key")
+
+    async def _mute_network(self, fault: Fault) -> None:
+        """Let every connection be forgotten on its way. Subscribers notice by themselves, and so must the server."""
+        self._tell(self._place.outside.forget)
+        self._tell(self._place.cluster.servers.forget)
+        await asyncio.sleep(fault.seconds)
+        for subscriber in self._proxied:
+            subscriber.leave()
+            subscriber.come()
 
     async def _kill_listen(self, _: Fault) -> None:
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it may be away
-            connection = await asyncpg.connect(self._place.postgres.url(self._place.database))
+            connection = await asyncpg.connect(self._place.cluster.url)
             try:
                 await kill(connection, "abide listen")
             finally:
@@ -323,9 +429,9 @@ class Played(NamedTuple):
     """What is wrong, the schedule and a timeline."""
 
 
-def play(place: Place, seed: int, load: Load) -> Played:
-    """Play a seed's schedule, and end the server."""
-    faults = schedule(seed, load.seconds)
+def play(place: Place, seed: int, load: Load, *, losses: bool = False) -> Played:
+    """Play a seed's schedule, with or without losses of the log, and end the server."""
+    faults = schedule(seed, load.seconds, losses=losses)
     began = time.monotonic()
 
     async def run() -> Run:
@@ -334,7 +440,7 @@ def play(place: Place, seed: int, load: Load) -> Played:
         return run
 
     it = asyncio.run(run())
-    wrong, tally = [*it.faults(), *_ended(place.server)], it.tally()
+    wrong, tally = [*it.wrong(losses=losses), *_ended(place.server)], it.tally()
     happened = ", ".join(f"{count} {kind}" for kind, count in sorted(it.happened.items()))
     line = f"seed {seed}: {len(wrong)} wrong; {tally}; {happened}; {time.monotonic() - began:.1f} s"
     return Played(wrong, tally, line, it.report(f"seed {seed}", wrong, faults))

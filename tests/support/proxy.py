@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections on purpose: resets, silence, latency, narrow links, refusals and forgery."""
+"""A TCP proxy that breaks connections on purpose: resets, silence, latency, narrow links, refusals, forgery, moves."""
 
 import asyncio
 import socket
@@ -70,6 +70,20 @@ class FaultProxy:
         """
         self._flowing.clear()
 
+    def forget(self) -> None:
+        """Let every live connection be silent for ever, as a router does that has forgotten it; new ones flow.
+
+        Neither end is told. ``heal`` doesn't bring them back; ``cut`` ends them.
+        """
+        forgotten, self._flowing = self._flowing, asyncio.Event()
+        if forgotten.is_set():
+            forgotten.clear()
+            self._flowing.set()
+
+    def lead_to(self, port: int) -> None:
+        """Lead new connections to another port, as a name does that has moved; live ones stay where they are."""
+        self._target = self._target[0], port
+
     def refuse(self) -> None:
         """Reset new connections as soon as they are accepted; live ones go on."""
         self._refusing = True
@@ -122,37 +136,42 @@ class FaultProxy:
 
     async def _link(self, reader: asyncio.StreamReader, writers: list[asyncio.StreamWriter]) -> None:
         """Join one client to the target until both have ended; where one end fails, the other is reset."""
+        flowing = self._flowing
         try:
-            await self._flowing.wait()
+            await flowing.wait()
             target_reader, target_writer = await asyncio.open_connection(*self._target)
             writers.append(target_writer)
             self._writers.append(target_writer)
             async with asyncio.TaskGroup() as group:
                 for source, sink in ((reader, target_writer), (target_reader, writers[0])):
                     queue = asyncio.Queue[tuple[float, bytes]](CHUNKS)
-                    group.create_task(self._receive(source, queue))
-                    group.create_task(self._send(queue, sink))
+                    group.create_task(self._receive(source, queue, flowing))
+                    group.create_task(self._send(queue, sink, flowing))
         except* OSError:
             for writer in writers:
                 _reset(writer)
 
-    async def _receive(self, source: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
+    async def _receive(
+        self, source: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]], flowing: asyncio.Event
+    ) -> None:
         """Queue what arrives, with the time when it is due; at the end of the stream, nothing."""
         data = b"more"
         while data:
             try:
                 data = await source.read(self._step())
             except ConnectionError:
-                await self._flowing.wait()
+                await flowing.wait()
                 raise
             await queue.put((asyncio.get_running_loop().time() + self._delay, data))
 
-    async def _send(self, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+    async def _send(
+        self, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         """Pass on what is queued when it is due."""
         while True:
             due, data = await queue.get()
             await asyncio.sleep(due - asyncio.get_running_loop().time())
-            await self._flowing.wait()
+            await flowing.wait()
             if not data:
                 sink.write_eof()
                 return

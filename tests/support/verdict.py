@@ -1,14 +1,16 @@
 """What was published, what each subscriber was told, and whether the two agree. No I/O.
 
 A :class:`Ledger` keeps what publishers were answered, a :class:`Log` what one subscriber was told of one channel;
-:meth:`Ledger.faults` compares them. Each message's data must be a text that no other message has.
+:meth:`Ledger.faults` compares them. Each message's data must be a text that no other message has. What must hold where
+the log was rewritten is in :mod:`tests.support.rewritten`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ class Began(NamedTuple):
 
     position: str
     asked: str | None
+    resumed: bool
 
 
 class Got(NamedTuple):
@@ -39,7 +42,11 @@ class Cut(NamedTuple):
     """The connection ended."""
 
 
-Told = Began | Got | Missed | Cut
+class Rewritten(NamedTuple):
+    """From here on the log was another one: it had lost messages, and nobody had told the subscriber yet."""
+
+
+Told = Began | Got | Missed | Cut | Rewritten
 
 
 def offset_of(position: str) -> int:
@@ -68,7 +75,7 @@ class Log:
 
     def began(self, position: str, *, resumed: bool) -> None:
         """Note where a connection began; unless it resumed, a gap comes next: the old position holds until then."""
-        self.told.append(Began(position, self.position))
+        self.told.append(Began(position, self.position, resumed))
         if resumed or self.position is None:
             self.position = position
 
@@ -85,6 +92,10 @@ class Log:
     def cut(self) -> None:
         """Note the end of a connection."""
         self.told.append(Cut())
+
+    def rewritten(self) -> None:
+        """Note that the log has lost messages."""
+        self.told.append(Rewritten())
 
     def __str__(self) -> str:
         return f"{self.subscriber} on {self.channel}"
@@ -106,41 +117,97 @@ class Timeline:
         return [line for name, line in self._lines if not name or name in by]
 
 
+class Saved(NamedTuple):
+    """What a copy of the log holds for certain, of each channel."""
+
+    acknowledged: dict[str, dict[int, str]]
+    committed: dict[str, set[str]]
+
+
+NOTHING = Saved({}, {})
+
+
 class Ledger:
-    """What publishers know: positions of what was acknowledged, and what may be stored or not.
+    """What publishers know: positions of what was acknowledged, what was committed, and what may be stored or not.
 
     ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
-        self._acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
-        self._doubtful: dict[str, set[str]] = defaultdict(set)
-        self._wrong: list[str] = []
+        self.acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
+        """Data of each channel by offset."""
+        self.committed: dict[str, set[str]] = defaultdict(set)
+        """Data of each channel that is stored, or will be, nobody says where: a transaction in SQL has committed it."""
+        self.doubtful: dict[str, set[str]] = defaultdict(set)
+        """Data of each channel that may be stored once, or not at all."""
+        self.life = 0
+        """Of the log: odd while it is being rewritten."""
+        self.wrong: list[str] = []
+        """What was noticed at once."""
 
-    def acknowledge(self, channel: str, position: str, data: str) -> None:
-        """Note that a message is stored: each publisher's positions grow."""
-        known = self._acknowledged[channel]
-        if known.setdefault(offset_of(position), data) != data:
-            self._wrong.append(f"{channel}: {position} was given to {data} and to {known[offset_of(position)]}")
-        self._doubtful[channel].discard(data)
+    def acknowledge(self, channel: str, position: str, data: str, life: int) -> None:
+        """Note that a message is stored: each publisher's positions grow.
+
+        ``life`` is the log's when the message was sent. It stays in doubt if it may be stored in a log that is gone.
+        """
+        if life != self.life or life % 2:
+            return
+        known = self.acknowledged[channel]
+        offset = offset_of(position)
+        if known.setdefault(offset, data) != data:
+            self.wrong.append(f"{channel}: {position} was given to {data} and to {known[offset]}")
+        self.doubtful[channel].discard(data)
 
     def doubt(self, channel: str, data: str) -> None:
         """Note that a message may be stored once, or not at all."""
-        self._doubtful[channel].add(data)
+        self.doubtful[channel].add(data)
+
+    def commit(self, channel: str, data: str, life: int) -> None:
+        """Note that a transaction in SQL has committed a message; ``life`` is the log's when it began."""
+        if life != self.life or life % 2:
+            return
+        self.committed[channel].add(data)
+        self.doubtful[channel].discard(data)
+
+    def save(self) -> Saved:
+        """Return what is stored for certain now: what a copy of the log that is made from now on holds."""
+        return Saved(
+            {channel: dict(known) for channel, known in self.acknowledged.items()},
+            {channel: set(known) for channel, known in self.committed.items()},
+        )
+
+    @contextmanager
+    def rewriting(self, saved: Saved) -> Iterator[None]:
+        """Note that the log is being replaced by a copy: what was stored after ``saved`` may have gone."""
+        self.life += 1
+        yield
+        for channel, known in self.acknowledged.items():
+            kept = saved.acknowledged.get(channel, {})
+            self.doubtful[channel].update(data for offset, data in known.items() if offset not in kept)
+            self.acknowledged[channel] = dict(kept)
+        for channel, committed in self.committed.items():
+            self.doubtful[channel].update(committed - saved.committed.get(channel, set()))
+            self.committed[channel] = set(saved.committed.get(channel, set()))
+        self.life += 1
 
     def head(self, channel: str) -> int:
         """Return the highest offset that was acknowledged."""
-        return max(self._acknowledged[channel], default=0)
+        return max(self.acknowledged[channel], default=0)
+
+    def published(self, channel: str) -> set[str]:
+        """Return the data that anybody has published."""
+        return {*self.acknowledged[channel].values(), *self.committed[channel], *self.doubtful[channel]}
 
     def counts(self) -> tuple[int, int]:
-        """Return how many messages were acknowledged, and how many are in doubt."""
-        return sum(map(len, self._acknowledged.values())), sum(map(len, self._doubtful.values()))
+        """Return how many messages were acknowledged or committed, and how many are in doubt."""
+        known = (*self.acknowledged.values(), *self.committed.values())
+        return sum(map(len, known)), sum(map(len, self.doubtful.values()))
 
     def faults(self, logs: Iterable[Log]) -> list[str]:
         """Return what is wrong, in words: nothing, if the promises were kept."""
         logs = list(logs)
-        faults = list(self._wrong)
+        faults = list(self.wrong)
         for channel in dict.fromkeys(log.channel for log in logs):
             stored, doubles = self._stored(channel, logs)
             faults += doubles
@@ -151,20 +218,27 @@ class Ledger:
 
     def _stored(self, channel: str, logs: Iterable[Log]) -> tuple[dict[int, str], list[str]]:
         """Return data by offset, from what was acknowledged and what anybody was told; and what is there twice."""
-        stored, faults = dict(self._acknowledged[channel]), []
+        stored, faults = dict(self.acknowledged[channel]), []
         for log in logs:
             for told in log.told if log.channel == channel else ():
                 if isinstance(told, Got) and told.position is not None:
                     data = stored.setdefault(offset_of(told.position), told.data)
                     if data != told.data:
-                        faults.append(f"{log}: {told.position} is {_short(told.data)}, elsewhere {_short(data)}")
-        positions: dict[str, list[int]] = defaultdict(list)
+                        faults.append(f"{log}: {told.position} is {short(told.data)}, elsewhere {short(data)}")
+        return stored, faults + self.misplaced(channel, stored)
+
+    def misplaced(self, channel: str, stored: Mapping[int, str]) -> list[str]:
+        """Return what is wrong with what is stored, data by offset: what is there twice, not, or not published."""
+        offsets: dict[str, list[int]] = defaultdict(list)
         for offset, data in stored.items():
-            positions[data].append(offset)
-        faults += [f"{channel}: {_short(data)} is stored at {at}" for data, at in positions.items() if len(at) > 1]
-        published = {*self._acknowledged[channel].values(), *self._doubtful[channel]}
-        faults += [f"{channel}: nobody published {_short(data)}" for data in positions if data not in published]
-        return stored, faults
+            offsets[data].append(offset)
+        published = self.published(channel)
+        committed = self.committed[channel] if channel not in self._sizes else set()
+        return [
+            *(f"{channel}: {short(data)} is stored at {at}" for data, at in offsets.items() if len(at) > 1),
+            *(f"{channel}: nobody published {short(data)}" for data in offsets if data not in published),
+            *(f"{channel}: {short(data)} is committed and nowhere" for data in committed - offsets.keys()),
+        ]
 
     def _judge(self, log: Log, stored: Mapping[int, str]) -> list[str]:
         return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log)
@@ -176,19 +250,19 @@ class Ledger:
         unsaid: str | None = None  # where a connection began that did not resume, until the gap is told
         for told in log.told:
             match told:
-                case Began(position, asked):
-                    unsaid = position if asked is not None and not _same(position, asked) else None
+                case Began(position, asked, resumed):
+                    unsaid = unsaid_of(told)
                     if asked is not None and asked != at:
                         faults.append(f"asked for {asked} and had {at}")
-                    at = at or position
+                    at = position if at is None or (resumed and unsaid is None) else at
                 case Missed():
                     faults += self._judge_gap(log, told, at)
                     at, unsaid = before(told.next), None
                 case Got(position, data) if position is not None:
                     if unsaid is not None:
                         faults.append(f"began at {unsaid} and not at {at}, without a gap")
-                    if at is None or not _same(before(position), at):
-                        faults.append(f"{position} ({_short(data)}) came after {at}")
+                    if at is None or offset_of(position) != offset_of(at) + 1:
+                        faults.append(f"{position} ({short(data)}) came after {at}")
                     at, unsaid = position, None
                 case _:
                     unsaid = None
@@ -210,30 +284,33 @@ class Ledger:
         return faults
 
     def _doubts(self, channel: str) -> int:
-        return len(self._doubtful[channel])
+        """Return how many messages may be past the highest offset that was acknowledged."""
+        return len(self.doubtful[channel]) + len(self.committed[channel])
 
     def _judge_plain(self, log: Log, stored: Mapping[int, str]) -> list[str]:
         """Check that each connection's messages follow each other, as far as anybody knows their positions."""
         offsets = {data: offset for offset, data in stored.items()}
-        published = {*offsets, *self._doubtful[log.channel]}
+        published = {*offsets, *self.published(log.channel)}
         faults, at = [], 0
         for told in log.told:
             if isinstance(told, Got):
                 offset = offsets.get(told.data, at + 1)
                 if told.data not in published:
-                    faults.append(f"nobody published {_short(told.data)}")
+                    faults.append(f"nobody published {short(told.data)}")
                 if at and offset != at + 1:
-                    faults.append(f"{_short(told.data)}, which is {offset}, came after {at}")
+                    faults.append(f"{short(told.data)}, which is {offset}, came after {at}")
                 at = offset
             else:
                 at = 0
         return faults
 
 
-def _same(one: str, other: str) -> bool:
-    """Whether two positions are of one place: while nothing is lost, another epoch begins where the last one ended."""
-    return offset_of(one) == offset_of(other)
+def unsaid_of(began: Began) -> str | None:
+    """Return where a connection began, if a gap must come because it isn't where it was asked to begin."""
+    position, asked, resumed = began
+    return position if asked is not None and not (resumed and offset_of(asked) == offset_of(position)) else None
 
 
-def _short(data: str) -> str:
+def short(data: str) -> str:
+    """Return the beginning of a message's data."""
     return f"{data[:24]!r}"

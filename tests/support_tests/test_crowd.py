@@ -16,7 +16,7 @@ def test_a_crowd_counts_what_happened_and_tells_what_went_wrong() -> None:
     ]
     for offset, data in enumerate(("one", "two", "three"), 1):
         crowd.ledger.doubt("news", data)
-        crowd.ledger.acknowledge("news", f"e:{offset}", data)
+        crowd.ledger.acknowledge("news", f"e:{offset}", data, 0)
     for subscriber in (well, ill):
         log = subscriber.logs["news"]
         log.began("e:0", resumed=False)

@@ -216,3 +216,27 @@ def test_synchronous_use() -> None:
             portal.call(proxy.refuse)
             with socket.create_connection(("127.0.0.1", proxy.port)) as client, pytest.raises(ConnectionResetError):
                 client.recv(1)
+
+
+async def test_forget() -> None:
+    """Proxy that has forgotten its connections leaves both ends without a word, also healed; new ones flow."""
+    async with echo() as (proxy, _), connection(proxy) as old:
+        await ask(old)
+        proxy.forget()
+        old[1].write(b"lost")
+        proxy.heal()
+        async with connection(proxy) as new:
+            await ask(new)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(old[0].read(1), SILENCE)
+
+
+async def test_lead_to() -> None:
+    """Proxy whose name has moved leads new connections to the other server, and leaves the old ones alone."""
+    async with echo() as (proxy, ends), echo() as (other, others), connection(proxy) as old:
+        await ask(old)
+        proxy.lead_to(other.port)
+        async with connection(proxy) as new:
+            await ask(new)
+        await ask(old)
+        assert (len(ends), len(others)) == (1, 1)

@@ -14,7 +14,7 @@ def ledger(count: int = 4) -> Ledger:
     kept = Ledger({"short": 2})
     for channel in ("long", "short"):
         for number in range(1, count + 1):
-            kept.acknowledge(channel, f"e:{number}", f"{number}")
+            kept.acknowledge(channel, f"e:{number}", f"{number}", 0)
     return kept
 
 
@@ -127,3 +127,12 @@ def test_what_is_in_doubt_may_be_there_once() -> None:
         for number in range(stored):
             told.got(f"e:{2 + number}", "doubtful")
         assert len([fault for fault in kept.faults([told]) if "is stored at" in fault]) == count
+
+
+def test_what_a_transaction_committed_is_to_be_somewhere() -> None:
+    """Verdict names a committed message that nobody was told, and takes one at any place."""
+    kept = ledger()
+    kept.commit("long", "5", 0)
+    assert kept.faults([tell(log(), 1, 2, 3, 4)]) == ["long: '5' is committed and nowhere"]
+    assert kept.faults([tell(log(), 1, 2, 3, 4, 5)]) == []
+    assert kept.counts() == (9, 0)

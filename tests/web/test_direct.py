@@ -22,6 +22,7 @@ from app.web.routes import Edge, Routes
 
 KEY = ("authorization", "Bearer k")
 JSON = ("content-type", "application/json")
+FORM = ("content-type", "application/x-www-form-urlencoded")
 STORED = Published(Position("e", 7))
 REPLAYED = Published(Position("e", 7), replayed=True)
 
@@ -80,10 +81,11 @@ async def directly(log: Log, path: str, headers: Headers, body: bytes) -> tuple[
         ("/push", [KEY, JSON], b' {"key": "a", "message": "\xc3\xa9" , "channel": "orders"}'),
         ("/push/open", [JSON, ("idempotency-key", "a")], b"1 "),
         ("/push/orders", [KEY, ("content-type", "text/plain")], b"hello"),
+        ("/push/orders", [KEY, FORM], b"[1]"),
         ("/push/open", [JSON, ("origin", "https://app.example")], b"1"),
         ("/push/open", [JSON, ("origin", "http://abide"), ("host", "abide")], b"1"),
     ],
-    ids=["envelope", "envelope with a key", "named", "text", "a page", "a page of its own"],
+    ids=["envelope", "envelope with a key", "named", "text", "a form that is none", "a page", "a page of its own"],
 )
 async def test_what_is_stored(path: str, headers: Headers, body: bytes, outcome: Published) -> None:
     """Push past ASGI publishes the same record as one through it, and its answer is the same."""
@@ -122,6 +124,9 @@ async def test_what_is_not_stored(error: KeyReusedError | UnavailableError) -> N
         ("/push/open", [JSON, ("origin", "https://evil.example")], b"1"),
         ("/push/open", [("content-type", "text/plain"), ("origin", "null")], b"1"),
         ("/push/open", [JSON, ("authorization", "Bearer x")], b"1"),
+        ("/push/open", [FORM], b"a=1"),
+        ("/push/open", [FORM, ("referer", "https://evil.example/")], b"[1]"),
+        ("/push", [FORM], b"channel=open&message=1"),
         ("/pushed", [JSON], b"1"),
         ("/other", [JSON], b"1"),
     ],

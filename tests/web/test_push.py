@@ -203,6 +203,31 @@ def test_other_content_types_are_unsupported(http: httpx.Client, content_type: s
     assert_problem(http.post("/push", content=b"1", headers=headers), 415, "unsupported_type")
 
 
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+"""What `curl -d` says of whatever it sends."""
+
+
+def test_json_that_is_sent_as_a_form_is_taken(http: httpx.Client) -> None:
+    """Push takes an object or an array for JSON where curl says, unasked, that it is a form."""
+    for body in ('{"channel": "chat.form", "message": {"a": 1}}', ' [{"channel": "chat.form", "message": {"a": 1}}]'):
+        assert http.post("/push", content=body, headers=FORM).status_code == 200
+    for body in ('{"a": 1}', "[" + "1," * 3000 + "1]"):
+        assert http.post("/push/chat.form", content=body, headers=FORM).status_code == 200
+    messages = http.get("/chat.form/history").json()["messages"]
+    assert [message["data"] for message in messages] == [{"a": 1}, {"a": 1}, {"a": 1}, [1] * 3001]
+    broken = http.post("/push", content='{"channel": "chat.form"', headers=FORM)
+    assert_problem(broken, 400, "malformed", "not JSON")
+
+
+@pytest.mark.parametrize("name", ["origin", "referer", "sec-fetch-site"])
+def test_a_page_cannot_send_json_as_a_form(http: httpx.Client, name: str) -> None:
+    """Push takes the type at its word where a browser sends it: pages may have forms sent to everybody, unasked."""
+    headers = FORM | {name: {"sec-fetch-site": "same-origin"}.get(name, str(http.base_url))}
+    for path in ("/push", "/push/lebowski"):
+        answer = http.post(path, content='{"channel": "lebowski", "message": 1}', headers=headers)
+        assert_problem(answer, 415, "unsupported_type", "send application/json")
+
+
 def test_text_cannot_be_an_envelope(http: httpx.Client) -> None:
     """Push without a channel in its path takes JSON only."""
     response = http.post("/push", content="hi", headers={"content-type": "text/plain"})

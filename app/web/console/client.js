@@ -1,72 +1,57 @@
 /**
- * Abide's client: any number of channels over one WebSocket, resumed by position. For browsers, and for Node 20 and
- * later. Server-Sent Events where there is no WebSocket, or none opens.
+ * Abide's client for browsers and Node 20: any number of channels over one WebSocket, resumed by position; or over SSE.
  *
  *     const abide = connect("http://localhost:8000");
  *     const unsubscribe = abide.subscribe("lebowski", { onMessage: ({ data }) => console.log(data) });
  *     await abide.publish("lebowski", { hello: "world" });
  * @typedef {"connecting" | "open" | "waiting" | "closed"} State
- * @typedef {{ channel: string, position: string, time?: number, data: any }} Message  `time` is missing over SSE
+ * @typedef {{ channel: string, position: string, time?: number, data: any, raw: string }} Message  `raw` is the text that
+ *   was published, `data` undefined where that cannot be parsed; `time` is missing over SSE
  * @typedef {{ channel: string, after: string, next: string, reason: string }} Gap
- * @typedef {object} ConnectOptions
- * @property {string | (() => string | Promise<string>)} [token]  a function is called for each connection and publish
- * @property {(state: State, detail: { transport?: string, delay?: number, reason?: string }) => void} [onState]
- * @property {typeof globalThis.WebSocket | null} [WebSocket]  null for Server-Sent Events alone
- * @typedef {object} SubscribeOptions
- * @property {string} [since]  a position, or "earliest"; without, from now on
- * @property {number} [last]  the newest so many messages first
- * @property {(message: Message) => void} [onMessage]
- * @property {(gap: Gap) => void} [onGap]  what could not be delivered; messages go on after it
- * @property {(error: AbideError) => void} [onError]  the subscription is over
- * @property {(position: string, resumed: boolean) => void} [onSubscribed]
+ * @typedef {{ token?: string | (() => string | Promise<string>), WebSocket?: typeof globalThis.WebSocket | null,
+ *   onState?: (state: State, detail: { transport?: string, delay?: number, reason?: string }) => void }} ConnectOptions
+ *   a function is asked for a token for each connection and publish; with null for a WebSocket, there are event streams
+ * @typedef {{ since?: string, last?: number, onMessage?: (message: Message) => void, onGap?: (gap: Gap) => void,
+ *   onError?: (error: AbideError) => void, onSubscribed?: (position: string, resumed: boolean) => void }} SubscribeOptions
+ *   `since` is a position or "earliest"; messages go on after a gap, an error is the end
  */
 
-const FIRST_DELAY = 500; // milliseconds, doubled with every failure
-const LONGEST_DELAY = 30_000;
+const [FIRST_DELAY, LONGEST_DELAY] = [500, 30_000]; // milliseconds, like all of these; doubled with every failure
 const STEADY = 5000; // a connection that lasted so long begins the delays anew
-const PUBLISH_ATTEMPTS = 6;
+const PATIENCE = 15_000; // for anything to be answered: a connection, a request, a subscription
+const [PUBLISHING, LONGEST_WAIT] = [30_000, 60_000]; // a publish is tried again for, and a Retry-After is believed to
+const PASSING = [408, 425, 429, 1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408]; // and statuses from 500 on
+const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed" };
 const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 lets stand in Sec-WebSocket-Protocol
+const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":"([^"]*)","time":(\d+),"data":/;
 
 /** Why the server refused: `code` is that of docs/codes.md, `status` an HTTP status or a close code. */
 export class AbideError extends Error {
-  /** @type {string} */ code;
-  /** @type {number | undefined} */ status;
-  constructor(code, message, status) {
-    super(message);
-    Object.assign(this, { name: "AbideError", code, status });
+  constructor(code, message, status, wait = 0) {
+    Object.assign(super(message), { name: "AbideError", code, status, wait });
   }
 }
 
 /** Make a client. It connects with the first subscription. @param {string} url @param {ConnectOptions} [options] */
-export function connect(url, options = {}) {
-  return new Client(url.replace(/^ws/, "http").replace(/\/+$/, ""), options);
-}
+export const connect = (url, options = {}) => new Client(url.replace(/^ws/, "http").replace(/\/+$/, ""), options);
 
 class Client {
-  #url;
-  #options;
-  #token;
+  #url; #options; #transport; #timer;
   #subscriptions = new Map(); // by channel
-  #transport = null;
-  #timer;
   #turn = 0; // of connecting; what belongs to an earlier one is ignored
-  #failures = 0;
   #blocked = "no"; // do WebSockets not open here? "maybe", if one did not; "yes", if the server answered before
-  #openedAt = 0;
-  #ids = 0;
+  #notBefore = 0; // when the server wants to be asked again
+  #failures = 0; #openedAt = 0; #ids = 0;
   /** @type {State} */ state = "closed";
 
   constructor(url, options) {
     this.#url = url;
     this.#options = { WebSocket: globalThis.WebSocket, ...options };
-    this.#token = async () => (typeof options.token === "function" ? options.token() : options.token);
-    globalThis.addEventListener?.("online", () => this.state === "waiting" && this.#open());
+    for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, () => this.#wake());
   }
 
-  /**
-   * Subscribe until the returned function is called. Interrupted, it goes on after the last message seen, or `onGap`.
-   * @param {string} channel @param {SubscribeOptions} [options] @returns {() => void}
-   */
+  /** Subscribe until the returned function is called. Interrupted, it goes on after the last message seen, or `onGap`.
+   * @param {string} channel @param {SubscribeOptions} [options] @returns {() => void} */
   subscribe(channel, options = {}) {
     if (this.#subscriptions.has(channel)) throw new Error(`${channel} is subscribed to already`);
     const subscription = { ...options, id: ++this.#ids, channel, position: null, live: false };
@@ -81,21 +66,21 @@ class Client {
     };
   }
 
-  /**
-   * Publish, and return the message's position; tried again with the same idempotency key, it is stored once.
-   * @param {string} channel @param {any} data @param {{ key?: string }} [options] @returns {Promise<string>}
-   */
-  async publish(channel, data, { key = randomKey() } = {}) {
-    const body = JSON.stringify(data);
+  /** Publish data, or the JSON text `raw` instead, and return the message's position; tried again, it is stored once.
+   * @param {string} channel @param {any} data @returns {Promise<string>}
+   * @param {{ key?: string, raw?: string }} [options]  `key` is an idempotency key */
+  async publish(channel, data, { key = randomKey(), raw: body = JSON.stringify(data) } = {}) {
     if (body === undefined) throw new TypeError("what is published must be JSON");
+    const end = Date.now() + PUBLISHING;
     for (let attempt = 1; ; attempt++) {
       const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(await this.#token()) };
       try {
         return (await ask(`${this.#url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position;
       } catch (error) {
-        if (!passes(error) || attempt === PUBLISH_ATTEMPTS) throw error;
+        const pause = Math.max(jitter(attempt), error.wait);
+        if (!passes(error) || Date.now() + pause > end) throw error;
+        await new Promise((resolve) => setTimeout(resolve, pause));
       }
-      await new Promise((resolve) => setTimeout(resolve, jitter(attempt)));
     }
   }
 
@@ -106,9 +91,13 @@ class Client {
     this.#say("closed");
   }
 
-  #say(state, detail = {}) {
-    this.state = state;
-    this.#options.onState?.(state, detail);
+  #token = async () => (typeof this.#options.token === "function" ? this.#options.token() : this.#options.token);
+  #say = (state, detail = {}) => Object.assign(this, { state }).#options.onState?.(state, detail);
+
+  /** Do at once what timers would do late: the network is back, or the page is looked at again, perhaps after a sleep. */
+  #wake() {
+    if (this.state === "open") this.#transport?.look();
+    else if (this.state === "waiting" && !globalThis.document?.hidden && Date.now() > this.#notBefore) this.#open();
   }
 
   #leave() {
@@ -122,40 +111,37 @@ class Client {
   async #open() {
     this.#leave();
     this.#say("connecting");
-    const turn = this.#turn;
-    const { WebSocket } = this.#options;
+    const [turn, url, subscriptions, { WebSocket }] = [this.#turn, this.#url, this.#subscriptions, this.#options];
+    const inTurn = (call) => (...told) => turn === this.#turn && call(...told);
+    let answers = false;
+    const lost = inTurn((reason, wait) => this.#lost(reason, wait, answers));
+    const opened = inTurn((transport) => this.#opened(transport));
+    const ended = inTurn((subscription, error) => this.#ended(subscription, error));
+    this.#timer = setTimeout(lost, PATIENCE, `not connected within ${PATIENCE / 1000} s`);
     try {
-      const check = () => ask(`${this.#url}/health/live`).then(() => true, () => false);
-      const answers = this.#blocked === "maybe" && (await check());
-      const token = await this.#token();
+      answers = this.#blocked === "maybe" && (await ask(`${url}/health/live`).then(() => true, () => false));
+      const owner = { url, token: await this.#token(), subscriptions, opened, lost, ended };
       if (turn !== this.#turn) return;
-      const owner = {
-        url: this.#url,
-        token,
-        subscriptions: this.#subscriptions,
-        opened: (transport) => turn === this.#turn && this.#opened(transport),
-        lost: (reason) => turn === this.#turn && this.#lost(reason, answers),
-        ended: (subscription, error) => this.#ended(subscription, error),
-      };
-      const streams = !WebSocket || this.#blocked === "yes";
-      this.#transport = streams ? new Streams(owner) : new Sockets(owner, WebSocket);
+      this.#transport = !WebSocket || this.#blocked === "yes" ? openStreams(owner) : openSocket(owner, WebSocket);
     } catch (error) {
-      if (turn === this.#turn) this.#lost(error.message);
+      lost(error.message);
     }
   }
 
   #opened(transport) {
+    clearTimeout(this.#timer);
     this.#openedAt = Date.now();
+    this.#subscriptions.forEach((subscription) => this.#transport.subscribe(subscription));
     this.#say("open", { transport });
-    for (const subscription of this.#subscriptions.values()) this.#transport?.subscribe(subscription);
   }
 
-  #lost(reason, answers = false) {
+  #lost(reason, wait = 0, answers = false) {
     const steady = this.state === "open" && Date.now() - this.#openedAt > STEADY;
     this.#blocked = this.state === "open" ? "no" : answers ? "yes" : "maybe";
     this.#failures = steady ? 1 : this.#failures + 1;
     this.#leave();
-    const delay = this.#blocked === "yes" ? 0 : jitter(this.#failures); // event streams are asked for at once
+    const delay = Math.max(wait, this.#blocked === "yes" ? 0 : jitter(this.#failures)); // event streams: at once
+    this.#notBefore = Date.now() + wait;
     this.#timer = setTimeout(() => this.#open(), delay);
     this.#say("waiting", { delay, reason });
   }
@@ -169,85 +155,101 @@ class Client {
 }
 
 /** One WebSocket that speaks abide.v1, for all channels. */
-class Sockets {
-  constructor(owner, WebSocket) {
-    const { url, token, opened, lost } = owner;
-    const protocols = token && HEADER_TOKEN.test(token) ? ["abide.v1", `bearer.${token}`] : ["abide.v1"];
-    this.owner = owner;
-    this.socket = new WebSocket(`${url.replace(/^http/, "ws")}/ws`, protocols);
-    this.socket.onopen = () => opened("websocket");
-    this.socket.onmessage = (event) => this.take(JSON.parse(event.data));
-    this.socket.onclose = (event) => lost(event.reason || `closed with ${event.code}`);
-    this.socket.onerror = () => this.socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
-  }
-
-  subscribe({ id, channel, position, since, last }) {
-    this.socket.send(JSON.stringify({ type: "subscribe", id, channel, since: position ?? since, last }));
-  }
-
-  unsubscribe({ channel }) {
-    this.socket.send(JSON.stringify({ type: "unsubscribe", channel }));
-  }
-
-  close() {
-    this.socket.onmessage = null;
-    this.socket.close();
-  }
-
-  take({ type, id, ...members }) {
-    const { lost, ended, subscriptions } = this.owner;
-    const { channel, code, message, status } = members;
+function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocket) {
+  const protocols = token && HEADER_TOKEN.test(token) ? ["abide.v1", `bearer.${token}`] : ["abide.v1"];
+  const socket = new WebSocket(`${url.replace(/^http/, "ws")}/ws?heartbeat=true`, protocols);
+  const send = (frame) => socket.send(JSON.stringify(frame));
+  const watch = watching(lost);
+  const take = ({ type, id, ...members }) => {
+    const { channel, code, message, status, seconds } = members;
+    watch.hear(seconds);
     const subscription = subscriptions.get(channel);
     if (!subscription) return;
     // Until it is live, what comes is of an earlier subscription to the same channel.
     if (type === "subscribed" && id === subscription.id) begin(subscription, members);
-    else if (type === "message" && subscription.live) deliver(subscription, members);
+    else if (type === "message" && subscription.live) moved(subscription, members.position).onMessage?.(members);
     else if (type === "gap" && subscription.live) skip(subscription, members);
-    else if (type === "unsubscribed" && subscription.live) ended(subscription, goneWith(code, `${channel} ended`));
-    else if (type === "error" && id === subscription.id && passes({ status })) lost(message);
+    else if (type === "unsubscribed" && subscription.live) ended(subscription, closedWith(code, `${channel} ended`));
+    else if (type === "error" && id === subscription.id && passes({ code, status })) lost(message);
     else if (type === "error" && id === subscription.id) ended(subscription, new AbideError(code, message, status));
-  }
+  };
+  socket.onopen = () => opened("websocket");
+  socket.onclose = ({ code, reason }) => {
+    if (PASSING.includes(code)) lost(reason || `closed with ${code}`);
+    else subscriptions.forEach((subscription) => ended(subscription, closedWith(code, reason)));
+  };
+  socket.onerror = () => socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
+  socket.onmessage = ({ data: text }) => {
+    const [start, channel, position, time] = MESSAGE.exec(text) ?? [];
+    const raw = start && text.slice(start.length, -1); // which may be no JSON
+    take(start ? { type: "message", channel, position, time: Number(time), data: parse(raw), raw } : parse(text));
+  };
+  const subscribe = ({ id, channel, position, since, last }) => {
+    send({ type: "subscribe", id, channel, since: position ?? since, last });
+    const waits = () => subscriptions.get(channel)?.id === id && !subscriptions.get(channel).live;
+    setTimeout(() => waits() && lost(`no answer for ${channel}`), PATIENCE).unref?.(); // Node need not stay for it
+  };
+  const unsubscribe = ({ channel }) => send({ type: "unsubscribe", channel });
+  const close = () => { watch.stop(); socket.onmessage = null; socket.close(); };
+  return { subscribe, unsubscribe, look: watch.look, close };
 }
 
 /** One event stream for each channel, by fetch: Node has no EventSource, which would put the token into the URL. */
-class Streams {
-  streams = new Map(); // by subscription: what aborts each
-  unsubscribe = (subscription) => this.streams.get(subscription)?.abort();
-  close = () => this.streams.forEach((stream) => stream.abort());
-
-  constructor(owner) {
-    this.owner = owner;
-    ask(`${owner.url}/health/live`).then(() => owner.opened("sse"), ({ message }) => owner.lost(message));
-  }
-
-  async subscribe(subscription) {
-    const { url, token, subscriptions, lost, ended } = this.owner;
-    const { channel, position, since, last = 0 } = subscription;
-    const query = new URLSearchParams(position || since ? { since: position ?? since } : { last });
-    const stream = new AbortController();
-    const over = () => stream.signal.aborted || subscriptions.get(channel) !== subscription;
-    this.streams.set(subscription, stream);
-    try {
-      const headers = { accept: "text/event-stream", ...bearer(token) };
-      const { body } = await request(`${url}/${encodeURIComponent(channel)}?${query}`, { headers, signal: stream.signal });
-      // In a turn of its own, what a handler throws is its own matter.
-      for await (const event of events(body)) queueMicrotask(() => over() || this.take(subscription, event));
-      if (!over()) lost("the event stream ended");
-    } catch (error) {
-      if (!over()) passes(error) ? lost(error.message) : ended(subscription, error);
-    }
-  }
-
-  take(subscription, { event, id: position, data }) {
+function openStreams({ url, token, subscriptions, opened, lost, ended }) {
+  const streams = new Map(); // by subscription: what watches each, and what ends it
+  ask(`${url}/health/live`).then(() => opened("sse"), ({ message, wait }) => lost(message, wait));
+  const take = (subscription, watch, { event, id: position, data: raw }) => {
     const { channel, since, live } = subscription;
-    const members = data && JSON.parse(data);
+    const data = parse(raw);
     const resumed = event !== "gap" && position === (subscription.position ?? since);
     if (position && !live) begin(subscription, { position, resumed });
-    if (event === "gap") skip(subscription, members);
-    else if (event !== "closed") data && deliver(subscription, { channel, position, data: members });
-    else if (members.code < 4000) this.owner.lost(members.message);
-    else this.owner.ended(subscription, goneWith(members.code, members.message));
-  }
+    if (event === "heartbeat") watch.hear(data.seconds);
+    else if (event === "gap") skip(subscription, data);
+    else if (event !== "closed") raw && moved(subscription, position).onMessage?.({ channel, position, data, raw });
+    else if (PASSING.includes(data.code)) lost(data.message);
+    else ended(subscription, closedWith(data.code, data.message));
+  };
+  const subscribe = async (subscription) => {
+    const { channel, position, since, last = 0 } = subscription;
+    const query = new URLSearchParams({ ...(position || since ? { since: position ?? since } : { last }), heartbeat: true });
+    const headers = { accept: "text/event-stream", ...bearer(token) };
+    const stream = new AbortController();
+    const watch = watching(lost);
+    const end = () => watch.stop() || stream.abort();
+    const over = () => stream.signal.aborted || subscriptions.get(channel) !== subscription;
+    streams.set(subscription, { look: watch.look, end });
+    try {
+      const { body } = await request(`${url}/${encodeURIComponent(channel)}?${query}`, { headers, signal: stream.signal });
+      // In a turn of its own, what a handler throws is its own matter.
+      for await (const event of events(body, watch)) queueMicrotask(() => over() || take(subscription, watch, event));
+      if (!over()) lost("the event stream ended");
+    } catch (error) {
+      if (!over()) passes(error) ? lost(error.message, error.wait) : ended(subscription, error);
+    }
+    watch.stop();
+  };
+  const all = (does) => () => streams.forEach((stream) => stream[does]());
+  return { subscribe, unsubscribe: (left) => streams.get(left)?.end(), look: all("look"), close: all("end") };
+}
+
+/** Gives a connection up that says nothing: at first for as long as any answer may take, then for two heartbeats, of which
+ * each says in how many seconds the next one comes. An old server has none. */
+function watching(lost) {
+  let [limit, first, heard, timer] = [PATIENCE, Infinity, Date.now()];
+  const look = () => {
+    clearTimeout(timer);
+    heard = Math.min(heard, Date.now()); // the clock may have been put back
+    const left = heard + limit - Date.now();
+    if (left <= 0) lost(`nothing came for ${limit / 1000} s`);
+    else if (left < Infinity) timer = setTimeout(look, left);
+  };
+  const hear = (seconds = first) => {
+    [heard, first] = [Date.now(), 0];
+    if (seconds) limit = 2 * seconds * 1000;
+    if (seconds) look();
+  };
+  look();
+  return { look, hear, stop: () => clearTimeout(timer) };
 }
 
 function begin(subscription, { position, resumed }) {
@@ -257,43 +259,41 @@ function begin(subscription, { position, resumed }) {
   subscription.onSubscribed?.(position, resumed);
 }
 
-function deliver(subscription, message) {
-  subscription.position = message.position;
-  subscription.onMessage?.(message);
-}
-
 function skip(subscription, { channel, after, next, reason }) {
   const [epoch, offset] = next.split(":");
-  subscription.position = `${epoch}:${Number(offset) - 1}`;
-  subscription.onGap?.({ channel, after, next, reason });
+  moved(subscription, `${epoch}:${offset - 1}`).onGap?.({ channel, after, next, reason });
 }
 
+const moved = (subscription, position) => Object.assign(subscription, { position });
 /** Full jitter: anything up to a bound that doubles, so that thousands do not come back at once. */
 const jitter = (failures) => Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1));
 const bearer = (token) => (token ? { authorization: `Bearer ${token}` } : {});
-const goneWith = (code, text) => new AbideError(code === 4404 ? "channel_removed" : "forbidden", text, code);
-
+const closedWith = (code, text) => new AbideError(CLOSED[code] ?? "refused", text || `closed with ${code}`, code);
+const unreachable = ({ message }) => Promise.reject(new AbideError("unreachable", message));
 /** Whether it is worth trying again; without a status the server was not reached. */
-const passes = ({ status = 503 }) => status === 429 || status >= 500;
-const ask = async (url, options) => (await request(url, options)).json();
+const passes = ({ code, status = 503 }) => code !== "too_many" && (PASSING.includes(status) || (status >= 500 && status < 600));
+/** The milliseconds that a Retry-After asks for, in seconds or by a date. */
+const waitOf = (after) => Math.min(Math.max((after > 0 ? after * 1000 : Date.parse(after) - Date.now()) || 0, 0), LONGEST_WAIT);
+/** A key that nobody else has; randomUUID is missing on pages without TLS. */
+const randomKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
+const parse = (text) => { try { return JSON.parse(text); } catch { return undefined; } };
+const limited = (options) => ({ ...options, signal: AbortSignal.timeout(PATIENCE) });
+const ask = async (url, options) => (await request(url, limited(options))).json().catch(unreachable);
 
 async function request(url, options) {
-  const unreachable = (error) => Promise.reject(new AbideError("unreachable", error.message));
   const response = await fetch(url, options).catch(unreachable);
   if (response.ok) return response;
   const { code = "refused", detail = response.statusText } = await response.json().catch(() => ({}));
-  throw new AbideError(code, detail, response.status);
+  throw new AbideError(code, detail, response.status, waitOf(response.headers.get("retry-after")));
 }
 
 /** The events of a stream, as this server writes them: one line for each field. One that is cut off is none. */
-async function* events(body) {
+async function* events(body, watch) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = "", read; !(read = await reader.read()).done; ) {
+    watch.hear();
     const texts = (rest + read.value).split("\n\n");
     rest = texts.pop();
     for (const text of texts) yield Object.fromEntries(text.split("\n").map((line) => line.split(/: ?(.*)/s)));
   }
 }
-
-/** A key that nobody else has; randomUUID is missing on pages without TLS. */
-const randomKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");

@@ -3,11 +3,13 @@
 import { connect } from "./client.js";
 
 const LIST_EVERY = 2000; // milliseconds between two looks at the list
+const LIST_PATIENCE = 10_000; // until it has to be there
 const SECONDS = 60; // in a chart
 const ROWS = 200; // messages shown
 const DRAW_EVERY = 100; // milliseconds: thousands of messages a second must not each cost a layout
 const SHOWN = 4000; // characters of one message
 const BACKLOG = 20; // messages shown of what was published before
+const BLANKS = /("(?:[^"\\]|\\.)*")|\s+/g; // between the tokens of JSON; strings are kept
 const NAME = /^[A-Za-z0-9_.:-]{1,255}$/; // of a channel
 
 const byId = (id) => document.getElementById(id);
@@ -47,7 +49,7 @@ let listing; // the timer of the next look
 async function list() {
   clearTimeout(listing);
   try {
-    const response = await fetch(`${base}/channels`, { headers: key ? { authorization: `Bearer ${key}` } : {} });
+    const response = await fetch(`${base}/channels`, { headers: key ? { authorization: `Bearer ${key}` } : {}, signal: AbortSignal.timeout(LIST_PATIENCE) });
     const body = await response.json();
     byId("list-problem").textContent = response.ok || (response.status === 401 && !key) ? "" : body.detail;
     if (response.status === 401) byId("key-form").hidden = false;
@@ -123,9 +125,9 @@ function showPolicy() {
 let pending = [];
 let drawing = false;
 
-function received({ time, position, data }) {
+function received({ time, position, raw }) {
   count(time);
-  const text = JSON.stringify(data);
+  const text = raw.slice(0, 2 * SHOWN).replace(BLANKS, "$1");
   const shown = text.length > SHOWN ? `${text.slice(0, SHOWN)} …` : text;
   const at = time === undefined ? new Date() : new Date(time);
   addRow(() =>
@@ -209,15 +211,15 @@ function plot(id, values) {
 async function publish(event) {
   event.preventDefault();
   const text = byId("data").value;
-  let data = text;
+  let raw = text;
   try {
-    data = JSON.parse(text);
+    JSON.parse(text);
   } catch {
-    // text is a message, too
+    raw = JSON.stringify(text); // text is a message, too
   }
   const output = byId("published");
   try {
-    const position = await publisher.publish(chosen, data);
+    const position = await publisher.publish(chosen, undefined, { raw });
     output.className = "";
     output.textContent = `stored at ${position}`;
   } catch (error) {
