@@ -107,6 +107,8 @@ class Fanout(Generic[SubscriptionT]):
 
     def turn(self, turn: Turn) -> None:
         """Go on in another epoch; who was sent more than the log has is told of a gap."""
+        if turn.offset > self.tail.head:
+            self._skip_to(turn.offset)
         epoch, told, goes_back = self.tail.epoch, self.tail.told, turn.offset < self.tail.head
         self.tail.turn(Position(label(turn.lineage), turn.offset))
         if goes_back:
@@ -116,6 +118,15 @@ class Fanout(Generic[SubscriptionT]):
             if subscription.cursor > turn.offset:  # the log may have had it, and this process not yet
                 had = Position(epoch, subscription.cursor)
                 subscription.rewound(told, shared(had, turn.lineage, turn.head) or 0)
+
+    def _skip_to(self, offset: int) -> None:
+        """Go on after ``offset``: the channel had no messages up to there."""
+        head = self.tail.head
+        if self._sent == head:
+            self._sent = offset
+        for subscription in self._behind:
+            if subscription.cursor == head:
+                subscription.cursor = offset
 
     def failed(self) -> None:
         """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""

@@ -25,13 +25,16 @@ from typing import NamedTuple
 
 import structlog
 
-from app.core.epochs import label, name, shared
+from app.core.epochs import begins, label, name, shared
 from app.core.message import Batch, Message, Position, Turn
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
 
 MAX_FETCH_CHANNELS = 64
+
+FORGOTTEN_SECONDS = 60.0
+"""A channel that was seen within so long, with nothing more than is here, has not got anything and lost it since."""
 
 REST_SECONDS = 0.02
 """Between two fetches when the first found nothing: hints that anybody may send cost the database no more."""
@@ -77,6 +80,8 @@ class Follower:
     def __init__(self, fetch: Fetch) -> None:
         self.epoch = ""
         """The log's newest epoch; empty until it is known."""
+        self.seen = float("-inf")
+        """When the heads of all that is followed were last compared with what is here."""
         self._fetch = fetch
         self._cursors: dict[str, _Cursor] = {}
         self._ready: dict[str, None] = {}
@@ -155,6 +160,8 @@ class Follower:
             _log.error("log_went_back", channel=channel, had=asked, common=common)
             self._forget(channel, cursor)
             cursor.handed, cursor.head = min(cursor.handed, common), place.head
+        elif not cursor.ready and time.monotonic() < self.seen + FORGOTTEN_SECONDS:  # it was forgotten, and began anew
+            cursor.handed = max(cursor.handed, min(begins(place.lineage) - 1, place.head))
         cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), place.head
         self._ready[channel] = None
         self._news.set()
