@@ -53,10 +53,15 @@ class Message(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A channel's log goes on after ``position``, in another epoch. What was beyond that is not in the log any more."""
+    """A channel's log goes on in another epoch. Who has more of it than it has, by its lineage, has lost that."""
 
     channel: str
-    position: Position
+    offset: int
+    """After which the messages go on that are handed out."""
+    lineage: str
+    """As in :mod:`app.core.epochs`."""
+    head: int
+    """The newest offset when that was read."""
 
 
 @dataclass(frozen=True, slots=True)

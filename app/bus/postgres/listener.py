@@ -278,7 +278,7 @@ class Listener:
         ]
         if doubtful:
             await self._judge(session, {channel: before[channel].head for channel in doubtful})
-        self._follower.epoch = epoch
+        self._follower.epoch, self._follower.seen = epoch, time.monotonic()
         for channel, head in heads.items():
             if channel is not None:
                 self._follower.look(channel, head)
