@@ -101,6 +101,8 @@ class Store:
         """Whether a commit has worked since the last probe."""
         self._locked: asyncpg.LockNotAvailableError | None = None
         """What the last attempt got that waited for a lock in vain."""
+        self._said = ""
+        """Why the last commit was given up, since a probe worked."""
 
     async def store(self, records: Sequence[Record], deadline: float) -> Commit:
         """Return the commit of the records with an outcome for each, at the deadline at the latest."""
@@ -134,7 +136,7 @@ class Store:
         if denied:
             self._failed(grant(denied))
         else:
-            self._suspect, self._doubted = None, False
+            self._suspect, self._doubted, self._said = None, False, ""
             self._outcomes.worked("commit")
         return place
 
@@ -226,7 +228,9 @@ class Store:
         reason = explain(error)
         unknown = attempts.under_way or attempts.interrupted
         indexes = commit.open()
-        _log.error("commit_given_up", reason=reason, messages=len(indexes))
+        if reason != self._said:  # once, until a probe works again: publishers may be many
+            _log.error("commit_given_up", reason=reason, messages=len(indexes))
+        self._said = reason
         for index in indexes:
             commit.outcomes[index] = _unknown() if unknown else bare(unavailable(error))
         if indexes:
