@@ -178,7 +178,12 @@ class PostgresBackend(Backend):
                 async with asyncio.timeout(_DRAIN_SECONDS):
                     row = await self._drain_once(most)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            raise DrainError(explain(error)) from error
+            if not of_data(error):
+                raise DrainError(explain(error)) from error
+            if most > 1:  # those before the one that is refused can be moved
+                return await self._drain(most // 2)
+            msg = f"the oldest row of abide.outbox is refused, and those after it wait: {explain(error)}"
+            raise DrainError(msg) from error
         self._outcomes.worked("drain")
         if row["channels"]:
             self._meter.published(dict(zip(row["channels"], row["counts"], strict=True)))

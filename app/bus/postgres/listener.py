@@ -24,7 +24,7 @@ import asyncpg
 import structlog
 
 from app.bus import sql
-from app.bus.postgres import wire
+from app.bus.postgres import slow, wire
 from app.bus.postgres.dsn import Dsn
 from app.bus.postgres.faults import POOLER, explain
 from app.bus.postgres.follower import Follower, Place
@@ -242,6 +242,7 @@ class Listener:
             if session.is_deaf():
                 raise UnavailableError(self._deaf(session))
             try:
+                await slow.look(session.fetch, self._outcomes)
                 await self._read_heads(session)
             except asyncpg.PostgresError as error:
                 if is_over(error):

@@ -131,7 +131,7 @@ class Store:
                 async with asyncio.timeout(_PROBE_SECONDS):
                     place, denied = await self._probe(payload)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            self._failed(explain(error))
+            self._failed(self._reason(error))
             raise
         if denied:
             self._failed(grant(denied))
@@ -225,7 +225,7 @@ class Store:
 
     def _close(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
         """Close what is open. A refusal does not tell what became of an attempt that was interrupted before."""
-        reason = explain(error)
+        reason = self._reason(error)
         unknown = attempts.under_way or attempts.interrupted
         indexes = commit.open()
         if reason != self._said:  # once, until a probe works again: publishers may be many
@@ -238,6 +238,10 @@ class Store:
                 max((commit.records[index] for index in indexes), key=lambda record: len(record.data))
             )
         self._failed(reason)
+
+    def _reason(self, error: BaseException) -> str:
+        hint = self._outcomes.hinted("commit") if isinstance(error, TimeoutError) else ""
+        return f"no answer in time: {hint}" if hint else explain(error)
 
     def _failed(self, reason: str) -> None:
         self._doubted = True
