@@ -249,6 +249,7 @@ class PostgresBackend(Backend):
             if attempts.begun:
                 self._read_failed(attempts.last or error)
             raise unavailable(error) from error
+        self._outcomes.worked("read")
         self._read_error = None
         return rows
 

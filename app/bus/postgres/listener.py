@@ -244,10 +244,11 @@ class Listener:
             try:
                 await slow.look(session.fetch, self._outcomes)
                 await self._read_heads(session)
+                self._outcomes.worked("poll")
             except asyncpg.PostgresError as error:
                 if is_over(error):
                     raise
-                self._outcomes.failed("read", explain(error))
+                self._outcomes.failed("poll", explain(error))
 
     def _deaf(self, session: _Session) -> str:
         if session.heard:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-Way = Literal["listen", "commit", "drain", "read"]
+Way = Literal["commit", "listen", "poll", "drain", "read"]
 
 LATE_SECONDS = 2.0
 """What is under way for longer is late."""
@@ -26,9 +26,15 @@ SETTLE_SECONDS = 3.0
 """So long after its last failure a way counts as failed, though it has worked since."""
 
 FORGET_SECONDS = 6.0
-"""A drain or a read that failed counts for so long, when none came after it. Commits and sessions always come."""
+"""A look, a drain or a read that failed counts for so long, when no other came. Commits and sessions always come."""
 
-_NAMES: dict[Way, str] = {"commit": "a commit", "listen": "LISTEN", "drain": "a drain of the outbox", "read": "a read"}
+_NAMES: dict[Way, str] = {
+    "commit": "a commit",
+    "listen": "LISTEN",
+    "poll": "a look at the heads",
+    "drain": "a drain of the outbox",
+    "read": "a read",
+}
 """What is under way; the ways in the order in which one is named."""
 _NEVER = float("-inf")
 
