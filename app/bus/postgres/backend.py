@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import asyncpg
 import structlog
@@ -38,6 +39,15 @@ _READERS = 2
 _READER_IDLE_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What is known of the attempts at one read. One that only waited for its turn tells nothing of the database."""
+
+    begun: bool = False
+    last: BaseException | None = None
+    """Why the last one did not work."""
 
 
 class PostgresBackend(Backend):
@@ -166,7 +176,12 @@ class PostgresBackend(Backend):
                 async with asyncio.timeout(_DRAIN_SECONDS):
                     row = await self._drain_once(most)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            raise DrainError(explain(error)) from error
+            if not of_data(error):
+                raise DrainError(explain(error)) from error
+            if most > 1:  # those before the one that is refused can be moved
+                return await self._drain(most // 2)
+            msg = f"the oldest row of abide.outbox is refused, and those after it wait: {explain(error)}"
+            raise DrainError(msg) from error
         self._outcomes.worked("drain")
         if row["channels"]:
             self._meter.published(dict(zip(row["channels"], row["counts"], strict=True)))
@@ -208,7 +223,10 @@ class PostgresBackend(Backend):
 
     async def _enter(self) -> None:
         try:
-            async with self._readers.connection(self._listener.sessions) as connection:
+            async with (
+                asyncio.timeout(PATIENCE_SECONDS),
+                self._readers.connection(self._listener.sessions) as connection,
+            ):
                 await connection.fetch("SELECT abide.enter()")
         except asyncpg.ReadOnlySQLTransactionError:
             pass  # nothing is appended there, so what can be read is all that there is
@@ -221,24 +239,28 @@ class PostgresBackend(Backend):
 
         Raises :class:`UnavailableError` when the database stays away.
         """
+        attempts = _Attempts()
         try:
-            with self._outcomes.under_way("read"):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    rows = await self._read(query, arguments)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                rows = await self._read(attempts, query, arguments)
         except (*LOST, UnavailableError, asyncpg.PostgresError) as error:
-            self._read_failed(error)
+            if attempts.begun:
+                self._read_failed(attempts.last or error)
             raise unavailable(error) from error
+        self._outcomes.worked("read")
         self._read_error = None
         return rows
 
-    async def _read(self, query: str, arguments: tuple[object, ...]) -> list[asyncpg.Record]:
+    async def _read(self, attempts: _Attempts, query: str, arguments: tuple[object, ...]) -> list[asyncpg.Record]:
         renewed = False
         while True:
             try:
                 async with self._readers.connection(self._listener.sessions) as connection:
-                    rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
+                    attempts.begun = True
+                    with self._outcomes.under_way("read"):
+                        rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
             except (UnavailableError, *LOST) as error:
-                self._outcomes.hint("read", explain(error))
+                attempts.begun, attempts.last = True, error
                 await asyncio.sleep(RETRY_SECONDS)
             except asyncpg.PostgresError as error:
                 if renewed or not is_over(error):

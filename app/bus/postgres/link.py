@@ -50,8 +50,9 @@ _ROW_DROPPED = "AB101"
 _AT_START = {"statement_timeout": "10s"}
 """What cannot wait for session.sql, which a role's own setting could cancel."""
 
-_OF_POOLERS = ("AB001", "08P01", "0A000", "42704")
-"""SQLSTATEs of a pooler: session.sql raises the first; the others refuse what is asked for at the start."""
+_OF_POOLERS = ("AB001", "08P01", "0A000", "42704", "42501")
+"""SQLSTATEs of a pooler: session.sql raises the first; the next refuse what is asked for at the start. The last is a
+role's that may write no PL/pgSQL: its sessions are treated as those behind one, with settings for each transaction."""
 
 
 def is_over(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ import asyncpg
 import structlog
 
 from app.bus import sql
-from app.bus.postgres import wire
+from app.bus.postgres import slow, wire
 from app.bus.postgres.dsn import Dsn
 from app.bus.postgres.faults import POOLER, explain
 from app.bus.postgres.follower import Follower, Place
@@ -244,11 +244,13 @@ class Listener:
             if session.is_deaf():
                 raise UnavailableError(self._deaf(session))
             try:
+                await slow.look(session.fetch, self._outcomes)
                 await self._read_heads(session)
+                self._outcomes.worked("poll")
             except asyncpg.PostgresError as error:
                 if is_over(error):
                     raise
-                self._outcomes.failed("read", explain(error))
+                self._outcomes.failed("poll", explain(error))
 
     def _deaf(self, session: _Session) -> str:
         if session.heard:
