@@ -38,6 +38,7 @@ _CERTIFICATE = "add sslrootcert=system to the URL for a public authority, or ssl
 _WHAT_TO_DO = {
     "08003": _POSTGRES,
     "08P01": "is the port that of PostgreSQL, and a pooler before it in transaction mode?",
+    "23505": "heads are behind the messages in abide.log: restore both, or neither",
     "25006": "the database takes no writes: is it a replica, or is default_transaction_read_only on?",
     "26000": POOLER,
     "28P01": "correct the user or the password in the URL",
