@@ -68,7 +68,7 @@ class _Followed:
 
     def _hand(self, news: Batch | Turn) -> None:
         if isinstance(news, Turn):
-            self._sink.turn(news.position)
+            self._sink.turn(news)
         else:
             self._sink.deliver(news)
 

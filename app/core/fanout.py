@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
+from app.core.epochs import label, shared
 from app.core.errors import AbideError
 from app.core.frames import Encoding
-from app.core.message import Batch, Message, Position
+from app.core.message import Batch, Message, Position, Turn
 from app.core.pieces import Pieces
 from app.core.ports import UNMETERED, Meter, Writer
 from app.core.tail import Budget, Tail
@@ -104,12 +105,28 @@ class Fanout(Generic[SubscriptionT]):
         self.tail.deliver(batch)
         self._schedule()
 
-    def turn(self, position: Position) -> None:
-        """Go on after ``position``, in another epoch; who was sent more than that is told of a gap."""
-        epoch, head = self.tail.epoch, self.tail.head
-        self.tail.turn(position)
-        if position.offset < head:
-            self._rewind(epoch, position.offset)
+    def turn(self, turn: Turn) -> None:
+        """Go on in another epoch; who was sent more than the log has is told of a gap."""
+        if turn.offset > self.tail.head:
+            self._skip_to(turn.offset)
+        epoch, told, goes_back = self.tail.epoch, self.tail.told, turn.offset < self.tail.head
+        self.tail.turn(Position(label(turn.lineage), turn.offset))
+        if goes_back:
+            self._all_leave()
+            self._joining.clear()
+        for subscription in list(self._behind):
+            if subscription.cursor > turn.offset:  # the log may have had it, and this process not yet
+                had = Position(epoch, subscription.cursor)
+                subscription.rewound(told, shared(had, turn.lineage, turn.head) or 0)
+
+    def _skip_to(self, offset: int) -> None:
+        """Go on after ``offset``: the channel had no messages up to there."""
+        head = self.tail.head
+        if self._sent == head:
+            self._sent = offset
+        for subscription in self._behind:
+            if subscription.cursor == head:
+                subscription.cursor = offset
 
     def failed(self) -> None:
         """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
@@ -168,12 +185,6 @@ class Fanout(Generic[SubscriptionT]):
             self.leave(subscription)
         self._sent = self.tail.head
         return stragglers
-
-    def _rewind(self, epoch: str, offset: int) -> None:
-        self._all_leave()
-        self._joining.clear()
-        for subscription in list(self._behind):
-            subscription.rewound(epoch, offset)
 
     def _schedule(self) -> None:
         if not self._scheduled:

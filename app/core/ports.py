@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from app.core.channel import History
 from app.core.errors import AbideError
-from app.core.message import Batch, Page, Position, Published, Record
+from app.core.message import Batch, Page, Position, Published, Record, Turn
 
 Outcome = Published | AbideError
 """What became of one record: stored, or refused and why."""
@@ -35,8 +35,8 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
-    def turn(self, position: Position) -> None:
-        """Learn that the log goes on after ``position``, in another epoch. Must not block."""
+    def turn(self, turn: Turn) -> None:
+        """Learn that the log goes on in another epoch. Must not block."""
 
     def failed(self) -> None:
         """Learn that :meth:`deliver` has raised: end what is open, so that it comes back and resumes."""

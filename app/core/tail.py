@@ -102,11 +102,11 @@ class Budget:
 class Tail:
     """One channel's newest messages in this process."""
 
-    __slots__ = ("_budget", "epoch", "messages")
+    __slots__ = ("_budget", "epoch", "messages", "told")
 
     def __init__(self, budget: Budget) -> None:
-        self.epoch = ""
-        """Valid once started."""
+        self.epoch = self.told = ""
+        """What positions are labelled with, and what the newest one was; valid once started."""
         self.messages = Messages(0)
         self._budget = budget
 
@@ -117,13 +117,14 @@ class Tail:
 
     def start(self, position: Position) -> None:
         """Begin after ``position``."""
-        self.epoch = position.epoch
+        self.epoch = self.told = position.epoch
         self.messages = Messages(position.offset)
 
     def turn(self, position: Position) -> None:
         """Go on after ``position``, in another epoch; what was held beyond it is forgotten."""
         self.epoch = position.epoch
         if position.offset != self.head:
+            self.told = position.epoch
             self.messages = Messages(position.offset)
 
     def deliver(self, batch: Batch) -> None:
@@ -132,7 +133,7 @@ class Tail:
         When the bus had to leave some out, what was held before is dropped, so that the tail
         stays consecutive and a cursor before the hole finds out from the log.
         """
-        self.epoch = batch.epoch
+        self.epoch = self.told = batch.epoch
         if batch.first != self.head + 1:
             self.messages = Messages(batch.first - 1)
         self.messages.extend(batch.messages)

@@ -16,7 +16,7 @@ from app.bus import postgres
 from app.bus.bus import Bus
 from app.core.channel import History
 from app.core.errors import AbideError, UnavailableError
-from app.core.message import Batch, Position, Record
+from app.core.message import Batch, Position, Record, Turn
 from benchmarks.support.messages import Ledger
 from benchmarks.support.waiting import until
 
@@ -118,7 +118,7 @@ class _Sink:
         for message in batch.messages:
             self._ledger.take(self._channel, message.data, message.offset)
 
-    def turn(self, position: Position) -> None:
+    def turn(self, turn: Turn) -> None:
         """Nothing: the log does not go back here."""
 
     def failed(self) -> None:

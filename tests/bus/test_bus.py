@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.message import Batch, Message, Position, Record
+from app.core.message import Batch, Message, Position, Record, Turn
 from app.core.ports import Meter
 from tests.bus.conformance import ALL
 
@@ -29,8 +29,8 @@ class Collector:
         self.texts += [message.data.decode() for message in batch.messages]
         self._news.set()
 
-    def turn(self, position: Position) -> None:
-        self.position = position
+    def turn(self, turn: Turn) -> None:
+        self.position = Position(turn.lineage, turn.offset)
         self._news.set()
 
     def failed(self) -> None:

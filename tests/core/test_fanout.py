@@ -15,7 +15,7 @@ from app.core.channel import ANONYMOUS, Channel, History, Registry, SlowSubscrib
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.frames import PLAIN_FRAMES, text_frame
 from app.core.hub import Hub
-from app.core.message import Batch, Message, Page, Position, Record
+from app.core.message import Batch, Message, Page, Position, Record, Turn
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
@@ -427,7 +427,7 @@ async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:
     await world.publish("1", "2", "3")
     await pipe.read(9)
     fanout_ = world.hub._followed["c"].fanout  # noqa: SLF001 — memory cannot go back by itself
-    fanout_.turn(Position(world.backend.epoch, 1))
+    fanout_.turn(Turn("c", 1, world.backend.epoch, 1))
     fanout_.deliver(Batch("c", world.backend.epoch, (Message(2, 0, b"new"),)))
     assert await pipe.read(14) == frames("1", "2", "3", "new")
     assert [(gap.after, gap.next.offset, gap.reason) for gap in pipe.gaps] == [

@@ -21,7 +21,7 @@ from app.bus.bus import Bus
 from app.bus.postgres import PostgresBackend
 from app.core.channel import History
 from app.core.errors import OutcomeUnknownError, UnavailableError
-from app.core.message import Batch, Position, Published, Record
+from app.core.message import Batch, Position, Published, Record, Turn
 from app.core.ports import Outcome
 
 SECONDS = 20.0
@@ -99,12 +99,12 @@ class Reader:
         self.log += [message.data for message in batch.messages]
         self._news.set()
 
-    def turn(self, position: Position) -> None:
+    def turn(self, turn: Turn) -> None:
         """Take back what is not in the log any more."""
-        self.turns.append((self.last, position.offset))
-        if position.offset < self.last:
-            del self.log[max(0, position.offset - self.begin.offset) :]
-            self.begin = Position(position.epoch, min(self.begin.offset, position.offset))
+        self.turns.append((self.last, turn.offset))
+        if turn.offset < self.last:
+            del self.log[max(0, turn.offset - self.begin.offset) :]
+            self.begin = Position(self.begin.epoch, min(self.begin.offset, turn.offset))
 
     def failed(self) -> None:
         """Only the protocol: to take a batch cannot fail."""

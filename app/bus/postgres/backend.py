@@ -13,7 +13,6 @@ import structlog
 from app.bus import sql
 from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
 from app.bus.postgres import retention as trimming
-from app.bus.postgres import wire
 from app.bus.postgres.dsn import parse
 from app.bus.postgres.faults import explain
 from app.bus.postgres.follower import Follower, Place
@@ -22,10 +21,11 @@ from app.bus.postgres.listener import Listener
 from app.bus.postgres.migrations import EMPTY
 from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.outcomes import Outcomes
+from app.bus.postgres.rows import Rows
 from app.bus.postgres.store import NOT_READY, NOTIFY_REFUSED, RETRY_SECONDS, Store, of_data, unavailable
 from app.core.channel import History
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message, Page, Position, Record, Turn
+from app.core.message import Batch, Message, Page, Position, Record, Turn, consecutive
 from app.core.ports import UNMETERED, Meter, Outcome
 from app.core.tail import fitting
 
@@ -76,6 +76,7 @@ class PostgresBackend(Backend):
         self._readers = Links(self._dsn, "abide read", _READERS, idle=_READER_IDLE_SECONDS)
         self._outcomes = Outcomes("not connected yet")
         self._store = Store(self._work, self._outcomes, inline=inline)
+        self._log = Rows()
         self._follower = Follower(self._fetch)
         self._outbox = Outbox(self._drain, self._outcomes)
         self._listener = Listener(
@@ -114,13 +115,9 @@ class PostgresBackend(Backend):
         await self._reached()
         rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
         first, head = rows[0]["first"], rows[0]["head"]
-        found = [
-            message
-            for row in rows
-            if row["last"] is not None
-            for message in wire.messages(row["last"], row["time"], row["body"].encode())
-            if message.offset > after and message.offset >= first
-        ]
+        begin = max(after + 1, first)
+        found = consecutive(self._log.messages(channel, begin - 1, rows))
+        self._log.tell_of_hole(channel, begin, found)
         return Page(first, head, fitting(found[:limit], PAGE_BYTES), rows[0]["lineage"])
 
     async def head(self, channel: str) -> int:
@@ -165,12 +162,13 @@ class PostgresBackend(Backend):
     async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         rows = await self._rows_of_epoch("behind", list(wanted), list(wanted.values()))
         places = {row["channel"]: Place(row["lineage"], row["head"]) for row in rows}
-        found: dict[str, list[Message]] = {channel: [] for channel in places}
+        found: dict[str, list[asyncpg.Record]] = {channel: [] for channel in places}
         for row in rows:
-            if row["last"] is not None:
-                channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"].encode())
-                found[channel] += [message for message in new if message.offset > wanted[channel]]
-        return {channel: (place, tuple(found[channel])) for channel, place in places.items()}
+            found[row["channel"]].append(row)
+        return {
+            channel: (place, consecutive(self._log.messages(channel, wanted[channel], found[channel])))
+            for channel, place in places.items()
+        }
 
     async def _drain(self, most: int) -> int | None:
         try:

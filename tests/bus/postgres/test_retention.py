@@ -1,6 +1,7 @@
 """Retention: what is deleted, when, and by whom."""
 
 import asyncio
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -10,14 +11,20 @@ from app.bus.backend import Retention
 from app.bus.postgres import retention as module
 from app.bus.postgres.dsn import parse
 from app.bus.postgres.link import Link
-from app.bus.postgres.retention import trim
+from app.bus.postgres.retention import Clock, trim
 from app.core.channel import Channel, History, Registry
-from app.core.message import Published, Record
+from app.core.epochs import label
+from app.core.message import Position, Published, Record
+from app.core.resume import Reason, Start, begin
 from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, until, worker, workers
 
 THREE = History(size=3, ttl=86_400)
 HOUR = History(size=1000, ttl=3600)
+
+WAITING = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')
+"""
 
 
 async def age(sql: asyncpg.Connection, seconds: int, table: str = "log") -> None:
@@ -97,19 +104,110 @@ async def test_keys_go_after_ten_minutes(url: str, sql: asyncpg.Connection) -> N
         assert await sql.fetchval("SELECT count(*) FROM abide.key") == 0
 
 
-async def test_heads_stay(url: str, sql: asyncpg.Connection) -> None:
-    """Channel whose messages are all gone goes on counting where it was."""
+async def test_names_that_are_idle_are_forgotten(url: str, sql: asyncpg.Connection) -> None:
+    """Retention forgets a name that is idle for twice its ttl and a minute; new names begin after its offset."""
     await fill(url, 1, 1)
-    await age(sql, 90_000)
-    await age(sql, 90_000, "head")
-    assert await trimmed(url, lambda _: THREE) == 2
+    await fill(url, 1, channel="b")
     async with worker(url) as it:
+        before = await it.backend.read("a", 0, 0, ALL)
+        await age(sql, 2 * 3600 + 59)
+        await age(sql, 2 * 3600 + 59, "head")
+        await trimmed(url, lambda _: HOUR)
+        assert await sql.fetchval("SELECT count(*) FROM abide.head") == 2, "not yet"
+        await age(sql, 2, "head")
         (reader,) = await it.follow("a")
-        assert reader.begin.offset == 2
-        (outcome,) = await it.publish("a", "3")
+        await trimmed(url, lambda _: HOUR)
+        assert await sql.fetchval("SELECT count(*) FROM abide.head") == 0
+        assert (await it.backend.read("b", 0, 0, ALL))[:3] == (3, 2, ())
+        (other,) = await it.publish("b", "3")
+        assert isinstance(other, Published)
+        assert other.position.offset == 3
+        since = Position(label(before.lineage), 1)
+        page = await it.backend.read("a", 0, 0, ALL)
+        following = Position(label(page.lineage), 3)
+        where = begin(Start(since=since), page.lineage, page.first, page.head)
+        assert where.gap == (str(since), following, Reason.EXPIRED)
+        await it.publish("a", "3")
+        assert await reader.until(1) == [b"3"]
+        assert reader.faults == []
+        assert await sql.fetchval("SELECT certified FROM abide.epoch"), "it ends no epoch"
+
+
+async def test_who_follows_a_forgotten_name_misses_nothing(url: str, sql: asyncpg.Connection) -> None:
+    """Reader of a name that is forgotten goes on, without a gap, where it begins again."""
+    await fill(url, *[1] * 9, channel="b")
+    async with worker(url) as it:
+        await it.publish("a", "1")
+        (reader,) = await it.follow("a")
+        for table in ("log", "head"):
+            await age(sql, 90_000, table)
+        await trimmed(url, lambda _: HOUR)
+        (outcome,) = await it.publish("a", "2")
+        assert isinstance(outcome, Published)
+        assert outcome.position.offset == 10
+        await until(lambda: reader.turns, "word that it begins again")
+        assert reader.turns == [(1, 9)]
+
+
+async def test_a_name_that_is_used_while_it_is_forgotten_goes_on(url: str, sql: asyncpg.Connection) -> None:
+    """Commit that waits for a name which is being forgotten begins it again after all that was forgotten."""
+    await fill(url, 1, 1)
+    await age(sql, 90_000, "head")
+    await sql.execute("DELETE FROM abide.log")
+    async with worker(url) as it:
+        async with sql.transaction():
+            await sql.fetchval("SELECT abide.trim('{a}', '{8}', '{3600000}', 1000)")
+            assert await sql.fetchval("SELECT count(*) FROM abide.head") == 0
+            publishing = asyncio.ensure_future(it.publish("a", "3"))
+            await until(lambda: sql.fetchval(WAITING), "the commit waits")
+        (outcome,) = await publishing
         assert isinstance(outcome, Published)
         assert outcome.position.offset == 3
-        assert await reader.until(1) == [b"3"]
+
+
+async def test_a_clock_that_jumps_leaves_nothing_in_the_future(url: str, sql: asyncpg.Connection) -> None:
+    """Messages and keys of a year ahead get the present by retention; those that come after them are of the present."""
+    real = await sql.fetchval("SELECT prosrc FROM pg_proc WHERE oid = 'abide.now_ms'::regproc")
+    clock = "CREATE OR REPLACE FUNCTION abide.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$ {} $$"
+    async with worker(url) as it:
+        await sql.execute(clock.format(f"SELECT ({real}) + 31536000000"))
+        await it.bus.publish([Record("a", b"1", "k"), Record("b", b"1")])
+        await sql.execute(clock.format(real))
+        await it.publish("a", "2")
+        now = await sql.fetchval("SELECT abide.now_ms()")
+        first, second = (await it.backend.read("a", 0, 10, ALL)).messages
+        assert first.time > now + 10**9
+        assert second.time <= now
+        await trimmed(url, lambda _: HOUR)
+        for table in ("log", "head", "key"):
+            assert await sql.fetchval(f"SELECT max(time) - abide.now_ms() FROM abide.{table}") <= 0  # noqa: S608 — our own
+        (again,) = await it.bus.publish([Record("a", b"1", "k")])
+        assert isinstance(again, Published)
+        assert (again.position.offset, again.replayed) == (1, True)
+        for table in ("log", "key"):
+            await age(sql, 3601, table)
+        assert (await it.backend.read("a", 0, 10, HOUR)).messages == ()
+        (fresh,) = await it.bus.publish([Record("a", b"1", "k")])
+        assert isinstance(fresh, Published)
+        assert not fresh.replayed
+
+
+def test_a_clock_is_believed_when_it_goes_on_or_has_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clock is not believed for a minute after it has jumped, or where it differs from ours at first."""
+    here = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: here, time=lambda: here + 5000))
+    clock, strange = Clock(), Clock()
+    assert clock.believes(here + 5001)
+    assert not strange.believes(here)
+    year = 31_536_000
+    assert not clock.believes(here + 5000 + year)
+    here += 10
+    assert not clock.believes(here + 5000)
+    here += 59
+    assert not clock.believes(here + 5000)
+    assert strange.believes(here)
+    here += 1
+    assert clock.believes(here + 5000)
 
 
 async def test_many_rows_of_many_channels_go_in_pages(

@@ -39,13 +39,21 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.certify FROM PUBLIC;
 
--- Open an epoch; the caller has locked the row.
+-- Open an epoch; the caller has locked the row. Where the table of heads is another one, messages may have been left
+-- without theirs: it is made of them, or their offsets would be given again.
 CREATE FUNCTION abide.open_epoch() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fresh text := left(gen_random_uuid()::text, 8);
 BEGIN
     UPDATE abide.installation SET name = fresh, lineage = fresh || 'N' || floor + 1 || 'P' || left(epoch, 8);
+    INSERT INTO abide.head (channel, head, time, lineage)
+    SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
+    FROM abide.log l, abide.installation i
+    WHERE i.place IS DISTINCT FROM pg_relation_filepath('abide.head'::regclass)
+        AND NOT EXISTS (SELECT FROM abide.head h WHERE h.channel = l.channel)
+    GROUP BY l.channel, i.floor, i.lineage
+    ON CONFLICT DO NOTHING;
     PERFORM abide.certify();
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.open_epoch FROM PUBLIC;
@@ -103,10 +111,16 @@ BEGIN
     END IF;
     PERFORM FROM abide.installation FOR UPDATE;
     PERFORM abide.open_epoch();
+    INSERT INTO abide.head (channel, head, time, lineage)
+    SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
+    FROM gone JOIN abide.log l USING (channel), abide.installation i
+    GROUP BY l.channel, i.floor, i.lineage
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.head_went_back FROM PUBLIC;
-CREATE TRIGGER head_deleted AFTER DELETE ON abide.head FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
+CREATE TRIGGER head_deleted AFTER DELETE ON abide.head REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
 ALTER TABLE abide.head ENABLE ALWAYS TRIGGER head_deleted;
 
 -- As in 0004, but with the epoch, by which a listener knows whether what it hears follows what it has. Only what sets a
@@ -304,6 +318,85 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_tim
         channels, counts, seg_channel, seg_upto, seg_n, seg_body, seg_inline, key_channel, key_place, key_text, key_hash) s
 $$;
 
+-- Delete what no history shows any more, as in 0004; and forget, in the given channels, what is idle: a name that holds
+-- nothing, and got nothing for twice its ttl and a minute. Names that are new then begin after the highest offset that
+-- was forgotten, so that none comes twice. Times that lie ahead are of a clock that had jumped: they become the present.
+CREATE OR REPLACE FUNCTION abide.trim(channels text[], sizes bigint[], ttls bigint[], most integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    now bigint := abide.now_ms();
+    gone integer;
+    keys_gone integer;
+BEGIN
+    PERFORM FROM abide.turn t WHERE t.what = 'trim' FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    WITH found AS MATERIALIZED (
+        SELECT l.ctid AS at, l.time > now AS is_ahead
+        FROM unnest(channels, sizes, ttls) t(channel, size, ttl)
+        JOIN abide.head h ON h.channel = t.channel COLLATE "C"
+        JOIN abide.log l ON l.channel = h.channel AND (l.time > now + 1000
+            OR l.time < now - 60000 AND (l.last <= h.head - t.size OR l.time < now - t.ttl))
+        LIMIT most
+    ), set_right AS (
+        UPDATE abide.log l SET time = now FROM found f WHERE l.ctid = f.at AND f.is_ahead RETURNING 1
+    ), deleted AS (
+        DELETE FROM abide.log l USING found f WHERE l.ctid = f.at AND NOT f.is_ahead RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM set_right) + (SELECT count(*) FROM deleted) INTO gone;
+    UPDATE abide.key k SET time = now WHERE k.time > now + 1000;
+    DELETE FROM abide.key WHERE ctid = ANY (ARRAY(
+        SELECT k.ctid FROM abide.key k WHERE k.time < now - 600000 LIMIT most));
+    GET DIAGNOSTICS keys_gone = ROW_COUNT;
+    IF gone < most THEN
+        PERFORM abide.forget(channels, ttls);
+    END IF;
+    RETURN gone + keys_gone;
+END $$;
+
+CREATE FUNCTION abide.forget(channels text[], ttls bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now bigint := abide.now_ms();
+    idle text[];
+    highest bigint;
+BEGIN
+    UPDATE abide.head h SET time = now WHERE ctid = ANY (ARRAY(
+        SELECT a.ctid FROM abide.head a WHERE a.channel = ANY (channels) AND a.time > now + 1000 FOR UPDATE SKIP LOCKED));
+    IF NOT EXISTS (
+        SELECT FROM unnest(channels, ttls) t(channel, ttl) JOIN abide.head h ON h.channel = t.channel COLLATE "C"
+        WHERE h.time < now - 2 * t.ttl - 60000)
+    THEN
+        RETURN;
+    END IF;
+    -- In the order of abide.enter(), which locks this row before any head.
+    PERFORM FROM abide.installation FOR UPDATE;
+    IF NOT EXISTS (SELECT FROM abide.epoch e WHERE e.certified) THEN
+        RETURN;
+    END IF;
+    -- Under the locks nobody appends: what a look afterwards finds empty stays so. Whoever holds one is no idler.
+    SELECT array_agg(s.channel) INTO idle FROM (
+        SELECT h.channel FROM unnest(channels, ttls) t(channel, ttl) JOIN abide.head h ON h.channel = t.channel COLLATE "C"
+        WHERE h.time < now - 2 * t.ttl - 60000
+        FOR UPDATE OF h SKIP LOCKED) s;
+    PERFORM set_config('abide.forgetting', 'on', true);
+    WITH deleted AS (
+        DELETE FROM abide.head h
+        WHERE h.channel = ANY (idle) AND NOT EXISTS (SELECT FROM abide.log l WHERE l.channel = h.channel)
+        RETURNING h.head)
+    SELECT max(d.head) INTO highest FROM deleted d;
+    PERFORM set_config('abide.forgetting', '', true);
+    UPDATE abide.installation
+    SET floor = highest, lineage = left(name, 8) || 'N' || highest + 1 || 'P' || left(epoch, 8)
+    WHERE floor < highest;
+    IF FOUND THEN
+        PERFORM abide.certify();
+    END IF;
+END $$;
+REVOKE EXECUTE ON FUNCTION abide.forget FROM PUBLIC;
+COMMENT ON TABLE abide.head IS 'Newest offset of each channel; a name that is forgotten begins again after all that were';
+
 -- Servers of before name every position by the first epoch. Where some are at work it goes on until something happens;
 -- where none is, this may be an older backup.
 DO $$
@@ -326,7 +419,8 @@ DECLARE
     fresh regprocedure[] := (
         SELECT array_agg(p.oid::regprocedure) FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'abide'::regnamespace AND p.proname IN (
-            'certify', 'open_epoch', 'enter', 'continued', 'head_went_back', 'tell', 'check_new', 'store_one', 'store'));
+            'certify', 'open_epoch', 'enter', 'continued', 'head_went_back', 'tell', 'check_new', 'store_one', 'store',
+            'forget'));
     thing regprocedure;
     role text;
 BEGIN
