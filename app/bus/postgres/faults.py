@@ -18,6 +18,16 @@ POOLER = (
     "set DIRECT_DATABASE_URL to the database's own address"
 )
 
+SEAL_UNREADABLE = (
+    "messages in notifications cannot be told from forged ones, so each is read from the log: "
+    "GRANT SELECT ON abide.seal TO the server's role"
+)
+
+ELSEWHERE = (
+    "LISTEN is in another database than commits: it connects again, and finds the same one unless DIRECT_DATABASE_URL "
+    "names another than DATABASE_URL's pooler leads to"
+)
+
 _ROW_SECURITY = (
     "servers must see every row: ALTER ROLE … BYPASSRLS for the server's role, "
     "or ALTER TABLE … DISABLE ROW LEVEL SECURITY"
