@@ -29,9 +29,19 @@ def dump(server: PostgresServer, database: str, *, form: Literal["custom", "plai
 
 
 def restore(server: PostgresServer, database: str, path: Path, *, clean: bool = False) -> None:
-    """Restore a dump of the form ``custom``: into an empty database, or with ``clean`` over what is there."""
+    """Restore a dump of the form ``custom``: into an empty database, or with ``clean`` over what is there.
+
+    Again, if somebody who works with the tables wins.
+    """
     clear = ["--clean", "--if-exists"] if clean else []
-    server.run("pg_restore", "--single-transaction", *clear, f"--dbname={server.url(database)}", path)
+    while True:
+        try:
+            server.run("pg_restore", "--single-transaction", *clear, f"--dbname={server.url(database)}", path)
+        except RuntimeError as error:
+            if "deadlock detected" not in str(error):
+                raise
+        else:
+            return
 
 
 def psql(server: PostgresServer, database: str, path: Path) -> list[str]:

@@ -46,11 +46,12 @@ class Cluster:
         return f"postgresql://postgres@127.0.0.1:{name.port}/{self.database}"
 
     async def sql(self, *statements: str) -> None:
-        """Run statements as an operator, also where everybody else may only read."""
+        """Run statements as an operator, also where everybody else may only read, and again after a deadlock."""
         connection = await asyncpg.connect(self.url, server_settings={"default_transaction_read_only": "off"})
         try:
             for statement in statements:
-                await connection.execute(statement)
+                while not await _win(connection, statement):
+                    pass
         finally:
             connection.terminate()
 
@@ -84,3 +85,12 @@ class Cluster:
     def _name(self) -> FaultProxy:
         proxy = FaultProxy("127.0.0.1", self.primary.port)
         return self._stack.enter_context(self._portal.wrap_async_context_manager(proxy))
+
+
+async def _win(connection: asyncpg.Connection, statement: str) -> bool:
+    """Run a statement; False if somebody who works with the tables came first."""
+    try:
+        await connection.execute(statement)
+    except asyncpg.DeadlockDetectedError:
+        return False
+    return True
