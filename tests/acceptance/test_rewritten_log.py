@@ -364,7 +364,9 @@ def test_a_schema_that_is_dropped_and_restored_under_the_server_is_served_again(
             await story.overtake()
         assert errors == []
         assert set(map(tuple, story.gaps().values())) == {(KEPT + 1,)}, story.told_to()
-        assert (await ready(world)).status_code == 200
+        async with asyncio.timeout(6):
+            while (await ready(world)).status_code != 200:
+                await asyncio.sleep(0.1)
 
     asyncio.run(play())
 
