@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, urlsplit
 
+from app.config import patterns
 from app.config.problems import did_you_mean, listed
 
 AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
@@ -12,8 +13,27 @@ AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
 
 KNOWN = ("memory", "postgres", "postgresql", "redis", "rediss", "redis-stream", "kafka")
 
-PATTERN = rf"^\s*(({'|'.join(sorted(AVAILABLE - {'memory'}))})(\+\w+)?|memory)://"
-"""What the URL of a backend that can be served starts with; for editors."""
+_CONFUSING = (
+    r"\u2047-\u2049\u2100\u2101\u2105\u2106\u2a74\ufe13\ufe16\ufe55\ufe56\ufe5f\ufe6b\uff03\uff0f\uff1a\uff1f\uff20"
+)
+"""Characters that have one of ``/?#@:`` in them, for a class: URLs may have none in their host or user."""
+
+_NONE_OF = patterns.SPACE + "#"
+_USER = rf"[^@/?\[\]{_NONE_OF}{_CONFUSING}]*@"
+_PORT = patterns.number(1, 65535)
+_ADDRESS = rf"\[(?:{patterns.IPV6}|::(?:[Ff]{{4}}:)?{patterns.IPV4})\]"
+_SERVER = rf"(?:{_ADDRESS}|[^@/?\[\]:,{_NONE_OF}{_CONFUSING}]*)(?::{_PORT})?"
+_PARAMETER = rf"(?:(?!port=)[^&={_NONE_OF}]*=[^&{_NONE_OF}]*|port={_PORT}(?:,{_PORT})*)"
+_POSTGRES_URL = (
+    rf"{patterns.any_case('postgres')}(?:{patterns.any_case('ql')})?(?:\+[A-Za-z0-9_+.-]{{0,20}})?://"
+    rf"(?:{_USER})?{_SERVER}(?:,{_SERVER})*(?:/[^?@{_NONE_OF}]*)?(?:\?(?:{_PARAMETER}(?:&{_PARAMETER})*)?)?"
+)
+_POSTGRES_PATTERN = patterns.whole(_POSTGRES_URL)
+
+PATTERN = patterns.whole(
+    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|{_POSTGRES_URL}[{patterns.BLANKS}]*)"
+)
+"""What the URL of a backend looks like that can be served."""
 
 _POSTGRES = ("postgres", "postgresql")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]{0,30})://", re.ASCII)
@@ -63,6 +83,8 @@ def mask(url: str) -> str:
 
 def _postgres_refusal(url: str) -> str | None:
     expected = "this is not a URL such as postgres://user:password@host:5432/database (it is not shown here)"
+    if patterns.fits(_POSTGRES_PATTERN, url):
+        return None
     if any(character.isspace() for character in url):
         return f"{expected}: it holds a space or a line break"
     try:
@@ -77,7 +99,7 @@ def _postgres_refusal(url: str) -> str | None:
     ports = [f":{port}" for given in parameters.get("port", []) for port in given.split(",")]
     if not all(map(_is_host, [*hosts.split(","), *ports])):
         return f"{expected}: its host or port is wrong"
-    return None
+    return f"{expected}: it cannot be parsed"
 
 
 def _is_host(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, LiteralString, NoReturn, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
 from app.config import backend, names, origins, units
+from app.config.patterns import BLANKS, VARIABLE, whole
 from app.config.problems import did_you_mean, listed, quoted
 from app.config.source import Interpolated, Unquoted
 from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
@@ -21,9 +22,12 @@ MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
 
 E = TypeVar("E", bound=StrEnum)
 
-_VARIABLE = r"\$\{"
 _KINDS: dict[type, str] = {type(None): "nothing", list: "a list", dict: "a mapping"}
-_KEY = re.compile(r"[!-~]{8,}", re.ASCII)
+_KEY = "[!-~]{8,}"
+_BLANK = f"[{BLANKS}]*"
+_ONE_KEY = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:{_KEY})?{_BLANK}")
+_SOME_KEYS = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK}(?:,{_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK})*")
+"""Where commas are between them, there is none in a key."""
 
 
 def _refuse(message: str) -> NoReturn:
@@ -42,7 +46,12 @@ def _show(value: object) -> str:
 
 def _or_variable(schema: JsonSchemaValue) -> WithJsonSchema:
     """Let a key hold ``${VAR}`` in the editor, where its value is not known."""
-    return WithJsonSchema({"anyOf": [schema, {"type": "string", "pattern": _VARIABLE}]})
+    return WithJsonSchema({"anyOf": [schema, {"type": "string", "pattern": VARIABLE}]})
+
+
+def _text(*patterns: str) -> JsonSchemaValue:
+    """Return the schema of a text that fits one of these."""
+    return {"anyOf": [{"type": "string", "pattern": pattern} for pattern in (*patterns, VARIABLE)]}
 
 
 def _boolean(value: object) -> bool:
@@ -67,10 +76,11 @@ def _choice(kind: type[E], now: tuple[E, ...], later: tuple[E, ...]) -> Callable
 
 
 def _amount(
-    parse: Callable[[str], int | None], example: str, least: int, most: int, write: Callable[[int], str]
+    units_: Mapping[str, int], example: str, least: int, most: int, write: Callable[[int], str]
 ) -> Callable[[object], int]:
     def validate(value: object) -> int:
-        amount = parse(value) if isinstance(value, str) and not isinstance(value, Unquoted) else value
+        is_text = isinstance(value, str) and not isinstance(value, Unquoted)
+        amount = units.amount(str(value), units_) if is_text else value
         if isinstance(amount, bool) or not isinstance(amount, int):
             _refuse(f"write {example}, not {_show(value)}")
         if not least <= amount <= most:
@@ -80,8 +90,9 @@ def _amount(
     return validate
 
 
-def _count(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) else None
+def _amount_schema(units_: Mapping[str, int], least: int, most: int) -> WithJsonSchema:
+    number = {"type": "integer", "minimum": least, "maximum": most}
+    return WithJsonSchema({"anyOf": [number, *_text(units.pattern(units_, least, most))["anyOf"]]})
 
 
 def _later(what: str) -> Callable[[object], None]:
@@ -101,7 +112,7 @@ def _no_presence(value: bool) -> bool:  # noqa: FBT001 — a validator takes its
 def _backend(value: object) -> str:
     if not isinstance(value, str):
         _refuse(f"must be a URL such as memory://, not {_show(value)}")
-    url = str(value).strip()  # secrets often end with a line break
+    url = str(value).strip(BLANKS)  # secrets often end with a line break
     if message := backend.refusal(url):
         _refuse(message)
     return url
@@ -124,8 +135,8 @@ def _key(value: object) -> bytes:
         return b""
     if not isinstance(value, str) or isinstance(value, Unquoted):
         _refuse("a key is text: put it in quotes")
-    key = value.strip()
-    if key and not _KEY.fullmatch(key):
+    key = value.strip(BLANKS)
+    if key and not re.fullmatch(_KEY, key):
         _refuse("a key has at least 8 characters, all of them visible ASCII (the key is not shown here)")
     return key.encode("ascii")
 
@@ -170,41 +181,20 @@ Slow = Annotated[
 ]
 HistorySize = Annotated[
     int,
-    BeforeValidator(_amount(_count, "a number of messages such as 1000", 0, MAX_HISTORY_SIZE, str)),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": MAX_HISTORY_SIZE},
-                {"type": "string", "pattern": rf"^[0-9]{{1,12}}$|{_VARIABLE}"},
-            ]
-        }
-    ),
+    BeforeValidator(_amount(units.COUNT, "a number of messages such as 1000", 0, MAX_HISTORY_SIZE, str)),
+    _amount_schema(units.COUNT, 0, MAX_HISTORY_SIZE),
 ]
 HistoryTtl = Annotated[
     int,
     BeforeValidator(
-        _amount(units.duration, "whole seconds, or 30s, 15m, 24h or 7d", 1, MAX_HISTORY_TTL, units.write_duration)
+        _amount(units.DURATIONS, "whole seconds, or 30s, 15m, 24h or 7d", 1, MAX_HISTORY_TTL, units.write_duration)
     ),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY_TTL},
-                {"type": "string", "pattern": rf"{units.DURATION_PATTERN}|{_VARIABLE}"},
-            ]
-        }
-    ),
+    _amount_schema(units.DURATIONS, 1, MAX_HISTORY_TTL),
 ]
 MessageSize = Annotated[
     int,
-    BeforeValidator(_amount(units.size, "bytes, or 500B, 64kB, 64KiB or 1MiB", 1, MAX_MESSAGE_SIZE, units.write_size)),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": MAX_MESSAGE_SIZE},
-                {"type": "string", "pattern": rf"{units.SIZE_PATTERN}|{_VARIABLE}"},
-            ]
-        }
-    ),
+    BeforeValidator(_amount(units.SIZES, "bytes, or 500B, 64kB, 64KiB or 1MiB", 1, MAX_MESSAGE_SIZE, units.write_size)),
+    _amount_schema(units.SIZES, 1, MAX_MESSAGE_SIZE),
 ]
 Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), _or_variable({"const": False})]
 _OFF = _or_variable({"enum": [None, ""]})
@@ -214,7 +204,7 @@ Tokens = Annotated[None, BeforeValidator(_later("tokens are")), _OFF]
 BackendUrl = Annotated[
     str,
     BeforeValidator(_backend),
-    WithJsonSchema({"type": "string", "pattern": rf"{backend.PATTERN}|{_VARIABLE}"}),
+    WithJsonSchema(_text(backend.PATTERN)),
 ]
 Key = Annotated[bytes, BeforeValidator(_key)]
 Keys = Annotated[
@@ -224,8 +214,9 @@ Keys = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": ["string", "null"]},
-                {"type": "array", "items": {"type": ["string", "null"], "pattern": rf"^$|^[!-~]{{8,}}$|{_VARIABLE}"}},
+                {"type": "null"},
+                *_text(_SOME_KEYS)["anyOf"],
+                {"type": "array", "items": {"anyOf": [{"type": "null"}, *_text(_ONE_KEY)["anyOf"]]}},
             ]
         }
     ),
@@ -233,6 +224,6 @@ Keys = Annotated[
 Origin = Annotated[
     str,
     BeforeValidator(_origin),
-    WithJsonSchema({"type": "string", "pattern": rf"{origins.PATTERN}|{_VARIABLE}"}),
+    WithJsonSchema(_text(origins.PATTERN)),
 ]
 Name = Annotated[str, BeforeValidator(_name)]

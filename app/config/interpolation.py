@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from app.config.patterns import NAME
+
 _REFERENCE = re.compile(
-    r"\$(?:(?P<escaped>\$\{)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\}|(?P<broken>\{))", re.ASCII
+    rf"\$(?:(?P<escaped>\$\{{)|\{{(?P<name>{NAME})(?P<default>:-[^}}]*)?\}}|(?P<broken>\{{))", re.ASCII
 )
 
 

@@ -30,7 +30,7 @@ from app.config.fields import (
     Subscribe,
     Tokens,
 )
-from app.core.channel import NAME, RESERVED, Access, SlowSubscriber
+from app.core.channel import Access, SlowSubscriber
 
 
 class Section(BaseModel):
@@ -165,10 +165,8 @@ class File(Section):
         json_schema_extra={
             "minProperties": 1,
             "propertyNames": {
-                "anyOf": [
-                    {"pattern": f"^{NAME.pattern}$", "not": {"enum": [*sorted(RESERVED)]}},
-                    {"pattern": names.FAMILY_PATTERN},
-                ]
+                "type": "string",
+                "anyOf": [{"pattern": names.PLAIN}, {"pattern": names.FAMILY}],
             },
         }
     )
@@ -202,7 +200,7 @@ class _Schema(GenerateJsonSchema):
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the YAML file, for editors; the server itself checks more than this."""
+    """Return the JSON Schema of the YAML file, for editors: what it takes, the loader takes."""
     schema = File.model_json_schema(schema_generator=_Schema)
     # Unlike the sections in it, the file itself cannot be left empty.
     return {

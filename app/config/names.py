@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from app.config import patterns
 from app.core.channel import NAME, RESERVED
 
-PARAMETER_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-FAMILY_PATTERN = rf"^(?=[^{{]*[A-Za-z][^{{]*\{{)[A-Za-z0-9_.:-]{{1,254}}\{{{PARAMETER_NAME}\}}[A-Za-z0-9_.:-]{{0,253}}$"
+_CHARACTER = "[A-Za-z0-9_.:-]"
+_PARAMETER = rf"\{{{patterns.NAME}\}}"
+
+PLAIN = patterns.whole(rf"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED)))})(?![\s\S])){NAME.pattern}")
+"""The name of a channel."""
+
+FAMILY = patterns.whole(
+    # As long as 255 characters in which the parameter counts as one, with a letter before it.
+    rf"(?=(?:{_CHARACTER}|{_PARAMETER}){{2,255}}(?![\s\S]))(?=[^{{]*[A-Za-z])"
+    rf"{_CHARACTER}+{_PARAMETER}{_CHARACTER}*"
+)
+"""The name of a family."""
 
 _FAMILY = re.compile(r"(?P<prefix>[^{}]*)\{(?P<parameter>[^{}]*)\}(?P<suffix>[^{}]*)", re.DOTALL)
 _LONGEST = 255
@@ -16,25 +27,22 @@ _LONGEST = 255
 
 def refusal(name: str) -> str | None:
     """Return why nothing may have this name, or None."""
+    if patterns.fits(PLAIN, name) or patterns.fits(FAMILY, name):
+        return None
     if name in RESERVED:
         return "this name is the server's own: choose another"
     if "{" in name or "}" in name:
         return _family_refusal(name)
-    if not NAME.fullmatch(name):
-        return f"a name is 1 to {_LONGEST} letters, digits, '_', '-', '.' or ':'"
-    return None
+    return f"a name is 1 to {_LONGEST} letters, digits, '_', '-', '.' or ':'"
 
 
-def _family_refusal(name: str) -> str | None:
+def _family_refusal(name: str) -> str:
     family = _FAMILY.fullmatch(name)
-    if family is None or not re.fullmatch(PARAMETER_NAME, family["parameter"], re.ASCII):
+    if family is None or not re.fullmatch(patterns.NAME, family["parameter"], re.ASCII):
         return "a family has exactly one parameter in braces, as in chat.{room}"
-    literal = family["prefix"] + family["suffix"]
     if not re.search("[A-Za-z]", family["prefix"]):
         return "a family starts with a literal prefix of at least one letter, as in chat.{room}"
-    if not NAME.fullmatch(literal) or len(literal) >= _LONGEST:
-        return f"around its parameter a family has up to {_LONGEST - 1} letters, digits, '_', '-', '.' or ':'"
-    return None
+    return f"around its parameter a family has up to {_LONGEST - 1} letters, digits, '_', '-', '.' or ':'"
 
 
 def clashes(names: Iterable[str]) -> dict[str, str]:

@@ -21,16 +21,20 @@ Location = Sequence[str | int]
 
 _BOOLEAN = "tag:yaml.org,2002:bool"
 _INTEGER = "tag:yaml.org,2002:int"
+_FLOAT = "tag:yaml.org,2002:float"
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _READS_AS = {
     NULL: "nothing (null)",
     _BOOLEAN: "a boolean",
     _INTEGER: "a number",
-    "tag:yaml.org,2002:float": "a number",
+    _FLOAT: "a number",
     "tag:yaml.org,2002:timestamp": "a date",
 }
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,14})", re.ASCII)
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,14}))\.0*", re.ASCII)
+"""A number that is whole, though it is written with a point: to JSON Schema it is an integer."""
+
 _NEWER_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+", re.ASCII)
 
 
@@ -171,6 +175,8 @@ def _plain(node: yaml.Node) -> bool | int | str | None:
     # YAML 1.1 reads 010 as eight and 24:00 as 1440: only what nobody can misread is a number here.
     if node.tag == _INTEGER and _DECIMAL.fullmatch(node.value):
         return int(node.value)
+    if node.tag == _FLOAT and (number := _WHOLE.fullmatch(node.value)):
+        return int(number[1])
     return Unquoted(node.value, _READS_AS.get(node.tag, "something else than text"))
 
 

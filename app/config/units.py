@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from app.config.patterns import number, whole
 
 SIZES = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
 """Bytes of each unit."""
@@ -10,18 +13,25 @@ SIZES = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
 DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 """Seconds of each unit."""
 
-SIZE_PATTERN = rf"^[0-9]{{1,12}} ?({'|'.join(SIZES)})?$"
-DURATION_PATTERN = rf"^[0-9]{{1,12}} ?({'|'.join(DURATIONS)})?$"
+COUNT: dict[str, int] = {}
+"""No unit at all."""
+
+_TEXT = re.compile(r"0*([0-9]{1,12})( ?)([A-Za-z]*)", re.ASCII)
 
 
-def size(text: str) -> int | None:
-    """Return the bytes that ``64KiB`` or ``500`` means, or None."""
-    return _amount(text, SIZE_PATTERN, SIZES)
+def amount(text: str, units: Mapping[str, int]) -> int | None:
+    """Return what ``64KiB`` or ``500`` means, where these are the units; None of anything else."""
+    match = _TEXT.fullmatch(text)
+    if match is None or (match[3] and match[3] not in units) or (match[2] and not units):
+        return None
+    return int(match[1]) * units.get(match[3], 1)
 
 
-def duration(text: str) -> int | None:
-    """Return the seconds that ``24h`` or ``90`` means, or None."""
-    return _amount(text, DURATION_PATTERN, DURATIONS)
+def pattern(units: Mapping[str, int], least: int, most: int) -> str:
+    """Return the pattern of the texts whose :func:`amount` is from one to the other."""
+    written = [rf"{number(-(-least // size), most // size)} ?{unit}" for unit, size in units.items() if most >= size]
+    bare = number(least, most) + (" ?" if units else "")
+    return whole("|".join([bare, *written]))
 
 
 def write_size(amount: int) -> str:
@@ -32,11 +42,6 @@ def write_size(amount: int) -> str:
 def write_duration(amount: int) -> str:
     """Write seconds with the largest unit that leaves no fraction."""
     return _write(amount, DURATIONS)
-
-
-def _amount(text: str, pattern: str, units: dict[str, int]) -> int | None:
-    match = re.fullmatch(pattern, text, re.ASCII)
-    return int(text.removesuffix(match[1] or "")) * units.get(match[1], 1) if match else None
 
 
 def _write(amount: int, units: dict[str, int]) -> str:

@@ -16,7 +16,8 @@ _MEDIUM = 1 << 16
 RECORD_END = b"\x1e"
 """Ends each text of an encoding for plain ASGI. A control character, so no JSON text can hold it."""
 
-_SPACES = bytes.maketrans(b"\r\n", b"  ")
+SPACES = bytes.maketrans(b"\r\n", b"  ")
+"""Translates line breaks, which end the fields of an event."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +65,7 @@ def event(name: str | None, position: str | None, data: bytes) -> bytes:
     lines = b"" if name is None else b"event: %b\n" % name.encode()
     if position is not None:
         lines += b"id: %b\n" % position.encode()
-    return lines + b"data: %b\n\n" % data.translate(_SPACES)
+    return lines + b"data: %b\n\n" % data.translate(SPACES)
 
 
 def control(**members: Any) -> bytes:  # noqa: ANN401 — JSON
@@ -88,7 +89,7 @@ def _v1(channel: str, epoch: str, message: Message) -> bytes:
 
 
 def _sse(_: str, epoch: str, message: Message) -> bytes:
-    return b"id: %b:%d\ndata: %b\n\n" % (epoch.encode(), message.offset, message.data.translate(_SPACES))
+    return b"id: %b:%d\ndata: %b\n\n" % (epoch.encode(), message.offset, message.data.translate(SPACES))
 
 
 PLAIN_FRAMES = Encoding(_plain, text_frame)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 from app.core.errors import MalformedError
@@ -125,3 +127,11 @@ class Page(NamedTuple):
     """Consecutive, ascending, starting at the later of ``after + 1`` and ``first``."""
     lineage: str
     """Which epochs the channel has had, as in :mod:`app.core.epochs`."""
+
+
+def consecutive(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return ascending messages up to the first offset that is missing, as where a row was deleted by hand."""
+    if not messages or messages[-1].offset - messages[0].offset == len(messages) - 1:
+        return tuple(messages)
+    expected = enumerate(messages, messages[0].offset)
+    return tuple(message for _, message in takewhile(lambda pair: pair[0] == pair[1].offset, expected))

@@ -193,6 +193,8 @@ class Subscription:
         elif first > self.cursor + 1:
             self._skip_to(first, Reason.EXPIRED)
         elif messages:
+            if messages[0].offset > self.cursor + 1:  # the log has a hole: a row was deleted, or left out
+                self._skip_to(messages[0].offset, Reason.EXPIRED)
             self._send(fitting(messages, MAX_BYTES))
         elif self._writer is not None:  # the log is not as far as this process has heard: look again when it hears more
             self._fanout.join(self, self._writer)

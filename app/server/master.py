@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from typing import ClassVar
 
 from gunicorn.arbiter import Arbiter
@@ -19,6 +18,9 @@ _STEP = 0.1
 _REMINDED = 1.0
 """Seconds after which a worker is told again to end: one that is just beginning does not hear the signal."""
 
+_SAME = 1.5
+"""Seconds within which a worker takes a second SIGTERM for the first; later ones cut its drain short."""
+
 
 class Master(Arbiter):
     """The process that starts workers, and starts others for those that end."""
@@ -29,6 +31,9 @@ class Master(Arbiter):
     log: Logger
     most_workers: ClassVar[int | None] = None
     """How many workers can serve the settings; None for any number."""
+
+    _asked: ClassVar[dict[int, float]] = {}
+    """When workers were asked to end, by process id."""
 
     @classmethod
     def take_over(cls, arbiter: Arbiter, most_workers: int | None) -> None:
@@ -54,6 +59,16 @@ class Master(Arbiter):
         """SIGUSR2: nothing; gunicorn would start a second master beside this one."""
         self._has_no_effect("USR2", "for a new version start a new process, then stop this one")
 
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """Signal a worker, but ask none again that drains: gunicorn asks every second while there are too many."""
+        if sig == signal.SIGTERM:
+            now = time.monotonic()
+            for ended in self._asked.keys() - self.WORKERS.keys():
+                del self._asked[ended]
+            if _SAME < now - self._asked.setdefault(pid, now) < self.cfg.graceful_timeout:
+                return
+        super().kill_worker(pid, sig)
+
     def reload(self) -> None:
         """SIGHUP: replace the workers.
 
@@ -62,26 +77,21 @@ class Master(Arbiter):
         one would not be heard by who subscribes to the other. Who connects meanwhile waits in the listener's queue.
         """
         self.log.reopen_files()
-        newest = self.worker_age
         if self.most_workers is None:
             for _ in range(self.num_workers):
                 self.spawn_worker()
-            self.manage_workers()
-            self._await_end(newest, remind=lambda: None)
         else:
-            self._await_end(newest, remind=lambda: self.kill_workers(signal.SIGQUIT))
-            self.kill_workers(signal.SIGKILL)
-            self._await_end(newest, remind=lambda: None)
-            self.manage_workers()
+            self._end_workers()
+        self.manage_workers()
 
-    def _await_end(self, newest: int, *, remind: Callable[[], None]) -> None:
-        """Wait for the end of workers that are not younger than ``newest``, for as long as a stop may take."""
-        begun = time.monotonic()
-        deadline, reminded = begun + self.cfg.graceful_timeout, begun - _REMINDED
-        while any(worker.age <= newest for worker in self.WORKERS.values()) and time.monotonic() < deadline:
-            if time.monotonic() >= reminded + _REMINDED:
-                reminded = time.monotonic()
-                remind()
+    def _end_workers(self) -> None:
+        """End all workers, and return when there is none."""
+        deadline, reminded = time.monotonic() + self.cfg.graceful_timeout, 0.0
+        while self.WORKERS:
+            now = time.monotonic()
+            if now >= reminded + _REMINDED:
+                reminded = now
+                self.kill_workers(signal.SIGQUIT if now < deadline else signal.SIGKILL)
             time.sleep(_STEP)
             self.reap_workers()
             self.murder_workers()

@@ -53,6 +53,12 @@ class AbideWorker(UvicornWorker):
     max_connection_age: ClassVar[float | None] = None
     """Seconds after which a connection is closed, for its peer to connect again; None for no limit."""
 
+    def init_signals(self) -> None:
+        """Leave to the master what is the master's, also where a whole process group is signalled."""
+        super().init_signals()
+        for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
     async def _serve(self) -> None:
         garbage.settle()
         self.config.app = self.wsgi

@@ -1,7 +1,7 @@
 """Server-Sent Events: ``GET /{channel}`` as an endless response (WHATWG HTML §9.2).
 
 A browser's EventSource, once it is answered anything but 200, never asks again. So what passes by itself is answered by
-a stream: it waits for the backend, and begins then.
+a stream: it waits for the backend, and begins then, or ends after a while, so that the browser comes back.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from app.core.errors import (
     CloseCode,
     UnavailableError,
     UnknownChannelError,
+    bare,
     of_bug,
 )
 from app.core.frames import Encoding, control, event
@@ -46,10 +47,8 @@ _COMMENT = b":\n\n"
 _RETRY = b"retry: 2000\n\n"
 """Milliseconds after which EventSource reconnects."""
 
-_WAITING = b": the backend does not answer; this stream begins when it does\n\n"
-
-_LONGEST_PAUSE = 10.0
-"""Seconds between two attempts of a stream that waits for the backend, at most; the first pause is a tenth of it."""
+_LONGEST_WAIT = 10.0
+"""Seconds that a stream waits for the backend, at most: then it ends, and its reader comes back."""
 
 _LAST_EVENT = frozenset({"lasteventid", "evslasteventid"})
 """How polyfills of EventSource name the parameter that they resume by, in lower case and without ``-`` and ``_``."""
@@ -107,24 +106,25 @@ async def stream(hub: Hub, asked: Asked, scope: Scope, receive: Receive, send: S
     """Serve one event stream to its end. Raises before anything is sent why it cannot be."""
     handover: ResponseHandover | None = scope.get("extensions", {}).get(FANOUT)
     encoding = frames.SSE_BARE if handover is None else frames.SSE_CHUNKS
-    stream = EventStream(hub, asked, encoding, scope[LINE])
-    opened = await stream.open()
+    stream = EventStream(hub, asked.name, encoding, scope[LINE])
+    opened = await stream.open(asked)
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     except BaseException:
-        if opened is not None:
+        if not isinstance(opened, AbideError):
             hub.unsubscribe(opened[0])
         raise
-    begin = partial(_begin, stream, opened)
+    begin = partial(_begin, stream, asked, opened)
     if handover is not None:
         begin(handover)
     else:
         await serve_response(begin, scope, receive, send)
 
 
-def _begin(stream: EventStream, opened: Opened | None, handover: ResponseHandover) -> EventStream:
+def _begin(stream: EventStream, asked: Asked, opened: Opened | AbideError, handover: ResponseHandover) -> EventStream:
     """Give a stream its writer, and let it begin."""
-    stream.begin(handover(stream, stream.beat), opened)
+    beat = _beat(stream.encoding, visible=asked.wants_heartbeat)
+    stream.begin(handover(stream, beat), asked, opened)
     return stream
 
 
@@ -140,12 +140,12 @@ def _beat(encoding: Encoding, *, visible: bool) -> Heartbeat:
 class EventStream:
     """One subscriber of one channel. A :class:`~app.core.ports.Peer` and a subscriber."""
 
-    __slots__ = ("_encoding", "_hub", "_line", "_start", "_subscription", "_waiting", "_writer", "asked")
+    __slots__ = ("_hub", "_line", "_name", "_start", "_subscription", "_waiting", "_writer", "encoding")
 
-    def __init__(self, hub: Hub, asked: Asked, encoding: Encoding, line: Line) -> None:
+    def __init__(self, hub: Hub, name: str, encoding: Encoding, line: Line) -> None:
         self._hub = hub
-        self.asked = asked
-        self._encoding = encoding
+        self._name = name
+        self.encoding = encoding
         self._line = line
         self._subscription: Subscription | None = None
         """None while it waits for the backend."""
@@ -154,48 +154,48 @@ class EventStream:
         self._writer: Writer
         """Valid once begun."""
 
-    @property
-    def beat(self) -> Heartbeat:
-        """What is sent when nothing else is."""
-        return _beat(self._encoding, visible=self.asked.wants_heartbeat)
-
-    async def open(self) -> Opened | None:
-        """Subscribe; return None where it may work later. Raises :class:`~app.core.errors.UnknownChannelError`."""
+    async def open(self, asked: Asked) -> Opened | AbideError:
+        """Subscribe; return why not where it may work later. Raises :class:`~app.core.errors.UnknownChannelError`."""
         try:
-            return await self._hub.subscribe(self.asked.name, self.asked.identity, self._encoding, self.asked.start)
+            return await self._hub.subscribe(self._name, asked.identity, self.encoding, asked.start)
         except UnknownChannelError:
             raise
-        except UnavailableError:
-            return None
+        except UnavailableError as error:
+            return bare(error)
         except Exception as error:  # noqa: BLE001 — reported with its trace
             report(error, self._line, self._hub.meter)
-            return None
+            return of_bug()
 
     @guarded
-    def begin(self, writer: Writer, opened: Opened | None) -> None:
+    def begin(self, writer: Writer, asked: Asked, opened: Opened | AbideError) -> None:
         """Send where the stream stands, and what comes after it; or wait until that is known."""
         self._hub.meter.connected("sse")
         self._line.kept = True
         self._writer = writer
-        first = _RETRY + (_heartbeat() if self.asked.wants_heartbeat else b"")
-        if opened is None:
-            self._write(first + _WAITING)
-            self._waiting = asyncio.get_running_loop().create_task(self._wait())
+        first = _RETRY + (_heartbeat() if asked.wants_heartbeat else b"")
+        if isinstance(opened, AbideError):
+            self._write(first + b": %b\n\n" % str(opened).encode().translate(frames.SPACES))
+            self._waiting = asyncio.get_running_loop().create_task(self._wait(asked))
         else:
             self._join(first, *opened)
 
-    async def _wait(self) -> None:
-        """Ask the backend again and again, ever more seldom, and begin when it answers."""
-        opened, longest = None, _LONGEST_PAUSE / 10
+    async def _wait(self, asked: Asked) -> None:
+        """Ask the backend again for a while; begin when it answers, or end, so that the reader comes back."""
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + _spread(_LONGEST_WAIT), _LONGEST_WAIT / 10
+        opened: Opened | AbideError | None = None
         try:
-            while opened is None:
-                await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 — it spreads load
-                longest = min(_LONGEST_PAUSE, 2 * longest)
-                opened = await self.open()
+            while not isinstance(opened, tuple) and loop.time() < end:
+                await asyncio.sleep(_spread(pause))
+                pause = min(2 * pause, _LONGEST_WAIT / 3)
+                opened = await self.open(asked)
         except UnknownChannelError:
-            self._end(ChannelRemovedError(f"channel {self.asked.name!r} was removed from channels.yaml"))
+            self._end(ChannelRemovedError(f"channel {self._name!r} was removed from channels.yaml"))
         else:
-            self._join(b"", *opened)
+            if isinstance(opened, tuple):
+                self._join(b"", *opened)
+            else:
+                self._writer.close(CloseCode.OVERLOADED, "")
         finally:
             self._waiting = None
 
@@ -230,7 +230,7 @@ class EventStream:
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
             report(error, self._line, self._hub.meter)
-        members = control(type="closed", channel=self.asked.name, code=code, message=str(error))
+        members = control(type="closed", channel=self._name, code=code, message=str(error))
         self._write(event("closed", None, members))
         self._writer.close(code, "")
 
@@ -273,4 +273,9 @@ class EventStream:
         self._writer.close(CloseCode.INTERNAL_ERROR, "")
 
     def _write(self, data: bytes) -> None:
-        self._writer.write(self._encoding.wrap(data))
+        self._writer.write(self.encoding.wrap(data))
+
+
+def _spread(seconds: float) -> float:
+    """Return anything from half of it up, so that thousands do not do the same at once."""
+    return random.uniform(seconds / 2, seconds)  # noqa: S311 — it spreads load

@@ -166,9 +166,10 @@ async def full_disk(place: Place) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def revoked(place: Place) -> AsyncIterator[None]:
-    await place.sql(f"REVOKE EXECUTE ON FUNCTION abide.append, abide.append_one FROM {ROLE}")
+    functions = "abide.append, abide.append_one, abide.store, abide.store_one"
+    await place.sql(f"REVOKE EXECUTE ON FUNCTION {functions} FROM {ROLE}")
     yield
-    await place.sql(f"GRANT EXECUTE ON FUNCTION abide.append, abide.append_one TO {ROLE}")
+    await place.sql(f"GRANT EXECUTE ON FUNCTION {functions} TO {ROLE}")
 
 
 @asynccontextmanager
@@ -208,7 +209,7 @@ async def test_servers_whose_pushes_fail_are_not_ready_and_say_why(places: list[
     full, forbidden, waiting = places
     async with asyncio.TaskGroup() as group:  # each of them takes seconds to be sure
         group.create_task(is_not_ready(full, full_disk, "No space left|53100"))
-        group.create_task(is_not_ready(forbidden, revoked, "abide.append"))
+        group.create_task(is_not_ready(forbidden, revoked, "abide.store"))
         group.create_task(is_not_ready(waiting, locked, "lock|abide.(log|head|outbox)|55P03|57014"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -62,19 +64,20 @@ def told(server: Server, name: str) -> str:
     return event
 
 
-def test_no_signal_gives_memory_a_second_log(server_factory: ServerFactory) -> None:
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the master", "to all"])
+def test_no_signal_gives_memory_a_second_log(server_factory: ServerFactory, send: Callable[[int, int], None]) -> None:
     """Signals that would start another worker or master on memory://, or end the last worker, only write a line."""
     server = server_factory(channels=CHANNELS)
     (worker,) = children(server)
     with connect(f"{server.ws_url}/lebowski") as subscriber:
-        server.send_signal(signal.SIGTTIN)
+        send(server.pid, signal.SIGTTIN)
         assert "DATABASE_URL" in told(server, "TTIN")
-        server.send_signal(signal.SIGUSR2)
+        send(server.pid, signal.SIGUSR2)
         assert "start a new process" in told(server, "USR2")
-        server.send_signal(signal.SIGTTOU)
+        send(server.pid, signal.SIGTTOU)
         assert "the least" in told(server, "TTOU")
-        server.send_signal(signal.SIGWINCH)
-        server.send_signal(signal.SIGUSR1)
+        send(server.pid, signal.SIGWINCH)
+        send(server.pid, signal.SIGUSR1)
         server.wait_log(lambda line: line["event"] == "Handling signal: usr1")
         for number in range(20):
             push(server, f"{number}")
@@ -126,6 +129,24 @@ def test_workers_that_share_postgres_come_and_go_by_signals(server_factory: Serv
     until(lambda: len(children(server)) == 2, "end of the third worker")
     assert server.stop() == 0
     assert "Traceback" not in server.text()
+
+
+def test_a_worker_that_is_taken_away_drains(server_factory: ServerFactory, database_url: str) -> None:
+    """Worker that SIGTTOU takes away closes its subscribers over all of DRAIN_SECONDS, as at a stop."""
+    env = {"DATABASE_URL": database_url, "DRAIN_SECONDS": "5"}
+    server = server_factory(channels="backend: ${DATABASE_URL}\n" + CHANNELS, env=env)
+    (old,) = children(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(f"{server.ws_url}/lebowski"))
+        server.send_signal(signal.SIGTTIN)
+        until(lambda: len(children(server)) == 2, "second worker")
+        server.send_signal(signal.SIGTTOU)
+        begun = server.wait_log(lambda line: line["event"].startswith("Draining") and line["pid"] == old)
+        ended = server.wait_log(lambda line: line["event"].startswith("Finished") and line["pid"] == old)
+    times = [datetime.fromisoformat(line["timestamp"]) for line in (begun, ended)]
+    assert (times[1] - times[0]).total_seconds() > 4.5
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize(

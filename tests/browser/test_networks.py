@@ -185,6 +185,59 @@ def test_one_subscription_too_many_ends_alone(clients: Page) -> None:
     assert states == ["connecting", "open", "too_many"]
 
 
+def test_a_page_that_slept_looks_at_once(clients: Page) -> None:
+    """Clients whose page wakes up after a minute connect again at once, and no stream that was left counts any more."""
+    told = clients.run("""
+        begin('chat.sleep');
+        const { connect } = await import('/client.js');
+        const states = [];
+        let live = 0;
+        const abide = connect(location.origin, { WebSocket: null, onState: (state) => states.push(state) });
+        const leave = abide.subscribe('chat.left', { onSubscribed: () => live++ });
+        abide.subscribe('chat.kept', { onSubscribed: () => live++ });
+        abide.subscribe('maude', {});
+        await until(() => live === 2 && both('live'));
+        const now = Date.now;
+        Date.now = () => now() + 60_000;
+        dispatchEvent(new Event('pageshow'));
+        const again = (heard) => heard.filter((one) => one === 'live').length > 1;
+        await until(() => live === 4 && Object.values(told).every(again));
+        leave();
+        states.length = 0;
+        await new Promise((resolve) => setTimeout(resolve, 2500));
+        dispatchEvent(new Event('online'));
+        return { ...told, states };
+    """)
+    assert told["socket"] == ["connecting", "open", "live", "waiting", "connecting", "open", "live"]
+    assert told["stream"] == told["socket"]
+    assert told["states"] == []
+
+
+def test_a_close_that_does_not_pass_ends_all_subscriptions(clients: Page) -> None:
+    """Client whose socket is closed for good tells each subscription why, and one that is made then connects anew."""
+    told = clients.run("""
+        const { connect } = await import('/client.js');
+        const [sockets, told] = [[], []];
+        class Stub {
+            constructor() { sockets.push(this); setTimeout(() => this.onopen()); }
+            send() {}
+            close() {}
+        }
+        const abide = connect(location.origin, { WebSocket: Stub, onState: (state) => told.push(state) });
+        const onError = ({ code }) => {
+            told.push(code);
+            if (sockets.length === 1) abide.subscribe('news', { onError });
+        };
+        abide.subscribe('news', { onError });
+        for (const [turn, code] of [[1, 4403], [2, 4404]]) {
+            await until(() => sockets.length === turn && abide.state === 'open');
+            sockets[turn - 1].onclose({ code, reason: '' });
+        }
+        return told;
+    """)
+    assert told == ["connecting", "open", "forbidden", "waiting", "connecting", "open", "channel_removed", "closed"]
+
+
 def test_event_source_waits_for_postgres(page: Page) -> None:
     """EventSource that connects while Postgres is away does not give up, and gets what comes when it is back."""
     with PostgresServer() as postgres:

@@ -163,7 +163,7 @@ class Conformance:
         await append(subject, "a", "old")
         assert await subject.backend.follow("a") == Position(await epoch(subject), 1)
         await append(subject, "a", "1", "2")
-        await append(subject, "b", "unheard")
+        await append(subject, "b", "1")
         await append(subject, "a", "3")
         assert flat(await collect(subject, 3)) == [("a", 2, "1"), ("a", 3, "2"), ("a", 4, "3")]
 
@@ -172,12 +172,12 @@ class Conformance:
         await subject.backend.follow("a")
         await subject.backend.follow("b")
         await subject.backend.unfollow("a")
-        await append(subject, "a", "unheard")
-        await append(subject, "b", "heard")
-        assert flat(await collect(subject, 1)) == [("b", 1, "heard")]
+        await append(subject, "a", "1")
+        await append(subject, "b", "2")
+        assert flat(await collect(subject, 1)) == [("b", 1, "2")]
         assert (await subject.backend.follow("a")).offset == 1
-        await append(subject, "a", "again")
-        assert flat(await collect(subject, 1)) == [("a", 2, "again")]
+        await append(subject, "a", "3")
+        assert flat(await collect(subject, 1)) == [("a", 2, "3")]
 
     async def test_a_flood_is_handed_out_whole_and_in_order(self, subject: Subject) -> None:
         """Backend loses and doubles nothing of many channels' messages, appended while it hands out."""

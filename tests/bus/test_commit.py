@@ -1,6 +1,7 @@
 """Group commit: one append at a time, batches by themselves, a bounded queue."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -74,6 +75,27 @@ async def test_a_full_queue_refuses(group: GroupCommit, log: Log, monkeypatch: p
     log.gate.set()
     await asyncio.gather(running, waiting)
     assert len(await group.publish([Record("c", b"5")])) == 1
+
+
+async def test_what_waits_behind_an_append_that_is_stuck_is_refused_in_time(
+    group: GroupCommit, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GroupCommit refuses what has waited for its patience, counted from its arrival, and has room again."""
+    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(commit, "MAX_WAITING_MESSAGES", 3)
+    stuck = publish(group, "1")
+    await log.entered.wait()
+    for _ in range(2):
+        began = time.monotonic()
+        answers = await asyncio.gather(publish(group, "2"), publish(group, "3"))
+        assert 0.2 < time.monotonic() - began < 1.5
+        for (outcome,) in answers:
+            assert type(outcome) is UnavailableError
+            assert "not stored" in str(outcome)
+    assert not stuck.done()
+    log.gate.set()
+    await stuck
+    assert log.batches == [["1"]]
 
 
 async def test_a_batch_is_bounded(group: GroupCommit, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

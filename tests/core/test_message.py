@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.errors import MalformedError
-from app.core.message import Batch, Message, Position
+from app.core.message import Batch, Message, Position, consecutive
 
 
 def test_a_position_reads_back_what_it_writes() -> None:
@@ -48,3 +48,12 @@ def test_a_batch_gives_what_comes_after_an_offset() -> None:
         [],
         [],
     ]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "first"), [((), ()), ((3,), (3,)), ((3, 4, 5), (3, 4, 5)), ((3, 4, 6, 7), (3, 4)), ((3, 9), (3,))]
+)
+def test_messages_end_at_a_hole(offsets: tuple[int, ...], first: tuple[int, ...]) -> None:
+    """Messages that are consecutive are those before the first offset that is missing."""
+    found = consecutive([Message(offset, 0, b"1") for offset in offsets])
+    assert tuple(message.offset for message in found) == first

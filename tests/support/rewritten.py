@@ -60,7 +60,7 @@ class _Reader:
         self.begin = offset_of(began.position) if self.begin is None else self.begin
 
     def missed(self, gap: Missed) -> Iterator[str]:
-        if gap.after != self.at:
+        if self.at is None or offset_of(gap.after) != offset_of(self.at):
             yield f"{gap} came after {self.at}"
         if not self.told:
             if not self.untold:

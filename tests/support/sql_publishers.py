@@ -49,6 +49,9 @@ PREPARED_WAYS = ("prepare", "prepare and roll back")
 """How it may end where ``max_prepared_transactions`` allows it."""
 
 
+_FORMS = ("to_jsonb($2::text)", "to_json($2::text)", "to_json($2::text)::text")
+
+
 class SqlPublisher:
     """Publishes by ``abide.publish``, on a new connection for each transaction.
 
@@ -194,4 +197,6 @@ class SqlPublisher:
 
 
 async def _say(connection: asyncpg.Connection, channel: str, data: str, key: str | None = None) -> None:
-    await connection.execute("SELECT abide.publish($1, to_jsonb($2::text), $3)", channel, data, key)
+    """Publish a JSON string, as one of the types that are taken: always the same for the same data."""
+    form = _FORMS[sum(data.encode()) % len(_FORMS)]
+    await connection.execute(f"SELECT abide.publish($1, {form}, $3)", channel, data, key)

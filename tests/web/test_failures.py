@@ -22,6 +22,7 @@ from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import Meter, Sink
 from app.core.subscription import Subscription
+from app.web import sse
 from app.web.access import AccessLog
 from app.web.auth import Authenticator
 from app.web.health import ConfigState, Health
@@ -191,7 +192,7 @@ def test_a_stream_waits_for_the_backend(world: World) -> None:
     world.log.is_away = True
     with Wire(world.server.port) as wire:
         wire.send(STREAM)
-        answer = wire.read_until(b"this stream begins when it does\n\n\r\n")
+        answer = wire.read_until(b": the backend is away\n\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"retry: 2000\n\n" in answer
         assert b"id:" not in answer
@@ -204,13 +205,23 @@ def test_a_stream_waits_for_the_backend(world: World) -> None:
     wait_for(lambda: not len(world.hub))
 
 
+def test_a_stream_waits_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stream that waits for the backend in vain ends as a response ends, and its reader may come back."""
+    monkeypatch.setattr(sse, "_LONGEST_WAIT", 0.2)
+    world.log.is_away = True
+    with Wire(world.server.port) as wire:
+        wire.send(STREAM)
+        assert b"id:" not in wire.read_until(b"\r\n0\r\n\r\n")
+    wait_for(lambda: set(world.meter.connections.values()) == {0})
+
+
 def test_a_stream_that_waits_ends_with_its_channel_or_its_reader(world: World) -> None:
     """Stream that waits for the backend is told that its channel is gone, and asks no more when its reader left."""
     world.log.is_away = True
     with Wire(world.server.port) as staying, Wire(world.server.port) as leaving:
         for wire in (staying, leaving):
             wire.send(STREAM)
-            wire.read_until(b"this stream begins when it does\n\n\r\n")
+            wire.read_until(b": the backend is away\n\n\r\n")
         leaving.reset()
         wait_for(lambda: world.meter.connections["sse"] == 1)
         world.server.run(world.hub.apply(Registry((), Channel("defaults"))))
@@ -224,7 +235,7 @@ def test_a_stream_waits_though_a_bug_keeps_it_from_beginning(world: World, logge
     world.log.follow = None
     with Wire(world.server.port) as wire:
         wire.send(STREAM)
-        wire.read_until(b"this stream begins when it does\n\n\r\n")
+        wire.read_until(b": the server failed; its log says why\n\n\r\n")
         del world.log.follow
         wire.read_until(b"id: e:5\n\n\r\n")
     assert world.meter.failures["connection"] >= 1

@@ -56,6 +56,8 @@ class Commit:
         """Return the indexes of the records that still have to be stored."""
         if len(self.outcomes) == len(self.records):
             return []
+        if not self._first and not self.outcomes:  # without keys they are all stored together, as a rule
+            return list(range(len(self.records)))
         return [
             index
             for index, record in enumerate(self.records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import asyncpg
 import structlog
@@ -12,7 +13,6 @@ import structlog
 from app.bus import sql
 from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
 from app.bus.postgres import retention as trimming
-from app.bus.postgres import wire
 from app.bus.postgres.dsn import parse
 from app.bus.postgres.faults import explain
 from app.bus.postgres.follower import Follower, Place
@@ -21,10 +21,11 @@ from app.bus.postgres.listener import Listener
 from app.bus.postgres.migrations import EMPTY
 from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.outcomes import Outcomes
+from app.bus.postgres.rows import Rows
 from app.bus.postgres.store import NOT_READY, NOTIFY_REFUSED, RETRY_SECONDS, Store, of_data, unavailable
 from app.core.channel import History
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message, Page, Position, Record, Turn
+from app.core.message import Batch, Message, Page, Position, Record, Turn, consecutive
 from app.core.ports import UNMETERED, Meter, Outcome
 from app.core.tail import fitting
 
@@ -38,6 +39,15 @@ _READERS = 2
 _READER_IDLE_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What is known of the attempts at one read. One that only waited for its turn tells nothing of the database."""
+
+    begun: bool = False
+    last: BaseException | None = None
+    """Why the last one did not work."""
 
 
 class PostgresBackend(Backend):
@@ -66,6 +76,7 @@ class PostgresBackend(Backend):
         self._readers = Links(self._dsn, "abide read", _READERS, idle=_READER_IDLE_SECONDS)
         self._outcomes = Outcomes("not connected yet")
         self._store = Store(self._work, self._outcomes, inline=inline)
+        self._log = Rows()
         self._follower = Follower(self._fetch)
         self._outbox = Outbox(self._drain, self._outcomes)
         self._listener = Listener(
@@ -104,13 +115,9 @@ class PostgresBackend(Backend):
         await self._reached()
         rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
         first, head = rows[0]["first"], rows[0]["head"]
-        found = [
-            message
-            for row in rows
-            if row["last"] is not None
-            for message in wire.messages(row["last"], row["time"], row["body"].encode())
-            if message.offset > after and message.offset >= first
-        ]
+        begin = max(after + 1, first)
+        found = consecutive(self._log.messages(channel, begin - 1, rows))
+        self._log.tell_of_hole(channel, begin, found)
         return Page(first, head, fitting(found[:limit], PAGE_BYTES), rows[0]["lineage"])
 
     async def head(self, channel: str) -> int:
@@ -155,12 +162,13 @@ class PostgresBackend(Backend):
     async def _fetch(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         rows = await self._rows_of_epoch("behind", list(wanted), list(wanted.values()))
         places = {row["channel"]: Place(row["lineage"], row["head"]) for row in rows}
-        found: dict[str, list[Message]] = {channel: [] for channel in places}
+        found: dict[str, list[asyncpg.Record]] = {channel: [] for channel in places}
         for row in rows:
-            if row["last"] is not None:
-                channel, new = row["channel"], wire.messages(row["last"], row["time"], row["body"].encode())
-                found[channel] += [message for message in new if message.offset > wanted[channel]]
-        return {channel: (place, tuple(found[channel])) for channel, place in places.items()}
+            found[row["channel"]].append(row)
+        return {
+            channel: (place, consecutive(self._log.messages(channel, wanted[channel], found[channel])))
+            for channel, place in places.items()
+        }
 
     async def _drain(self, most: int) -> int | None:
         try:
@@ -168,7 +176,12 @@ class PostgresBackend(Backend):
                 async with asyncio.timeout(_DRAIN_SECONDS):
                     row = await self._drain_once(most)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            raise DrainError(explain(error)) from error
+            if not of_data(error):
+                raise DrainError(explain(error)) from error
+            if most > 1:  # those before the one that is refused can be moved
+                return await self._drain(most // 2)
+            msg = f"the oldest row of abide.outbox is refused, and those after it wait: {explain(error)}"
+            raise DrainError(msg) from error
         self._outcomes.worked("drain")
         if row["channels"]:
             self._meter.published(dict(zip(row["channels"], row["counts"], strict=True)))
@@ -210,7 +223,10 @@ class PostgresBackend(Backend):
 
     async def _enter(self) -> None:
         try:
-            async with self._readers.connection(self._listener.sessions) as connection:
+            async with (
+                asyncio.timeout(PATIENCE_SECONDS),
+                self._readers.connection(self._listener.sessions) as connection,
+            ):
                 await connection.fetch("SELECT abide.enter()")
         except asyncpg.ReadOnlySQLTransactionError:
             pass  # nothing is appended there, so what can be read is all that there is
@@ -223,24 +239,28 @@ class PostgresBackend(Backend):
 
         Raises :class:`UnavailableError` when the database stays away.
         """
+        attempts = _Attempts()
         try:
-            with self._outcomes.under_way("read"):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    rows = await self._read(query, arguments)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                rows = await self._read(attempts, query, arguments)
         except (*LOST, UnavailableError, asyncpg.PostgresError) as error:
-            self._read_failed(error)
+            if attempts.begun:
+                self._read_failed(attempts.last or error)
             raise unavailable(error) from error
+        self._outcomes.worked("read")
         self._read_error = None
         return rows
 
-    async def _read(self, query: str, arguments: tuple[object, ...]) -> list[asyncpg.Record]:
+    async def _read(self, attempts: _Attempts, query: str, arguments: tuple[object, ...]) -> list[asyncpg.Record]:
         renewed = False
         while True:
             try:
                 async with self._readers.connection(self._listener.sessions) as connection:
-                    rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
+                    attempts.begun = True
+                    with self._outcomes.under_way("read"):
+                        rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
             except (UnavailableError, *LOST) as error:
-                self._outcomes.hint("read", explain(error))
+                attempts.begun, attempts.last = True, error
                 await asyncio.sleep(RETRY_SECONDS)
             except asyncpg.PostgresError as error:
                 if renewed or not is_over(error):

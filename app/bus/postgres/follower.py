@@ -26,7 +26,7 @@ from typing import NamedTuple
 import structlog
 
 from app.core.epochs import begins, label, name, shared
-from app.core.message import Batch, Message, Position, Turn
+from app.core.message import Batch, Message, Position, Turn, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
@@ -180,9 +180,12 @@ class Follower:
         cursor = self._cursors[channel]
         if cursor.turned is not None:
             return self._turn(channel, cursor, cursor.turned)
-        batch = Batch(channel, cursor.label, tuple(cursor.ready))
+        batch = Batch(channel, cursor.label, consecutive(cursor.ready))
         cursor.handed = batch.last
+        rest = cursor.ready[len(batch.messages) :]
         self._forget(channel, cursor)
+        if rest:
+            self._keep(channel, cursor, rest)
         return batch
 
     def _turn(self, channel: str, cursor: _Cursor, head: int) -> Turn:

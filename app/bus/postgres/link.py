@@ -13,11 +13,14 @@ import time
 from collections.abc import AsyncIterator
 
 import asyncpg
+import structlog
 
 from app.bus import sql
 from app.bus.postgres.dsn import Dsn
 from app.bus.postgres.faults import explain, sqlstate
 from app.core.errors import UnavailableError
+
+_log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 4.0
 COMMAND_SECONDS = 10.0
@@ -41,11 +44,15 @@ _STATEMENT_ALONE = ("22", "23", "40", "42501", "44", "53", "54", "55P03", "57014
 """SQLSTATEs, or their beginnings, of a "no" to one statement. Any other is one to all that comes: the server takes no
 writes any more, the schema was restored, a plan has grown old. Another connection may lead elsewhere."""
 
+_ROW_DROPPED = "AB101"
+"""SQLSTATE of the warning of ``abide.look_at``."""
+
 _AT_START = {"statement_timeout": "10s"}
 """What cannot wait for session.sql, which a role's own setting could cancel."""
 
-_OF_POOLERS = ("AB001", "08P01", "0A000", "42704")
-"""SQLSTATEs of a pooler: session.sql raises the first; the others refuse what is asked for at the start."""
+_OF_POOLERS = ("AB001", "08P01", "0A000", "42704", "42501")
+"""SQLSTATEs of a pooler: session.sql raises the first; the next refuse what is asked for at the start. The last is a
+role's that may write no PL/pgSQL: its sessions are treated as those behind one, with settings for each transaction."""
 
 
 def is_over(error: BaseException) -> bool:
@@ -95,8 +102,15 @@ async def _connect(dsn: Dsn, name: str, kind: type[Session]) -> Session:
         if kind.pooled or sqlstate(error) not in _OF_POOLERS:
             raise
     else:
+        session.add_log_listener(_pass_on)
         return session
     return await _connect(dsn, name, PooledSession)
+
+
+def _pass_on(_: object, message: asyncpg.PostgresLogMessage) -> None:
+    """Write what our functions in the database warn of into the log."""
+    if message.sqlstate == _ROW_DROPPED:
+        _log.warning("outbox_row_dropped", detail=message.message)
 
 
 def _settings(session: Session) -> str:

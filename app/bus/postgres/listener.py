@@ -24,7 +24,7 @@ import asyncpg
 import structlog
 
 from app.bus import sql
-from app.bus.postgres import wire
+from app.bus.postgres import slow, wire
 from app.bus.postgres.dsn import Dsn
 from app.bus.postgres.faults import POOLER, explain
 from app.bus.postgres.follower import Follower, Place
@@ -73,6 +73,8 @@ class _Session:
     """Which database it is in, as server.sql has it."""
     seal: wire.Seal | None = None
     """What messages are proved by; without it they are hints."""
+    bells: bool = True
+    """Whether publishers in SQL ring."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     sent: int = 0
@@ -202,7 +204,7 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: self._ended(session))
             await ensure(connection, may_create=not self._seen)
-            session.server = (await session.fetch(sql.query("server")))[0][0]
+            session.server, session.bells = (await session.fetch(sql.query("server")))[0]
             session.seal = await self._read_seal(session)
             await connection.add_listener(wire.TOPIC, lambda _, __, ___, payload: self._heard(session, payload))
             await self._read_heads(session)
@@ -242,11 +244,13 @@ class Listener:
             if session.is_deaf():
                 raise UnavailableError(self._deaf(session))
             try:
+                await slow.look(session.fetch, self._outcomes)
                 await self._read_heads(session)
+                self._outcomes.worked("poll")
             except asyncpg.PostgresError as error:
                 if is_over(error):
                     raise
-                self._outcomes.failed("read", explain(error))
+                self._outcomes.failed("poll", explain(error))
 
     def _deaf(self, session: _Session) -> str:
         if session.heard:

@@ -32,9 +32,11 @@ _TAKEN = (
 """What says that another server creates the schema, too."""
 
 _UNHURRIED = """
-SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')
+SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '10s' ELSE '0' END, true)
+FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout', 'lock_timeout')
 """
-"""A step may take as long as it takes."""
+_STEP_SECONDS = 3600.0
+"""A step may take a while, though not for a lock, which appends would wait for behind it."""
 
 EMPTY = f"abide.installation is empty: restore a backup, or drop the schema 'abide' and run '{COMMAND} migrate'"
 
@@ -85,7 +87,7 @@ async def ensure(connection: Session, *, may_create: bool) -> None:
 async def _take(connection: Session, step: sql.Migration) -> None:
     """Take one step; a new version alone ends no epoch."""
     has_epoch = step.number > _FIRST_WITH_EPOCH and await connection.fetchval("SELECT certified FROM abide.epoch")
-    await connection.execute(step.sql)
+    await connection.execute(step.sql, timeout=_STEP_SECONDS)
     await connection.execute("UPDATE abide.installation SET version = $1", step.number)
     if has_epoch or step.number == _FIRST_WITH_EPOCH:
         await connection.execute("UPDATE abide.installation SET writer = xmin")

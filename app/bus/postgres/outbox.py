@@ -24,6 +24,9 @@ the other and does not wait, because commits use the same connection. It then kn
 so that is no look: the last one is repeated.
 
 A bell costs one question, whoever rings: when there is nothing to move and nobody leads, the worker rests.
+
+Where transactions can be prepared (``max_prepared_transactions``) nobody rings: PREPARE TRANSACTION refuses one that
+notifies. There each worker asks that question every :data:`_LOOK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -58,6 +61,9 @@ _WATCH_SECONDS = 0.25
 _REST_SECONDS = 0.05
 """After a bell for nothing: anybody can ring."""
 
+_LOOK_SECONDS = 0.2
+"""So often a worker looks where nobody rings."""
+
 _UNDER_WAY_PAUSE, _LONGEST_UNDER_WAY_PAUSE = 0.1, 0.5
 """Between two looks while a transaction that has published is under way: it may stay so for as long as it likes."""
 
@@ -72,6 +78,10 @@ class DrainError(Exception):
 
 class Session(Protocol):
     """The listening session: to lead ends with it. Each may raise :class:`DrainError`."""
+
+    @property
+    def bells(self) -> bool:
+        """Whether publishers ring."""
 
     async def lead(self, seconds: float) -> bool | None:
         """Take or keep the lead for so long; 0: give it back.
@@ -107,7 +117,8 @@ class Outbox:
     async def run(self, session: Session) -> None:
         """Serve bells for as long as ``session`` lasts."""
         while True:
-            await self._bell.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._bell.wait(), None if session.bells else _LOOK_SECONDS)
             self._bell.clear()
             try:
                 if not await self._serve(session):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-Way = Literal["listen", "commit", "drain", "read"]
+Way = Literal["commit", "listen", "poll", "drain", "read"]
 
 LATE_SECONDS = 2.0
 """What is under way for longer is late."""
@@ -26,9 +26,15 @@ SETTLE_SECONDS = 3.0
 """So long after its last failure a way counts as failed, though it has worked since."""
 
 FORGET_SECONDS = 6.0
-"""A drain or a read that failed counts for so long, when none came after it. Commits and sessions always come."""
+"""A look, a drain or a read that failed counts for so long, when no other came. Commits and sessions always come."""
 
-_NAMES: dict[Way, str] = {"commit": "a commit", "listen": "LISTEN", "drain": "a drain of the outbox", "read": "a read"}
+_NAMES: dict[Way, str] = {
+    "commit": "a commit",
+    "listen": "LISTEN",
+    "poll": "a look at the heads",
+    "drain": "a drain of the outbox",
+    "read": "a read",
+}
 """What is under way; the ways in the order in which one is named."""
 _NEVER = float("-inf")
 
@@ -48,7 +54,7 @@ class _Record:
     """Whether the failure counts at once."""
     reason: str = ""
     hint: str = ""
-    """Why the last attempt of what is under way did not work."""
+    """What is known of why what is under way has not worked yet."""
 
     def wrong(self, now: float) -> str | None:
         failing = self.failed > self.worked
@@ -97,16 +103,26 @@ class Outcomes:
     def under_way(self, way: Way) -> Iterator[None]:
         """Time what goes on inside."""
         record, began = self._records[way], time.monotonic()
+        if not record.under_way:
+            record.hint = ""
         record.under_way.append(began)
         try:
             yield
         finally:
             record.under_way.remove(began)
-            record.hint = ""
 
     def hint(self, way: Way, reason: str) -> None:
         """Learn why an attempt did not work, of something that goes on."""
         self._records[way].hint = reason
+
+    def hinted(self, way: Way) -> str:
+        """Return what is known of why the last one that was under way has not worked."""
+        return self._records[way].hint
+
+    def slow(self) -> list[Way]:
+        """Return what has been under way for half as long as would be late."""
+        before = time.monotonic() - LATE_SECONDS / 2
+        return [way for way, record in self._records.items() if record.under_way and record.under_way[0] < before]
 
     def wrong(self) -> str | None:
         """Say in one line what is wrong now; None while all is well."""

@@ -11,6 +11,7 @@ import asyncpg
 import structlog
 
 from app.bus.backend import Retention
+from app.bus.postgres.faults import explain
 from app.bus.postgres.link import LOST, Link
 from app.core.errors import UnavailableError
 
@@ -56,7 +57,7 @@ async def run(link: Link, retention: Retention) -> None:
             if clock.believes(now / 1000):
                 await trim(link, retention)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            _log.warning("retention_failed", reason=str(error))
+            _log.warning("retention_failed", reason=explain(error))
         except Exception:  # noqa: BLE001 — a bug fails one round, and the next one is heard of, too
             _log.exception("retention_failed")
 

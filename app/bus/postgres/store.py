@@ -101,6 +101,8 @@ class Store:
         """Whether a commit has worked since the last probe."""
         self._locked: asyncpg.LockNotAvailableError | None = None
         """What the last attempt got that waited for a lock in vain."""
+        self._said = ""
+        """Why the last commit was given up, since a probe worked."""
 
     async def store(self, records: Sequence[Record], deadline: float) -> Commit:
         """Return the commit of the records with an outcome for each, at the deadline at the latest."""
@@ -129,12 +131,12 @@ class Store:
                 async with asyncio.timeout(_PROBE_SECONDS):
                     place, denied = await self._probe(payload)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            self._failed(explain(error))
+            self._failed(self._reason(error))
             raise
         if denied:
             self._failed(grant(denied))
         else:
-            self._suspect, self._doubted = None, False
+            self._suspect, self._doubted, self._said = None, False, ""
             self._outcomes.worked("commit")
         return place
 
@@ -223,10 +225,12 @@ class Store:
 
     def _close(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
         """Close what is open. A refusal does not tell what became of an attempt that was interrupted before."""
-        reason = explain(error)
+        reason = self._reason(error)
         unknown = attempts.under_way or attempts.interrupted
         indexes = commit.open()
-        _log.error("commit_given_up", reason=reason, messages=len(indexes))
+        if reason != self._said:  # once, until a probe works again: publishers may be many
+            _log.error("commit_given_up", reason=reason, messages=len(indexes))
+        self._said = reason
         for index in indexes:
             commit.outcomes[index] = _unknown() if unknown else bare(unavailable(error))
         if indexes:
@@ -234,6 +238,10 @@ class Store:
                 max((commit.records[index] for index in indexes), key=lambda record: len(record.data))
             )
         self._failed(reason)
+
+    def _reason(self, error: BaseException) -> str:
+        hint = self._outcomes.hinted("commit") if isinstance(error, TimeoutError) else ""
+        return f"no answer in time: {hint}" if hint else explain(error)
 
     def _failed(self, reason: str) -> None:
         self._doubted = True

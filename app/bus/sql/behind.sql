@@ -1,5 +1,6 @@
 -- $1 channels, $2 after, each. What a follower that lost its place fetches: of each channel its place, and the next rows
--- of the log, at most a megabyte, whatever the history shows. At least one row each, all of one moment.
+-- of the log, at most a megabyte, whatever the history shows. At least one row each, all of one moment. As in
+-- read.sql, no row that none of ours can be.
 SELECT left(e.name, 8) AS epoch, e.certified, t.channel, coalesce(h.head, e.floor) AS head,
     CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage,
     r.last, r.n, r.time, r.body
@@ -11,7 +12,7 @@ LEFT JOIN LATERAL (
     FROM (
         SELECT l.last, l.n, l.time, l.body
         FROM abide.log l
-        WHERE l.channel = t.channel AND l.last > t.after
+        WHERE l.channel = t.channel AND l.last > t.after AND octet_length(l.body) < 1200000
         ORDER BY l.last LIMIT 200
     ) s
 ) r ON coalesce(r.bytes, 0) < 1000000

@@ -1,5 +1,6 @@
 -- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms, $6 limit (bytes). At least one row: the first columns
--- are the epoch, the channel's place and the ends of what is shown. Stops with the row that reaches a limit.
+-- are the epoch, the channel's place and the ends of what is shown. Stops with the row that reaches a limit. No
+-- row of ours has more than a message of a mebibyte and 60 kB: one that has is passed over, before anybody has to hold it.
 WITH h AS (
     SELECT left(e.name, 8) AS epoch, e.certified, coalesce(h.head, e.floor) AS head,
         CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage
@@ -15,11 +16,11 @@ WITH h AS (
 )
 SELECT w.epoch, w.certified, w.lineage, w.first, w.head, r.last, r.n, r.time, r.body
 FROM w LEFT JOIN LATERAL (
-    SELECT s.*, sum(s.n) OVER before AS messages, sum(octet_length(s.body)) OVER before AS bytes
+    SELECT s.*, sum(least(s.n, octet_length(s.body))) OVER before AS messages, sum(octet_length(s.body)) OVER before AS bytes
     FROM (
         SELECT l.last, l.n, l.time, l.body
         FROM abide.log l
-        WHERE l.channel = $1 AND l.last > greatest($2::bigint, w.first - 1)
+        WHERE l.channel = $1 AND l.last > greatest($2::bigint, w.first - 1) AND octet_length(l.body) < 1200000
         ORDER BY l.last LIMIT $3::integer
     ) s
     WINDOW before AS (ORDER BY s.last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)

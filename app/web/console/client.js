@@ -175,8 +175,8 @@ function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocke
   };
   socket.onopen = () => opened("websocket");
   socket.onclose = ({ code, reason }) => {
-    if (PASSING.includes(code)) lost(reason || `closed with ${code}`);
-    else subscriptions.forEach((subscription) => ended(subscription, closedWith(code, reason)));
+    if (!PASSING.includes(code)) [...subscriptions.values()].forEach((each) => ended(each, closedWith(code, reason)));
+    lost(reason || `closed with ${code}`);
   };
   socket.onerror = () => socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
   socket.onmessage = ({ data: text }) => {
@@ -215,7 +215,7 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
     const headers = { accept: "text/event-stream", ...bearer(token) };
     const stream = new AbortController();
     const watch = watching(lost);
-    const end = () => watch.stop() || stream.abort();
+    const end = () => { streams.delete(subscription); watch.stop(); stream.abort(); };
     const over = () => stream.signal.aborted || subscriptions.get(channel) !== subscription;
     streams.set(subscription, { look: watch.look, end });
     try {
@@ -226,7 +226,7 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
     } catch (error) {
       if (!over()) passes(error) ? lost(error.message, error.wait) : ended(subscription, error);
     }
-    watch.stop();
+    end();
   };
   const all = (does) => () => streams.forEach((stream) => stream[does]());
   return { subscribe, unsubscribe: (left) => streams.get(left)?.end(), look: all("look"), close: all("end") };

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.errors import MalformedError
 from app.core.message import Published, Record
-from tests.support.readers import healthy, says, worker
+from tests.support.readers import ALL, healthy, says, worker
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
@@ -45,3 +45,18 @@ async def test_a_database_that_refuses_all_data_is_not_well(url: str, sql: async
         assert "23514" in await says(it.backend, '"closed"', seconds=6)
         await sql.execute("ALTER TABLE abide.log DROP CONSTRAINT closed")
         await healthy(it.backend, seconds=6)
+
+
+async def test_a_bad_message_from_sql(url: str, sql: asyncpg.Connection) -> None:
+    """Message from SQL that the database refuses holds up none before it, and readiness says where it is."""
+    await sql.execute("ALTER TABLE abide.log ADD CONSTRAINT sober CHECK (body NOT LIKE '%bad%')")
+    for text in ("1", "2", "3", '"bad"', "5"):
+        await sql.execute("SELECT abide.publish('a', $1::text::jsonb)", text)
+    async with worker(url, ready=False) as it:
+        await says(it.backend, "the oldest row of abide.outbox is refused")
+        page = await it.bus.read("a", 0, 10, ALL)
+        assert [message.data for message in page.messages] == [b"1", b"2", b"3"]
+        await sql.execute("DELETE FROM abide.outbox WHERE data LIKE '%bad%'")
+        await healthy(it.backend, seconds=6)
+        page = await it.bus.read("a", 0, 10, ALL)
+        assert [message.data for message in page.messages] == [b"1", b"2", b"3", b"5"]

@@ -180,6 +180,21 @@ async def test_a_read_gives_up_when_its_patience_ends(
     assert len([line for line in logs if line["event"] == "read_given_up"]) == 1
 
 
+async def test_a_read_that_waits_for_its_turn_says_nothing_of_the_database(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker with more reads than connections refuses those whose patience ends, and stays well."""
+    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
+    async with worker(url) as it, contextlib.AsyncExitStack() as stack:
+        await it.publish("a", "1")
+        readers = it.backend._readers  # noqa: SLF001 — reads are short
+        for _ in range(2):
+            await stack.enter_async_context(readers.connection(1))
+        with pytest.raises(UnavailableError):
+            await it.bus.read("a", 0, 10, ALL)
+        assert (await it.backend.health()).ok
+
+
 async def test_nobody_is_told_what_a_database_says(url: str, sql: asyncpg.Connection) -> None:
     """Publisher and reader whom the database refuses are told so; its own words are in the log and the cause."""
     async with worker(url) as it:

@@ -14,6 +14,7 @@ from app.bus.postgres.dsn import parse
 from app.bus.postgres.faults import explain
 from app.bus.postgres.link import close, connect
 from app.core.errors import UnavailableError
+from app.core.message import Published
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import PostgresServer, free_port
 from tests.support.readers import says, worker
@@ -131,3 +132,12 @@ async def test_a_pooler_of_statements_is_named(postgres: PostgresServer, databas
     with PgBouncer(postgres, mode="statement") as pool:
         async with worker(pool.url(database), direct_url=url, ready=False) as it:
             await says(it.backend, "pool_mode = transaction", seconds=10)
+
+
+async def test_a_pooler_of_sessions_is_enough(postgres: PostgresServer, database: str) -> None:
+    """Worker behind PgBouncer in session mode, without DIRECT_DATABASE_URL, publishes and delivers, and is well."""
+    with PgBouncer(postgres, mode="session") as pool:
+        async with worker(pool.url(database)) as it:
+            (reader,) = await it.follow("a")
+            assert isinstance((await it.publish("a", "1"))[0], Published)
+            assert await reader.until(1) == [b"1"]

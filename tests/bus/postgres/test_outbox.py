@@ -10,6 +10,8 @@ import asyncpg
 import pytest
 
 from app.bus.postgres import listener
+from app.core.data import read
+from app.core.errors import MalformedError
 from app.core.message import Published
 from tests.support.readers import ALL, Ledger, until, worker, workers
 
@@ -276,6 +278,56 @@ async def test_what_is_published_from_sql_is_json(url: str, sql: asyncpg.Connect
         assert [data.decode() for data in await reader.until(len(texts))] == texts
 
 
+async def test_sql_takes_what_http_takes(sql: asyncpg.Connection) -> None:
+    """Publisher in SQL is refused exactly the texts that one over HTTP is; what is taken keeps its bytes."""
+    for text in TEXTS:
+        taken = []
+        with contextlib.suppress(MalformedError):
+            taken.append(await read(text.encode()))
+        for cast in ("", "::json"):
+            with contextlib.suppress(
+                asyncpg.DataError, asyncpg.ProgramLimitExceededError, asyncpg.StatementTooComplexError
+            ):
+                await sql.execute(f"SELECT abide.publish('a', $1::text{cast})", text)
+            found = [row["data"].encode() for row in await sql.fetch("DELETE FROM abide.outbox RETURNING data")]
+            assert found == taken, f"{text[:40]!r}{cast}"
+
+
+async def test_a_literal_and_a_parameter_are_text(sql: asyncpg.Connection) -> None:
+    """Publisher that says no type passes text, which keeps its bytes; jsonb has its own way to write."""
+    text = '{"b": 1.0,  "a": 1e2}'
+    await sql.execute(f"SELECT abide.publish('a', '{text}'), abide.publish('a', '{text}', 'key')")
+    await sql.execute("SELECT abide.publish($1, $2, $3)", "a", text, None)
+    await sql.execute("SELECT abide.publish(data => $1::json, channel => 'a')", text)
+    await sql.execute("SELECT abide.publish('a', $1::jsonb)", text)
+    found = [row["data"] for row in await sql.fetch("SELECT data FROM abide.outbox ORDER BY seq")]
+    assert found == [text, text, text, text, '{"a": 100, "b": 1.0}']
+
+
+TYPES = {
+    "a number": ("17", "integer"),
+    "a row": ("ROW(1, 2)", "record"),
+    "an array that looks like an object": ("ARRAY[]::integer[]", "integer[]"),
+    "a type of somebody's own": ("public.mine('x')", "public.mine"),
+}
+
+
+@pytest.mark.parametrize("what", TYPES)
+async def test_data_of_another_type_is_refused(sql: asyncpg.Connection, what: str) -> None:
+    """Publisher that passes anything but JSON is told how to make it of that, and no cast of its own is run."""
+    argument, name = TYPES[what]
+    await sql.execute("""
+        CREATE TYPE public.mine AS (v text);
+        CREATE FUNCTION public.mine(v text) RETURNS public.mine LANGUAGE sql AS 'SELECT ROW(v)::public.mine';
+        CREATE FUNCTION public.trap(public.mine) RETURNS text LANGUAGE plpgsql IMMUTABLE
+            AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+        CREATE CAST (public.mine AS text) WITH FUNCTION public.trap(public.mine);
+    """)
+    with pytest.raises(asyncpg.DatatypeMismatchError) as refused:
+        await sql.execute(f"SELECT abide.publish('a', {argument})")
+    assert f"data of type {name} is not taken: pass json, jsonb, or text that is JSON" in str(refused.value)
+
+
 async def test_a_known_key_from_sql_publishes_nothing(url: str, sql: asyncpg.Connection) -> None:
     """Message from SQL with a key that was used in SQL before is dropped, and one with an expired key is not."""
     async with worker(url) as it:
@@ -304,6 +356,18 @@ async def test_a_key_that_a_stranger_took_is_free_in_sql(url: str, sql: asyncpg.
         assert (outcome.position.offset, outcome.replayed) == (4, False)
 
 
+DEEP = "[" * 128 + "]" * 128
+
+TEXTS = (
+    "null", " 1 ", "-0", "1e400", "1e999999", "1234567890123456789012345678901", '"\\u0000"', '"\\ud800"', '"\\udc00"',
+    '{"b":1,  "a":[ ],"a":2}', "[\n1\t,\r2]", '"\u2028\x7f"', DEEP, DEEP.replace("[]", "[1]"),
+    '{"a":' * 128 + "1" + "}" * 128, '["[[", "\\"[{"]' , "[" + '"[[",' * 300 + "1]", "[" + "[]," * 300 + "[]]",
+    "", " ", "nul", "NaN", "Infinity", "-", "01", "1.", ".5", "+1", "1e", "'a'", '"', '"\t"', '"\x1e"', "\x1e1",
+    "1\x1e2", "\ufeff1", '"\\x41"', '"\\u12"', "[1,]", "{1:2}", '{"a"}', "1 2", "[", "]", "{]", "\u00a01", "\x0b1",
+    f"[{DEEP}]", "[" * 1200 + "]" * 1200, '{"a":' * 129 + "1" + "}" * 129, "[" * 20_000 + "]" * 20_000,
+)  # fmt: skip
+"""What is JSON, and what is not."""
+
 BIG = "to_jsonb(repeat('x', 1048575))"
 
 REFUSALS = {
@@ -315,6 +379,9 @@ REFUSALS = {
     "a name that is too long": ("repeat('x', 256), '1'", "is not a channel"),
     "no data": ("'a', NULL", "the data for channel a is NULL: publish 'null'::jsonb"),
     "too much data": (f"'a', {BIG}", "the message for channel a has 1048577 bytes: at most 1048576 fit"),
+    "too much data as text": ("'a', repeat('[', 9000000)", "the message for channel a has 9000000 bytes"),
+    "data that is nested too deep": (f"'a', '[{DEEP}]'::jsonb", "for channel a is nested more than 128 deep"),
+    "text that is nested too deep": (f"'a', '[{DEEP}]'", "for channel a is nested more than 128 deep"),
     "an empty key": ("'a', '1', ''", "an idempotency key is 1 to 255 visible ASCII characters"),
     "a space in the key": ("'a', '1', 'a b'", "an idempotency key is 1 to 255"),
     "a key that is too long": ("'a', '1', repeat('k', 256)", "an idempotency key is 1 to 255"),

@@ -212,7 +212,7 @@ async def a_standby_that_is_missing(_: PostgresServer) -> None:
     async with server() as mortal, worker(mortal.url()) as it:
         await it.publish("a", "1")
         await alter(mortal, "synchronous_standby_names = 'nobody'")
-        await says(it.backend, "commit", seconds=10)
+        await says(it.backend, "synchronous_standby_names", seconds=10)
         began = time.monotonic()
         answers = await asyncio.gather(*(it.publish("a", str(number)) for number in range(5)))
         assert time.monotonic() - began < 6

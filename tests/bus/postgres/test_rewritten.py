@@ -173,7 +173,17 @@ class Run:
         for reader in self._readers:
             reader.log.rewritten()
         with self._ledger.rewriting(saved):
-            await self._sql.execute("; ".join(["BEGIN", *lose, "COMMIT"]))
+            while not await self._win(lose):
+                pass
+
+    async def _win(self, statements: Sequence[str]) -> bool:
+        """Run statements in a transaction; False if somebody who works with the tables came first."""
+        try:
+            async with self._sql.transaction():
+                await self._sql.execute("; ".join(statements))
+        except asyncpg.DeadlockDetectedError:
+            return False
+        return True
 
     async def _finish(self) -> None:
         """Let everybody come and reach the end."""

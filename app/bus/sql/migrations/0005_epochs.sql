@@ -39,20 +39,20 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.certify FROM PUBLIC;
 
--- Open an epoch; the caller has locked the row. Where all heads are gone, and messages are not, the log tells the heads:
--- offsets that are taken cannot be given again.
+-- Open an epoch; the caller has locked the row. Where all heads are gone, messages may have been left without theirs:
+-- they are made of them, or offsets would be given again.
 CREATE FUNCTION abide.open_epoch() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fresh text := left(gen_random_uuid()::text, 8);
 BEGIN
-    IF NOT EXISTS (SELECT FROM abide.head) THEN
-        INSERT INTO abide.head (channel, head, time, lineage)
-        SELECT l.channel, max(l.last), max(l.time), min(i.epoch)
-        FROM abide.log l, abide.installation i GROUP BY l.channel
-        ON CONFLICT DO NOTHING;
-    END IF;
     UPDATE abide.installation SET name = fresh, lineage = fresh || 'N' || floor + 1 || 'P' || left(epoch, 8);
+    INSERT INTO abide.head (channel, head, time, lineage)
+    SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
+    FROM abide.log l, abide.installation i
+    WHERE NOT EXISTS (SELECT FROM abide.head)
+    GROUP BY l.channel, i.floor, i.lineage
+    ON CONFLICT DO NOTHING;
     PERFORM abide.certify();
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.open_epoch FROM PUBLIC;
@@ -100,7 +100,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     END
 $$;
 
--- Heads are deleted by hand: then what comes next is of another epoch, after what is left of the messages. (TRUNCATE needs no trigger: it gives the
+-- Heads are deleted or lowered by hand: then what comes next is of another epoch. (TRUNCATE needs no trigger: it gives the
 -- table another file.) ALWAYS: what replicates into this database has to be noticed, too.
 CREATE FUNCTION abide.head_went_back() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -109,15 +109,17 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM FROM abide.installation FOR UPDATE;
-    INSERT INTO abide.head (channel, head, time, lineage)
-    SELECT l.channel, max(l.last), max(l.time), min(i.epoch)
-    FROM deleted d JOIN abide.log l USING (channel), abide.installation i GROUP BY l.channel
-    ON CONFLICT DO NOTHING;
     PERFORM abide.open_epoch();
+    INSERT INTO abide.head (channel, head, time, lineage)
+    SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
+    FROM gone JOIN abide.log l USING (channel), abide.installation i
+    GROUP BY l.channel, i.floor, i.lineage
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.head_went_back FROM PUBLIC;
-CREATE TRIGGER head_deleted AFTER DELETE ON abide.head REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
+CREATE TRIGGER head_deleted AFTER DELETE ON abide.head REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
 ALTER TABLE abide.head ENABLE ALWAYS TRIGGER head_deleted;
 
 -- As in 0004, but with the epoch, by which a listener knows whether what it hears follows what it has. Only what sets a

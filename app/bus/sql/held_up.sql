@@ -1,0 +1,10 @@
+-- What the session of ours waits for that has waited longest; of a lock, for what and for whom. No row: none waits.
+SELECT a.wait_event_type AS kind, a.wait_event AS event, l.relation::regclass::text AS relation,
+    b.pid AS blocker, b.application_name AS blocker_name
+FROM pg_stat_activity a
+LEFT JOIN pg_locks l ON l.pid = a.pid AND NOT l.granted
+LEFT JOIN pg_stat_activity b ON b.pid = (pg_blocking_pids(a.pid))[1]
+WHERE a.application_name IN ('abide work', 'abide read') AND a.usename = current_user AND a.datname = current_database()
+    AND a.state = 'active' AND a.wait_event_type IS NOT NULL
+ORDER BY a.query_start
+LIMIT 1
