@@ -119,7 +119,7 @@ def test_a_file_with_thousands_of_mistakes_is_reported_briefly(server: Server) -
 
 def test_a_mistake_that_is_long_is_reported_briefly(server: Server) -> None:
     """Server shortens what it says of a key that is as long as the whole file."""
-    line = edit(server, f"channels:\n  a: {{{'x' * 900_000}: 1}}\n", "config_refused")
+    line = edit(server, f"channels:\n  a: {{{'x' * 900_000}: 1}}\n", "config_refused", timeout=30)
     assert len(str(line["problems"])) < 1024
     assert len(httpx.get(f"{server.url}/health/ready").content) < 1024
 

@@ -18,6 +18,16 @@ POOLER = (
     "set DIRECT_DATABASE_URL to the database's own address"
 )
 
+SEAL_UNREADABLE = (
+    "messages in notifications cannot be told from forged ones, so each is read from the log: "
+    "GRANT SELECT ON abide.seal TO the server's role"
+)
+
+ELSEWHERE = (
+    "LISTEN is in another database than commits: it connects again, and finds the same one unless DIRECT_DATABASE_URL "
+    "names another than DATABASE_URL's pooler leads to"
+)
+
 _ROW_SECURITY = (
     "servers must see every row: ALTER ROLE … BYPASSRLS for the server's role, "
     "or ALTER TABLE … DISABLE ROW LEVEL SECURITY"
@@ -38,6 +48,7 @@ _CERTIFICATE = "add sslrootcert=system to the URL for a public authority, or ssl
 _WHAT_TO_DO = {
     "08003": _POSTGRES,
     "08P01": "is the port that of PostgreSQL, and a pooler before it in transaction mode?",
+    "23505": "heads are behind the messages in abide.log: restore both, or neither",
     "25006": "the database takes no writes: is it a replica, or is default_transaction_read_only on?",
     "26000": POOLER,
     "28P01": "correct the user or the password in the URL",

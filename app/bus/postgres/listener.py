@@ -26,7 +26,7 @@ import structlog
 from app.bus import sql
 from app.bus.postgres import slow, wire
 from app.bus.postgres.dsn import Dsn
-from app.bus.postgres.faults import POOLER, explain
+from app.bus.postgres.faults import ELSEWHERE, POOLER, SEAL_UNREADABLE, explain
 from app.bus.postgres.follower import Follower, Place
 from app.bus.postgres.link import LOST, Session, close, connect, is_over
 from app.bus.postgres.migrations import EMPTY, ensure
@@ -50,16 +50,6 @@ _HINT_SECONDS, _MESSAGE_SECONDS = 0.004, 0.04
 comes later in the turn is dropped, and the poll finds what it told: anybody can notify any number of times."""
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
-
-_SEAL_UNREADABLE = (
-    "messages in notifications cannot be told from forged ones, so each is read from the log: "
-    "GRANT SELECT ON abide.seal TO the server's role"
-)
-
-_ELSEWHERE = (
-    "LISTEN is in another database than commits: it connects again, and finds the same one unless DIRECT_DATABASE_URL "
-    "names another than DATABASE_URL's pooler leads to"
-)
 
 _log = structlog.get_logger(__name__)
 
@@ -226,7 +216,7 @@ class Listener:
             rows = await session.fetch(sql.query("seal"))
         except asyncpg.InsufficientPrivilegeError:
             if not self._warned:
-                _log.warning("seal_unreadable", database=self._dsn.place, detail=_SEAL_UNREADABLE)
+                _log.warning("seal_unreadable", database=self._dsn.place, detail=SEAL_UNREADABLE)
             self._warned = True
             return None
         return wire.Seal(*rows[0]) if rows else None
@@ -308,7 +298,7 @@ class Listener:
                 session.beats.pop(token, None)
             else:
                 if server != session.server:
-                    raise UnavailableError(_ELSEWHERE)
+                    raise UnavailableError(ELSEWHERE)
                 if session.heard >= session.sent:
                     session.unheard_since = time.monotonic()
                 session.sent += 1

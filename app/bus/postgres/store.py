@@ -50,14 +50,16 @@ NOTIFY_REFUSED = asyncpg.ProgramLimitExceededError
 """NOTIFY's queue is full, maybe: somebody listens and does not read. No transaction that notifies can commit then."""
 
 _OF_DATA = ("22", "23", "44", "54", "P0")
-"""Classes of SQLSTATEs that say that it is the data which is refused."""
+_OF_PLACES = "23505"
+"""Classes of SQLSTATEs that say that it is the data which is refused; but not that its place in the log is taken."""
 
 _log = structlog.get_logger(__name__)
 
 
 def of_data(error: BaseException) -> bool:
     """Whether it is the data that the database refuses."""
-    return sqlstate(error).startswith(_OF_DATA)
+    state = sqlstate(error)
+    return state.startswith(_OF_DATA) and state != _OF_PLACES
 
 
 def unavailable(error: BaseException) -> UnavailableError:
