@@ -197,7 +197,8 @@ class Subscription:
                 self._skip_to(messages[0].offset, Reason.EXPIRED)
             self._send(fitting(messages, MAX_BYTES))
         elif self._writer is not None:  # the log is not as far as this process has heard: look again when it hears more
-            self._fanout.join(self, self._writer)
+            if not self._writer.is_full():  # else it looks again when there is room
+                self._fanout.join(self, self._writer)
             return
         self.advance()
 

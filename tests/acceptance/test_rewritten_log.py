@@ -42,6 +42,12 @@ KEPT, LOST, NEW = 5, 5, 7
 PATIENCE = 15
 """Seconds that a server may need to serve a log that was rewritten."""
 
+LOWER = """
+WITH head AS (UPDATE abide.head SET head = $2 WHERE channel = $1)
+DELETE FROM abide.log WHERE channel = $1 AND last > $2
+"""
+"""Sets a channel back to an offset, by hand."""
+
 ROOMS = count(1)
 
 
@@ -325,6 +331,22 @@ def test_a_log_whose_heads_are_gone_goes_on(world: World, statement: str) -> Non
             with story.rewriting(NOTHING):
                 await anyio.to_thread.run_sync(world.sql, statement)
             await story.overtake()
+
+    asyncio.run(play())
+
+
+def test_heads_that_are_lowered_by_hand_are_told(world: World) -> None:
+    """Subscribers of a channel that somebody set back are told, also when it is soon past its old head."""
+
+    async def play() -> None:
+        story = Story(world)
+        async with story.told():
+            saved = story.ledger.save()
+            await story.lose()
+            with story.rewriting(saved):
+                await world.postgres.execute(LOWER, story.channel, KEPT, database=world.database)
+            await story.overtake()
+        assert set(map(tuple, story.gaps().values())) == {(KEPT + 1,)}, story.told_to()
 
     asyncio.run(play())
 

@@ -8,24 +8,28 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
+from app.core.catchup import Catchup
 from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
 from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
+from app.core.fanout import Fanout
 from app.core.frames import PLAIN_RECORDS
 from app.core.hub import Hub
-from app.core.message import Page, Position, Record
+from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
+from app.core.tail import Budget
 
 OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))
 
 
 class Reader(Writer):
-    """A writer that takes everything, and raises what ended it."""
+    """A writer that takes everything, unless it is told to be full, and raises what ended it."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
         self.texts: list[str] = []
+        self.full = False
         self._error: AbideError | None = None
         self._news = asyncio.Event()
         subscription.attach(self, self)
@@ -49,7 +53,7 @@ class Reader(Writer):
         """Not here."""
 
     def is_full(self) -> bool:
-        return False
+        return self.full
 
     def close(self, code: int, reason: str) -> None:
         """Not here."""
@@ -234,3 +238,40 @@ async def test_who_resumes_is_told_of_a_gap_that_came_after_the_shared_read() ->
         await read(live, 3)
         gap = Gap(f"{world.backend.epoch}:0", Position(world.backend.epoch, 3), Reason.EXPIRED)
         assert await world.resume(0) == Begin(2, resumed=False, gap=gap)
+
+
+async def test_who_is_full_when_the_log_goes_back_under_a_read_is_not_sent_more() -> None:
+    """Subscription whose writer fills up while the log is read for it waits for room, and is sent each message once."""
+    fanout: Fanout[Subscription] = Fanout("c", Budget(1 << 20))
+    fanout.start(Position("aaaaaaaa", 2))
+    reading, found = asyncio.Event(), asyncio.Event()
+
+    async def nothing(_: int, limit: int) -> Page:  # noqa: ARG001 — a read of pages
+        reading.set()
+        await found.wait()
+        return Page(1, 0, (), "bbbbbbbb")
+
+    catchup = Catchup(nothing, lambda: fanout.tail.epoch)
+    subscription = Subscription("c", Channel("c"), ANONYMOUS, PLAIN_RECORDS, 0, fanout, catchup)
+    fanout.add(subscription)
+    slow = Reader(subscription)
+    await reading.wait()
+    slow.full = True
+    subscription.full()
+    fanout.turn(Position("bbbbbbbb", 0))
+    found.set()
+    await turns(20)
+    fanout.deliver(Batch("c", "bbbbbbbb", (Message(1, 0, b"1"),)))
+    await turns(20)
+    assert slow.texts == []
+    slow.full = False
+    subscription.drained()
+    fanout.deliver(Batch("c", "bbbbbbbb", (Message(2, 0, b"2"),)))
+    await turns(20)
+    assert slow.texts == ["1", "2"]
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)

@@ -28,6 +28,7 @@ from tests.support.cluster import READ_ONLY, WRITABLE, Cluster
 from tests.support.crowd import Crowd, Tally
 from tests.support.postgres import children
 from tests.support.proxy import FaultProxy
+from tests.support.publishers import Outcome
 from tests.support.readers import kill
 from tests.support.rewritten import Present
 from tests.support.server import Server, ServerError
@@ -60,6 +61,9 @@ PUBLISHERS = 2
 
 ANSWERED = 8
 """Seconds within which each push is answered: six, and two of a machine that does too much."""
+
+LOOK = 0.05
+"""Seconds after which this process looks whether it is late."""
 
 LONGEST = 5
 """Seconds that something lasts: longer than the server takes to find that a link to PostgreSQL is dead."""
@@ -190,6 +194,7 @@ class Run(Crowd):
         self._operating = asyncio.Lock()
         self._over = self._settled = False
         self._samples: list[readiness.Sample] = []
+        self._lags: list[tuple[float, float]] = []
         self._failed: list[str] = []
         self._held: Present = {}
         self._proxied: list[Subscriber] = []
@@ -217,7 +222,10 @@ class Run(Crowd):
         """Let it all happen, then end every fault, and let everybody come back and reach the end."""
         async with running(self.subscribers):
             await self.opened()
-            watching = asyncio.create_task(readiness.watch(self._place.server.url, self._samples))
+            watching = [
+                asyncio.create_task(readiness.watch(self._place.server.url, self._samples)),
+                asyncio.create_task(self._feel_lags()),
+            ]
             publishers = [
                 *(asyncio.create_task(self._publish(name)) for name in NAMES * PUBLISHERS),
                 *(asyncio.create_task(self._publish_in_sql(name)) for name in NAMES),
@@ -234,16 +242,15 @@ class Run(Crowd):
             self._settled = await self._emptied() and await self.settle(NAMES, seconds=self._load.settling, patience=5)
             self.timeline.note("settled" if self._settled else "gave up")
             self._held = {name: await self.held(name) for name in NAMES}
-            watching.cancel()
-            for publisher in publishers:
-                publisher.cancel()
+            for task in (*watching, *publishers):
+                task.cancel()
             ended = await asyncio.gather(*publishers, return_exceptions=True)
             self._failed = [f"a publisher failed: {error!r}" for error in ended if isinstance(error, Exception)]
 
     def wrong(self, *, losses: bool) -> list[str]:
         """Return what is wrong, in words."""
         outcomes = self.publisher.outcomes
-        slow = sorted(outcome.seconds for outcome in outcomes if outcome.seconds > ANSWERED)
+        slow = sorted(seconds for seconds in map(self._waited, outcomes) if seconds > ANSWERED)
         return [
             *self._failed,
             *([] if self._settled else [f"not everybody had the last message within {self._load.settling} s"]),
@@ -252,6 +259,18 @@ class Run(Crowd):
             *([] if losses else self.faults()),
             *self.faults(self._held),
         ]
+
+    def _waited(self, outcome: Outcome) -> float:
+        """Return for how many seconds of a push this process had time to see its answer."""
+        ours = sum(lag for at, lag in self._lags if outcome.at - outcome.seconds < at <= outcome.at)
+        return outcome.seconds - ours
+
+    async def _feel_lags(self) -> None:
+        """Note, until cancelled, when this process is late, and by how many seconds: a crowd is busy."""
+        while True:
+            due = time.monotonic() + LOOK
+            await asyncio.sleep(LOOK)
+            self._lags.append((time.monotonic(), time.monotonic() - due))
 
     async def _emptied(self) -> bool:
         """Return when what was published in SQL is in the log: False unless in time."""

@@ -121,6 +121,17 @@ REVOKE EXECUTE ON FUNCTION abide.head_went_back FROM PUBLIC;
 CREATE TRIGGER head_deleted AFTER DELETE ON abide.head REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION abide.head_went_back();
 ALTER TABLE abide.head ENABLE ALWAYS TRIGGER head_deleted;
+CREATE FUNCTION abide.head_lowered() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM abide.installation FOR UPDATE;
+    PERFORM abide.open_epoch();
+    RETURN NULL;
+END $$;
+REVOKE EXECUTE ON FUNCTION abide.head_lowered FROM PUBLIC;
+CREATE TRIGGER head_lowered AFTER UPDATE OF head ON abide.head
+    FOR EACH ROW WHEN (new.head < old.head) EXECUTE FUNCTION abide.head_lowered();
+ALTER TABLE abide.head ENABLE ALWAYS TRIGGER head_lowered;
 
 -- As in 0004, but with the epoch, by which a listener knows whether what it hears follows what it has. Only what sets a
 -- search_path calls it: to set it once more costs as much as the rest.
@@ -418,7 +429,7 @@ DECLARE
     fresh regprocedure[] := (
         SELECT array_agg(p.oid::regprocedure) FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'abide'::regnamespace AND p.proname IN (
-            'certify', 'open_epoch', 'enter', 'continued', 'head_went_back', 'tell', 'check_new', 'store_one', 'store',
+            'certify', 'open_epoch', 'enter', 'continued', 'head_went_back', 'head_lowered', 'tell', 'check_new', 'store_one', 'store',
             'forget'));
     thing regprocedure;
     role text;
