@@ -32,7 +32,7 @@ LOG_BYTES = 64 * 1024 * 1024
 
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 1024 * 1024
-_SHORTEST_REST, _LONGEST_REST = 1.0, 10.0
+_SHORTEST_REST, _LONGEST_REST = 0.5, 10.0
 _REST = 20
 """So many times as long as a sweep took is the rest after it, in seconds, between these two: the more often names go,
 the less memory they take."""
