@@ -108,6 +108,7 @@ class GroupCommit:
                 _answer(batch[:_ANSWERED_AT_ONCE], outcomes)
                 if len(batch) > _ANSWERED_AT_ONCE:
                     answering.create_task(_answer_rest(batch[_ANSWERED_AT_ONCE:], outcomes))
+                del batch, outcomes  # what was published is not to be held until something is published again
             expiring.cancel()
 
     def close(self) -> None:

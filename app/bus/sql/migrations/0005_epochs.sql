@@ -39,8 +39,8 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION abide.certify FROM PUBLIC;
 
--- Open an epoch; the caller has locked the row. Where the table of heads is another one, messages may have been left
--- without theirs: it is made of them, or their offsets would be given again.
+-- Open an epoch; the caller has locked the row. Where all heads are gone, messages may have been left without theirs:
+-- they are made of them, or offsets would be given again.
 CREATE FUNCTION abide.open_epoch() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -50,8 +50,7 @@ BEGIN
     INSERT INTO abide.head (channel, head, time, lineage)
     SELECT l.channel, greatest(max(l.last), i.floor), max(l.time), i.lineage
     FROM abide.log l, abide.installation i
-    WHERE i.place IS DISTINCT FROM pg_relation_filepath('abide.head'::regclass)
-        AND NOT EXISTS (SELECT FROM abide.head h WHERE h.channel = l.channel)
+    WHERE NOT EXISTS (SELECT FROM abide.head)
     GROUP BY l.channel, i.floor, i.lineage
     ON CONFLICT DO NOTHING;
     PERFORM abide.certify();
