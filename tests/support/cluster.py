@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import asyncpg
 from anyio.from_thread import BlockingPortal
@@ -75,6 +75,14 @@ class Cluster:
         standby.promote()
         self.take(standby)
         old.close()
+        asyncio.run(self._end_prepared())
+
+    async def _end_prepared(self) -> None:
+        """Roll back what is prepared here: where it was decided, that may be among what a standby has not got."""
+        names = await self.primary.execute("SELECT gid FROM pg_prepared_xacts", database=self.database)
+        for (name,) in names:
+            with suppress(asyncpg.UndefinedObjectError):  # whoever prepared it has come first
+                await self.sql(f"ROLLBACK PREPARED '{name}'")
 
     def take(self, primary: PostgresServer) -> None:
         """Let every name lead to another primary; who is connected to the old one stays there."""
