@@ -139,7 +139,7 @@ class Story(Crowd):
             await self.publish("insist", self.channel, number=KEPT, size=10)
             await self.everybody(KEPT)
             yield
-            settled = await self.settle([self.channel], seconds=PATIENCE)
+            settled = await self.settle([self.channel], seconds=PATIENCE, patience=0.5)
             held = await self.held(self.channel)
         wrong = self.faults({self.channel: held})
         wrong += [] if settled else ["not everybody had the last message in time"]

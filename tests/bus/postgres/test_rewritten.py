@@ -31,7 +31,7 @@ from tests.support.verdict import NOTHING, Ledger, Log, Saved
 WORKERS = 2
 READERS = 6
 STEPS = 60
-SEEDS = range(1, 5)
+SEEDS = range(1, 9)
 ACTIONS = {"publish": 10, "save": 3, "lose": 3, "leave": 4, "come": 6, "stall": 2, "drain": 3, "turns": 6}
 TABLES = ("head", "log", "key", "installation")
 
