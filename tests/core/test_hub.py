@@ -14,7 +14,7 @@ from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, Unk
 from app.core.fanout import Fanout
 from app.core.frames import PLAIN_RECORDS
 from app.core.hub import Hub
-from app.core.message import Batch, Message, Page, Position, Record
+from app.core.message import Batch, Message, Page, Position, Record, Turn
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.subscription import Subscription
@@ -258,7 +258,7 @@ async def test_who_is_full_when_the_log_goes_back_under_a_read_is_not_sent_more(
     await reading.wait()
     slow.full = True
     subscription.full()
-    fanout.turn(Position("bbbbbbbb", 0))
+    fanout.turn(Turn("c", 0, "bbbbbbbb", 0))
     found.set()
     await turns(20)
     fanout.deliver(Batch("c", "bbbbbbbb", (Message(1, 0, b"1"),)))
