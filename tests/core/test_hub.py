@@ -180,7 +180,7 @@ async def test_others_go_on_while_thousands_of_subscriptions_are_judged(world: W
     while not applying.done():
         await asyncio.sleep(0)
         turns += 1
-    assert turns > 3
+    assert turns > 1
     assert hub.subscribers["c"] == 3000
     assert {subscription.channel.max_message_size for subscription in opened} == {5}
     for subscription in opened:
