@@ -28,10 +28,10 @@ setup: $(STAMP) ## set up .venv, which every other target does by itself
 run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
 	@exec bin/abide serve
 
-# In the order of the folders, which begins with what takes longest: by the number of tests, the last of the three
+# In the order of the folders, which begins with what takes longest: by the number of tests, the last of the four
 # processes would have minutes of it to itself.
 test: $(STAMP) ## run the suite with coverage; ARGS goes to pytest
-	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+	@exec $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 lint: $(STAMP) ## check style, formatting, the imports between rooms and the Dockerfile
 	@$(BIN)/ruff check .

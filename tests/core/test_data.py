@@ -303,7 +303,7 @@ HOSTILE = {
     "integers": b"[" + b"1," * 524_000 + b"1]",
     "strings": b"[" + b'"",' * 349_000 + b"1]",
     "escapes": b'"' + b"\\\\" * 524_000 + b'"',
-    "nested": b"[" + b",".join([b"[" * 127 + b"]" * 127] * 4000) + b"]",
+    "nested": b"[" + b",".join([b"[" * 127 + b"]" * 127] * 1500) + b"]",
     "number": b"9" * 1_048_000,
     "astral": b'["' + "😀".encode() * 262_000 + b'"]',
     "members": b"{" + b",".join(b'"%d":1' % number for number in range(100_000)) + b"}",

@@ -10,7 +10,7 @@ from tests.support.fuzz.scripts import script
 from tests.support.server import Server
 
 SEED = 1
-FRAMES = 150_000
+FRAMES = 60_000
 
 
 @pytest.mark.timeout(300)
