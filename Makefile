@@ -18,7 +18,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --p
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types bench load chaos image lock clean
+.PHONY: coverage help setup run test lint types bench load chaos image lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,8 +30,12 @@ run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
 
 # In the order of the folders, which begins with what takes longest: by the number of tests, the last of the four
 # processes would have minutes of it to itself.
-test: $(STAMP) ## run the suite with coverage; ARGS goes to pytest
-	@exec $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+test: $(STAMP) ## run the suite; ARGS goes to pytest
+	@exec $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Apart from `test`, because to trace every line doubles what a test of our own code takes.
+coverage: $(STAMP) ## run the suite, and show the lines and branches that it does not walk; ARGS goes to pytest
+	@exec $(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
 
 lint: $(STAMP) ## check style, formatting, the imports between rooms and the Dockerfile
 	@$(BIN)/ruff check .
