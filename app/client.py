@@ -95,7 +95,7 @@ class ClientError(Exception):
 
 
 class _PassingError(ClientError):
-    """Trying again may help, ``wait`` seconds from now at the earliest."""
+    """Trying again may help, after ``wait`` seconds."""
 
     wait = 0.0
 

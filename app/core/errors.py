@@ -143,7 +143,7 @@ class OutcomeUnknownError(UnavailableError):
 
 
 class CloseCode(IntEnum):
-    """Why the server closes a WebSocket. 1xxx: reconnect if it helps; 44xx: mend something first."""
+    """Why the server closes a WebSocket. 1xxx: reconnect if it helps; 44xx: fix something first."""
 
     NORMAL = 1000
     ABNORMAL = 1006

@@ -138,7 +138,7 @@ def _description() -> str:
         "Each channel is a WebSocket. Without a subprotocol it has the plain form: each text frame is one message's "
         f"data. With `Sec-WebSocket-Protocol: {SUBPROTOCOL}` each text frame is a JSON object with a `type`. "
         "What goes over HTTP is described in [openapi.json](openapi.json).\n\n"
-        f"Close codes: {codes}. After 1012 and 1013 reconnect, and resume; from 4400 on mend something first."
+        f"Close codes: {codes}. After 1012 and 1013 reconnect, and resume; from 4400 on fix something first."
     )
 
 
