@@ -127,10 +127,10 @@ class GroupCommit:
         return OverloadedError(f"{self._messages} messages wait for the backend already: publish again in a moment")
 
     def _take(self) -> list[_Submission]:
-        records, size, *_ = self._waiting[0]
+        records, size, _, _ = self._waiting[0]
         messages, taken = len(records), [self._waiting.popleft()]
         while self._waiting:
-            records, more, *_ = self._waiting[0]
+            records, more, _, _ = self._waiting[0]
             messages += len(records)
             size += more
             if messages > MAX_BATCH_MESSAGES or size > MAX_BATCH_BYTES:
@@ -153,7 +153,7 @@ class GroupCommit:
 
     async def _commit(self, batch: list[_Submission]) -> Iterator[Outcome]:
         """Append a batch; return the outcomes of its records, in their order."""
-        records = [record for some, *_ in batch for record in some]
+        records = [record for some, _, _, _ in batch for record in some]
         outcomes: list[Outcome]
         began = time.perf_counter()
         try:
@@ -168,7 +168,7 @@ class GroupCommit:
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
         self._messages -= len(records)
-        self._bytes -= sum([size for _, size, *_ in batch])
+        self._bytes -= sum([size for _, size, _, _ in batch])
         return iter(outcomes)
 
 

@@ -69,6 +69,11 @@ class Log:
         """Return when the oldest message was stored that is held."""
         return self._stamps[self._gone] if len(self.messages) else None
 
+    def shows_all(self, history: History, stamp: int) -> bool:
+        """Whether the history shows every message that is held, as it mostly does."""
+        oldest = self.oldest()
+        return oldest is None or (len(self.messages) <= history.size and oldest >= stamp - history.ttl * 1000)
+
     def first_shown(self, history: History, stamp: int) -> int:
         """Return the offset of the oldest message that the history shows at this moment."""
         messages = self.messages
@@ -154,7 +159,7 @@ class Logs:
     def trim(self, channel: str, history: History, stamp: int) -> bool:
         """Forget some of what the history no longer shows; return whether there is more of it."""
         log = self._logs.get(channel)
-        if log is None:
+        if log is None or log.shows_all(history, stamp):
             return False
         first, last = log.messages.first, log.first_shown(history, stamp) - 1
         if last >= first:

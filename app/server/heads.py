@@ -30,7 +30,7 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase(status))
 
 
-@lru_cache(maxsize=32)  # most lines of most answers are those of the one before; more would be those of the past
+@lru_cache(maxsize=128)  # most lines of most answers are those of the one before; more would be those of the past
 def header_line(name: bytes, value: bytes) -> bytes:
     """Return one line. Raises ValueError for a header that HTTP does not allow."""
     if not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):

@@ -149,7 +149,7 @@ class Desk:
         return self._direct(request.head, client and client[0], body, answer.give)
 
 
-@lru_cache(maxsize=16)  # the answers of one kind have the same
+@lru_cache(maxsize=64)  # the answers of one kind have the same
 def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join([header_line(name.lower(), value) for name, value in headers])
 
