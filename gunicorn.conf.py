@@ -12,9 +12,9 @@ from gunicorn.workers.base import Worker
 
 from app.bus.postgres import Seen
 from app.config import KEPT, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
-from app.server import gunicorn_options, listening
-from app.server.freeze import outlive_freezes
-from app.server.master import Master
+from app.server.master import gunicorn_options, listening
+from app.server.master.arbiter import Master
+from app.server.master.freeze import outlive_freezes
 from app.server.worker import STOP_SECONDS, AbideWorker
 from app.telemetry import GunicornLogger, configure_logging
 from app.telemetry.directory import make_directory
@@ -129,7 +129,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _take_port(host: str, port: int) -> None:
     from app.telemetry.exporter import Exporter  # noqa: PLC0415 — see above
-    from app.web.loopback import is_here  # noqa: PLC0415 — as it is imported for the application
+    from app.web.edge.loopback import is_here  # noqa: PLC0415 — as it is imported for the application
 
     try:
         Exporter(host, port, is_here if _environment.on_loopback else None).start()

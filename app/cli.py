@@ -28,7 +28,7 @@ from app.config import (
     load,
     mask,
 )
-from app.config.units import write_duration, write_size
+from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.errors import UnavailableError
 

@@ -30,15 +30,15 @@ from app.config import (
 )
 from app.core import turns
 from app.core.channel import History, Registry
-from app.core.hub import Hub
+from app.core.delivery.hub import Hub
 from app.core.intake import Intake
 from app.core.ports import DIRECT, INTAKE, METER, Head, Meter, Publisher, Reply
 from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
-from app.web.access import AccessLog
-from app.web.auth import Authenticator
-from app.web.health import ConfigState, Health
-from app.web.prefix import Prefix
+from app.web.edge.access import AccessLog
+from app.web.edge.auth import Authenticator
+from app.web.edge.prefix import Prefix
+from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 
 if TYPE_CHECKING:

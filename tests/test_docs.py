@@ -10,9 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import client
-from app.core.errors import CLOSE_CODES, AbideError, CloseCode
+from app.core.errors import CLOSE_CODES, AbideError
 from app.telemetry.metrics import Metrics
-from app.web.problems import STATUSES
+from app.web.edge.problems import STATUSES
+from app.wire.close_codes import CloseCode
 
 ROOT = Path(__file__).parents[1]
 CODES = (ROOT / "docs/codes.md").read_text()

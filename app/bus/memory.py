@@ -1,7 +1,7 @@
 """The log in memory: for development, for tests, and for one process that may forget.
 
 It lives as long as its process, and so does its epoch. What it holds is bounded: messages by each channel's
-history and by :data:`LOG_BYTES` over all channels, keys by :mod:`app.bus.remembered`.
+history and by :data:`LOG_BYTES` over all channels, keys by :mod:`app.bus.memory_keys`.
 
 A name that holds nothing is forgotten with its offset. No offset may come twice in one epoch, so whatever is named for
 the first time, or again, begins after the highest offset that was forgotten: then a position of a forgotten name is
@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
-from app.bus.logs import Logs
-from app.bus.remembered import MAX_KEYS, Keys
+from app.bus.memory_keys import MAX_KEYS, Keys
+from app.bus.memory_log import Logs
 from app.core import turns
 from app.core.channel import History
 from app.core.errors import AbideError, bare

@@ -5,17 +5,17 @@ The only room that reads YAML or ``os.environ``. It logs nothing: what is wrong 
 :attr:`Settings.warnings`.
 """
 
-from app.config.backend import mask
-from app.config.changes import watch
 from app.config.deployment import check_deployment, most_workers
-from app.config.differences import differences
+from app.config.diagnostics import ConfigError, Problem, first_of
 from app.config.environment import Environment
-from app.config.kept import KEPT
+from app.config.last_good import KEPT
 from app.config.load import load
 from app.config.model import json_schema
 from app.config.options import OPTIONS, Option
-from app.config.problems import ConfigError, Problem, first_of
+from app.config.reload.differences import differences
+from app.config.reload.watch import watch
 from app.config.settings import RESTART_NEEDED, Settings
+from app.config.values.backend_url import mask
 
 __all__ = [
     "KEPT",

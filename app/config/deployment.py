@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from app.config.backend import direct_refusal, kind
+from app.config.diagnostics import ConfigError, Problem
 from app.config.environment import Environment
 from app.config.options import OPTIONS
-from app.config.problems import ConfigError, Problem
 from app.config.settings import Operators, Settings
+from app.config.values.backend_url import direct_refusal, kind
 from app.core.channel import Access, Channel, Registry
 
 

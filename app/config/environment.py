@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from app.config.diagnostics import ConfigError, Problem, listed, quoted
 from app.config.options import OPTIONS
-from app.config.problems import ConfigError, Problem, listed, quoted
 
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -9,15 +9,15 @@ from pydantic import ValidationError
 
 from app.config import wording
 from app.config.deployment import direct_url, warnings
+from app.config.diagnostics import ConfigError, Problem, quoted
 from app.config.environment import Environment
-from app.config.kept import KEPT
+from app.config.last_good import KEPT
 from app.config.model import ChannelPolicy, File, Policy
-from app.config.names import clashes
 from app.config.options import OPTIONS
-from app.config.problems import ConfigError, Problem, quoted
 from app.config.settings import Settings
-from app.config.source import Document
-from app.config.syntax import MAX_BYTES
+from app.config.values.names import clashes
+from app.config.yaml.document import Document
+from app.config.yaml.syntax import MAX_BYTES
 from app.core.channel import Channel, History, Registry
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_v
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from app.config import names, units
-from app.config.fields import (
+from app.config.values import names, units
+from app.config.values.fields import (
     BackendUrl,
     Boolean,
     HistorySize,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from app.config.backend import kind
+from app.config.values.backend_url import kind
 from app.core.channel import Access, Registry
 
 Operators = Access | None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic_core import ErrorDetails
 
+from app.config.diagnostics import did_you_mean
 from app.config.model import known_keys
-from app.config.problems import did_you_mean
-from app.config.source import Document
+from app.config.yaml.document import Document
 
 _PLAIN = {
     "missing": "this key is missing: declare at least one channel under it",

@@ -1,14 +1,15 @@
 """Every way a request can be refused: one tree of errors, one table of close codes.
 
 An error's ``code`` is stable and documented in ``docs/codes.md``; its ``str()`` says what is
-wrong, where, and what to do. ``web/problems.py`` maps codes to HTTP statuses, and
+wrong, where, and what to do. ``web/edge/problems.py`` maps codes to HTTP statuses, and
 :data:`CLOSE_CODES` below maps them to WebSocket close codes.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import ClassVar, Self, TypeVar
+
+from app.wire.close_codes import CloseCode
 
 
 class AbideError(Exception):
@@ -140,25 +141,6 @@ class OutcomeUnknownError(UnavailableError):
 
     code = "outcome_unknown"
     title = "Outcome unknown"
-
-
-class CloseCode(IntEnum):
-    """Why the server closes a WebSocket. 1xxx: reconnect if it helps; 44xx: fix something first."""
-
-    NORMAL = 1000
-    ABNORMAL = 1006
-    UNSUPPORTED_DATA = 1003
-    INVALID_UTF8 = 1007
-    TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    RESTARTING = 1012
-    OVERLOADED = 1013
-    BAD_FRAME = 4400
-    UNAUTHORISED = 4401
-    FORBIDDEN = 4403
-    CHANNEL_REMOVED = 4404
-    GAP = 4410
-    TOO_MANY = 4429
 
 
 CLOSE_CODES: dict[str, CloseCode] = {

@@ -16,6 +16,8 @@ MAX_OFFSET = 2**53 - 1
 POSITION = re.compile(r"([A-Za-z0-9]{1,64}):(0|[1-9][0-9]{0,15})", re.ASCII)
 """How a position is written."""
 
+_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
 
 class Position(NamedTuple):
     """A place in one channel's log: ``<epoch>:<offset>``.
@@ -135,3 +137,11 @@ def consecutive(messages: Sequence[Message]) -> tuple[Message, ...]:
         return tuple(messages)
     expected = enumerate(messages, messages[0].offset)
     return tuple(message for _, message in takewhile(lambda pair: pair[0] == pair[1].offset, expected))
+
+
+def check_key(key: str | None) -> str | None:
+    """Return an idempotency key; raise :class:`MalformedError` unless it is 1 to 255 visible ASCII characters."""
+    if key is not None and not _KEY.fullmatch(key):
+        msg = "an idempotency key is 1 to 255 visible ASCII characters"
+        raise MalformedError(msg)
+    return key

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from app.server.keepalive import Watched
-from app.server.shared import Shared
+from app.server.lasting.keepalive import Watched
+from app.server.lasting.shared import Shared
 
 STEP = 0.05
 """Seconds between two looks at who is due."""

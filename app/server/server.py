@@ -27,12 +27,12 @@ from uvicorn.config import Config
 
 from app.core.ports import DRAIN
 from app.server.drain import STEP, Drain, spread
-from app.server.handshake import LAST
-from app.server.http import HttpProtocol
-from app.server.link import Link
-from app.server.shared import Shared
+from app.server.http.connection import HttpProtocol
+from app.server.lasting.link import Link
+from app.server.lasting.shared import Shared
+from app.server.lasting.websocket import WebSocketProtocol
 from app.server.sockets import prepare
-from app.server.websocket import WebSocketProtocol
+from app.wire.handshake import LAST
 
 _logger = logging.getLogger("uvicorn.error")
 

@@ -11,9 +11,9 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from app.server import garbage
-from app.server.http import HttpProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.lasting.websocket import WebSocketProtocol
 from app.server.server import Server
-from app.server.websocket import WebSocketProtocol
 
 MAX_FRAME_SIZE = 1024 * 1024 + 64 * 1024
 """Bytes of one WebSocket message: the largest ``max_message_size``, and the frame around its data."""

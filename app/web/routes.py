@@ -19,25 +19,25 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from app.core.channel import Registry
+from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
-from app.core.hub import Hub
 from app.core.intake import Intake
 from app.core.ports import Meter, Publisher, Source
-from app.web import asyncapi
-from app.web.auth import Authenticator
-from app.web.channels import Channels, CountAll
-from app.web.cors import Cors
-from app.web.direct import DirectPush
-from app.web.documents import Document
-from app.web.health import Health, Readiness
-from app.web.metrics import Exposition, Metrics
-from app.web.openapi import Documented
-from app.web.operators import add_operators_routes
-from app.web.pages import add_pages
-from app.web.problems import ProblemResponse, describe
-from app.web.push import Push
-from app.web.reads import HISTORY, Reads
-from app.web.websocket import Sockets
+from app.web.documents import asyncapi
+from app.web.documents.lazy_document import Document
+from app.web.documents.openapi import Documented
+from app.web.edge.auth import Authenticator
+from app.web.edge.cors import Cors
+from app.web.edge.problems import ProblemResponse, describe
+from app.web.operate.channels import Channels, CountAll
+from app.web.operate.health import Health, Readiness
+from app.web.operate.metrics import Exposition, Metrics
+from app.web.operate.operators import add_operators_routes
+from app.web.operate.pages import add_pages
+from app.web.publish.direct import DirectPush
+from app.web.publish.push import Push
+from app.web.subscribe.reads import HISTORY, Reads
+from app.web.subscribe.websocket import Sockets
 
 _LONGEST_PATH = 300
 """Characters of a path that are looked at where nothing is: longer than any that a channel has."""
@@ -65,7 +65,7 @@ class Edge:
     count_all: CountAll | None = None
     """Counts the subscriptions of all workers; None where this process is the only one."""
     root_path: str = ""
-    """What :class:`~app.web.prefix.Prefix` has taken away."""
+    """What :class:`~app.web.edge.prefix.Prefix` has taken away."""
 
 
 class Routes:
@@ -110,7 +110,7 @@ def _document(edge: Edge, push: Push) -> FastAPI:
         version=edge.version,
         summary="Realtime channels: push over HTTP, subscribe over WebSocket",
         redirect_slashes=False,
-        openapi_url=None,  # and so no page of FastAPI's: ours are app/web/operators.py
+        openapi_url=None,  # and so no page of FastAPI's: ours are app/web/operate/operators.py
         exception_handlers={
             AbideError: _refuse,
             RequestValidationError: _refuse_request,

@@ -9,11 +9,11 @@ import pytest
 from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
 from app.bus.memory import LOG_BYTES, MemoryBackend
-from app.bus.remembered import MAX_KEYS
+from app.bus.memory_keys import MAX_KEYS
 from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.delivery.encodings import PLAIN_FRAMES
+from app.core.delivery.hub import Hub
 from app.core.errors import OverloadedError
-from app.core.frames import PLAIN_FRAMES
-from app.core.hub import Hub
 from app.core.message import Position, Published, Record
 from app.core.resume import Gap, Reason, Start
 from tests.bus.conformance import ALL, Conformance, append, texts

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.config import ConfigError, Environment, Settings, load
-from app.config.changes import watch
+from app.config.reload.watch import watch
 
 FIRST = "channels: {first: {}}\n"
 SECOND = "channels: {second: {}}\n"
@@ -28,7 +28,7 @@ class Watcher:
         self.intervals: set[float] = set()
         self._ticks: asyncio.Queue[None] = asyncio.Queue()
         self._waiting = asyncio.Event()
-        monkeypatch.setattr("app.config.changes.sleep", self._sleep)
+        monkeypatch.setattr("app.config.reload.watch.sleep", self._sleep)
         self._stream = watch(environment, load(environment).digest, interval=0.25)
 
     async def _sleep(self, interval: float) -> None:

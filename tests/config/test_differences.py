@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.config.differences import Differences, differences
 from app.config.environment import Environment
 from app.config.load import parse
+from app.config.reload.differences import Differences, differences
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))
 

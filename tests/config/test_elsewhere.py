@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config.elsewhere import parse_elsewhere
+from app.config.diagnostics import ConfigError
 from app.config.environment import Environment
 from app.config.load import parse
-from app.config.problems import ConfigError
+from app.config.reload.parse_process import parse_elsewhere
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"), variables={"K": "abcdefgh"})
 FAMILIES = "".join(f"  'f{number}.{{x}}': {{publish: key}}\n" for number in range(250))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from app.config import KEPT, ConfigError, Environment, load
-from app.config.kept import _HEAD, Kept
+from app.config.last_good import _HEAD, Kept
 
 GOOD = "channels: {good: {}}\n"
 BROKEN = "channels: {broken: {publish: maybe}}\n"

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config import ConfigError, Environment, json_schema
-from app.config.backend import kind, refusal
 from app.config.load import parse
-from app.config.origins import _BEYOND_ASCII
 from app.config.patterns import fits, number, whole
+from app.config.values.backend_url import kind, refusal
+from app.config.values.origins import _BEYOND_ASCII
 from app.core.channel import RESERVED
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))

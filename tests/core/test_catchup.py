@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from app.core.catchup import PAGE_MESSAGES, Catchup, Kept
+from app.core.delivery.catchup import PAGE_MESSAGES, Catchup, Kept
 from app.core.message import Message, Page
 
 HEAD = 10 * PAGE_MESSAGES

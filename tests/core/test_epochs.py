@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 from app.bus.backend import Backend, Health
 from app.bus.bus import Bus
-from app.bus.postgres import follower as follower_module
-from app.bus.postgres.follower import Follower, Place
-from app.core import catchup as catchup_module
+from app.bus.postgres.listen import follower as follower_module
+from app.bus.postgres.listen.follower import Follower, Place
 from app.core import epochs
 from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.delivery import catchup as catchup_module
+from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
-from app.core.frames import RECORD_END, V1_RECORDS
-from app.core.hub import Hub
 from app.core.message import MAX_OFFSET, Batch, Message, Page, Position, Published, Record, Turn
 from app.core.ports import Outcome, Writer
 from app.core.resume import Gap, Start
-from app.core.subscription import Subscription
 
 ROOT = "0123456789abcdef0123456789abcdef"
 

@@ -9,17 +9,18 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core import fanout
-from app.core.catchup import Catchup
 from app.core.channel import ANONYMOUS, Channel, History, Registry, SlowSubscriber
+from app.core.delivery import fanout
+from app.core.delivery.catchup import Catchup
+from app.core.delivery.encodings import PLAIN_FRAMES
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
-from app.core.frames import PLAIN_FRAMES, text_frame
-from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Record, Turn
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
-from app.core.subscription import Subscription
 from app.core.tail import Tail
+from app.wire.frames import text_frame
 
 
 class Pipe(Writer):

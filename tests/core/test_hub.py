@@ -8,16 +8,16 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.catchup import Catchup
 from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.delivery.catchup import Catchup
+from app.core.delivery.encodings import PLAIN_RECORDS
+from app.core.delivery.fanout import Fanout
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
-from app.core.fanout import Fanout
-from app.core.frames import PLAIN_RECORDS
-from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Record, Turn
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
-from app.core.subscription import Subscription
 from app.core.tail import Budget
 
 OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))

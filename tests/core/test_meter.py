@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 from app.bus.commit import GroupCommit
-from app.core import frames
 from app.core.channel import ANONYMOUS, Channel, Registry
+from app.core.delivery import encodings
+from app.core.delivery.fanout import SLICE, Fanout
+from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
-from app.core.fanout import SLICE, Fanout
-from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome, Sink, Writer
 from app.core.tail import Budget
@@ -40,7 +40,7 @@ class Told(Metrics):
 class Cursor:
     """A subscription at the head."""
 
-    encoding = frames.PLAIN_FRAMES
+    encoding = encodings.PLAIN_FRAMES
     cursor = 0
 
     def advance(self) -> None:
@@ -146,8 +146,8 @@ async def test_hub_counts_by_the_name_in_force() -> None:
     """Hub counts subscriptions under the declared name that a reload gives them, and takes them off it at their end."""
     family, plain = Channel("chat.{room}"), Channel("chat.a")
     hub = Hub(Quiet(), Registry((family,), Channel("defaults")))
-    first, _ = await hub.subscribe("chat.a", ANONYMOUS, frames.PLAIN_FRAMES)
-    second, _ = await hub.subscribe("chat.b", ANONYMOUS, frames.PLAIN_FRAMES)
+    first, _ = await hub.subscribe("chat.a", ANONYMOUS, encodings.PLAIN_FRAMES)
+    second, _ = await hub.subscribe("chat.b", ANONYMOUS, encodings.PLAIN_FRAMES)
     assert hub.subscribers == {"chat.{room}": 2}
     await hub.apply(Registry((family, plain), Channel("defaults")))
     assert hub.subscribers == {"chat.{room}": 1, "chat.a": 1}

@@ -7,9 +7,10 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.frames import PLAIN_FRAMES, SSE_CHUNKS, V1_FRAMES, Encoding, text_frame
+from app.core.delivery.encoded_blocks import PIECE_MESSAGES, Pieces
+from app.core.delivery.encodings import PLAIN_FRAMES, SSE_CHUNKS, V1_FRAMES, Encoding
 from app.core.message import Message
-from app.core.pieces import PIECE_MESSAGES, Pieces
+from app.wire.frames import text_frame
 
 
 def messages(first: int, last: int, *, time: int = 0) -> tuple[Message, ...]:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError
-from app.core.frames import RECORD_END, V1_RECORDS
-from app.core.hub import Hub
 from app.core.message import Position, Record
 from app.core.ports import Writer
 from app.core.resume import Gap, Start
-from app.core.subscription import Subscription
 
 SUBSCRIBERS = 3
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.server.websocket import WebSocketProtocol
+from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.local import Event, Receive, Send, answer, serving, wait_for
 from tests.support.wire import TEXT, Wire, close, frame, request
 

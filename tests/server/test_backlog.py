@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from app.server import backlog as backlog_module
-from app.server.backlog import Backlog
+from app.server.lasting import backlog as backlog_module
+from app.server.lasting.backlog import Backlog
 
 
 class Clock:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from app.core.ports import Heartbeat, Peer, Writer
-from app.server.cycle import Cycle
-from app.server.http import HttpProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.http.exchange import Cycle
 from tests.support.local import Event, LocalServer, Receive, Script, Send, wait_for
 from tests.support.wire import Wire
 

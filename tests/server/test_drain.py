@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from app.server.drain import spread
-from app.server.shared import Shared
+from app.server.lasting.shared import Shared
 from app.server.worker import AbideWorker
 from tests.conftest import ServerFactory
 from tests.server.test_worker import GUNICORN

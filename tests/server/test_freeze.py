@@ -8,7 +8,7 @@ import time
 
 import httpx
 
-from app.server.freeze import LATE_SECONDS, Watch
+from app.server.master.freeze import LATE_SECONDS, Watch
 from tests.conftest import ServerFactory
 from tests.support.server import Server
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.server import gunicorn_options
-from app.server.gunicorn_options import Given, OptionError
+from app.server.master import gunicorn_options
+from app.server.master.gunicorn_options import Given, OptionError
 
 
 def given(monkeypatch: pytest.MonkeyPatch, variable: str, *arguments: str) -> dict[str, Given]:

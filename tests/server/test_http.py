@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from websockets.sync.client import connect
 
-from app.server.http import HttpProtocol
-from app.server.patience import Times
-from app.server.websocket import WebSocketProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.http.deadlines import Times
+from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.asgi_app import BODY_TIMEOUT, HEADER_TIMEOUT, LONG, WHOLE_TIMEOUT, app
 from tests.support.local import LocalServer, wait_for
 from tests.support.server import Server

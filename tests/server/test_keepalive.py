@@ -11,11 +11,11 @@ import pytest
 from uvicorn import Config
 
 from app.core.ports import Heartbeat
-from app.server.keepalive import Keepalive, Watched
-from app.server.rfc6455 import frame as frame_of
-from app.server.shared import Shared
-from app.server.websocket import WebSocketProtocol
+from app.server.lasting.keepalive import Keepalive, Watched
+from app.server.lasting.shared import Shared
+from app.server.lasting.websocket import WebSocketProtocol
 from app.server.worker import AbideWorker
+from app.wire.frames import frame as frame_of
 from tests.support.local import Detached, LocalServer, wait_for
 from tests.support.wire import PING, PONG, TEXT, Wire, frame
 

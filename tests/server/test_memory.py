@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.core.ports import Heartbeat
-from app.server.asgi import AsgiPeer
-from app.server.cycle import Cycle
-from app.server.http import HttpProtocol
-from app.server.rfc6455 import Reader
-from app.server.stream import StreamProtocol
-from app.server.websocket import WebSocketProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.http.exchange import Cycle
+from app.server.lasting.asgi_peer import AsgiPeer
+from app.server.lasting.stream import StreamProtocol
+from app.server.lasting.websocket import WebSocketProtocol
+from app.wire.frames import Reader
 from tests.support.local import Detached, LocalServer, Streaming, wait_for
 from tests.support.wire import CONTINUATION, TEXT, Wire, frame, request
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.server.request_head import MAX_FIELDS, MAX_HEAD, MAX_TARGET, BadRequestError, RequestHead
-from app.server.request_reader import MAX_FRAMING, RequestReader
+from app.wire.request_head import MAX_FIELDS, MAX_HEAD, MAX_TARGET, BadRequestError, RequestHead
+from app.wire.request_reader import MAX_FRAMING, RequestReader
 
 HEAD = b"POST /push HTTP/1.1\r\nHost: abide\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

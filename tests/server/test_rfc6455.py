@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.server import rfc6455
-from app.server.rfc6455 import FrameError, Reader
+from app.wire import frames
+from app.wire.frames import FrameError, Reader
 from tests.support.wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, frame, masked
 
 LIMIT = 100_000
@@ -152,20 +152,20 @@ def test_control_frame_is_not_too_big() -> None:
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 1_100_000])
 def test_sent_length(size: int) -> None:
     """Server's frame has the shortest length that fits."""
-    sent = rfc6455.frame(rfc6455.BINARY, bytes(size))
+    sent = frames.frame(frames.BINARY, bytes(size))
     assert sent == frame(BINARY, bytes(size), mask=None)
 
 
 def test_long_reason() -> None:
     """Server's close cuts a long reason between two characters."""
-    assert rfc6455.close_frame(4400, "é" * 100) == frame(CLOSE, b"\x11\x30" + "é".encode() * 61, mask=None)
+    assert frames.close_frame(4400, "é" * 100) == frame(CLOSE, b"\x11\x30" + "é".encode() * 61, mask=None)
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535])
 def test_close_code_that_must_not_be_sent(code: int) -> None:
     """Server refuses to send a close code that stands for none."""
     with pytest.raises(ValueError, match=str(code)):
-        rfc6455.close_frame(code)
+        frames.close_frame(code)
 
 
 @given(st.binary(max_size=40), masks)
@@ -189,7 +189,7 @@ def _without_the_extension() -> ModuleType:
         return module
 
     original = builtins.__import__
-    spec = importlib.util.find_spec("app.server.rfc6455")
+    spec = importlib.util.find_spec("app.wire.frames")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -202,4 +202,4 @@ def _without_the_extension() -> ModuleType:
 
 
 _slow = _without_the_extension()
-_fast: Any = rfc6455
+_fast: Any = frames

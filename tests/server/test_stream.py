@@ -13,9 +13,9 @@ from contextvars import ContextVar
 import pytest
 
 from app.core.ports import Heartbeat
-from app.server.http import HttpProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.lasting.stream import StreamProtocol
 from app.server.sockets import SEND_BUFFER
-from app.server.stream import StreamProtocol
 from tests.support.local import (
     Event,
     HurriedWebSocket,

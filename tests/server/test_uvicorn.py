@@ -11,8 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from app.server.http import HttpProtocol
-from app.server.websocket import WebSocketProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.lasting.websocket import WebSocketProtocol
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's

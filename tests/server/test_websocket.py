@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.server.lasting.websocket import WebSocketProtocol
 from app.server.sockets import SEND_BUFFER
-from app.server.websocket import WebSocketProtocol
 from tests.support.local import Detached, LocalServer, Recorder, stall, wait_for
 from tests.support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame
 

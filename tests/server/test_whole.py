@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.core.ports import DIRECT, Head, Reply
-from app.server.whole import LONGEST_HEAD, MOST_HEADS, Desk, Request
+from app.server.http.fast_push import LONGEST_HEAD, MOST_HEADS, Desk, Request
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 

@@ -10,23 +10,23 @@ from typing import Any
 import structlog
 
 from app.core.ports import Writer
-from app.server import rfc6455
-from app.server.http import HttpProtocol
-from app.server.patience import Times
+from app.server.http.connection import HttpProtocol
+from app.server.http.deadlines import Times
 from app.server.worker import AbideWorker
+from app.wire import frames
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 HEADER_TIMEOUT = 0.4
-"""Seconds; see :class:`~app.server.patience.Times`."""
+"""Seconds; see :class:`~app.server.http.deadlines.Times`."""
 
 BODY_TIMEOUT = 0.6
-"""Seconds; see :class:`~app.server.patience.Times`."""
+"""Seconds; see :class:`~app.server.http.deadlines.Times`."""
 
 WHOLE_TIMEOUT = 2.0
-"""Seconds; see :class:`~app.server.patience.Times`."""
+"""Seconds; see :class:`~app.server.http.deadlines.Times`."""
 
 LONG = 1.2
 """Seconds that the slow paths take: longer than either timeout."""
@@ -96,7 +96,7 @@ class EchoPeer:
     writer: Writer
 
     def received(self, data: bytes, *, text: bool) -> None:
-        self.writer.write(rfc6455.frame(rfc6455.TEXT if text else rfc6455.BINARY, data))
+        self.writer.write(frames.frame(frames.TEXT if text else frames.BINARY, data))
 
     def most(self) -> int:
         return 2**63

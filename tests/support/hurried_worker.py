@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.server.worker import AbideWorker
-from app.web import sse, websocket
+from app.web.subscribe import sse, websocket
 
 sse.COMMENT_SECONDS = websocket.HEARTBEAT_SECONDS = 1.0
 

@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 import uvicorn
 
 from app.core.ports import Heartbeat, Writer
-from app.server.http import HttpProtocol
-from app.server.websocket import WebSocketProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.wire import PATIENCE, Wire, close, request
 
 T = TypeVar("T")

@@ -16,17 +16,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from app.core.channel import ANONYMOUS, Channel, Registry
+from app.core.delivery.encodings import V1_FRAMES
+from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
-from app.core.frames import V1_FRAMES
-from app.core.hub import Hub
 from app.core.intake import RESERVE, TOTAL, Intake
 from app.core.ports import Writer
 from app.core.scan import Walk
-from app.web.access import Line
-from app.web.incoming import Incoming
-from app.web.push import MAX_BODY
-from app.web.session import MAX_SUBSCRIPTIONS, Session
-from app.web.websocket import MAX_ECHO
+from app.web.edge.access import Line
+from app.web.edge.request import Incoming
+from app.web.publish.push import MAX_BODY
+from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, Session
+from app.web.subscribe.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
 from tests.web.test_direct import STORED, Log, routes

@@ -11,13 +11,13 @@ import pytest
 import structlog
 
 from app.core.channel import Access, Channel, Registry
+from app.core.delivery.hub import Hub
 from app.core.errors import KeyReusedError, OutcomeUnknownError, OverloadedError, UnavailableError
-from app.core.hub import Hub
 from app.core.message import Position, Published, Record
 from app.core.ports import UNMETERED, Head, Outcome
-from app.web.access import AccessLog
-from app.web.auth import Authenticator
-from app.web.health import ConfigState, Health
+from app.web.edge.access import AccessLog
+from app.web.edge.auth import Authenticator
+from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 
 KEY = ("authorization", "Bearer k")

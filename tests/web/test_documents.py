@@ -16,7 +16,7 @@ import pytest
 import yaml
 from websockets.sync.client import ClientConnection, connect
 
-from app.core.errors import CloseCode
+from app.wire.close_codes import CloseCode
 from tests.support.server import Server
 from tests.web.conftest import CHANNELS, KEY
 

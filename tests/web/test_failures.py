@@ -15,19 +15,19 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from app.core.channel import Access, Channel, Registry
+from app.core.delivery.encodings import Encoding
+from app.core.delivery.fanout import Fanout
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
 from app.core.errors import UnavailableError
-from app.core.fanout import Fanout
-from app.core.frames import Encoding
-from app.core.hub import Hub
 from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import Meter, Sink
-from app.core.subscription import Subscription
-from app.web import sse
-from app.web.access import AccessLog
-from app.web.auth import Authenticator
-from app.web.health import ConfigState, Health
+from app.web.edge.access import AccessLog
+from app.web.edge.auth import Authenticator
+from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
-from app.web.session import Session
+from app.web.subscribe import sse
+from app.web.subscribe.v1 import Session
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 

@@ -11,8 +11,8 @@ import pytest
 
 from app.core.channel import ANONYMOUS, Channel
 from app.core.message import Message, Page
-from app.web.history import History
-from app.web.incoming import query_of
+from app.web.edge.request import query_of
+from app.web.subscribe.history import History
 from tests.support.server import Server
 from tests.web.test_push import JSON
 

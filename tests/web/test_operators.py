@@ -14,8 +14,8 @@ from websockets.sync.client import connect
 
 from app.core.channel import Access
 from app.core.errors import UnauthorisedError
-from app.web.auth import Authenticator
-from app.web.loopback import FORWARDING
+from app.web.edge.auth import Authenticator
+from app.web.edge.loopback import FORWARDING
 from tests.conftest import ServerFactory
 from tests.support.server import ROOT, Server
 from tests.web.conftest import KEY

@@ -12,7 +12,7 @@ from websockets.typing import Origin
 
 from app.core.channel import Caller
 from app.core.errors import ForbiddenError
-from app.web.origins import Origins, is_own
+from app.web.edge.origins import Origins, is_own
 from tests.conftest import ServerFactory
 from tests.support.server import Server
 from tests.web.conftest import KEY

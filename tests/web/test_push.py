@@ -11,7 +11,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from app.web.problems import STATUSES
+from app.web.edge.problems import STATUSES
 from tests.support.server import Server
 from tests.web.conftest import KEY
 

@@ -9,8 +9,8 @@ import pytest
 
 from app.core.channel import Channel, Registry
 from app.core.errors import UnsupportedTypeError
-from app.server.whole import Answer, Desk, Request
-from app.web import body
+from app.server.http.fast_push import Answer, Desk, Request
+from app.web.publish import body
 
 
 class Nobody:

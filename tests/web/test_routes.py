@@ -10,13 +10,13 @@ import pytest
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import Access, Channel, Registry
-from app.core.hub import Hub
+from app.core.delivery.hub import Hub
 from app.core.ports import UNMETERED
-from app.web.access import AccessLog
-from app.web.asyncapi import describe
-from app.web.auth import Authenticator
-from app.web.documents import Document
-from app.web.health import ConfigState, Health
+from app.web.documents.asyncapi import describe
+from app.web.documents.lazy_document import Document
+from app.web.edge.access import AccessLog
+from app.web.edge.auth import Authenticator
+from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 
 MANY = 2000

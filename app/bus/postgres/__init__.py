@@ -4,7 +4,7 @@ Reading order: ``backend`` (how it is put together), ``append`` (a commit), ``li
 ``follower`` (how word of it comes back, and what of it is believed), ``outbox`` (publishing from SQL),
 ``link`` (connections), ``store`` (how a commit gets in by its deadline, and the probe), ``outcomes`` (what readiness
 says), ``slow`` (what sessions wait for), ``faults`` (what an error means, and what to do), ``migrations``.
-The SQL is in ``app/bus/sql``.
+The SQL is in ``app/bus/postgres/sql``.
 """
 
 from app.bus.postgres.backend import PostgresBackend

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from app.bus.postgres.wire import MAX_INLINE_BODY, SEPARATOR
+from app.bus.postgres.listen.notifications import MAX_INLINE_BODY, SEPARATOR
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record

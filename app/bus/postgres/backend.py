@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from app.bus import sql
 from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
 from app.bus.postgres import retention as trimming
-from app.bus.postgres.dsn import parse
-from app.bus.postgres.faults import explain
-from app.bus.postgres.follower import Follower, Place
-from app.bus.postgres.link import LOST, Link, Links, is_over
-from app.bus.postgres.listener import Listener
+from app.bus.postgres import sql
+from app.bus.postgres.listen.follower import Follower, Place
+from app.bus.postgres.listen.listener import Listener
+from app.bus.postgres.listen.outbox_mover import DrainError, Outbox
 from app.bus.postgres.migrations import EMPTY
-from app.bus.postgres.outbox import DrainError, Outbox
 from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.rows import Rows
+from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.faults import explain
+from app.bus.postgres.sessions.work_connection import LOST, Link, Links, is_over
 from app.bus.postgres.store import NOT_READY, NOTIFY_REFUSED, RETRY_SECONDS, Store, of_data, unavailable
 from app.core.channel import History
 from app.core.errors import UnavailableError

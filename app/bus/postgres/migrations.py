@@ -12,10 +12,10 @@ import contextlib
 import asyncpg
 
 from app import COMMAND
-from app.bus import sql
-from app.bus.postgres.dsn import parse
-from app.bus.postgres.faults import MIGRATE, explain
-from app.bus.postgres.link import Session, connect
+from app.bus.postgres import sql
+from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.faults import MIGRATE, explain
+from app.bus.postgres.sessions.work_connection import Session, connect
 from app.core.errors import UnavailableError
 
 _OLDEST_SERVER = 130000

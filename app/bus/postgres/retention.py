@@ -11,8 +11,8 @@ import asyncpg
 import structlog
 
 from app.bus.backend import Retention
-from app.bus.postgres.faults import explain
-from app.bus.postgres.link import LOST, Link
+from app.bus.postgres.sessions.faults import explain
+from app.bus.postgres.sessions.work_connection import LOST, Link
 from app.core.errors import UnavailableError
 
 _EVERY_SECONDS = 10.0

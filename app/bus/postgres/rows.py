@@ -20,7 +20,7 @@ import asyncpg
 import orjson
 import structlog
 
-from app.bus.postgres import wire
+from app.bus.postgres.listen import notifications
 from app.core import data
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.errors import MalformedError
@@ -61,7 +61,7 @@ class Rows:
 
     def _taken_apart(self, channel: str, row: asyncpg.Record) -> tuple[Message, ...]:
         text: bytes = row["body"].encode()
-        messages = wire.messages(row["last"], row["time"], text)
+        messages = notifications.messages(row["last"], row["time"], text)
         if len(messages) == row["n"] and (len(text) > CHECKED_BYTES or _is_json(text, len(messages))):
             return messages
         if len(messages) != row["n"]:

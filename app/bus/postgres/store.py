@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from app.bus import sql
+from app.bus.postgres import sql
 from app.bus.postgres.append import Commit
-from app.bus.postgres.faults import explain, grant, sqlstate
-from app.bus.postgres.link import LOST, Link, is_over
 from app.bus.postgres.outcomes import Outcomes
+from app.bus.postgres.sessions.faults import explain, grant, sqlstate
+from app.bus.postgres.sessions.work_connection import LOST, Link, is_over
 from app.core.errors import MalformedError, OutcomeUnknownError, UnavailableError, bare
 from app.core.message import Record
 

@@ -1,1 +1,1 @@
-"""The console page and the browser client: files that ``app/web/pages.py`` serves as they are."""
+"""The console page and the browser client: files that ``app/web/operate/pages.py`` serves as they are."""

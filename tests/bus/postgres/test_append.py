@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.bus.postgres import append as module
 from app.bus.postgres.append import MAX_INLINE_COMMIT, SEGMENT_BYTES, Commit, Row
-from app.bus.postgres.wire import MAX_INLINE_BODY, messages
+from app.bus.postgres.listen.notifications import MAX_INLINE_BODY, messages
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record
 

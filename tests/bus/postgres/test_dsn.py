@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from asyncpg import connect_utils
 
-from app.bus.postgres.dsn import parse
+from app.bus.postgres.sessions.dsn import parse
 
 SECRET = "s3cr%2Ft"
 

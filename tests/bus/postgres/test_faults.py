@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from app.bus import commit
 from app.bus.postgres import backend as backend_module
-from app.bus.postgres import link, listener
-from app.bus.postgres.dsn import Dsn
+from app.bus.postgres.listen import listener
+from app.bus.postgres.sessions import work_connection
+from app.bus.postgres.sessions.dsn import Dsn
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
 from tests.support.pgbouncer import PgBouncer
@@ -101,8 +102,8 @@ async def test_a_silent_link_is_found_dead_and_replaced(
     """Worker whose link falls silent turns red within seconds, and goes on where it was when it heals."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(commit, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(link, "COMMAND_SECONDS", 1.0)
-    monkeypatch.setattr(link, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(work_connection, "COMMAND_SECONDS", 1.0)
+    monkeypatch.setattr(work_connection, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(listener, "_ANSWER_SECONDS", 1.0)
     ledger = Ledger(53)
     async with worker(proxied) as it, worker(url, name="other") as other:
@@ -297,7 +298,7 @@ async def test_a_session_that_goes_deaf_is_replaced(
     connections: list[asyncpg.Connection] = []
 
     async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
-        connections.append(await link.connect(dsn, name))
+        connections.append(await work_connection.connect(dsn, name))
         return connections[-1]
 
     monkeypatch.setattr(listener, "connect", connect)
@@ -334,7 +335,7 @@ async def test_what_was_missed_between_two_sessions_is_fetched(
 
     async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
         await gate.wait()
-        return await link.connect(dsn, name)
+        return await work_connection.connect(dsn, name)
 
     async with worker(url) as it, worker(url, name="other") as other:
         (reader,) = await it.follow("a")

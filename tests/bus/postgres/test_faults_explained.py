@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from app.bus.postgres import migrate
-from app.bus.postgres.dsn import parse
-from app.bus.postgres.faults import explain
-from app.bus.postgres.link import close, connect
+from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.faults import explain
+from app.bus.postgres.sessions.work_connection import close, connect
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.support.pgbouncer import PgBouncer

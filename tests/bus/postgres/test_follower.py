@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.bus.postgres import follower as module
-from app.bus.postgres.follower import Follower, Place
+from app.bus.postgres.listen import follower as module
+from app.bus.postgres.listen.follower import Follower, Place
 from app.core.errors import UnavailableError
 from app.core.message import Batch, Message, Turn
 from tests.support.readers import until

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus.postgres import Seen, listener, migrate
+from app.bus.postgres import Seen, migrate
+from app.bus.postgres.listen import listener
 from app.core.errors import UnavailableError
 from app.core.message import Position, Published
 from app.core.resume import Begin, Reason, Start, begin

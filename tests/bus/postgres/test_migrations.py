@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus import sql as files
 from app.bus.postgres import PostgresBackend, migrate
+from app.bus.postgres import sql as files
 from app.bus.postgres.retention import trim
 from app.core.errors import UnavailableError
 from app.core.message import Published, Record

@@ -11,9 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.bus import commit
-from app.bus.postgres import listener, outcomes
+from app.bus.postgres import outcomes
+from app.bus.postgres.listen import listener
 from app.bus.postgres.retention import trim
-from app.bus.sql import query
+from app.bus.postgres.sql import query
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.bus.postgres.test_migrations import WORKER, as_role

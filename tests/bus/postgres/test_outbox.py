@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from app.bus.postgres import listener
+from app.bus.postgres.listen import listener
 from app.core.data import read
 from app.core.errors import MalformedError
 from app.core.message import Published

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from app.bus.backend import Retention
 from app.bus.postgres import retention as module
-from app.bus.postgres.dsn import parse
-from app.bus.postgres.link import Link
 from app.bus.postgres.retention import Clock, trim
+from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.work_connection import Link
 from app.core.channel import Channel, History, Registry
 from app.core.epochs import label
 from app.core.message import Position, Published, Record

@@ -17,13 +17,13 @@ import asyncpg
 import pytest
 
 from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, UnavailableError
-from app.core.frames import RECORD_END, V1_RECORDS
-from app.core.hub import Hub
 from app.core.message import Position, Published, Record
 from app.core.ports import Writer
 from app.core.resume import Gap, Start
-from app.core.subscription import Subscription
 from tests.support import rewritten
 from tests.support.readers import ALL, Worker, until, workers
 from tests.support.verdict import NOTHING, Ledger, Log, Saved

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus import sql as files
 from app.bus.postgres import migrate
+from app.bus.postgres import sql as files
 from tests.support.postgres import PostgresServer
 from tests.support.readers import until, worker
 

@@ -13,8 +13,8 @@ import uvloop
 from uvicorn.server import ServerState
 
 from app.core.ports import DIRECT
-from app.server.http import HttpProtocol
-from app.server.websocket import WebSocketProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.reading.corpus import Message
 from tests.support.reading.echo import Echo
 

@@ -1,0 +1,1 @@
+"""Sessions with PostgreSQL: how they are made, and what their errors mean."""

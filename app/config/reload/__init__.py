@@ -1,0 +1,1 @@
+"""A file that changes while the server runs."""

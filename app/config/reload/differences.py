@@ -1,0 +1,95 @@
+"""What a reload has changed, key by key, for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from app.config.diagnostics import first_of, key_path
+from app.config.settings import Settings
+from app.config.values.backend_url import mask
+from app.config.values.units import write_duration, write_size
+from app.core.channel import Channel
+
+Write = Callable[[Any], str]
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_POLICY: dict[str, tuple[Callable[[Channel], Any], Write]] = {
+    "publish": (lambda channel: channel.publish, _word),
+    "subscribe": (lambda channel: channel.subscribe, _word),
+    "client_publish": (lambda channel: channel.client_publish, _word),
+    "history.size": (lambda channel: channel.history.size, _word),
+    "history.ttl": (lambda channel: channel.history.ttl, write_duration),
+    "max_message_size": (lambda channel: channel.max_message_size, write_size),
+    "slow_subscriber": (lambda channel: channel.slow_subscriber, _word),
+}
+"""What a channel has under each key, and how that is written."""
+
+Changed = dict[str, tuple[Any, Any]]
+"""Old and new value, by key."""
+
+
+class Differences(NamedTuple):
+    """The names and lines that a person reads: the first of each, and how many more there are."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    """``channels.news.publish: key -> anyone``; of keys only how many they are."""
+
+
+def differences(before: Settings, after: Settings) -> Differences:
+    """Return what is different. With thousands of channels it takes a while, so not on the event loop."""
+    old = {channel.name: channel for channel in before.registry.channels}
+    new = {channel.name: channel for channel in after.registry.channels}
+    return Differences(
+        first_of(sorted(new.keys() - old.keys())),
+        first_of(sorted(old.keys() - new.keys())),
+        first_of(_lines(before, after, [(old[name], new[name]) for name in new if name in old])),
+    )
+
+
+def _lines(before: Settings, after: Settings, channels: Iterable[tuple[Channel, Channel]]) -> Iterator[str]:
+    yield from _server(before, after)
+    defaults = _changed(before.registry.defaults, after.registry.defaults)
+    yield from _written(("defaults",), defaults)
+    for old, new in channels:
+        if old != new:
+            # What a channel has from the defaults is said there, once for all.
+            own = {key: values for key, values in _changed(old, new).items() if defaults.get(key) != values}
+            yield from _written(("channels", new.name), own)
+
+
+def _server(before: Settings, after: Settings) -> Iterator[str]:
+    for key, write in _SERVER.items():
+        old, new = write(before), write(after)
+        if old != new:
+            yield f"{key}: {old} -> {new}"
+    if before.keys != after.keys:
+        added, removed = len(set(after.keys) - set(before.keys)), len(set(before.keys) - set(after.keys))
+        yield f"auth.keys: {len(before.keys)} -> {len(after.keys)} ({added} added, {removed} removed)"
+
+
+_SERVER: dict[str, Callable[[Settings], str]] = {
+    "backend": lambda settings: mask(settings.backend),
+    "postgres.inline": lambda settings: _word(settings.inline),
+    "origins": lambda settings: ", ".join(settings.origins) or "none",
+    "operators": lambda settings: settings.operators or "left out",
+    "console": lambda settings: _word(settings.console),
+}
+"""How what is no channel's is written, by key."""
+
+
+def _changed(old: Channel, new: Channel) -> Changed:
+    values = {key: (read(old), read(new)) for key, (read, _) in _POLICY.items()}
+    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+
+
+def _written(location: tuple[str, ...], changed: Changed) -> Iterator[str]:
+    for key, values in changed.items():
+        old, new = map(_POLICY[key][1], values)
+        yield f"{key_path(location)}.{key}: {old} -> {new}"

@@ -1,0 +1,107 @@
+"""The backend's URL: which schemes there are, and how to show a URL without its secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+from app.config import patterns
+from app.config.diagnostics import did_you_mean, listed
+
+AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
+"""The schemes that can be served now."""
+
+KNOWN = ("memory", "postgres", "postgresql", "redis", "rediss", "redis-stream", "kafka")
+
+_CONFUSING = (
+    r"\u2047-\u2049\u2100\u2101\u2105\u2106\u2a74\ufe13\ufe16\ufe55\ufe56\ufe5f\ufe6b\uff03\uff0f\uff1a\uff1f\uff20"
+)
+"""Characters that have one of ``/?#@:`` in them, for a class: URLs may have none in their host or user."""
+
+_NONE_OF = patterns.SPACE + "#"
+_USER = rf"[^@/?\[\]{_NONE_OF}{_CONFUSING}]*@"
+_PORT = patterns.number(1, 65535)
+_ADDRESS = rf"\[(?:{patterns.IPV6}|::(?:[Ff]{{4}}:)?{patterns.IPV4})\]"
+_SERVER = rf"(?:{_ADDRESS}|[^@/?\[\]:,{_NONE_OF}{_CONFUSING}]*)(?::{_PORT})?"
+_PARAMETER = rf"(?:(?!port=)[^&={_NONE_OF}]*=[^&{_NONE_OF}]*|port={_PORT}(?:,{_PORT})*)"
+_POSTGRES_URL = (
+    rf"{patterns.any_case('postgres')}(?:{patterns.any_case('ql')})?(?:\+[A-Za-z0-9_+.-]{{0,20}})?://"
+    rf"(?:{_USER})?{_SERVER}(?:,{_SERVER})*(?:/[^?@{_NONE_OF}]*)?(?:\?(?:{_PARAMETER}(?:&{_PARAMETER})*)?)?"
+)
+_POSTGRES_PATTERN = patterns.whole(_POSTGRES_URL)
+
+PATTERN = patterns.whole(
+    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|{_POSTGRES_URL}[{patterns.BLANKS}]*)"
+)
+"""What the URL of a backend looks like that can be served."""
+
+_POSTGRES = ("postgres", "postgresql")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]{0,30})://", re.ASCII)
+_USER_INFO = re.compile(r"(?<=://).*@", re.DOTALL)
+_AFTER_PATH = re.compile(r"[?#].*", re.DOTALL)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]*)(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_HIGHEST_PORT = 65535
+
+
+def kind(url: str) -> str:
+    """Return what the URL leads to: its scheme in lower case, and ``postgres`` for all of Postgres' spellings.
+
+    Hosts hand out ``postgresql://`` and, for SQLAlchemy, ``postgresql+asyncpg://`` as well.
+    """
+    match = _SCHEME.match(url)
+    scheme = match[1].lower() if match else ""
+    return "postgres" if scheme.partition("+")[0] in _POSTGRES else scheme
+
+
+def refusal(url: str) -> str | None:
+    """Return why the URL cannot be a backend, or None. Of the URL only the scheme is ever shown."""
+    found = kind(url)
+    if found == "postgres":
+        return _postgres_refusal(url)
+    if found in AVAILABLE:
+        return None
+    if found in KNOWN:
+        usable = listed(f"{known}://" for known in KNOWN if known in AVAILABLE)
+        return f"{found}:// is not yet available: write {usable}"
+    known = listed(f"{known}://" for known in KNOWN)
+    if not found:
+        return f"must be a URL that starts with {known}"
+    return f"there is no backend {found}://{did_you_mean(found, KNOWN)}: write {known}"
+
+
+def direct_refusal(url: str) -> str | None:
+    """Return why the URL cannot be that of a Postgres without its pooler, or None. Nothing of it is shown."""
+    if kind(url) != "postgres":
+        return f"must be a URL that starts with {listed(f'{scheme}://' for scheme in _POSTGRES)}"
+    return _postgres_refusal(url)
+
+
+def mask(url: str) -> str:
+    """Return the URL with its user, password and parameters hidden."""
+    return _AFTER_PATH.sub("?***", _USER_INFO.sub("***@", url))
+
+
+def _postgres_refusal(url: str) -> str | None:
+    expected = "this is not a URL such as postgres://user:password@host:5432/database (it is not shown here)"
+    if patterns.fits(_POSTGRES_PATTERN, url):
+        return None
+    if any(character.isspace() for character in url):
+        return f"{expected}: it holds a space or a line break"
+    try:
+        # urlsplit does not take every driver's name for a part of the scheme.
+        parts = urlsplit("postgres" + url[url.index("://") :])
+        parameters = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        return f"{expected}: it cannot be parsed"
+    user_info, _, hosts = parts.netloc.rpartition("@")
+    if "@" in user_info + parts.path or "#" in url:
+        return f"{expected}: write @, #, / and ? in the user or password as %40, %23, %2F and %3F"
+    ports = [f":{port}" for given in parameters.get("port", []) for port in given.split(",")]
+    if not all(map(_is_host, [*hosts.split(","), *ports])):
+        return f"{expected}: its host or port is wrong"
+    return f"{expected}: it cannot be parsed"
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    return match is not None and (match["port"] is None or 0 < int(match["port"]) <= _HIGHEST_PORT)

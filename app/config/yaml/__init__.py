@@ -1,0 +1,1 @@
+"""YAML into plain data that knows its lines and columns."""

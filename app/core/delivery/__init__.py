@@ -1,0 +1,1 @@
+"""From a batch of the log to every subscription of this process."""

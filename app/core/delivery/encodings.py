@@ -1,0 +1,73 @@
+"""Wire formats: messages as the bytes that subscribers get, made once and shared by all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.message import Message
+from app.wire.events import SPACES
+from app.wire.frames import text_frame
+from app.wire.http1 import chunk
+
+RECORD_END = b"\x1e"
+"""Ends each text of an encoding for plain ASGI. A control character, so no JSON text can hold it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """One wire format: how a message is written, and what is put around each."""
+
+    write: Callable[[str, str, Message], bytes]
+    """The channel, the epoch and a message as text."""
+    wrap: Callable[[bytes], bytes]
+    """A text as a frame, a chunk, …; control messages are wrapped by it too."""
+
+    def __call__(self, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
+        """Return messages one after the other."""
+        write, wrap = self.write, self.wrap
+        return b"".join([wrap(write(channel, epoch, message)) for message in messages])
+
+
+def record(data: bytes) -> bytes:
+    """Return ``data`` with its end marked."""
+    return data + RECORD_END
+
+
+def bare(data: bytes) -> bytes:
+    """Return ``data``."""
+    return data
+
+
+def control(**members: Any) -> bytes:  # noqa: ANN401 — JSON
+    """Return a message of the server itself as JSON; members that are None are left out."""
+    present = {name: value for name, value in members.items() if value is not None}
+    return json.dumps(present, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _plain(_: str, __: str, message: Message) -> bytes:
+    return message.data
+
+
+def _v1(channel: str, epoch: str, message: Message) -> bytes:
+    return b'{"type":"message","channel":"%b","position":"%b:%d","time":%d,"data":%b}' % (
+        channel.encode(),
+        epoch.encode(),
+        message.offset,
+        message.time,
+        message.data,
+    )
+
+
+def _sse(_: str, epoch: str, message: Message) -> bytes:
+    return b"id: %b:%d\ndata: %b\n\n" % (epoch.encode(), message.offset, message.data.translate(SPACES))
+
+
+PLAIN_FRAMES = Encoding(_plain, text_frame)
+PLAIN_RECORDS = Encoding(_plain, record)
+V1_FRAMES = Encoding(_v1, text_frame)
+V1_RECORDS = Encoding(_v1, record)
+SSE_CHUNKS = Encoding(_sse, chunk)
+SSE_BARE = Encoding(_sse, bare)

@@ -1,0 +1,237 @@
+"""The hub: one process's subscriptions, channel by channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from app.core import turns
+from app.core.channel import ANONYMOUS, Identity, Registry
+from app.core.delivery.catchup import Catchup, Kept
+from app.core.delivery.encoded_blocks import Pieces
+from app.core.delivery.encodings import Encoding
+from app.core.delivery.fanout import Fanout
+from app.core.delivery.subscription import Subscription
+from app.core.errors import AbideError, ChannelRemovedError
+from app.core.message import Page
+from app.core.ports import UNMETERED, Meter, Source
+from app.core.resume import Begin, Start, begin
+from app.core.tail import Budget
+from app.core.turns import Pace, Steps
+
+TAIL_BYTES = 64 * 1024 * 1024
+"""What all tails of a process hold together, at most."""
+
+_HEAD = Start()
+
+Judge = Callable[[Identity], Identity]
+"""Returns what a caller is by the rules in force; raises :class:`~app.core.errors.AbideError` if it may not be here."""
+
+
+class Admitted(Protocol):
+    """A connection that acts for somebody: it publishes, and subscribes."""
+
+    identity: Identity
+
+    def fail(self, error: AbideError) -> None:
+        """Close, and say why."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A channel that the bus hands over to this process."""
+
+    fanout: Fanout[Subscription]
+    catchup: Catchup
+    opening: int = 0
+    """Subscriptions that are being opened: they keep the channel, too."""
+
+    @property
+    def idle(self) -> bool:
+        return not self.opening and not len(self.fanout)
+
+
+class Hub:
+    """Follows each channel once, however many subscriptions it has in this process."""
+
+    def __init__(
+        self, source: Source, registry: Registry, *, meter: Meter = UNMETERED, tail_bytes: int = TAIL_BYTES
+    ) -> None:
+        self.meter = meter
+        """Who counts what happens to subscriptions; connections tell it of themselves."""
+        self.subscribers: Counter[str] = Counter()
+        """How many subscriptions there are, by declared name; one that is not declared any more stays, with 0."""
+        self.slow: set[Subscription] = set()
+        """Those whose writer is full."""
+        self._source = source
+        self._registry = registry
+        self._judge_caller: Judge = _as_it_is
+        self._connections: set[Admitted] = set()
+        self._budget = Budget(tail_bytes)
+        self._pieces = Pieces()
+        self._kept = Kept()
+        self._followed: dict[str, _Followed] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def registry(self) -> Registry:
+        """The rules in force."""
+        return self._registry
+
+    def __len__(self) -> int:
+        """Return how many subscriptions there are."""
+        return sum(len(followed.fanout) for followed in self._followed.values())
+
+    def counts(self) -> dict[str, tuple[int, int | None]]:
+        """Return the declared names that are subscribed to: how many subscriptions, and the newest offset.
+
+        A family's subscriptions are those of all its channels; it has no offset.
+        """
+        return {name: (count, self._head(name)) for name, count in self.subscribers.items() if count}
+
+    def _head(self, name: str) -> int | None:
+        followed = self._followed.get(name)
+        return followed.fanout.tail.head if followed else None
+
+    async def apply(self, registry: Registry, judge: Judge | None = None) -> None:
+        """Bring open connections and subscriptions under new rules; end those that they no longer admit.
+
+        ``judge`` says of each caller what it is now; without it, nobody has become another. The rules are in force at
+        once for all that is asked from now on; who is there already has its turn one after the other.
+        """
+        self._registry = registry
+        self._judge_caller = judge or _as_it_is
+        await turns.run(self._judge_all())
+
+    def admit(self, connection: Admitted) -> None:
+        """Keep a connection under the rules in force until :meth:`leave`; it has its writer."""
+        self._connections.add(connection)
+        self._judge_connection(connection)  # they may have changed since its handshake
+
+    def leave(self, connection: Admitted) -> None:
+        """Forget a connection that is over."""
+        self._connections.discard(connection)
+
+    async def subscribe(
+        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
+    ) -> tuple[Subscription, Begin]:
+        """Open a subscription, until :meth:`unsubscribe`; return it and where it begins.
+
+        Raises :class:`~app.core.errors.UnknownChannelError`, and what the backend raises; the
+        caller has checked the policy.
+        """
+        channel = self._registry.find(name)
+        followed = self._followed.get(name) or await self._follow(name)
+        followed.opening += 1
+        try:
+            where = await self._begin(name, followed, start)
+            fanout = followed.fanout
+            subscription = Subscription(name, channel, identity, encoding, where.cursor, fanout, followed.catchup)
+            fanout.add(subscription)
+            self.subscribers[channel.name] += 1
+        finally:
+            followed.opening -= 1
+            self._leave_if_idle(name)
+        if start.since is not None:
+            self.meter.resumed(complete=where.resumed)
+        if where.gap is not None:
+            self.meter.missed(where.gap.reason)
+        self._judge(subscription)  # the rules may have changed while the bus was asked
+        return subscription, where
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Close a subscription; the channel's last one takes the channel with it."""
+        subscription.detach()
+        self.subscribers[subscription.channel.name] -= 1
+        self._followed[subscription.name].fanout.remove(subscription)
+        self._leave_if_idle(subscription.name)
+
+    async def _begin(self, name: str, followed: _Followed, start: Start) -> Begin:
+        tail = followed.fanout.tail
+        if start.is_head:
+            return begin(start, tail.epoch, tail.head + 1, tail.head)
+        if start.since == (tail.epoch, tail.head):
+            return Begin(tail.head, resumed=True, gap=None)
+        # In a rolling restart thousands resume while the head moves on: they share one read, whatever the head is.
+        page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
+        if start.since and start.since.offset > max(page.head, tail.head):
+            # Another process may have heard of it before this one: only the log itself can tell.
+            page = await followed.catchup.window(start.since.offset)
+        head = max(page.head, tail.head)
+        # What came after that read may have pushed the oldest messages out.
+        first = max(page.first, head + 1 - self._registry.history(name).size)
+        return begin(start, page.lineage, first, head)
+
+    async def _follow(self, name: str) -> _Followed:
+        """Follow a channel, one caller at a time."""
+        async with self._lock(name):
+            followed = self._followed.get(name)
+            if followed is None:
+                fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
+                await self._source.follow(name, fanout)
+                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._kept)
+                followed = self._followed[name] = _Followed(fanout, catchup)
+            return followed
+
+    async def _read(self, name: str, after: int, limit: int) -> Page:
+        return await self._source.read(name, after, limit, self._registry.history(name))
+
+    def _leave_if_idle(self, name: str) -> None:
+        if self._followed[name].idle:
+            task = asyncio.get_running_loop().create_task(self._unfollow(name))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _unfollow(self, name: str) -> None:
+        async with self._lock(name):
+            followed = self._followed.get(name)
+            if followed is not None and followed.idle:
+                del self._followed[name]
+                await self._source.unfollow(name)
+
+    def _judge_all(self) -> Steps[None]:
+        pace = Pace()
+        for connection in tuple(self._connections):
+            if connection in self._connections:
+                self._judge_connection(connection)
+            yield from pace.pause()
+        for followed in tuple(self._followed.values()):
+            for subscription in tuple(followed.fanout):
+                if subscription in followed.fanout:  # some may have left meanwhile
+                    self._judge(subscription)
+                yield from pace.pause()
+
+    def _judge_connection(self, connection: Admitted) -> None:
+        try:
+            connection.identity = self._judge_caller(connection.identity)
+        except AbideError as refusal:
+            connection.identity = ANONYMOUS  # what it has sent already is nobody's
+            connection.fail(refusal)
+
+    def _judge(self, subscription: Subscription) -> None:
+        channel = self._registry.get(subscription.name)
+        if channel is None:
+            subscription.end(ChannelRemovedError(f"channel {subscription.name!r} was removed from channels.yaml"))
+            return
+        try:
+            subscription.identity = self._judge_caller(subscription.identity)
+            channel.check_subscribe(subscription.identity)
+        except AbideError as refusal:
+            subscription.end(refusal)
+        else:
+            self.subscribers[subscription.channel.name] -= 1
+            self.subscribers[channel.name] += 1
+            subscription.channel = channel
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _as_it_is(identity: Identity) -> Identity:
+    return identity

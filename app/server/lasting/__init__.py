@@ -1,0 +1,1 @@
+"""What was handed over: WebSockets and responses that last, until they end."""

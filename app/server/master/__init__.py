@@ -1,0 +1,1 @@
+"""gunicorn's master: its options, its listener, and what signals may do."""

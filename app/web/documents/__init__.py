@@ -1,0 +1,1 @@
+"""The OpenAPI and the AsyncAPI document, made of the channels in force."""

@@ -1,0 +1,268 @@
+"""``/asyncapi.json``: what goes over the WebSockets, by AsyncAPI 3.0.
+
+The document speaks as the server: it *sends* what subscribers get, and *receives* what they publish.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from app.core.channel import PARAMETER, Access, Channel
+from app.core.message import MAX_OFFSET
+from app.core.resume import Reason
+from app.web.documents import schemas
+from app.web.documents.schemas import Schema
+from app.web.subscribe.v1 import MAX_ID, SUBPROTOCOL
+from app.web.subscribe.websocket import HEARTBEAT_SECONDS
+from app.wire.close_codes import CloseCode
+
+Object = dict[str, Any]
+
+
+class _Frame(NamedTuple):
+    """One of the JSON objects of ``abide.v1``; ``type`` is not among its members."""
+
+    summary: str
+    members: dict[str, Schema]
+    optional: tuple[str, ...] = ()
+
+
+_ID: Schema = {
+    "type": ["string", "integer"],
+    "maxLength": MAX_ID,
+    "minimum": -MAX_OFFSET,
+    "maximum": MAX_OFFSET,
+    "description": "Chosen by who asks, and repeated in the answer; an integer has no fraction and no exponent",
+}
+_NAME: Schema = {"type": "string", "examples": ["lebowski"]}
+
+_SENT = {
+    "subscribed": _Frame(
+        "Where the cursor stands: the next message is the one after `position`",
+        {
+            "id": _ID,
+            "channel": _NAME,
+            "position": schemas.POSITION,
+            "resumed": {"type": "boolean", "description": "`since` was a position, and nothing is missing"},
+        },
+        optional=("id",),
+    ),
+    "gap": _Frame(
+        "What is after `after` and before `next` cannot be delivered; messages from `next` on follow",
+        {
+            "channel": _NAME,
+            "after": {"type": "string", "description": "The position that the subscriber had"},
+            "next": schemas.POSITION,
+            "reason": {"type": "string", "enum": [*Reason]},
+        },
+    ),
+    "message": _Frame(
+        "One message of a channel",
+        {"channel": _NAME, "position": schemas.POSITION, "time": schemas.TIME, "data": schemas.DATA},
+    ),
+    "heartbeat": _Frame(
+        "The server is there, and says so again within `seconds`; only where the query asks for it",
+        {"seconds": {"type": "integer", "examples": [HEARTBEAT_SECONDS]}},
+    ),
+    "published": _Frame("What was published is stored", {"id": _ID, "position": schemas.POSITION}),
+    "unsubscribed": _Frame(
+        "A subscription is over: `code` is 1000 by request, else the close code that says why",
+        {"id": _ID, "channel": _NAME, "code": {"type": "integer", "examples": [CloseCode.NORMAL.value]}},
+        optional=("id",),
+    ),
+    "error": _Frame(
+        "A request was refused; the socket stays",
+        {
+            "id": _ID,
+            "channel": _NAME,
+            "code": {"type": "string", "description": "Stable", "examples": ["unknown_channel"]},
+            "status": {"type": "integer", "description": "What HTTP would say", "examples": [404]},
+            "message": {"type": "string"},
+        },
+        optional=("id", "channel"),
+    ),
+}
+_RECEIVED = {
+    "publish": _Frame(
+        "Publish `data`; on a channel's own socket `channel` may be left out",
+        {"id": _ID, "channel": _NAME, "data": schemas.DATA, "key": schemas.KEY},
+        optional=("channel", "key"),
+    ),
+    "subscribe": _Frame(
+        "Subscribe to one more channel",
+        {"id": _ID, "channel": _NAME, "since": schemas.SINCE, "last": schemas.LAST},
+        optional=("id", "since", "last"),
+    ),
+    "unsubscribe": _Frame("End a subscription", {"id": _ID, "channel": _NAME}, optional=("id",)),
+}
+_ANSWERS = {"publish": "published", "subscribe": "subscribed", "unsubscribe": "unsubscribed"}
+
+_PLAIN = "plain"
+_BEAT = {"heartbeat": schemas.HEARTBEAT}
+_QUERIES: dict[str, Schema] = {
+    "channel": {"type": "object", "properties": {"since": schemas.SINCE, "last": schemas.LAST, **_BEAT}},
+    "socket": {"type": "object", "properties": _BEAT},
+}
+"""What the query of a channel's own socket may say, and that of the socket for any number of channels."""
+
+_SOCKET = "ws"
+"""The id of ``/ws``: a reserved name, so no channel has it."""
+
+
+def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -> Object:
+    """Return the AsyncAPI document of these channels."""
+    operations = _socket_operations()
+    for channel in channels:
+        operations |= _operations(channel)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Abide", "version": version, "description": _description()},
+        "defaultContentType": "application/json",
+        "servers": {protocol: _server(protocol, root_path) for protocol in ("ws", "wss")},
+        "channels": {_SOCKET: _socket()} | {channel.name: _channel(channel) for channel in channels},
+        "operations": operations,
+        "components": {
+            "messages": _messages(),
+            "channelBindings": {name: _binding(query) for name, query in _QUERIES.items()},
+            "securitySchemes": schemas.SECURITY_SCHEMES,
+        },
+    }
+
+
+def _description() -> str:
+    codes = " · ".join(
+        f"{code} {code.name.lower().replace('_', ' ')}" for code in CloseCode if code is not CloseCode.ABNORMAL
+    )
+    return (
+        "Each channel is a WebSocket. Without a subprotocol it has the plain form: each text frame is one message's "
+        f"data. With `Sec-WebSocket-Protocol: {SUBPROTOCOL}` each text frame is a JSON object with a `type`. "
+        "What goes over HTTP is described in [openapi.json](openapi.json).\n\n"
+        f"Close codes: {codes}. After 1012 and 1013 reconnect, and resume; from 4400 on fix something first."
+    )
+
+
+def _server(protocol: str, root_path: str) -> Object:
+    host = {"default": "localhost:8000", "description": "Where this document came from"}
+    prefix = {"default": root_path, "description": "The path that a proxy has it under, as /realtime; mostly none"}
+    return {
+        "host": "{host}",
+        "pathname": "{prefix}",
+        "protocol": protocol,
+        "variables": {"host": host, "prefix": prefix},
+    }
+
+
+def _binding(query: Schema) -> Object:
+    headers = {
+        "type": "object",
+        "properties": {"Sec-WebSocket-Protocol": {"type": "string", "enum": [SUBPROTOCOL]}},
+    }
+    return {"ws": {"method": "GET", "query": query, "headers": headers, "bindingVersion": "0.1.0"}}
+
+
+def _messages() -> Object:
+    plain = {"summary": "One message's data", "payload": schemas.DATA}
+    frames = {name: _message(name, frame) for name, frame in (_SENT | _RECEIVED).items()}
+    return {_PLAIN: plain} | frames
+
+
+def _message(name: str, frame: _Frame) -> Object:
+    payload: Schema = {
+        "type": "object",
+        "required": ["type", *(member for member in frame.members if member not in frame.optional)],
+        "properties": {"type": {"type": "string", "const": name}} | frame.members,
+    }
+    if name in _RECEIVED:  # what it does not know it refuses; what it says may grow
+        payload["additionalProperties"] = False
+    correlation = {"correlationId": {"location": "$message.payload#/id"}} if "id" in frame.members else {}
+    return {"name": name, "summary": frame.summary, "payload": payload, **correlation}
+
+
+def _socket() -> Object:
+    return {
+        "address": "/ws",
+        "summary": f"Any number of channels on one socket; only with {SUBPROTOCOL}",
+        "messages": _components((*_SENT, *_RECEIVED)),
+        "bindings": {"$ref": "#/components/channelBindings/socket"},
+    }
+
+
+def _socket_operations() -> Object:
+    requests = {
+        f"{kind}_{_SOCKET}": {"summary": frame.summary, **_answered(_SOCKET, kind)} for kind, frame in _RECEIVED.items()
+    }
+    summary = "Messages of the channels that are subscribed to"
+    return {
+        f"send_{_SOCKET}": {"summary": summary, **_send(_SOCKET, ("message", "gap", "unsubscribed", "heartbeat"))}
+    } | requests
+
+
+def _channel(channel: Channel) -> Object:
+    answered = ("publish", "published", "error") if _takes(channel) else ()
+    description: Object = {
+        "address": f"/{channel.name}",
+        "description": schemas.policy(channel),
+        "messages": _components((_PLAIN, "subscribed", "gap", "message", "heartbeat", *answered)),
+        "bindings": {"$ref": "#/components/channelBindings/channel"},
+    }
+    if channel.is_family:
+        description["parameters"] = {schemas.parameter(channel): {"description": f"`{PARAMETER}`"}}
+    return description
+
+
+def _operations(channel: Channel) -> Object:
+    """Return those of one channel: for each form what it sends, and what it takes where the policy admits it."""
+    name = channel.name
+    get, put = _security(channel.subscribe), _security(channel.publish)
+    operations = {
+        f"send_plain_{name}": {"summary": f"Messages of {name}, plain", **get, **_send(name, (_PLAIN,))},
+        f"send_v1_{name}": {
+            "summary": f"Messages of {name}, with positions",
+            **get,
+            **_send(name, ("subscribed", "gap", "message", "heartbeat")),
+        },
+    }
+    if _takes(channel):
+        operations |= {
+            f"receive_plain_{name}": {"summary": f"Publish to {name}, plain", **put, **_receive(name, _PLAIN)},
+            f"receive_v1_{name}": {
+                "summary": f"Publish to {name}, and hear where it is stored",
+                **put,
+                **_answered(name, "publish"),
+            },
+        }
+    return operations
+
+
+def _takes(channel: Channel) -> bool:
+    """Whether anybody may publish by sending."""
+    return channel.client_publish and channel.publish is not Access.NOBODY
+
+
+def _security(access: Access) -> Object:
+    scheme = Access.KEY if access is Access.OPERATORS else access  # a key always makes one
+    if scheme not in schemas.SECURITY_SCHEMES:
+        return {}
+    return {"security": [{"$ref": f"#/components/securitySchemes/{scheme}"}]}
+
+
+def _send(channel: str, messages: tuple[str, ...]) -> Object:
+    return {"action": "send", **_exchange(channel, messages)}
+
+
+def _receive(channel: str, message: str) -> Object:
+    return {"action": "receive", **_exchange(channel, (message,))}
+
+
+def _answered(channel: str, request: str) -> Object:
+    return {**_receive(channel, request), "reply": _exchange(channel, (_ANSWERS[request], "error"))}
+
+
+def _exchange(channel: str, messages: tuple[str, ...]) -> Object:
+    pointer = f"#/channels/{quote(channel)}"  # a reference is a URI: a family's braces cannot stand in it
+    return {"channel": {"$ref": pointer}, "messages": [{"$ref": f"{pointer}/messages/{name}"} for name in messages]}
+
+
+def _components(names: tuple[str, ...]) -> Object:
+    return {name: {"$ref": f"#/components/messages/{name}"} for name in names}

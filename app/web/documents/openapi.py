@@ -1,0 +1,276 @@
+"""The OpenAPI document: each channel as paths of its own, though one route serves them all.
+
+FastAPI describes the routes that it serves itself; what goes past it (``app/web/routes.py``) is
+described here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.core.channel import NAME, PARAMETER, Access, Channel
+from app.core.resume import EARLIEST
+from app.web.documents import schemas
+from app.web.documents.schemas import Schema
+from app.web.edge.problems import Problem
+from app.web.publish.push import MAX_ITEMS
+from app.web.subscribe import sse
+from app.web.subscribe.history import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
+
+DESCRIPTION = "What goes over WebSockets is described in [asyncapi.json](asyncapi.json)."
+
+_REFUSALS = {
+    400: "Malformed",
+    401: "No key, or a wrong one",
+    403: "Not allowed here",
+    404: "Unknown channel",
+    406: "Neither an event stream nor a WebSocket was asked for",
+    409: "Idempotency key reused with another message",
+    413: "Too large",
+    415: "Not a content type that can be published",
+    503: "Try again later",
+}
+_HEADERS = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    503: {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}},
+}
+KEY_OR_NOTHING: list[dict[str, Any]] = [{}, {Access.KEY: []}]
+"""What operators show: a key, or nothing where they are on loopback."""
+
+_PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 503)
+_READ_REFUSALS = (400, 401, 403, 404, 503)
+_STREAM_REFUSALS = (400, 401, 403, 404, 406)  # what passes by itself is waited for in the stream
+
+_STORED: Schema = {
+    "type": "object",
+    "required": ["channel", "position", "offset", "epoch"],
+    "properties": {
+        "channel": {"type": "string", "examples": ["lebowski"]},
+        "position": schemas.POSITION,
+        "offset": schemas.OFFSET,
+        "epoch": {"type": "string"},
+    },
+}
+_HISTORY: Schema = {
+    "type": "object",
+    "required": ["messages", "epoch", "first", "last", "complete"],
+    "properties": {
+        "messages": {
+            "description": "Ascending; there is more to read while the last one's offset is below `last`",
+            "type": "array",
+            "maxItems": MAX_LIMIT,
+            "items": {
+                "type": "object",
+                "required": ["position", "offset", "time", "data"],
+                "properties": {
+                    "position": schemas.POSITION,
+                    "offset": schemas.OFFSET,
+                    "time": schemas.TIME,
+                    "data": schemas.DATA,
+                },
+            },
+        },
+        "epoch": {"type": "string"},
+        "first": {"description": "Offset of the oldest message held", **schemas.OFFSET},
+        "last": {"description": "Offset of the head", **schemas.OFFSET},
+        "complete": {
+            "description": "Whether everything between `since` and the first message returned is still held",
+            "type": "boolean",
+        },
+    },
+}
+_ENVELOPE: Schema = {
+    "type": "object",
+    "required": ["channel", "message"],
+    "additionalProperties": False,
+    "properties": {
+        "channel": {"type": "string", "pattern": f"^{NAME.pattern}$", "examples": ["lebowski"]},
+        "message": {"description": "Any JSON", "examples": ["hello"]},
+        "key": schemas.KEY,
+    },
+}
+_PARAMETERS: dict[str, Schema] = {
+    "IdempotencyKey": {"name": "Idempotency-Key", "in": "header", "schema": schemas.KEY},
+    "LastEventId": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "As EventSource sends it: goes before the query; one that is not ours is a gap",
+        "schema": {"type": "string"},
+    },
+    "LastEventIdOfPolyfills": {
+        "name": "lastEventId",
+        "in": "query",
+        "description": "The same for who cannot send the header: goes before `since` and `last`",
+        "schema": {"type": "string"},
+    },
+    "Heartbeat": {"name": "heartbeat", "in": "query", "schema": schemas.HEARTBEAT},
+    "Since": {"name": "since", "in": "query", "schema": schemas.SINCE},
+    "SinceOldest": {"name": "since", "in": "query", "schema": schemas.SINCE | {"default": EARLIEST}},
+    "Last": {"name": "last", "in": "query", "schema": schemas.LAST},
+    "Limit": {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    },
+    "Wait": {
+        "name": "wait",
+        "in": "query",
+        "description": "Seconds to wait for a message where there is none: long-polling",
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
+    },
+}
+
+
+def refusal(status: int) -> dict[str, Any]:
+    """Return the response object of a refusal with this status."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "description": _REFUSALS[status],
+        "headers": _HEADERS.get(status, {}),
+        "content": {"application/problem+json": {"schema": schema}},
+    }
+
+
+class Documented(FastAPI):
+    """FastAPI with a document that shows every channel."""
+
+    def __init__(self, channels: tuple[Channel, ...], **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
+        # Relative to the document: whatever path a proxy has it under, the server is there too.
+        super().__init__(description=DESCRIPTION, servers=[{"url": "."}], **options)
+        self._channels = channels
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, made when it is first asked for."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["paths"] = {**_paths(self._channels), **document["paths"]}
+            for kind, components in _components().items():
+                document["components"].setdefault(kind, {}).update(components)
+        return super().openapi()
+
+
+def _components() -> dict[str, dict[str, Any]]:
+    return {
+        "schemas": {"Problem": Problem.model_json_schema(), "Stored": _STORED, "History": _HISTORY},
+        "parameters": _PARAMETERS,
+        "responses": {
+            **{str(status): refusal(status) for status in _REFUSALS},
+            "Stored": _stored({"$ref": "#/components/schemas/Stored"}),
+            "History": _answer("What is kept", "application/json", {"$ref": "#/components/schemas/History"}),
+            "Stream": _answer(
+                "An endless stream: `id:` is the position, `data:` the message; `event: gap` says what is missing, "
+                "`event: closed` is the end; while the backend is away there is only a comment",
+                sse.MEDIA_TYPE,
+                {"type": "string"},
+            ),
+        },
+        "securitySchemes": schemas.SECURITY_SCHEMES,
+    }
+
+
+def _answer(description: str, media_type: str, schema: Schema) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}}
+
+
+def _stored(schema: Schema) -> dict[str, Any]:
+    replayed = {"description": "`true` when the key was known", "schema": {"type": "string"}}
+    return _answer("Stored", "application/json", schema) | {"headers": {"Idempotency-Replayed": replayed}}
+
+
+def _paths(channels: tuple[Channel, ...]) -> dict[str, Any]:
+    paths: dict[str, Any] = {"/push": {"post": _push()}}
+    for channel in channels:
+        shared = {"parameters": _family_parameter(channel)} if channel.is_family else {}
+        paths |= {
+            f"/push/{channel.name}": {**shared, "post": _push_to(channel)},
+            f"/{channel.name}": {**shared, "get": _subscribe(channel)},
+            f"/{channel.name}/history": {**shared, "get": _read_history(channel)},
+        }
+    return paths
+
+
+def _push() -> dict[str, Any]:
+    array = {"type": "array", "items": _ENVELOPE, "maxItems": MAX_ITEMS}
+    stored: Schema = {"$ref": "#/components/schemas/Stored"}
+    problem: Schema = {"$ref": "#/components/schemas/Problem"}
+    one = {"allOf": [stored, {"required": ["message"], "properties": {"message": schemas.DATA}}]}
+    return {
+        "tags": ["push"],
+        "operationId": "push",
+        "summary": "Publish a message, or an array of them",
+        "description": (
+            f"An array has at most {MAX_ITEMS} items. It is published in order, and not atomically: it is answered "
+            "with 200 and, for each item, its result or its problem. In an array each item has its own `key`; "
+            "a single message has it in the header or as `key`, not both."
+        ),
+        "security": [{}, *({scheme: []} for scheme in schemas.SECURITY_SCHEMES)],
+        "parameters": _refer("IdempotencyKey"),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": [_ENVELOPE, array]}}}},
+        "responses": _responses(
+            _stored({"anyOf": [one, {"type": "array", "items": {"anyOf": [stored, problem]}}]}), _PUSH_REFUSALS
+        ),
+    }
+
+
+def _push_to(channel: Channel) -> dict[str, Any]:
+    content = {
+        "application/json": {"schema": {"description": "Any JSON"}, "example": "hello"},
+        "text/plain": {"schema": {"type": "string"}},
+    }
+    return {
+        "tags": ["push"],
+        "operationId": f"push_{channel.name}",
+        "summary": f"Publish to {channel.name}",
+        "description": (
+            "The body is the message; the answer comes when it is stored. "
+            f"Subscribers connect a WebSocket to `/{channel.name}`.\n\n{schemas.policy(channel)}"
+        ),
+        **_security(channel.publish),
+        "parameters": _refer("IdempotencyKey"),
+        "requestBody": {"required": True, "content": content},
+        "responses": _responses({"$ref": "#/components/responses/Stored"}, _PUSH_REFUSALS),
+    }
+
+
+def _subscribe(channel: Channel) -> dict[str, Any]:
+    return {
+        "tags": ["subscribe"],
+        "operationId": f"subscribe_{channel.name}",
+        "summary": f"Subscribe to {channel.name} by Server-Sent Events",
+        "description": f"Needs `Accept: {sse.MEDIA_TYPE}`.\n\n{schemas.policy(channel)}",
+        **_security(channel.subscribe),
+        "parameters": _refer("LastEventId", "LastEventIdOfPolyfills", "Since", "Last", "Heartbeat"),
+        "responses": _responses({"$ref": "#/components/responses/Stream"}, _STREAM_REFUSALS),
+    }
+
+
+def _read_history(channel: Channel) -> dict[str, Any]:
+    return {
+        "tags": ["history"],
+        "operationId": f"history_{channel.name}",
+        "summary": f"Read what is kept of {channel.name}, or wait for more",
+        **_security(channel.subscribe),
+        "parameters": _refer("SinceOldest", "Limit", "Wait"),
+        "responses": _responses({"$ref": "#/components/responses/History"}, _READ_REFUSALS),
+    }
+
+
+def _family_parameter(family: Channel) -> list[dict[str, Any]]:
+    schema = {"type": "string", "pattern": f"^{PARAMETER}$"}
+    return [{"name": schemas.parameter(family), "in": "path", "required": True, "schema": schema}]
+
+
+def _security(access: str) -> dict[str, Any]:
+    if access == Access.OPERATORS:
+        return {"security": KEY_OR_NOTHING}
+    return {"security": [{access: []}]} if access in schemas.SECURITY_SCHEMES else {}
+
+
+def _refer(*parameters: str) -> list[dict[str, str]]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
+
+
+def _responses(success: dict[str, Any], refusals: tuple[int, ...]) -> dict[str, Any]:
+    return {"200": success} | {str(status): {"$ref": f"#/components/responses/{status}"} for status in refusals}

@@ -1,0 +1,115 @@
+"""Who is calling, and from which page."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from app.core.channel import Access, Caller, Identity
+from app.core.errors import AbideError, UnauthorisedError
+from app.web.edge.loopback import is_forwarded, is_here, is_local, is_near
+from app.web.edge.origins import Origins, is_own
+
+_NAME_DIGITS = 12
+"""Of a key's digest in the name of its identity: enough to tell keys apart, too few to be of use."""
+
+_LONGEST_ORIGIN = 300
+"""Characters of an origin that are kept: more than a host's name, a scheme and a port have."""
+
+_NO_KEYS = "no keys are configured (auth.keys), so nobody can"
+
+
+class Authenticator:
+    """Knows callers by the keys that they bring in ``Authorization: Bearer <key>``, and by where they are.
+
+    ``operators`` says who is one: ``anyone``, or who has a ``key``; None for who has a key, or is on this
+    machine. ``on_loopback`` says whether the server listens there alone: else everybody is a stranger.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[bytes, ...],
+        origins: tuple[str, ...] = ("*",),
+        operators: Access | None = None,
+        *,
+        on_loopback: bool = False,
+    ) -> None:
+        # Digests have one length, so that comparing them tells nothing of a key's.
+        self._digests = [_digest(key) for key in keys]
+        self.origins = Origins(origins, on_loopback=on_loopback)
+        """Whose pages may use the server."""
+        self.operators = operators
+        """Who is an operator, as configured."""
+        self._local_may = operators is None and on_loopback
+
+    def identify(self, headers: Mapping[str, str], peer: str | None) -> Identity:
+        """Return the caller's identity; in time that does not depend on how near a key is.
+
+        Names of ``headers`` are in lower case; ``peer`` is the address that the connection comes from, None
+        where that is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign
+        origin, and :class:`UnauthorisedError` for a key that is none, also where nobody needs one.
+        """
+        return self._judge(see(headers, peer))
+
+    def judge(self, identity: Identity) -> Identity:
+        """Return what the caller of an open connection is by these settings; raises as :meth:`identify` does."""
+        return self._judge(identity.caller)
+
+    def _judge(self, caller: Caller) -> Identity:
+        self.origins.check(caller)
+        if not self._digests:
+            return self._keyless(_NO_KEYS, caller)
+        if caller.digest is None:
+            return self._keyless("no key was sent", caller)
+        matches = [hmac.compare_digest(caller.digest, known) for known in self._digests]
+        if not any(matches):
+            msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
+            raise UnauthorisedError(msg)
+        name = self._digests[matches.index(True)].hex()[:_NAME_DIGITS]
+        return Identity(has_key=True, name=name, is_operator=True, caller=caller)
+
+    def check_operator(self, request: HTTPConnection, what: str) -> None:
+        """Raise unless an operator asks, as :meth:`identify` does and :meth:`Identity.check_operator`."""
+        self.identify(request.headers, peer(request.scope)).check_operator(f"only operators may see {what}")
+
+    def is_operator(self, request: HTTPConnection) -> bool:
+        """Whether an operator asks."""
+        try:
+            return self.identify(request.headers, peer(request.scope)).is_operator
+        except AbideError:
+            return False
+
+    def _keyless(self, reason: str, caller: Caller) -> Identity:
+        is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(caller, self.origins))
+        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._digests), caller=caller)
+
+
+def see(headers: Mapping[str, str], peer: str | None) -> Caller:
+    """Return what a caller shows; the arguments are those of :meth:`Authenticator.identify`."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    own = origin is not None and is_own(origin, host)
+    return Caller(
+        _digest(credentials.strip().encode("latin-1")) if scheme.lower() == "bearer" else None,
+        is_near(headers, peer),
+        None if origin is None else origin[:_LONGEST_ORIGIN],
+        is_own=own,
+        is_elsewhere=own and not is_here(host) and not is_forwarded(headers),
+    )
+
+
+def peer(scope: Scope) -> str | None:
+    """Return the address that a request comes from; None where it is not known, or may be a proxy's.
+
+    Nobody but proxies speaks HTTP/1.0 any more: it is what nginx sends unless it is told otherwise.
+    """
+    client = scope.get("client")
+    return client[0] if client and scope.get("http_version") != "1.0" else None
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

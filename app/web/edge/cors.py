@@ -1,0 +1,88 @@
+"""What pages of other origins may ask, and which answers they may read (the Fetch standard's CORS protocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.errors import AbideError
+from app.web.edge.auth import see
+from app.web.edge.origins import Origins
+from app.web.edge.problems import ProblemResponse
+from app.web.edge.request import by_name
+
+Header = tuple[bytes, bytes]
+
+_VARY = (b"vary", b"Origin")
+_EXPOSED = (b"access-control-expose-headers", b"idempotency-replayed, retry-after")
+_CREDENTIALS = (b"access-control-allow-credentials", b"true")
+
+ALLOWED_HEADERS = (
+    "authorization", "content-type", "idempotency-key", "last-event-id",
+    "accept", "cache-control", "pragma", "x-requested-with",
+    "traceparent", "tracestate", "baggage", "b3", "sentry-trace", "x-request-id", "x-correlation-id",
+)  # fmt: skip
+"""What pages may send: what the server reads, what polyfills of EventSource add, and tracers' headers."""
+
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, HEAD, POST"),
+    (b"access-control-allow-headers", ", ".join(ALLOWED_HEADERS).encode()),
+    (b"access-control-max-age", b"600"),
+)
+
+
+class Cors:
+    """ASGI middleware: adds its headers to every answer, and answers preflights itself."""
+
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        self._app = app
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        added = self.added(scope["headers"])
+
+        async def send_more(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *added]
+            await send(message)
+
+        app = self._preflight if scope["method"] == "OPTIONS" and _is_preflight(scope["headers"]) else self._app
+        await app(scope, receive, send_more)
+
+    def added(self, headers: Sequence[Header]) -> list[Header]:
+        """Return what is added to the answer to a request with these headers."""
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        if origin is None:
+            return [_VARY]
+        return [*self._permission(origin), _EXPOSED, _VARY]
+
+    def _permission(self, origin: bytes) -> list[Header]:
+        """Return what lets a page of the origin read an answer.
+
+        Credentials only where somebody is named: with ``*``, and ``null`` which any page can make itself, every
+        page in the world would ask in the name of whoever looks at it.
+        """
+        text = origin.decode("latin-1")
+        if self._origins.lists(text):
+            allowed = (b"access-control-allow-origin", origin)
+            return [allowed, _CREDENTIALS] if self._origins.trusts(text) else [allowed]
+        return [(b"access-control-allow-origin", b"*")] if self._origins.any else []
+
+    async def _preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what a browser asks before it sends what a page wants sent."""
+        response: Response
+        try:
+            self._origins.check(see(by_name(scope["headers"]), None))
+        except AbideError as error:
+            response = ProblemResponse.of(error)
+        else:
+            response = Response(status_code=204)
+            response.raw_headers += _PREFLIGHT
+        await response(scope, receive, send)
+
+
+def _is_preflight(headers: Sequence[Header]) -> bool:
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in headers}

@@ -1,0 +1,1 @@
+"""What operators and platforms see: health, metrics, channels, pages."""

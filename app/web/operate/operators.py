@@ -1,0 +1,120 @@
+"""What only operators see: channels, metrics, and the documents with the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.responses import PlainTextResponse
+
+from app.core.channel import Access
+from app.core.errors import UnauthorisedError
+from app.web.documents.lazy_document import Document
+from app.web.documents.openapi import KEY_OR_NOTHING, refusal
+from app.web.edge.auth import Authenticator
+from app.web.edge.problems import ProblemResponse
+from app.web.operate.channels import ChannelList, Channels
+from app.web.operate.metrics import Metrics
+from app.web.operate.pages import add_docs_files, docs_page
+
+
+def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
+    app: FastAPI,
+    authenticator: Authenticator,
+    *,
+    channels: Channels,
+    metrics: Metrics | None,
+    asyncapi: Document,
+    docs: bool,
+) -> None:
+    """Add the routes, each behind the same check."""
+    routes = _Guarded(app, authenticator)
+    routes.add("/channels", channels.head, "the list of channels", methods=["HEAD"], include_in_schema=False)
+    routes.add(
+        "/channels",
+        channels.list,
+        "the list of channels",
+        tags=["channels"],
+        summary="The declared channels, with their policies and counters",
+        response_model=ChannelList,
+    )
+    if metrics is not None:
+        routes.add("/metrics", metrics.answer, "metrics", methods=["HEAD"], include_in_schema=False)
+        routes.add(
+            "/metrics",
+            metrics.answer,
+            "metrics",
+            tags=["health"],
+            summary="What it counts and measures, for Prometheus",
+            response_class=PlainTextResponse,
+        )
+    for path, document in (("/openapi.json", Document(app.openapi)), ("/asyncapi.json", asyncapi)):
+        routes.add(path, document.answer, path[1:], methods=["GET", "HEAD"], include_in_schema=False)
+    if docs:
+        _add_docs(app, authenticator)
+
+
+class _Route(APIRoute):
+    """A route whose answers are what they say: no browser takes them for a script or a page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+
+        async def answer_as_said(request: Request) -> Response:
+            response = await answer(request)
+            response.headers["x-content-type-options"] = "nosniff"
+            return response
+
+        return answer_as_said
+
+
+class _Guarded:
+    """Adds routes to an application, for operators alone."""
+
+    def __init__(self, app: FastAPI, authenticator: Authenticator) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        is_open = authenticator.operators is Access.ANYONE
+        security = [{Access.KEY: []}] if authenticator.operators is Access.KEY else KEY_OR_NOTHING
+        self._documented: dict[str, Any] = (
+            {}
+            if is_open
+            else {"responses": {401: refusal(401), 403: refusal(403)}, "openapi_extra": {"security": security}}
+        )
+
+    def add(self, path: str, endpoint: Any, what: str, **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
+        """Add a route; ``what`` says in a refusal what it shows."""
+
+        async def check(request: Request) -> None:
+            self._authenticator.check_operator(request, what)
+
+        router = self._app.router
+        router.add_api_route(
+            path, endpoint, dependencies=[Depends(check)], route_class_override=_Route, **self._documented, **options
+        )
+
+
+def _add_docs(app: FastAPI, authenticator: Authenticator) -> None:
+    """Add the page of the documents, and what it loads.
+
+    A browser that goes to a page cannot bring a key. So a stranger's gets the page with the 401: it has no
+    data, asks for a key, and reads the document with it.
+    """
+
+    async def docs(request: Request) -> Response:
+        try:
+            authenticator.check_operator(request, "/docs")
+        except UnauthorisedError as error:
+            refused = ProblemResponse.of(error)
+            if "text/html" not in request.headers.get("accept", ""):
+                return refused
+            page = docs_page(request, status_code=refused.status_code)
+            page.headers["www-authenticate"] = refused.headers["www-authenticate"]
+            return page
+        return docs_page(request)
+
+    app.add_api_route("/docs", docs, methods=["GET", "HEAD"], include_in_schema=False)
+    add_docs_files(app)

@@ -1,0 +1,1 @@
+"""Subscribers: who is admitted, and in which form they are told."""

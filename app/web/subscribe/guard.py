@@ -1,0 +1,47 @@
+"""A bug in a connection's code ends that connection, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import structlog
+
+from app.core.errors import AbideError
+from app.core.ports import Meter
+from app.web.edge.access import Line
+
+_log = structlog.get_logger(__name__)
+
+
+class Guarded(Protocol):
+    """What has methods that are :func:`guarded`."""
+
+    def crash(self, error: BaseException) -> None:
+        """End the connection because of a bug. Never raises."""
+
+
+P = ParamSpec("P")
+G = TypeVar("G", bound=Guarded)
+
+
+def guarded(method: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G, P], None]:
+    """Let an error that a connection's method raises end the connection: who calls it has others to serve."""
+
+    @wraps(method)
+    def call(self: G, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            self.crash(error)
+
+    return call
+
+
+def report(error: BaseException, line: Line, meter: Meter) -> None:
+    """Log a connection's bug with its trace, and count it."""
+    if isinstance(error, AbideError) and error.__cause__ is not None:  # what the core makes of it
+        error = error.__cause__
+    meter.failed("connection")
+    _log.error("connection_failed", path=line.path, **{f"{line.kind}_id": line.id}, exc_info=error)

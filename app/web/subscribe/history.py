@@ -1,0 +1,222 @@
+"""``GET /{channel}/history``: the log as a JSON answer, and long-polling for clients that can do nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from starlette.types import Receive, Scope, Send
+
+from app.core import epochs
+from app.core.channel import Channel, Identity
+from app.core.delivery import encodings
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
+from app.core.errors import AbideError, MalformedError
+from app.core.message import Message, Page
+from app.core.ports import Source, Writer
+from app.core.resume import Begin, Gap, Start, begin
+from app.web.edge.draining import lasting
+from app.web.subscribe.asgi_writer import disconnected
+
+MAX_LIMIT = 1000
+MAX_WAIT = 60
+DEFAULT_LIMIT = 100
+
+More = Callable[[int, int], Awaitable[Page]]
+"""Reads at most so many messages (second) past an offset (first)."""
+
+_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+
+_NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
+
+
+class History:
+    """Reads the log of channels for whoever may subscribe to them."""
+
+    def __init__(self, hub: Hub, source: Source) -> None:
+        self._hub = hub
+        self._source = source
+
+    async def answer(  # noqa: PLR0913, PLR0917 — a request's parts, and who may ask
+        self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
+    ) -> Answer:
+        """Answer one request; raise why it cannot be.
+
+        With ``wait`` and nothing to answer yet, wait so many seconds at most for a message.
+        """
+        channel.check_subscribe(identity)
+        start = Start.parse(query.get("since", "earliest"), None)
+        limit = _number(query, "limit", DEFAULT_LIMIT, MAX_LIMIT)
+        wait = _number(query, "wait", 0, MAX_WAIT)
+        page, where = await self._read(name, channel, start, limit)
+        if not page.messages and wait:
+            waiter = _Waiter(wait)
+            gone = asyncio.create_task(disconnected(receive))
+            gone.add_done_callback(lambda _: waiter.stop())
+            try:
+                with lasting(scope, waiter.stop):
+                    page, where = await self._poll(name, channel, identity, start, limit, waiter)
+            finally:
+                gone.cancel()
+        return Answer(partial(self._more, name, channel), page, where, limit)
+
+    async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:
+        return await self._source.read(name, after, limit, channel.history)
+
+    async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
+        if start.earliest:  # before the first: whatever is held comes
+            page = await self._source.read(name, 0, limit, channel.history)
+            return page, begin(start, page.lineage, page.first, page.head)
+        while True:
+            ends = await self._source.read(name, 0, 0, channel.history)
+            where = begin(start, ends.lineage, ends.first, ends.head)
+            page = await self._source.read(name, where.cursor, limit, channel.history)
+            if epochs.name(page.lineage) == epochs.name(ends.lineage):
+                return page, where
+
+    async def _poll(  # noqa: PLR0913, PLR0917 — a question, and how long it may take
+        self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, waiter: _Waiter
+    ) -> tuple[Page, Begin]:
+        """Read again when there is something, or time is up."""
+        subscription, _ = await self._hub.subscribe(name, identity, encodings.PLAIN_RECORDS)
+        self._hub.meter.connected("poll")
+        try:
+            subscription.attach(waiter, waiter)
+            page, where = await self._read(name, channel, start, limit)  # it may have come in between
+            if not page.messages and await waiter.news():
+                page, where = await self._read(name, channel, start, limit)
+        finally:
+            self._hub.meter.disconnected("poll")
+            self._hub.unsubscribe(subscription)
+        return page, where
+
+
+class _Waiter(Writer):
+    """A writer that only notices that there is something. A subscriber, too."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._news = asyncio.Event()
+
+    async def news(self) -> bool:
+        """Return whether something came, or ended it, within its seconds."""
+        try:
+            await asyncio.wait_for(self._news.wait(), self._seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Let :meth:`news` return."""
+        self._news.set()
+
+    def write(self, data: bytes) -> None:  # noqa: ARG002 — as for the four below, that it was called is enough
+        self._news.set()
+
+    def is_full(self) -> bool:
+        return False
+
+    def close(self, code: int, reason: str) -> None:
+        """Nothing to close."""
+
+    def pause(self) -> None:
+        """Nothing to read."""
+
+    def resume(self) -> None:
+        """Nothing to read."""
+
+    def lost(self, subscription: Subscription, gap: Gap) -> None:  # noqa: ARG002
+        self._news.set()
+
+    def ended(self, subscription: Subscription, error: AbideError) -> None:  # noqa: ARG002
+        self._news.set()
+
+
+def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = query.get(name, str(default))
+    if not _NUMBER.fullmatch(text) or int(text) > most:
+        msg = f"{name!r} must be a whole number from 0 to {most}, not {text[:40]!r}"
+        raise MalformedError(msg)
+    return int(text)
+
+
+class Answer:
+    """The answer, as an ASGI application: one piece where the first page has everything, else piece by piece.
+
+    A page is read when the client has taken the ones before it, so that a client that reads slowly, or not at all,
+    makes the server hold two pages. ``first`` and ``last`` are those of the newest page that was read. ``complete`` is
+    about all of them: it is false also when messages between two pages expired before they could be read,
+    or the log began another epoch meanwhile, which ends the answer.
+    """
+
+    def __init__(self, more: More, page: Page, where: Begin, limit: int) -> None:
+        self._more = more
+        self._page = page
+        self._left = limit - len(page.messages)
+        """How many messages the client wants besides those of the page."""
+        self._next = where.cursor + 1
+        """Offset of the message that has to come next if nothing is missing."""
+        self._is_complete = where.gap is None
+        self._lineage = page.lineage
+        self._epoch = epochs.label(page.lineage).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        body, headers = b'{"messages":[' + self._messages(), _HEADERS
+        is_whole = not self._has_more()
+        if is_whole:
+            body += self._end()
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":
+            body, is_whole = b"", True
+        await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+        if not is_whole:
+            await self._send_more(receive, send)
+
+    async def _send_more(self, receive: Receive, send: Send) -> None:
+        """Send the other pages, unless the client goes away."""
+        gone = asyncio.create_task(disconnected(receive))
+        try:
+            while self._has_more() and not gone.done():
+                page = await self._more(self._page.messages[-1].offset, self._left)
+                if epochs.name(page.lineage) != epochs.name(self._lineage):  # what follows may not follow what was sent
+                    self._is_complete = False
+                    break
+                self._page = page
+                self._left -= len(self._page.messages)
+                if self._page.messages:
+                    await send({"type": "http.response.body", "body": b"," + self._messages(), "more_body": True})
+            await send({"type": "http.response.body", "body": self._end()})
+        finally:
+            gone.cancel()
+
+    def _has_more(self) -> bool:
+        messages = self._page.messages
+        return bool(messages) and self._left > 0 and messages[-1].offset < self._page.head
+
+    def _messages(self) -> bytes:
+        """Return those of the page, and note whether some before them are missing."""
+        messages = self._page.messages
+        if messages:
+            self._is_complete = self._is_complete and messages[0].offset == self._next
+            self._next = messages[-1].offset + 1
+        return b",".join([_message(self._epoch, message) for message in messages])
+
+    def _end(self) -> bytes:
+        complete = b"true" if self._is_complete else b"false"
+        page = self._page
+        return b'],"epoch":"%b","first":%d,"last":%d,"complete":%b}' % (self._epoch, page.first, page.head, complete)
+
+
+def _message(epoch: bytes, message: Message) -> bytes:
+    return b'{"position":"%b:%d","offset":%d,"time":%d,"data":%b}' % (
+        epoch,
+        message.offset,
+        message.offset,
+        message.time,
+        message.data,
+    )

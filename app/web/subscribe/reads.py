@@ -1,0 +1,74 @@
+"""``GET`` of a channel: an event stream, or the history."""
+
+from __future__ import annotations
+
+import structlog
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.core.channel import Registry
+from app.core.delivery.hub import Hub
+from app.core.errors import AbideError
+from app.core.ports import Source
+from app.web.edge.auth import Authenticator, peer
+from app.web.edge.problems import ProblemResponse, describe
+from app.web.edge.request import by_name, query_of
+from app.web.subscribe import sse
+from app.web.subscribe.history import History
+
+HISTORY = "/history"
+"""What follows a channel's path, where its history is."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Reads:
+    """An ASGI application for ``GET`` and ``HEAD`` of ``/{channel}`` and ``/{channel}/history``."""
+
+    def __init__(self, registry: Registry, authenticator: Authenticator, hub: Hub, source: Source) -> None:
+        self._registry = registry
+        self._authenticator = authenticator
+        self._hub = hub
+        self._history = History(hub, source)
+
+    def knows(self, path: str) -> bool:
+        """Whether the path is a channel's, or that of its history."""
+        return self._registry.get(_name(path)) is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request whose path :meth:`knows`."""
+        try:
+            response = await self._answer(scope, receive, send)
+        except AbideError as error:
+            response = ProblemResponse.of(error)
+        except Exception:  # noqa: BLE001 — a bug is answered as a problem too
+            _log.exception("read_failed")
+            self._hub.meter.failed("request")
+            response = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
+        """Return the answer; None when it is a stream, or was one."""
+        headers, query = by_name(scope["headers"]), query_of(scope)
+        identity = self._authenticator.identify(headers, peer(scope))
+        path = scope["path"]
+        name = _name(path)
+        channel = self._registry.find(name)
+        if path.endswith(HISTORY):
+            return await self._history.answer(name, channel, identity, query, scope, receive)
+        if not sse.is_wanted(headers):
+            detail = (
+                f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
+                f"what is kept can be read from /{name}{HISTORY}"
+            )
+            return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
+        channel.check_subscribe(identity)
+        if scope["method"] == "HEAD":
+            return Response(media_type=sse.MEDIA_TYPE)
+        await sse.stream(self._hub, sse.Asked.of(name, identity, headers, query), scope, receive, send)
+        return None
+
+
+def _name(path: str) -> str:
+    return path.removeprefix("/").removesuffix(HISTORY)

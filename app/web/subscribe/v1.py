@@ -1,0 +1,230 @@
+"""The ``abide.v1`` form: JSON objects both ways, positions, gaps, any number of channels on one socket."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from app.core import data as json_data
+from app.core.channel import MAX_NAME, Identity
+from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
+from app.core.delivery.encodings import Encoding, control
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
+from app.core.errors import CLOSE_CODES, AbideError, MalformedError, TooManyError, UnavailableError, UnknownChannelError
+from app.core.message import MAX_OFFSET, check_key
+from app.core.ports import Intake, Publisher, Writer
+from app.core.resume import Begin, Gap, Start
+from app.core.scan import Members
+from app.web.edge.access import Line
+from app.web.edge.problems import STATUSES
+from app.web.subscribe.guard import guarded
+from app.web.subscribe.plain import Connection
+from app.wire.close_codes import CloseCode
+
+SUBPROTOCOL = "abide.v1"
+
+MAX_SUBSCRIPTIONS = 100
+"""Subscriptions of one connection, at most."""
+
+MAX_ID = 1024
+"""Characters of an ``id``, at most: it is repeated in the answer."""
+
+_FIELDS = {
+    "publish": {"type", "id", "channel", "data", "key"},
+    "subscribe": {"type", "id", "channel", "since", "last"},
+    "unsubscribe": {"type", "id", "channel"},
+}
+_MEMBERS = frozenset().union(*_FIELDS.values())
+_INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
+
+
+class Session(Connection):
+    """A connection that speaks ``abide.v1``.
+
+    ``only`` is the channel's name on ``/{channel}``, whose end is the connection's end; None on ``/ws``.
+    """
+
+    __slots__ = ("_encoding", "_messages", "_only", "_starts", "_subscriptions")
+
+    def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and two of its own
+        self,
+        hub: Hub,
+        publisher: Publisher,
+        intake: Intake,
+        identity: Identity,
+        line: Line,
+        encoding: Encoding,
+        only: str | None,
+    ) -> None:
+        super().__init__(hub, publisher, intake, identity, line)
+        self._encoding = encoding
+        self._only = only
+        self._subscriptions: dict[str, Subscription] = {}
+        self._starts: dict[str, int] = {}
+        self._messages = 0
+
+    @guarded
+    def begin(self, writer: Writer, subscription: Subscription | None, where: Begin | None) -> None:
+        """Start to speak: on ``/{channel}`` with its subscription, on ``/ws`` with none."""
+        self._writer = writer
+        if subscription is not None and where is not None:
+            self._add(subscription, where, None)
+
+    @guarded
+    def lost(self, subscription: Subscription, gap: Gap) -> None:
+        """Say so; what is held comes after it."""
+        self._say_gap(subscription.name, gap)
+
+    @guarded
+    def ended(self, subscription: Subscription, error: AbideError) -> None:
+        """Say that the channel is over; close where it is the connection's only one, or the connection that fails."""
+        if self._only is not None or isinstance(error, UnavailableError) or error.code == AbideError.code:
+            self.fail(error)
+        else:
+            self._remove(subscription)
+            self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
+
+    def most(self) -> int:
+        """Return what its one channel takes of this subscriber, or the one that takes most."""
+        registry = self.hub.registry
+        channel = registry.get(self._only) if self._only is not None else None
+        return MAX_ENVELOPE + (channel or registry).most_from(self.identity)
+
+    def stall(self) -> None:
+        """Stop every subscription at what was sent."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.full()
+
+    def go_on(self) -> None:
+        """Let every subscription go on from there."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.drained()
+
+    def release(self, line: Line) -> None:
+        """Give back the subscriptions."""
+        for subscription in list(self._subscriptions.values()):
+            self._remove(subscription)
+        line.messages = self._messages
+
+    async def handle(self, text: bytes) -> None:
+        """Do what a message of the subscriber asks for; only what is no JSON object closes."""
+        refusal = ""
+        try:
+            members = await json_data.read_members(text, _MEMBERS)
+        except MemberError as error:  # not kept: it holds this frame, and with it the text
+            members, refusal = error.found, str(error)
+        known: dict[str, Any] = {}
+        try:
+            known["id"] = _identifier(members)
+            if "channel" in members:
+                known["channel"] = _name(members["channel"])
+            if refusal:
+                raise MalformedError(refusal)
+            await self._dispatch(members, known)
+        except AbideError as error:
+            status = STATUSES.get(error.code)
+            self._say(type="error", **known, code=error.code, status=status, message=str(error))
+
+    async def _dispatch(self, members: Members, known: dict[str, Any]) -> None:
+        kind = json_data.string(members.get("type", '""'), "'type'")
+        if kind not in _FIELDS:
+            msg = f"unknown type {kind[:40]!r}: send publish, subscribe or unsubscribe"
+            raise MalformedError(msg)
+        if unknown := members.keys() - _FIELDS[kind]:
+            msg = f"unknown member {min(unknown)!r} of {kind}"
+            raise MalformedError(msg)
+        name = known.get("channel", self._only)
+        if name is None:
+            msg = f"'channel' is missing: name the channel to {kind}"
+            raise MalformedError(msg)
+        match kind:
+            case "publish":
+                await self._publish(members, name, known["id"])
+            case "subscribe":
+                await self._subscribe(members, name, known["id"])
+            case _:
+                self._unsubscribe(name, known["id"])
+
+    async def _publish(self, members: Members, name: str, identifier: object) -> None:
+        if "data" not in members:
+            msg = "'data' is missing: it is the message to publish"
+            raise MalformedError(msg)
+        key = check_key(json_data.string(members["key"], "'key'")) if "key" in members else None
+        channel = self.hub.registry.find(name)
+        published = await self.publish(channel, name, members["data"].encode(), key)
+        self._say(type="published", id=identifier, position=str(published.position))
+
+    async def _subscribe(self, members: Members, name: str, identifier: object) -> None:
+        self._only_on_ws()
+        if name in self._subscriptions:
+            msg = f"{name!r} is subscribed to already"
+            raise MalformedError(msg)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            self.hub.meter.limited("subscriptions")
+            msg = f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
+            raise TooManyError(msg)
+        since = json_data.string(members["since"], "'since'") if "since" in members else None
+        start = Start.parse(since, members.get("last"))
+        self.hub.registry.find(name).check_subscribe(self.identity)
+        subscription, where = await self.hub.subscribe(name, self.identity, self._encoding, start)
+        if self.is_over:  # it ended while the backend was asked
+            self.hub.unsubscribe(subscription)
+        else:
+            self._add(subscription, where, identifier)
+
+    def _unsubscribe(self, name: str, identifier: object) -> None:
+        self._only_on_ws()
+        subscription = self._subscriptions.get(name)
+        if subscription is None:
+            msg = f"{name!r} is not subscribed to"
+            raise UnknownChannelError(msg)
+        self._remove(subscription)
+        self._say(type="unsubscribed", id=identifier, channel=name, code=CloseCode.NORMAL)
+
+    def _only_on_ws(self) -> None:
+        if self._only is not None:
+            msg = f"this socket is for {self._only!r} alone: use /ws for any number of channels"
+            raise MalformedError(msg)
+
+    def _add(self, subscription: Subscription, where: Begin, identifier: object) -> None:
+        name = subscription.name
+        self._subscriptions[name], self._starts[name] = subscription, where.cursor
+        position = str(subscription.position)
+        self._say(type="subscribed", id=identifier, channel=name, position=position, resumed=where.resumed)
+        if where.gap is not None:
+            self._say_gap(name, where.gap)
+        subscription.attach(self._writer, self)
+
+    def _remove(self, subscription: Subscription) -> None:
+        if self._subscriptions.pop(subscription.name, None) is not None:
+            self._messages += max(0, subscription.position.offset - self._starts.pop(subscription.name))
+            self.hub.unsubscribe(subscription)
+
+    def _say_gap(self, channel: str, gap: Gap) -> None:
+        self._say(type="gap", channel=channel, after=gap.after, next=str(gap.next), reason=gap.reason)
+
+    def _say(self, **members: Any) -> None:  # noqa: ANN401 — JSON
+        self._writer.write(self._encoding.wrap(control(**members)))
+
+
+def _name(text: str) -> str:
+    """Return a channel's name; of one that is too long, as much as is needed to see that."""
+    return json_data.string(text, "'channel'")[: MAX_NAME + 1]
+
+
+def _identifier(members: Members) -> str | int | None:
+    """Return the ``id``, a string or an integer that every JSON reader takes for the same, or None."""
+    if "id" not in members:
+        return None
+    text = members["id"]
+    if _INTEGER.fullmatch(text) and abs(number := int(text)) <= MAX_OFFSET:
+        return number
+    if not text.startswith('"'):
+        msg = f"'id' must be a string or an integer below 2^53, not {text[:SHOWN]}"
+        raise MalformedError(msg)
+    identifier = json_data.string(text, "'id'")
+    if len(identifier) > MAX_ID:
+        msg = f"'id' has {len(identifier)} characters: it may have {MAX_ID}"
+        raise MalformedError(msg)
+    return identifier

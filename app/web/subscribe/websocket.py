@@ -1,0 +1,174 @@
+"""WebSockets: who is admitted, in which form, and the echo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, partial
+
+from starlette.types import Receive, Scope, Send
+
+from app.core.channel import Identity, Registry
+from app.core.delivery import encodings
+from app.core.delivery.encodings import Encoding
+from app.core.delivery.hub import Hub
+from app.core.delivery.subscription import Subscription
+from app.core.errors import AbideError, MalformedError
+from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
+from app.core.resume import Begin, Start
+from app.web.edge.access import LINE, Line
+from app.web.edge.auth import Authenticator, peer
+from app.web.edge.problems import ProblemResponse
+from app.web.edge.request import by_name, query_of
+from app.web.subscribe import heartbeat
+from app.web.subscribe.asgi_writer import serve_websocket
+from app.web.subscribe.plain import PlainConnection
+from app.web.subscribe.v1 import SUBPROTOCOL, Session
+from app.wire.close_codes import CloseCode
+
+MAX_ECHO = 4096
+"""Bytes of a message that ``/echo`` answers."""
+
+HEARTBEAT_SECONDS = 20.0
+"""Within so long of the last one comes a heartbeat: as often as the server pings."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A handshake that is admitted."""
+
+    name: str | None
+    """The channel's, or None on ``/ws``."""
+    identity: Identity
+    speaks_v1: bool
+    query: dict[str, str]
+    handover: Handover | None
+    line: Line
+
+    @property
+    def encoding(self) -> Encoding:
+        if self.speaks_v1:
+            return encodings.V1_RECORDS if self.handover is None else encodings.V1_FRAMES
+        return encodings.PLAIN_RECORDS if self.handover is None else encodings.PLAIN_FRAMES
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        return _beat(self.encoding) if heartbeat.is_wanted(self.query) else None
+
+
+class Sockets:
+    """An ASGI application for WebSockets: admits each, and hands it to its form."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        authenticator: Authenticator,
+        hub: Hub,
+        publisher: Publisher,
+        intake: Intake,
+    ) -> None:
+        self._registry = registry
+        self._authenticator = authenticator
+        self._hub = hub
+        self._publisher = publisher
+        self._intake = intake
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
+        await receive()  # websocket.connect
+        try:
+            identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
+            if scope["path"] == "/echo":
+                await _echo(receive, send)
+                return
+            request = self._admit(scope, identity)
+            opened = await self._open(request)
+        except AbideError as error:
+            await ProblemResponse.of(error)(scope, receive, send)
+            return
+        await self._serve(request, opened, receive, send)
+
+    def _admit(self, scope: Scope, identity: Identity) -> _Request:
+        name = None if scope["path"] == "/ws" else scope["path"][1:]
+        speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
+        if name is not None:
+            self._registry.find(name).check_subscribe(identity)
+        elif not speaks_v1:
+            msg = f"/ws speaks {SUBPROTOCOL}: ask for it with Sec-WebSocket-Protocol"
+            raise MalformedError(msg)
+        query = query_of(scope)
+        if heartbeat.is_wanted(query) and not speaks_v1:
+            msg = f"a plain socket carries messages alone: 'heartbeat' needs {SUBPROTOCOL}"
+            raise MalformedError(msg)
+        handover = scope.get("extensions", {}).get(FANOUT)
+        return _Request(name, identity, speaks_v1, query, handover, scope[LINE])
+
+    async def _open(self, request: _Request) -> tuple[Subscription, Begin] | None:
+        """Open the subscription that the path asks for; ``/ws`` starts with none."""
+        start = Start.parse(request.query.get("since"), request.query.get("last"))
+        if request.name is None:
+            if not start.is_head:
+                msg = "on /ws each subscription says its own 'since' or 'last'"
+                raise MalformedError(msg)
+            return None
+        return await self._hub.subscribe(request.name, request.identity, request.encoding, start)
+
+    async def _serve(
+        self, request: _Request, opened: tuple[Subscription, Begin] | None, receive: Receive, send: Send
+    ) -> None:
+        """Hand the connection over, where the server can; else serve it from here to its end."""
+        try:
+            subprotocol = SUBPROTOCOL if request.speaks_v1 else None
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        except BaseException:
+            if opened is not None:
+                self._hub.unsubscribe(opened[0])
+            raise
+        request.line.kept = True
+        begin = partial(self._begin, request, opened)
+        if request.handover is not None:
+            begin(request.handover)
+        else:
+            await serve_websocket(begin, receive, send)
+
+    def _begin(self, request: _Request, opened: tuple[Subscription, Begin] | None, handover: Handover) -> Peer:
+        """Make the connection, give it its writer, and let it begin."""
+        if request.speaks_v1:
+            session = Session(
+                self._hub,
+                self._publisher,
+                self._intake,
+                request.identity,
+                request.line,
+                request.encoding,
+                request.name,
+            )
+            writer = handover(session, request.heartbeat)
+            if request.heartbeat is not None:  # the first says how long to wait for the next
+                writer.write(request.heartbeat.data)
+            session.begin(writer, *(opened or (None, None)))
+            self._hub.admit(session)
+            return session
+        assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
+        subscription, where = opened
+        plain = PlainConnection(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
+        plain.begin(handover(plain), where)
+        self._hub.admit(plain)
+        return plain
+
+
+@cache
+def _beat(encoding: Encoding) -> Heartbeat:
+    return Heartbeat(encoding.wrap(heartbeat.text(HEARTBEAT_SECONDS)), HEARTBEAT_SECONDS)
+
+
+async def _echo(receive: Receive, send: Send) -> None:
+    """Answer what is sent, one message after the other: a check of the connection."""
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        text = event.get("text")
+        size = len(event["bytes"]) if text is None else len(text.encode())
+        if size > MAX_ECHO:
+            reason = f"the echo takes at most {MAX_ECHO} bytes"
+            await send({"type": "websocket.close", "code": CloseCode.TOO_BIG, "reason": reason})
+            return
+        await send({**event, "type": "websocket.send"})
