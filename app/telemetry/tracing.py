@@ -55,7 +55,7 @@ class Tracing:
         async def traced(
             scope: MutableMapping[str, Any], receive: object, send: Callable[..., Awaitable[None]]
         ) -> None:
-            if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/push"):
+            if scope["type"] != "http" or scope["method"] != "POST" or not _path(scope).startswith("/push"):
                 await app(scope, receive, send)
                 return
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -89,6 +89,11 @@ class Tracing:
         closing = Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         closing.start()
         closing.join(_PATIENCE)
+
+
+def _path(scope: MutableMapping[str, Any]) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 @dataclass(slots=True)

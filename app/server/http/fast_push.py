@@ -121,6 +121,8 @@ class Desk:
         """Return the server's desk; None where the application takes no such requests."""
         if server_state not in cls._of_servers:
             direct = app_state.get(DIRECT)
+            if direct is not None and getattr(direct, "app", None) is not _served(config):  # it is wrapped, or mounted
+                direct = None
             proxies = config.forwarded_allow_ips if config.proxy_headers else None
             cls._of_servers[server_state] = cls(direct, proxies) if direct else None
         return cls._of_servers[server_state]
@@ -152,6 +154,12 @@ class Desk:
 @lru_cache(maxsize=64)  # the answers of one kind have the same
 def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join([header_line(name.lower(), value) for name, value in headers])
+
+
+def _served(config: Config) -> Any:  # noqa: ANN401 — an application
+    """Return the application that the server was given."""
+    app: Any = config.loaded_app
+    return app.app if isinstance(app, ProxyHeadersMiddleware) else app
 
 
 def _behind_proxy(trusted: str | list[str]) -> Callable[[Address, Forwarded], Address]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,12 +32,8 @@ class Reads:
         self._hub = hub
         self._history = History(hub, source)
 
-    def knows(self, path: str) -> bool:
-        """Whether the path is a channel's, or that of its history."""
-        return self._registry.get(_name(path)) is not None
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request whose path :meth:`knows`."""
+        """Serve one request for a channel, or for its history."""
         try:
             response = await self._answer(scope, receive, send)
         except AbideError as error:
@@ -52,15 +49,15 @@ class Reads:
         """Return the answer; None when it is a stream, or was one."""
         headers, query = by_name(scope["headers"]), query_of(scope)
         identity = self._authenticator.identify(headers, peer(scope))
-        path = scope["path"]
-        name = _name(path)
+        path = get_route_path(scope)
+        name = path.removeprefix("/").removesuffix(HISTORY)
         channel = self._registry.find(name)
         if path.endswith(HISTORY):
             return await self._history.answer(name, channel, identity, query, scope, receive)
         if not sse.is_wanted(headers):
             detail = (
-                f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
-                f"what is kept can be read from /{name}{HISTORY}"
+                f"{scope['path']} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
+                f"what is kept can be read from {scope['path']}{HISTORY}"
             )
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         channel.check_subscribe(identity)
@@ -68,7 +65,3 @@ class Reads:
             return Response(media_type=sse.MEDIA_TYPE)
         await sse.stream(self._hub, sse.Asked.of(name, identity, headers, query), scope, receive, send)
         return None
-
-
-def _name(path: str) -> str:
-    return path.removeprefix("/").removesuffix(HISTORY)
