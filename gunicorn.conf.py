@@ -11,7 +11,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.bus.postgres import Seen
-from app.config import KEPT, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
+from app.config import LAST_GOOD, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
 from app.server.master import gunicorn_options, listening
 from app.server.master.arbiter import Master
 from app.server.master.freeze import outlive_freezes
@@ -67,7 +67,7 @@ def _has_ipv6() -> bool:
 
 # From now on a worker that begins while channels.yaml is broken serves what was good: it is only at the start that
 # there is nothing else to serve.
-KEPT.share()
+LAST_GOOD.share()
 Seen.share()
 _environment, _most_workers = _checked_environment()
 configure_logging(_environment.log_format, _environment.log_level)

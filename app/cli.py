@@ -19,9 +19,9 @@ from app import COMMAND, __version__, client
 from app.config import (
     OPTIONS,
     ConfigError,
+    Diagnostic,
     Environment,
     Option,
-    Problem,
     Settings,
     check_deployment,
     json_schema,
@@ -88,7 +88,7 @@ def migrate() -> None:
     settings = load(Environment.read())
     if settings.backend_kind != "postgres":
         message = f"is {settings.backend_kind}://, which has no schema: set DATABASE_URL to that of a Postgres"
-        raise ConfigError([Problem(str(settings.path), 0, 0, "backend", message)])
+        raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 
     applied = asyncio.run(postgres.migrate(settings.direct_url or settings.backend))

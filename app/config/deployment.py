@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.config.diagnostics import ConfigError, Problem
+from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
 from app.config.options import OPTIONS
 from app.config.settings import Operators, Settings
@@ -18,11 +18,11 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
             f"{environment.workers} workers cannot share memory://, which lives in one process: "
             "have one worker, or set DATABASE_URL to a backend that workers can share"
         )
-        raise ConfigError([Problem("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
+        raise ConfigError([Diagnostic("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
     if environment.metrics_port == environment.port:
         port = OPTIONS.name("PORT")
         message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"
-        raise ConfigError([Problem("", 0, 0, "METRICS_PORT", message)])
+        raise ConfigError([Diagnostic("", 0, 0, "METRICS_PORT", message)])
 
 
 def most_workers(settings: Settings) -> int | None:
@@ -39,7 +39,7 @@ def direct_url(environment: Environment, backend: str) -> str | None:
     if url is None or kind(backend) != "postgres":
         return None
     if message := direct_refusal(url):
-        raise ConfigError([Problem("", 0, 0, "DIRECT_DATABASE_URL", message)])
+        raise ConfigError([Diagnostic("", 0, 0, "DIRECT_DATABASE_URL", message)])
     return url
 
 

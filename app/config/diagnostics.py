@@ -19,10 +19,10 @@ MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Diagnostic:
     """One thing that is wrong, and where.
 
-    ``file`` is empty when the problem is the environment's; ``line`` and ``column`` count from 1
+    ``file`` is empty when the diagnostic is the environment's; ``line`` and ``column`` count from 1
     and are 0 when there is no place to point at; ``key_path`` is ``channels.news.history``, or
     the name of a variable.
     """
@@ -34,27 +34,27 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        """Write the problem as ``config/channels.yaml:4:10: channels.news.history: …``."""
+        """Write the diagnostic as ``config/channels.yaml:4:10: channels.news.history: …``."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         return ": ".join(part for part in (place, self.key_path, self.message) if part)
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; ``str()`` is one line per problem."""
+    """The configuration cannot be used; ``str()`` is one line per diagnostic."""
 
-    def __init__(self, problems: Iterable[Problem], *, more: int = 0) -> None:
-        """Take the problems that were found, and how many there were besides."""
-        self.problems = tuple(problems)
+    def __init__(self, diagnostics: Iterable[Diagnostic], *, more: int = 0) -> None:
+        """Take the diagnostics that were found, and how many there were besides."""
+        self.diagnostics = tuple(diagnostics)
         self.more = more
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__("\n".join(map(str, self.diagnostics)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let it be pickled."""
-        return partial(ConfigError, more=self.more), (self.problems,)
+        return partial(ConfigError, more=self.more), (self.diagnostics,)
 
     def summary(self) -> list[str]:
-        """Return the first problems, a line for each, and how many more there are: a file may have thousands."""
-        return first_of(map(str, self.problems), more=self.more)
+        """Return the first diagnostics, a line for each, and how many more there are: a file may have thousands."""
+        return first_of(map(str, self.diagnostics), more=self.more)
 
 
 def first_of(lines: Iterable[str], *, more: int = 0) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from app.config.diagnostics import ConfigError, Problem, listed, quoted
+from app.config.diagnostics import ConfigError, Diagnostic, listed, quoted
 from app.config.options import OPTIONS
 
 LOG_FORMATS = ("json", "console")
@@ -74,8 +74,8 @@ class Environment:
             direct_database_url=values.text("DIRECT_DATABASE_URL", "").strip() or None,
             variables=dict(environ),
         )
-        if values.problems:
-            raise ConfigError(values.problems)
+        if values.diagnostics:
+            raise ConfigError(values.diagnostics)
         return environment
 
     @property
@@ -92,7 +92,7 @@ class _Reader:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.problems: list[Problem] = []
+        self.diagnostics: list[Diagnostic] = []
 
     def text(self, name: str, default: str) -> str:
         return OPTIONS.get(name) or self.environ.get(name) or default
@@ -119,7 +119,7 @@ class _Reader:
         return text.rstrip("/")
 
     def _wrong(self, name: str, message: str) -> None:
-        self.problems.append(Problem("", 0, 0, OPTIONS.name(name), message))
+        self.diagnostics.append(Diagnostic("", 0, 0, OPTIONS.name(name), message))
 
 
 def _default_channels_config() -> Path:

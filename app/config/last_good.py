@@ -21,7 +21,7 @@ _HEAD = struct.Struct("<I32s")
 """Length and digest: two workers may write at the same time, and what is neither's is not to be taken for either's."""
 
 
-class Kept:
+class LastGood:
     """Keeps nothing until it is shared: a command that only reads the file is to be told what is wrong with it."""
 
     def __init__(self) -> None:
@@ -57,5 +57,5 @@ class Kept:
         return content if hashlib.sha256(content).digest() == digest else None
 
 
-KEPT = Kept()
+LAST_GOOD = LastGood()
 """This process's, and that of the processes that it forks."""

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from app.config import wording
 from app.config.deployment import direct_url, warnings
-from app.config.diagnostics import ConfigError, Problem, quoted
+from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import Environment
-from app.config.last_good import KEPT
+from app.config.last_good import LAST_GOOD
 from app.config.model import ChannelPolicy, File, Policy
 from app.config.options import OPTIONS
 from app.config.settings import Settings
@@ -31,12 +31,12 @@ def load(environment: Environment) -> Settings:
         content = read(environment.channels_config)
         settings = parse(content, environment)
     except ConfigError:
-        kept = KEPT.recall()
+        kept = LAST_GOOD.recall()
         if kept is None:
             raise
-        return KEPT.over_one_backend(parse(kept, environment))
-    KEPT.keep(content)
-    return KEPT.over_one_backend(settings)
+        return LAST_GOOD.over_one_backend(parse(kept, environment))
+    LAST_GOOD.keep(content)
+    return LAST_GOOD.over_one_backend(settings)
 
 
 def read(path: Path) -> bytes:
@@ -47,7 +47,7 @@ def read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     message = f"cannot be read ({reason}): {OPTIONS.name('CHANNELS_CONFIG')} names the file"
-    raise ConfigError([Problem(str(path), 0, 0, "", message)])
+    raise ConfigError([Diagnostic(str(path), 0, 0, "", message)])
 
 
 def digest(content: bytes) -> str:
@@ -59,9 +59,9 @@ def parse(content: bytes, environment: Environment) -> Settings:
     """Turn content into settings; raise :class:`ConfigError` with all that is wrong."""
     document = Document(content, str(environment.channels_config), environment.variables)
     file = _validate(document)
-    if file is None or document.problems:
+    if file is None or document.diagnostics:
         # The order of lines, not of checks.
-        raise ConfigError(sorted(document.problems, key=lambda problem: (problem.line, problem.column)))
+        raise ConfigError(sorted(document.diagnostics, key=lambda diagnostic: (diagnostic.line, diagnostic.column)))
     registry = _registry(file)
     return Settings(
         path=environment.channels_config,

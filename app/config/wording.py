@@ -17,7 +17,7 @@ _PLAIN = {
 
 
 def report(error: ErrorDetails, document: Document) -> None:
-    """Add one of pydantic's errors to the document's problems, at its place."""
+    """Add one of pydantic's errors to the document's diagnostics, at its place."""
     *location, last = error["loc"] or ("",)
     if last == "[key]":
         document.add(location, _message(error), at_key=True)

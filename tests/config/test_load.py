@@ -340,10 +340,10 @@ def test_any_content(configure: Configure, content: bytes) -> None:
     if isinstance(outcome, Settings):
         assert outcome.registry.channels
         return
-    assert outcome.problems
-    assert len(str(outcome).splitlines()) == len(outcome.problems)
+    assert outcome.diagnostics
+    assert len(str(outcome).splitlines()) == len(outcome.diagnostics)
     assert str(outcome).encode()
-    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.problems)
+    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.diagnostics)
 
 
 def attempt(environment: Environment) -> Settings | ConfigError:

@@ -8,9 +8,9 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from app.config import Problem, json_schema
+from app.config import Diagnostic, json_schema
 
-Problems = Callable[..., tuple[Problem, ...]]
+Problems = Callable[..., tuple[Diagnostic, ...]]
 Expected = Callable[[str], tuple[str, tuple[int, int]]]
 Row = tuple[str, str, str, bool]
 Judge = Callable[[Row], None]
@@ -292,7 +292,7 @@ def test_all_problems_at_once(problems: Problems) -> None:
 
 
 def test_text_of_a_problem(problems: Problems) -> None:
-    """Problem reads as file, line, column, key path and message."""
+    """Diagnostic reads as file, line, column, key path and message."""
     (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
     assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
     assert problem.file.endswith("/channels.yaml")

@@ -27,8 +27,8 @@ _CHUNK = 100
 _RUN = f"from {__name__} import serve; serve()"
 
 
-def parse_elsewhere(content: bytes, environment: Environment) -> Settings:
-    """As :func:`~app.config.load.parse`, though not with all problems; raise :class:`OSError` where it cannot be."""
+def parse_in_process(content: bytes, environment: Environment) -> Settings:
+    """As :func:`~app.config.load.parse`, though not with all diagnostics; raise :class:`OSError` where it cannot be."""
     command = (sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {_RUN}")
     with subprocess.Popen(  # noqa: S603 — this Python, and nothing of the file
         command,
@@ -59,8 +59,8 @@ def _pieces(content: bytes, environment: Environment) -> Iterator[Any]:
     try:
         settings = parse(content, environment)
     except ConfigError as error:
-        shown = error.problems[:MOST_SHOWN]
-        yield ConfigError(shown, more=len(error.problems) - len(shown))
+        shown = error.diagnostics[:MOST_SHOWN]
+        yield ConfigError(shown, more=len(error.diagnostics) - len(shown))
         return
     channels = settings.registry.channels
     yield replace(settings, registry=Registry((), settings.registry.defaults))

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from app.config.diagnostics import ConfigError
 from app.config.environment import Environment
-from app.config.last_good import KEPT
+from app.config.last_good import LAST_GOOD
 from app.config.load import digest as digest_of
 from app.config.load import parse, read
-from app.config.reload.parse_process import parse_elsewhere
+from app.config.reload.parse_process import parse_in_process
 from app.config.settings import Settings
 
 _LARGE = 16 * 1024
@@ -51,12 +51,12 @@ def _parse(content: bytes, environment: Environment) -> Settings | ConfigError:
         settings = _parse_anywhere(content, environment)
     except ConfigError as error:
         return error
-    KEPT.keep(content)
+    LAST_GOOD.keep(content)
     return settings
 
 
 def _parse_anywhere(content: bytes, environment: Environment) -> Settings:
     if len(content) > _LARGE:
         with suppress(OSError):  # no room for another process: then it is to be done here
-            return parse_elsewhere(content, environment)
+            return parse_in_process(content, environment)
     return parse(content, environment)

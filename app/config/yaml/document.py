@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from yaml.error import Mark
 
-from app.config.diagnostics import Problem, key_path, quoted
+from app.config.diagnostics import Diagnostic, key_path, quoted
 from app.config.yaml.interpolation import InterpolationError, interpolate
 from app.config.yaml.syntax import EXPLICIT, NULL, compose
 
@@ -63,7 +63,7 @@ class Document:
     def __init__(self, content: bytes, file: str, variables: Mapping[str, str]) -> None:
         """Raise :class:`ConfigError` when the content is not one YAML document."""
         self.file = file
-        self.problems: list[Problem] = []
+        self.diagnostics: list[Diagnostic] = []
         self._variables = variables
         self._values: dict[yaml.Node, Any] = {}
         # The key's and the value's node of each step down the tree.
@@ -74,7 +74,7 @@ class Document:
         self.data: Any = self._value(self._root, ())
 
     def add(self, location: Location, message: str, *, at_key: bool = False) -> None:
-        """Note a problem, unless its place is known to be unreadable already.
+        """Note a diagnostic, unless its place is known to be unreadable already.
 
         It points at the value of ``location``, or at the key; where that is not in the file, at
         the nearest thing around it that is.
@@ -84,7 +84,7 @@ class Document:
             self._add(node.start_mark, location, message)
 
     def _add(self, mark: Mark, location: Location, message: str) -> None:
-        self.problems.append(Problem(self.file, mark.line + 1, mark.column + 1, key_path(location), message))
+        self.diagnostics.append(Diagnostic(self.file, mark.line + 1, mark.column + 1, key_path(location), message))
 
     def _find(self, location: Location, *, at_key: bool) -> yaml.Node:
         node = key = self._root
