@@ -1,7 +1,7 @@
 """The YAML file and the environment, read once and turned into immutable settings.
 
-The only room that reads YAML or ``os.environ``. It logs nothing: what is wrong comes back as a
-:class:`ConfigError` that names file, line and column, and what is doubtful as
+The only room that reads YAML or ``os.environ``. It logs nothing. A mistake comes back as a
+:class:`ConfigError` that names the file, line and column; anything doubtful comes back in
 :attr:`Settings.warnings`.
 """
 

@@ -239,7 +239,7 @@ def test_byte_order_mark(load_text: Load) -> None:
             {},
             [
                 "anyone may publish to 'a'",
-                "operators: anyone: whoever reaches the server sees its channels, metrics and documents",
+                "operators: anyone: everybody who reaches the server sees its channels, metrics and documents",
             ],
         ),
         ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),

@@ -1,4 +1,4 @@
-"""Bytes → the node tree of one YAML document, or the place where it stops being one."""
+"""Turns bytes into the node tree of one YAML document, or says where they stop being YAML."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MAX_BYTES = 1024 * 1024
 """The largest file that is read."""
 
 NULL = "tag:yaml.org,2002:null"
-"""The tag of what YAML reads as nothing."""
+"""The tag of an empty value."""
 
 EXPLICIT = "explicit "
-"""What the tag of a node starts with when it was written out in the file."""
+"""Prefix of the tag of a node whose tag is written in the file."""
 
 _MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes to a limited depth and remembers which tags were written out."""
+    """Composes nodes to a limited depth, and remembers which tags the file writes."""
 
     depth = 0
 
@@ -38,17 +38,17 @@ class _Loader(yaml.SafeLoader):
 
 
 def compose(content: bytes, file: str) -> yaml.Node:
-    """Return the root node; raise :class:`ConfigError` when there is none."""
+    """Return the root node; raise :class:`ConfigError` if there is none."""
     text = _decode(content, file)
     try:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         diagnostic = _syntax_diagnostic(error, text, file)
     except yaml.reader.ReaderError as error:
-        message = f"the character {chr(error.character)!a} may not stand in a YAML file: remove it"
+        message = f"the character {chr(error.character)!a} is not allowed in a YAML file: remove it"
         diagnostic = _diagnostic_at(text[: error.position], file, message)
     except (ValueError, ArithmeticError):
-        # PyYAML's scanner trusts the digits of "\UFFFFFFFF" and of %YAML 1.99…9.
+        # PyYAML's scanner does not check the digits of "\UFFFFFFFF" and of %YAML 1.99…9.
         diagnostic = Diagnostic(
             file, 1, 1, "", "this is not YAML: a number in an escape or a directive is far too large"
         )
@@ -87,7 +87,7 @@ def _syntax_diagnostic(error: yaml.MarkedYAMLError, text: str, file: str) -> Dia
     if "another document" in diagnostic:
         message = "the file must be one YAML document: remove the line ---"
     elif "'\\t'" in diagnostic:
-        message = "this is not YAML: a tab where only spaces may stand: indent with spaces"
+        message = "this is not YAML: a tab where only spaces are allowed: indent with spaces"
     elif line < len(lines) and "{" in lines[line]:
         message += '; text that holds { or } goes in "quotes" here'
     return Diagnostic(file, line + 1, column + 1, "", message)
