@@ -215,7 +215,7 @@ def _console() -> list[Processor]:
 
 
 def _masked_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    """Do what ``mask_secrets`` and ``json.dumps`` do, but mask only lines that may need it: masking costs twice as much.
+    """Do what ``mask_secrets`` and ``json.dumps`` do, but mask only lines that may need it: masking is costly.
 
     A line needs no masking if its fields are flat and have harmless names, and no text in it starts like a
     secret. A backslash gives away a quote inside a value.
