@@ -37,11 +37,11 @@ from app.core.epochs import name
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.5
 """Between two looks at the heads. A heartbeat that is heard takes the place of one, but not of two in a row."""
 _SOONEST_SECONDS = 0.05
 """Between two polls that are asked for."""
-_HEARTBEAT_SECONDS = 2.0
+_HEARTBEAT_SECONDS = 3.0
 _DEAF_SECONDS = 3.0
 """A heartbeat that was sent and not heard for so long means that LISTEN hears nothing."""
 _ANSWER_SECONDS = 3.0

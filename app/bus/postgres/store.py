@@ -37,7 +37,7 @@ RETRY_SECONDS = 0.05
 _PROBE_SECONDS = 3.0
 """How long a probe may take."""
 
-_PROVED_SECONDS = 4.5
+_PROVED_SECONDS = 3.5
 """So long after a commit or a probe that worked no probe is sent: what fails then is known within ten seconds, with the
 two for which it may be under way. A probe costs the database as much as five notifications."""
 
