@@ -322,7 +322,7 @@ async def test_a_session_that_goes_deaf_is_replaced(
 
 @pytest.fixture
 def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the heads that would heal what a new session misses after a second."""
+    """Switch off the look at the heads that would heal what a new session misses after a moment."""
     monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
 
 

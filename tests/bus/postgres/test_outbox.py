@@ -52,7 +52,7 @@ async def other(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the outbox that would heal a lost bell after a second."""
+    """Switch off the look at the outbox that would heal a lost bell after a moment."""
     monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
 
 
