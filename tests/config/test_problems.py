@@ -209,14 +209,14 @@ WHOLE = [
 
 @pytest.mark.parametrize(("start", "section", "end"), PLACES)
 @pytest.mark.parametrize("row", POLICY, ids=lambda row: row[0])
-def test_policy(judge: Judge, row: Row, start: str, section: str, end: str) -> None:
+def test_a_wrong_policy_is_pointed_at_and_corrected(judge: Judge, row: Row, start: str, section: str, end: str) -> None:
     """Loader points at a wrong policy, in the defaults and in a channel, and says what to write."""
     entry, path, fragment, editor = row
     judge((start + entry + end, f"{section}.{path}", fragment, editor))
 
 
 @pytest.mark.parametrize("row", WHOLE, ids=lambda row: row[0])
-def test_file(judge: Judge, row: Row) -> None:
+def test_whatever_else_is_wrong_in_the_file_is_pointed_at(judge: Judge, row: Row) -> None:
     """Loader points at whatever else is wrong in the file and says what to write."""
     judge(row)
 
@@ -270,7 +270,9 @@ def judge(problems: Problems, expected: Expected) -> Judge:
         ("backend: ‸x${unclosed\nchannels: {a: {}}\n", "write ${NAME} or ${NAME:-default}"),
     ],
 )
-def test_syntax(problems: Problems, expected: Expected, marked: str, fragment: str) -> None:
+def test_text_that_is_no_plain_yaml_document_is_pointed_at(
+    problems: Problems, expected: Expected, marked: str, fragment: str
+) -> None:
     """Loader points at text that is not one plain YAML document, and says why."""
     text, place = expected(marked)
     first = problems(text)[0]
@@ -278,7 +280,7 @@ def test_syntax(problems: Problems, expected: Expected, marked: str, fragment: s
     assert fragment in first.message
 
 
-def test_all_problems_at_once(problems: Problems) -> None:
+def test_all_problems_are_reported_at_once(problems: Problems) -> None:
     """Loader reports all the problems of a file, in the order of its lines, one line each."""
     found = problems("backend: ${NO}\nchannels:\n  push: {publish: x}\n  on: {y: 1}\norigins: a\n")
     assert [(p.line, p.key_path) for p in found] == [
@@ -291,34 +293,34 @@ def test_all_problems_at_once(problems: Problems) -> None:
     ]
 
 
-def test_text_of_a_problem(problems: Problems) -> None:
+def test_a_problem_reads_as_place_and_message(problems: Problems) -> None:
     """Diagnostic reads as file, line, column, key path and message."""
     (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
     assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
     assert problem.file.endswith("/channels.yaml")
 
 
-def test_not_utf8(problems: Problems) -> None:
+def test_the_first_byte_that_is_not_utf8_is_pointed_at(problems: Problems) -> None:
     """Loader points at the first byte that is not UTF-8."""
     (problem,) = problems(b"channels:\n  caf\xe9: {}\n")
     assert (problem.line, problem.column) == (2, 6)
     assert "not UTF-8 (byte 0xe9)" in problem.message
 
 
-def test_too_large(problems: Problems) -> None:
+def test_a_file_over_a_mebibyte_is_refused_unparsed(problems: Problems) -> None:
     """Loader refuses a file of more than 1 MiB without parsing it."""
     (problem,) = problems(b"# " + b"x" * 1024 * 1024)
     assert "more than 1048576 bytes" in problem.message
 
 
-def test_alias_bomb(problems: Problems) -> None:
+def test_an_alias_bomb_is_refused_in_no_time(problems: Problems) -> None:
     """Loader reads aliases of aliases of aliases in no time, and refuses what they make."""
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 60))
     found = problems(f"l0: &l0 [a]\n{levels}channels: *l59\n")
     assert any(p.key_path == "channels" for p in found)
 
 
-def test_chain_of_aliases_in_duplicates(problems: Problems) -> None:
+def test_a_chain_of_aliases_in_duplicates_ends_no_loader(problems: Problems) -> None:
     """Loader is not led into deep recursion by aliases that only refused keys hold."""
     chain = "".join(f"a: &x{n} [*x{n - 1}]\n" for n in range(1, 3000))
     assert len(problems(f"a: &x0 []\n{chain}channels: *x2999\n")) > 2999
@@ -339,7 +341,7 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
 
 
 @pytest.mark.parametrize("url", ["hunter2", "hunter2://h", "memory://hunter2", "postgres://h:hunter2/db"])
-def test_wrong_direct_url(problems: Problems, url: str) -> None:
+def test_a_wrong_direct_url_is_named_and_not_shown(problems: Problems, url: str) -> None:
     """Loader names DIRECT_DATABASE_URL when it does not lead to a Postgres, and does not show it."""
     (problem,) = problems("backend: postgres://h/db\nchannels: {a: {}}", DIRECT_DATABASE_URL=url)
     assert str(problem).startswith("DIRECT_DATABASE_URL: ")
@@ -348,7 +350,7 @@ def test_wrong_direct_url(problems: Problems, url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
-def test_unreadable_file(problems: Problems, tmp_path: object, kind: str) -> None:
+def test_an_unreadable_file_is_named_with_its_variable(problems: Problems, tmp_path: object, kind: str) -> None:
     """Loader names the file that it cannot read, and the variable that chose it."""
     path = f"{tmp_path}/none.yaml" if kind == "missing" else str(tmp_path)
     (problem,) = problems("", CHANNELS_CONFIG=path)

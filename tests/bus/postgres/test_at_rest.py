@@ -6,7 +6,8 @@ import time
 import asyncpg
 import pytest
 
-from app.bus.postgres import listener, store
+from app.bus.postgres import store
+from app.bus.postgres.listen import listener
 from tests.support.postgres import PostgresServer
 from tests.support.readers import until, worker
 
