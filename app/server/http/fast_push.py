@@ -121,7 +121,8 @@ class Desk:
         """Return the server's desk; None where the application takes no such requests."""
         if server_state not in cls._of_servers:
             direct = app_state.get(DIRECT)
-            if direct is not None and getattr(direct, "app", None) is not _served(config):  # it is wrapped, or mounted
+            served = _served(config)
+            if getattr(direct, "app", served) is not served:  # it is wrapped, or mounted
                 direct = None
             proxies = config.forwarded_allow_ips if config.proxy_headers else None
             cls._of_servers[server_state] = cls(direct, proxies) if direct else None
