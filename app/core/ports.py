@@ -72,7 +72,7 @@ class Writer(Protocol):
             writer.write(data)
 
     def is_full(self) -> bool:
-        """Whether more is buffered than :meth:`write` should add to; ``Peer.drained`` ends it."""
+        """Whether more is buffered than :meth:`write` should add to; ``Peer.writable`` ends it."""
 
     def close(self, code: int, reason: str) -> None:
         """Send a close with ``code`` and end the connection; ``Peer.closed`` follows."""
@@ -96,7 +96,7 @@ class Peer(Protocol):
     def full(self) -> None:
         """Learn that the peer reads too slowly: the buffer is over its limit."""
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Learn that the buffer has room again; follows each :meth:`full`."""
 
     def closed(self, code: int) -> None:

@@ -242,10 +242,10 @@ class Reader(Writer):
             self._full = True
             self._subscription.full()
 
-    def drain(self) -> None:
+    def flow(self) -> None:
         if self._subscription is not None and self._full:
             self._full = False
-            self._subscription.drained()
+            self._subscription.writable()
 
     def write(self, data: bytes) -> None:
         for text in data.split(RECORD_END)[:-1]:
@@ -287,7 +287,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), st.integers(1, 6)),
         st.tuples(st.just("publish unheard"), st.integers(1, 6)),
-        st.tuples(st.sampled_from(["come", "leave", "stall", "drain"]), st.integers(0, READERS - 1)),
+        st.tuples(st.sampled_from(["come", "leave", "stall", "flow"]), st.integers(0, READERS - 1)),
         st.tuples(st.just("poll"), st.integers(0, WORKERS - 1)),
         st.tuples(st.just("restore"), st.integers(0, 5)),
         st.tuples(st.just("restart"), st.just(0)),
@@ -333,7 +333,7 @@ async def settle(database: Database, readers: list[Reader]) -> None:
     """Let everybody come back, and read to the end: then each has the present log from where it began."""
     for number, reader in enumerate(readers):
         await reader.come(database.workers[number % WORKERS].hub)
-        reader.drain()
+        reader.flow()
     await database.workers[0].bus.publish([Record("c", b"")])
     for _ in range(400):
         for worker in database.workers:

@@ -70,7 +70,7 @@ class Pipe(Writer):
         """Let more through, as a peer that reads again."""
         self.limit = limit
         assert self.subscription is not None
-        self.subscription.drained()
+        self.subscription.writable()
 
     async def read(self, size: int) -> bytes:
         """Return all that was written once it has ``size`` bytes."""
@@ -234,7 +234,7 @@ async def test_a_read_that_a_bug_breaks_ends_its_subscription(worlds: Worlds, mo
     assert CLOSE_CODES[(await pipe.end()).code] == 1011
 
 
-async def test_a_full_subscriber_is_left_alone_and_catches_up_when_it_drains(worlds: Worlds) -> None:
+async def test_a_full_subscriber_is_left_alone_and_catches_up_when_it_has_room(worlds: Worlds) -> None:
     """Subscription that is full is written nothing, then gets all it missed in order, and is live again."""
     world = await worlds.make()
     slow, fast = await world.attach(limit=1), await world.attach()
@@ -285,7 +285,7 @@ async def test_a_channel_may_disconnect_its_slow_subscribers(worlds: Worlds) -> 
 
 
 async def test_a_channel_may_drop_what_its_slow_subscribers_missed(worlds: Worlds) -> None:
-    """Subscription under slow_subscriber: drop goes on at the head when it drains."""
+    """Subscription under slow_subscriber: drop goes on at the head when it has room again."""
     world = await worlds.make(slow=SlowSubscriber.DROP)
     slow = await world.attach(limit=1)
     for number in range(5):

@@ -265,7 +265,7 @@ async def test_who_is_full_when_the_log_goes_back_under_a_read_is_not_sent_more(
     await turns(20)
     assert slow.texts == []
     slow.full = False
-    subscription.drained()
+    subscription.writable()
     fanout.deliver(Batch("c", "bbbbbbbb", (Message(2, 0, b"2"),)))
     await turns(20)
     assert slow.texts == ["1", "2"]

@@ -28,7 +28,7 @@ Step = tuple[str, int]
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), st.integers(1, 30)),
-        st.tuples(st.sampled_from(["stall", "drain", "leave", "return", "join"]), st.integers(0, SUBSCRIBERS - 1)),
+        st.tuples(st.sampled_from(["stall", "flow", "leave", "return", "join"]), st.integers(0, SUBSCRIBERS - 1)),
         st.tuples(st.just("turns"), st.integers(1, 5)),
     ),
     max_size=40,
@@ -72,10 +72,10 @@ class Reader(Writer):
             self._full = True
             self._subscription.full()
 
-    def drain(self) -> None:
+    def flow(self) -> None:
         if self._subscription is not None and self._full:
             self._full = False
-            self._subscription.drained()
+            self._subscription.writable()
 
     def write(self, data: bytes) -> None:
         assert self._subscription is not None, "written to after it left"
@@ -133,10 +133,10 @@ async def play(schedule: list[Step], size: int, tail_bytes: int) -> None:
 
 
 async def finish(bus: Bus, readers: list[Reader], published: int) -> None:
-    """Let everybody come back and drain: then each must have reached the end."""
+    """Let everybody come back and read on: then each must have reached the end."""
     for reader in readers:
         await reader.come(resume=True)
-        reader.drain()
+        reader.flow()
     await bus.publish([Record("c", str(published + 1).encode())])
     async with asyncio.timeout(10):
         while any(reader.expected != published + 2 for reader in readers):  # noqa: ASYNC110 — turns are the clock here

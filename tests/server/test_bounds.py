@@ -169,7 +169,7 @@ def test_a_message_that_only_dribbles_is_late(application: Application, monkeypa
     assert application.meter.limits == ["message_time"]
 
 
-@pytest.mark.parametrize("method", ["received", "full", "drained"])
+@pytest.mark.parametrize("method", ["received", "full", "writable"])
 def test_a_peer_that_fails_ends_its_connection(
     application: Application, local: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     method: str,

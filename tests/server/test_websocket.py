@@ -45,7 +45,7 @@ def test_slow_peer(local: LocalServer) -> None:
         assert peer.flow == ["full"]
         for _ in range(count + 1):
             assert wire.read_frame() == (BINARY, bytes(8192))
-        wait_for(lambda: peer.flow == ["full", "drained"])
+        wait_for(lambda: peer.flow == ["full", "writable"])
         assert not peer.writer.is_full()
 
 

@@ -104,7 +104,7 @@ class EchoPeer:
     def full(self) -> None:
         self.writer.pause()
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         self.writer.resume()
 
     def closed(self, code: int) -> None:

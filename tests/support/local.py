@@ -168,8 +168,8 @@ class Recorder:
     def full(self) -> None:
         self.flow.append("full")
 
-    def drained(self) -> None:
-        self.flow.append("drained")
+    def writable(self) -> None:
+        self.flow.append("writable")
 
     def closed(self, code: int) -> None:
         self.codes.append(code)

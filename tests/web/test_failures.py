@@ -266,7 +266,7 @@ def test_a_bug_of_a_callback_closes_its_socket(
         if method == "release":
             socket.close()
         else:
-            world.server.call({"stall": session.full, "go_on": session.drained}[method])
+            world.server.call({"stall": session.full, "go_on": session.writable}[method])
             assert code_of(socket) == 1011
     line = reported(logged, world)
     assert "a bug of the session" in str(line["exc_info"])

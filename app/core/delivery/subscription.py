@@ -109,13 +109,13 @@ class Subscription:
                 self._subscriber.ended(self, error)
 
     def full(self) -> None:
-        """Learn that the writer is full: stop being live until :meth:`drained`."""
+        """Learn that the writer is full: stop being live until :meth:`writable`."""
         self._fanout.leave(self)
         self._fanout.slow.add(self)
         if self.channel.slow_subscriber is SlowSubscriber.DISCONNECT:
             self.end(UnavailableError("too slow: reconnect and resume"))
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Learn that the writer has room again."""
         self._fanout.slow.discard(self)
         head = self._fanout.tail.head

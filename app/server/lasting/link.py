@@ -28,7 +28,7 @@ GOING_DOWN = 1012
 """The close code at shutdown and of old age: reconnect."""
 
 _INDIRECT = -1
-_FULL, _DRAINED = methodcaller("full"), methodcaller("drained")
+_FULL, _WRITABLE = methodcaller("full"), methodcaller("writable")
 
 
 class State(Enum):
@@ -142,7 +142,7 @@ class Link(asyncio.Protocol, Watched):
     def resume_writing(self) -> None:
         """Note that the buffer has room again."""
         self._full = False
-        self._call(_DRAINED)
+        self._call(_WRITABLE)
 
     def _call(self, method: Callable[[Peer], object]) -> None:
         """Tell the peer of an open connection something."""

@@ -98,7 +98,7 @@ class AsgiWriter(Writer):
         self._size -= len(data)
         if self._full and self._size < LOW_BYTES:
             self._full = False
-            self.peer.drained()
+            self.peer.writable()
 
 
 async def serve_websocket(begin: Callable[[Handover], Peer], receive: Receive, send: Send) -> None:

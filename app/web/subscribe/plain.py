@@ -71,7 +71,7 @@ class Connection:
         self.stall()
 
     @guarded
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Go on from there, and read on."""
         self.go_on()
         self._read_on()
@@ -198,7 +198,7 @@ class PlainConnection(Connection):
 
     def go_on(self) -> None:
         """Go on from there."""
-        self._subscription.drained()
+        self._subscription.writable()
 
     async def handle(self, text: bytes) -> None:
         """Publish it."""

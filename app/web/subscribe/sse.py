@@ -249,10 +249,10 @@ class EventStream:
             self._subscription.full()
 
     @guarded
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Go on from there."""
         if self._subscription is not None:
-            self._subscription.drained()
+            self._subscription.writable()
 
     def closed(self, code: int) -> None:
         """Give back the subscription, and write the line."""

@@ -99,7 +99,7 @@ class Session(Connection):
     def go_on(self) -> None:
         """Let every subscription go on from there."""
         for subscription in list(self._subscriptions.values()):
-            subscription.drained()
+            subscription.writable()
 
     def release(self, line: Line) -> None:
         """Give back the subscriptions."""

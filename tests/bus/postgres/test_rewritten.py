@@ -32,7 +32,7 @@ WORKERS = 2
 READERS = 6
 STEPS = 60
 SEEDS = range(1, 9)
-ACTIONS = {"publish": 10, "save": 3, "lose": 3, "leave": 4, "come": 6, "stall": 2, "drain": 3, "turns": 6}
+ACTIONS = {"publish": 10, "save": 3, "lose": 3, "leave": 4, "come": 6, "stall": 2, "flow": 3, "turns": 6}
 TABLES = ("head", "log", "key", "installation")
 
 
@@ -71,10 +71,10 @@ class Reader(Writer):
             self._full = True
             self._subscription.full()
 
-    def drain(self) -> None:
+    def flow(self) -> None:
         if self._subscription is not None and self._full:
             self._full = False
-            self._subscription.drained()
+            self._subscription.writable()
 
     def write(self, data: bytes) -> None:
         for text in data.split(RECORD_END)[:-1]:
@@ -195,7 +195,7 @@ class Run:
         async def reached() -> bool:
             for reader in self._readers:
                 await reader.come(self._chance.choice(self._hubs))
-                reader.drain()
+                reader.flow()
             return all(reader.log.last == end for reader in self._readers)
 
         with contextlib.suppress(AssertionError):  # the verdict tells what is missing
