@@ -64,7 +64,7 @@ class SlowSubscriber(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HistoryWindow:
     """The window of messages kept for resume: at most ``size``, none older than ``ttl`` seconds."""
 
     size: int = 1000
@@ -143,7 +143,7 @@ class Channel:
     publish: Access = Access.KEY
     subscribe: Access = Access.ANYONE
     client_publish: bool = False
-    history: History = field(default_factory=History)
+    history: HistoryWindow = field(default_factory=HistoryWindow)
     max_message_size: int = 64 * 1024
     slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
 
@@ -245,7 +245,7 @@ class Registry:
         """Return the most that :meth:`Channel.most_from` is of any channel."""
         return max((most for access, most in self._most_from.items() if identity.may(access)), default=0)
 
-    def history(self, name: str) -> History:
+    def history(self, name: str) -> HistoryWindow:
         """Return what is kept of a channel; of one that is not declared, what ``defaults`` say."""
         return (self.get(name) or self.defaults).history
 

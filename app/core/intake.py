@@ -16,7 +16,7 @@ RESERVE = 16 * 1024 * 1024
 """Bytes of the total that large messages cannot take, so that small ones are served while somebody holds the rest."""
 
 
-class Intake:
+class BoundedIntake:
     """Counts the bytes. Implements :class:`~app.core.ports.Intake`."""
 
     def __init__(self, total: int = TOTAL, reserve: int = RESERVE) -> None:

@@ -54,7 +54,7 @@ class Message(NamedTuple):
     """The publisher's JSON text, UTF-8, byte for byte."""
 
 
-class Turn(NamedTuple):
+class EpochChange(NamedTuple):
     """A channel's log goes on in another epoch. Who has more of it than it has, by its lineage, has lost that."""
 
     channel: str

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import AbideError
-from app.core.message import Batch, Page, Position, Published, Record, Turn
+from app.core.message import Batch, EpochChange, Page, Position, Published, Record
 
 Outcome = Published | AbideError
 """What became of one record: stored, or refused and why."""
@@ -35,7 +35,7 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
-    def turn(self, turn: Turn) -> None:
+    def change_epoch(self, change: EpochChange) -> None:
         """Learn that the log goes on in another epoch. Must not block."""
 
     def failed(self) -> None:
@@ -51,7 +51,7 @@ class Source(Protocol):
     async def unfollow(self, channel: str) -> None:
         """Stop what :meth:`follow` began."""
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read at most ``limit`` messages past offset ``after`` that ``history`` still shows."""
 
 
@@ -90,7 +90,7 @@ class Peer(Protocol):
     def received(self, data: bytes, *, text: bool) -> None:
         """Take one message of the peer; text is valid UTF-8."""
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return the bytes of the largest message that it takes now; a larger one closes with 1009."""
 
     def full(self) -> None:

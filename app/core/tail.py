@@ -120,7 +120,7 @@ class Tail:
         self.epoch = self.told = position.epoch
         self.messages = Messages(position.offset)
 
-    def turn(self, position: Position) -> None:
+    def change_epoch(self, position: Position) -> None:
         """Go on after ``position``, in another epoch; what was held beyond it is forgotten."""
         self.epoch = position.epoch
         if position.offset != self.head:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.channel import ANONYMOUS, Access, Channel, HistoryWindow, Identity, Registry
 from app.core.errors import ForbiddenError, TooLargeError, UnauthorisedError, UnknownChannelError
 
 KEYED = Identity(has_key=True)
 OPERATOR = Identity(is_operator=True)
-DEFAULTS = Channel("", history=History(size=7, ttl=70))
+DEFAULTS = Channel("", history=HistoryWindow(size=7, ttl=70))
 
 
 def test_anyone_may_publish_where_the_policy_says_so() -> None:
@@ -96,9 +96,9 @@ def test_a_family_may_end_in_a_literal() -> None:
 
 def test_an_undeclared_channel_is_kept_under_the_defaults() -> None:
     """Registry answers the defaults' history for a name that it does not know."""
-    registry = Registry((Channel("c", history=History(1, 2)),), DEFAULTS)
-    assert registry.history("c") == History(1, 2)
-    assert registry.history("other") == History(7, 70)
+    registry = Registry((Channel("c", history=HistoryWindow(1, 2)),), DEFAULTS)
+    assert registry.history("c") == HistoryWindow(1, 2)
+    assert registry.history("other") == HistoryWindow(7, 70)
 
 
 def test_operators_may_publish_where_only_they_may() -> None:

@@ -18,14 +18,14 @@ from app.bus.bus import Bus
 from app.bus.postgres.listen import follower as follower_module
 from app.bus.postgres.listen.follower import Follower, Place
 from app.core import epochs
-from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module
 from app.core.delivery.encodings import RECORD_END, V1_RECORDS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
-from app.core.message import MAX_OFFSET, Batch, Message, Page, Position, Published, Record, Turn
+from app.core.message import MAX_OFFSET, Batch, EpochChange, Message, Page, Position, Published, Record
 from app.core.ports import Outcome, Writer
 from app.core.resume import Gap, Start
 
@@ -135,7 +135,7 @@ class Worker(Backend):
         self._follower = Follower(self._fetch)
         self.is_deaf = False
         self.bus = Bus(self)
-        channel = Channel("c", history=History(size=10**6))
+        channel = Channel("c", history=HistoryWindow(size=10**6))
         self.hub = Hub(self.bus, Registry((channel,), Channel("")), tail_bytes=800)
 
     def hear(self, epoch: str, messages: tuple[Message, ...]) -> None:
@@ -161,7 +161,7 @@ class Worker(Backend):
         await asyncio.sleep(0)
         return [Published(position) for position in self._database.append(len(records))]
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:  # noqa: ARG002
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:  # noqa: ARG002
         await asyncio.sleep(0)
         place = self._database.place
         page = Page(1, place.head, self._database.read(after, min(limit, 7)), place.lineage)
@@ -179,7 +179,7 @@ class Worker(Backend):
     async def unfollow(self, channel: str) -> None:
         self._follower.unfollow(channel)
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         return await self._follower.next_batch()
 
     async def health(self) -> Health:

@@ -9,14 +9,14 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Channel, History, Registry, SlowSubscriber
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry, SlowSubscriber
 from app.core.delivery import fanout
 from app.core.delivery.catchup import Catchup
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
-from app.core.message import Batch, Message, Page, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.tail import Tail
@@ -91,7 +91,7 @@ class Pipe(Writer):
 class World:
     """A hub over memory, with pipes attached."""
 
-    def __init__(self, history: History, tail_bytes: int, slow: SlowSubscriber) -> None:
+    def __init__(self, history: HistoryWindow, tail_bytes: int, slow: SlowSubscriber) -> None:
         self.channel = Channel("c", history=history, slow_subscriber=slow)
         self.backend = MemoryBackend(lambda _: history)
         self.bus = Bus(self.backend)
@@ -127,7 +127,7 @@ class Worlds:
 
     async def make(
         self,
-        history: History = History(),  # noqa: B008 — immutable
+        history: HistoryWindow = HistoryWindow(),  # noqa: B008 — immutable
         tail_bytes: int = 1 << 20,
         slow: SlowSubscriber = SlowSubscriber.CATCH_UP,
     ) -> World:
@@ -266,7 +266,7 @@ async def test_a_subscriber_behind_the_tail_is_served_from_the_log(worlds: World
 
 async def test_a_subscriber_that_lost_its_place_is_told_and_sent_nothing_more(worlds: Worlds) -> None:
     """Subscription whose next message the log no longer holds ends with a gap."""
-    world = await worlds.make(History(size=5), tail_bytes=1000)
+    world = await worlds.make(HistoryWindow(size=5), tail_bytes=1000)
     slow = await world.attach(limit=1)
     for number in range(100):
         await world.publish(str(number))
@@ -377,7 +377,7 @@ async def test_a_subscriber_that_comes_back_gets_every_later_message_once(worlds
 )
 async def test_where_a_subscription_begins(worlds: Worlds, start: Start, cursor: int, reason: Reason | None) -> None:
     """Subscription begins where it asked to, or at the nearest place with a gap that says why."""
-    world = await worlds.make(History(size=10))
+    world = await worlds.make(HistoryWindow(size=10))
     for number in range(100):
         await world.publish(str(number))
     if start.since is not None and not start.since.epoch:
@@ -405,7 +405,7 @@ async def test_a_storm_of_subscribers_reads_the_log_a_few_times(worlds: Worlds) 
     reads = 0
     read = world.backend.read
 
-    async def counted(channel: str, after: int, limit: int, history: History) -> Page:
+    async def counted(channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         nonlocal reads
         reads += 1
         await asyncio.sleep(0)
@@ -428,7 +428,7 @@ async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:
     await world.publish("1", "2", "3")
     await pipe.read(9)
     fanout_ = world.hub._followed["c"].fanout  # noqa: SLF001 — memory cannot go back by itself
-    fanout_.turn(Turn("c", 1, world.backend.epoch, 1))
+    fanout_.change_epoch(EpochChange("c", 1, world.backend.epoch, 1))
     fanout_.deliver(Batch("c", world.backend.epoch, (Message(2, 0, b"new"),)))
     assert await pipe.read(14) == frames("1", "2", "3", "new")
     assert [(gap.after, gap.next.offset, gap.reason) for gap in pipe.gaps] == [

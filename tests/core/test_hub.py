@@ -8,14 +8,14 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.channel import ANONYMOUS, Access, Channel, HistoryWindow, Identity, Registry
 from app.core.delivery.catchup import Catchup
 from app.core.delivery.encodings import PLAIN_RECORDS
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
-from app.core.message import Batch, Message, Page, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import Writer
 from app.core.resume import Begin, Gap, Reason, Start
 from app.core.tail import Budget
@@ -68,7 +68,7 @@ class Reader(Writer):
 class World:
     """A bus over memory and a hub on it, with rules that a test may change."""
 
-    def __init__(self, history: History = History(), tail_bytes: int = 1 << 20) -> None:  # noqa: B008 — immutable
+    def __init__(self, history: HistoryWindow = HistoryWindow(), tail_bytes: int = 1 << 20) -> None:  # noqa: B008 — immutable
         self.history = history
         self.backend = MemoryBackend(lambda _: self.history)
         self.bus = Bus(self.backend)
@@ -212,7 +212,7 @@ async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, m
     """Hub asks the log once for what the history shows, however many resume and whatever is published meanwhile."""
     asked: list[int] = []
 
-    async def counted(channel: str, after: int, limit: int, history: History) -> Page:
+    async def counted(channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         asked.append(limit)
         return await MemoryBackend.read(world.backend, channel, after, limit, history)
 
@@ -229,7 +229,7 @@ async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, m
 
 async def test_who_resumes_is_told_of_a_gap_that_came_after_the_shared_read() -> None:
     """Hub knows what newer messages have pushed out of the history since it asked the log."""
-    world = World(History(size=3))
+    world = World(HistoryWindow(size=3))
     async with world.bus.running(), world.subscribe("c", ANONYMOUS) as live:
         await world.publish("1", "2")
         await read(live, 2)
@@ -258,7 +258,7 @@ async def test_who_is_full_when_the_log_goes_back_under_a_read_is_not_sent_more(
     await reading.wait()
     slow.full = True
     subscription.full()
-    fanout.turn(Turn("c", 0, "bbbbbbbb", 0))
+    fanout.change_epoch(EpochChange("c", 0, "bbbbbbbb", 0))
     found.set()
     await turns(20)
     fanout.deliver(Batch("c", "bbbbbbbb", (Message(1, 0, b"1"),)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import RECORD_END, V1_RECORDS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
@@ -109,9 +109,9 @@ class Reader(Writer):
 
 
 async def play(schedule: list[Step], size: int, tail_bytes: int) -> None:
-    backend = MemoryBackend(lambda _: History(size=size))
+    backend = MemoryBackend(lambda _: HistoryWindow(size=size))
     bus = Bus(backend)
-    channel = Channel("c", history=History(size=size))
+    channel = Channel("c", history=HistoryWindow(size=size))
     hub = Hub(bus, Registry((channel,), Channel("")), tail_bytes=tail_bytes)
     published = 0
     async with bus.running():

@@ -162,7 +162,7 @@ class Recorder:
     def received(self, data: bytes, *, text: bool) -> None:
         self.messages.append((data, text))
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         return 2**63
 
     def full(self) -> None:

@@ -17,7 +17,7 @@ from app.core.delivery.encoded_blocks import Pieces
 from app.core.delivery.encodings import Encoding
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
-from app.core.message import Batch, Message, Position, Turn
+from app.core.message import Batch, EpochChange, Message, Position
 from app.core.ports import UNMETERED, Meter, Writer
 from app.core.tail import Budget, Tail
 
@@ -105,19 +105,19 @@ class Fanout(Generic[SubscriptionT]):
         self.tail.deliver(batch)
         self._schedule()
 
-    def turn(self, turn: Turn) -> None:
+    def change_epoch(self, change: EpochChange) -> None:
         """Go on in another epoch; who was sent more than the log has is told of a gap."""
-        if turn.offset > self.tail.head:
-            self._skip_to(turn.offset)
-        epoch, told, goes_back = self.tail.epoch, self.tail.told, turn.offset < self.tail.head
-        self.tail.turn(Position(label(turn.lineage), turn.offset))
+        if change.offset > self.tail.head:
+            self._skip_to(change.offset)
+        epoch, told, goes_back = self.tail.epoch, self.tail.told, change.offset < self.tail.head
+        self.tail.change_epoch(Position(label(change.lineage), change.offset))
         if goes_back:
             self._all_leave()
             self._joining.clear()
         for subscription in list(self._behind):
-            if subscription.cursor > turn.offset:  # the log may have had it, and this process not yet
+            if subscription.cursor > change.offset:  # the log may have had it, and this process not yet
                 had = Position(epoch, subscription.cursor)
-                subscription.rewound(told, shared(had, turn.lineage, turn.head) or 0)
+                subscription.rewound(told, shared(had, change.lineage, change.head) or 0)
 
     def _skip_to(self, offset: int) -> None:
         """Go on after ``offset``: the channel had no messages up to there."""

@@ -248,7 +248,7 @@ class AsgiPeer:
         self._connection.pause()
         self._wake(self._news)
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return what the server takes."""
         return self._most
 

@@ -76,7 +76,7 @@ class Connection:
         self.go_on()
         self._read_on()
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return the bytes of the largest text that is taken."""
         raise NotImplementedError
 
@@ -188,7 +188,7 @@ class PlainConnection(Connection):
         """Close."""
         self.fail(error)
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return what the channel takes of this subscriber."""
         return MAX_ENVELOPE + self._subscription.channel.most_from(self.identity)
 

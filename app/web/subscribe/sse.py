@@ -238,7 +238,7 @@ class EventStream:
     def received(self, data: bytes, *, text: bool) -> None:
         """Nothing: a stream goes one way."""
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Nothing: a stream goes one way."""
         return 0
 

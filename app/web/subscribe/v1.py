@@ -85,7 +85,7 @@ class Session(Connection):
             self._remove(subscription)
             self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return what its one channel takes of this subscriber, or the one that takes most."""
         registry = self.hub.registry
         channel = registry.get(self._only) if self._only is not None else None

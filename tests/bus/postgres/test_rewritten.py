@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import RECORD_END, V1_RECORDS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
@@ -206,7 +206,7 @@ class Run:
     async def _held(self) -> dict[int, str]:
         held: dict[int, str] = {}
         while True:
-            page = await self._workers[0].bus.read(self.channel, max(held, default=0), 1000, History(size=10**6))
+            page = await self._workers[0].bus.read(self.channel, max(held, default=0), 1000, HistoryWindow(size=10**6))
             held |= {message.offset: json.loads(message.data) for message in page.messages}
             if not page.messages:
                 return held
