@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from app.core.channel import HistoryWindow
 from app.core.errors import AbideError
@@ -65,8 +65,8 @@ class Writer(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes that are whole frames of the connection's wire format, shared or not."""
 
-    @staticmethod
-    def write_all(writers: Sequence[Writer], data: bytes) -> None:
+    @classmethod
+    def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
         """Send the same bytes to writers of this class, which may know a faster way than one by one."""
         for writer in writers:
             writer.write(data)

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Self
 
 import pytest
 
@@ -88,6 +89,20 @@ class Pipe(Writer):
         return self.error
 
 
+class Manifold(Pipe):
+    """A pipe of a class that knows a faster way to write to many."""
+
+    together = 0
+    """How many were written to at once the last time."""
+
+    @classmethod
+    def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
+        for writer in writers:
+            assert type(writer) is cls
+            writer.together = len(writers)
+            writer.write(data)
+
+
 class World:
     """A hub over memory, with pipes attached."""
 
@@ -99,8 +114,13 @@ class World:
         self.began: Begin
         """Where the newest subscription began."""
 
-    async def attach(self, limit: int | None = None, start: Start = Start()) -> Pipe:  # noqa: B008 — immutable
-        pipe = Pipe()
+    async def attach(
+        self,
+        limit: int | None = None,
+        start: Start = Start(),  # noqa: B008 — immutable
+        pipe: Pipe | None = None,
+    ) -> Pipe:
+        pipe = pipe or Pipe()
         pipe.limit = limit
         pipe.subscription, self.began = await self.hub.subscribe("c", ANONYMOUS, PLAIN_FRAMES, start)
         pipe.subscription.attach(pipe, pipe)
@@ -172,6 +192,20 @@ async def test_everybody_at_the_head_is_written_the_same_bytes(worlds: Worlds) -
     for pipe in pipes:
         assert await pipe.read(3) == frames("1")
     assert pipes[0].writes[0] is pipes[1].writes[0] is pipes[2].writes[0]
+
+
+async def test_writers_of_two_classes_share_an_encoding_and_no_write(worlds: Worlds) -> None:
+    """Subscribers of one encoding are written to class by class, and are still handed the same bytes."""
+    world = await worlds.make()
+    pipes = [await world.attach(pipe=pipe) for pipe in (Pipe(), Manifold(), Pipe(), Manifold())]
+    await world.publish("1")
+    for pipe in pipes:
+        assert await pipe.read(3) == frames("1")
+        assert pipe.error is None
+        assert pipe.writes[0] is pipes[0].writes[0]
+    for pipe in pipes[1::2]:
+        assert isinstance(pipe, Manifold)
+        assert pipe.together == 2
 
 
 async def test_what_is_published_at_once_goes_out_in_one_write(worlds: Worlds) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from app.core.delivery.encoded_blocks import Pieces
 from app.core.delivery.encodings import Encoding
+from app.core.delivery.live import LiveGroup
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
 from app.core.message import Batch, EpochChange, Message, Position
@@ -49,14 +49,13 @@ SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
 class Fanout(Generic[SubscriptionT]):
     """One channel: its tail, the subscriptions that are live, and those that are not.
 
-    A :class:`~app.core.ports.Sink`. Invariants: every live subscription has been sent everything
-    up to ``_sent``, or stands in ``_rest`` and is about to be; those of one encoding have writers of
-    one class.
+    A :class:`~app.core.ports.Sink`. Invariant: every live subscription has been sent everything up to
+    ``_sent``, or up to ``_before`` while it waits for the payload that is being written.
     """
 
     __slots__ = (
-        "_before", "_behind", "_joining", "_live", "_messages", "_payloads", "_rest", "_scheduled", "_sent", "meter",
-        "name", "pieces", "slow", "tail",
+        "_before", "_behind", "_joining", "_live", "_messages", "_payloads", "_scheduled", "_sent", "meter", "name",
+        "pieces", "slow", "tail",
     )  # fmt: skip
 
     def __init__(
@@ -74,11 +73,11 @@ class Fanout(Generic[SubscriptionT]):
         """What those who are not live are sent; the hub's, of all channels."""
         self.slow: set[SubscriptionT] = set() if slow is None else slow
         """Subscriptions whose writer is full; the hub's, of all channels."""
-        self._live: dict[Encoding, dict[SubscriptionT, Writer]] = {}
+        self._live: dict[tuple[Encoding, type[Writer]], LiveGroup[SubscriptionT, Writer]] = {}
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
-        self._rest: dict[Encoding, dict[SubscriptionT, Writer]] = {}
         self._payloads: dict[Encoding, bytes] = {}
+        """What is being written to the live ones, slice by slice."""
         self._messages = 0
         """How many are in a payload."""
         self._before = 0
@@ -86,14 +85,14 @@ class Fanout(Generic[SubscriptionT]):
         self._scheduled = False
 
     def __len__(self) -> int:
-        return sum(map(len, self._live.values())) + len(self._behind)
+        return sum(len(group.members) for group in self._live.values()) + len(self._behind)
 
     def __iter__(self) -> Iterator[SubscriptionT]:
         yield from self._all_live()
         yield from list(self._behind)
 
     def __contains__(self, subscription: SubscriptionT) -> bool:
-        return subscription in self._behind or self._is_live(subscription)
+        return subscription in self._behind or self._group_of(subscription) is not None
 
     def start(self, position: Position) -> None:
         """Begin after ``position``."""
@@ -131,7 +130,7 @@ class Fanout(Generic[SubscriptionT]):
     def failed(self) -> None:
         """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
         self._all_leave()
-        self._payloads, self._rest, self._joining = {}, {}, []
+        self._payloads, self._joining = {}, []
         error = AbideError("a delivery failed in the server, and its log says why: come back and resume")
         for subscription in list(self._behind):
             with contextlib.suppress(Exception):  # one that cannot be told keeps it from no other
@@ -144,21 +143,24 @@ class Fanout(Generic[SubscriptionT]):
     def join(self, subscription: SubscriptionT, writer: Writer) -> None:
         """Make a subscription live whose cursor stands at the head, or will when the head gets there."""
         # Others may still have to be sent what it has already.
-        if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._rest:
+        if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._payloads:
             self._joining.append(subscription)
             return
         self._behind.discard(subscription)
-        self._live.setdefault(subscription.encoding, {})[subscription] = writer
+        key = subscription.encoding, type(writer)
+        group = self._live.get(key)
+        if group is None:
+            group = self._live[key] = LiveGroup(*key)
+        group.members[subscription] = writer
 
     def leave(self, subscription: SubscriptionT) -> None:
         """Make a subscription no longer live, its cursor after what it was sent; harmless if it is not."""
-        if self._is_live(subscription):
+        group = self._group_of(subscription)
+        if group is not None:
             subscription.cursor = self.position(subscription)
-            live = self._live[subscription.encoding]
-            del live[subscription]
-            if not live:
-                del self._live[subscription.encoding]
-            self._rest.get(subscription.encoding, {}).pop(subscription, None)
+            group.remove(subscription)
+            if not group.members:
+                del self._live[group.encoding, group.writer_class]
             self._behind.add(subscription)
 
     def remove(self, subscription: SubscriptionT) -> None:
@@ -168,15 +170,20 @@ class Fanout(Generic[SubscriptionT]):
 
     def position(self, subscription: SubscriptionT) -> int:
         """Return the offset up to which a subscription was sent everything."""
-        if self._is_live(subscription):
-            return self._before if subscription in self._rest.get(subscription.encoding, {}) else self._sent
-        return subscription.cursor
+        group = self._group_of(subscription)
+        if group is None:
+            return subscription.cursor
+        return self._before if group.is_waiting(subscription) else self._sent
 
-    def _is_live(self, subscription: SubscriptionT) -> bool:
-        return subscription in self._live.get(subscription.encoding, ())
+    def _group_of(self, subscription: SubscriptionT) -> LiveGroup[SubscriptionT, Writer] | None:
+        """Return the group of a subscription that is live; None of one that is not."""
+        for group in self._live.values():
+            if subscription in group.members:
+                return group
+        return None
 
     def _all_live(self) -> list[SubscriptionT]:
-        return list(chain.from_iterable(self._live.values()))
+        return [subscription for group in self._live.values() for subscription in group.members]
 
     def _all_leave(self) -> list[SubscriptionT]:
         """Make nobody live any more, and begin anew at the head; return who was."""
@@ -194,7 +201,7 @@ class Fanout(Generic[SubscriptionT]):
     def _flush(self) -> None:
         """Send what has come since the last time to all who are live."""
         self._scheduled = False
-        if not self._rest:  # else the flush before this one is not through; it goes on by itself
+        if not self._payloads:  # else the flush before this one is not through; it goes on by itself
             self._or_fail(self._send_news)
 
     def _or_fail(self, step: Callable[[], None]) -> None:
@@ -213,7 +220,8 @@ class Fanout(Generic[SubscriptionT]):
             self._before, self._sent = self._sent, messages[-1].offset
             self._messages = len(messages)
             self._payloads = self._encode(messages)
-            self._rest = {encoding: dict(self._live[encoding]) for encoding in self._payloads}
+            for group in self._live.values():
+                group.begin()
         self._write_slice()
 
     def _news(self) -> tuple[Message, ...]:
@@ -225,31 +233,20 @@ class Fanout(Generic[SubscriptionT]):
         return self.tail.messages.after(self._sent, _EVERYTHING, _EVERYTHING)
 
     def _encode(self, messages: Iterable[Message]) -> dict[Encoding, bytes]:
-        return {
-            encoding: encoding(self.name, self.tail.epoch, messages) for encoding, live in self._live.items() if live
-        }
+        name, epoch = self.name, self.tail.epoch
+        return {encoding: encoding(name, epoch, messages) for encoding in {encoding for encoding, _ in self._live}}
 
     def _write_slice(self) -> None:
         room = SLICE
-        for encoding, payload in self._payloads.items():
-            writers = self._take(encoding, room)
-            room -= len(writers)
-            if writers:  # a write may make its subscription full, and leave: it has been sent the payload then
-                writers[0].write_all(writers, payload)
+        groups = [group for group in self._live.values() if not group.is_done()]
+        for group in groups:
+            room -= group.write(self._payloads[group.encoding], room)
         if room < SLICE:
             self.meter.delivered(self.name, (SLICE - room) * self._messages)
-        if self._rest:
-            asyncio.get_running_loop().call_soon(self._or_fail, self._write_slice)
-        else:
+        if all(group.is_done() for group in groups):
             self._finish()
-
-    def _take(self, encoding: Encoding, most: int) -> list[Writer]:
-        """Return the writers of subscriptions that count as sent from now on, at most so many."""
-        rest = self._rest.get(encoding, {})
-        if len(rest) > most:
-            return [rest.pop(subscription) for subscription in list(islice(rest, most))]
-        self._rest.pop(encoding, None)
-        return list(rest.values())
+        else:
+            asyncio.get_running_loop().call_soon(self._or_fail, self._write_slice)
 
     def _finish(self) -> None:
         self._payloads = {}
