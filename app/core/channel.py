@@ -181,7 +181,7 @@ class Channel:
             raise ForbiddenError(msg)
         self.check_publish(identity)
 
-    def most_from(self, identity: Identity) -> int:
+    def max_publish_size(self, identity: Identity) -> int:
         """Return the bytes of the largest message that it may publish by sending; 0 where it may not."""
         return self.max_message_size if self.client_publish and identity.may(self.publish) else 0
 
@@ -210,11 +210,11 @@ class Registry:
     def __init__(self, channels: tuple[Channel, ...], defaults: Channel) -> None:
         self.channels = channels
         self.defaults = defaults
-        self._most_from: dict[Access, int] = {}
+        self._max_publish_size: dict[Access, int] = {}
         for channel in channels:
             if channel.client_publish:
-                most = self._most_from.get(channel.publish, 0)
-                self._most_from[channel.publish] = max(most, channel.max_message_size)
+                most = self._max_publish_size.get(channel.publish, 0)
+                self._max_publish_size[channel.publish] = max(most, channel.max_message_size)
         self._plain = {c.name: c for c in channels if not c.is_family}
         self._family = lru_cache(maxsize=_KNOWN_NAMES)(_Families(c for c in channels if c.is_family).find)
 
@@ -241,9 +241,9 @@ class Registry:
             raise UnknownChannelError(msg)
         return channel
 
-    def most_from(self, identity: Identity) -> int:
-        """Return the most that :meth:`Channel.most_from` is of any channel."""
-        return max((most for access, most in self._most_from.items() if identity.may(access)), default=0)
+    def max_publish_size(self, identity: Identity) -> int:
+        """Return the most that :meth:`Channel.max_publish_size` is of any channel."""
+        return max((most for access, most in self._max_publish_size.items() if identity.may(access)), default=0)
 
     def history(self, name: str) -> HistoryWindow:
         """Return what is kept of a channel; of one that is not declared, what ``defaults`` say."""

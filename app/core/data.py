@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from app.core import turns
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.errors import MalformedError
-from app.core.scan import MAX_DEPTH, Members, Walk, not_utf8
+from app.core.scan import MAX_DEPTH, Members, Scan, not_utf8
 from app.core.turns import Pace, Steps
 
 INLINE = 4 * 1024
@@ -139,7 +139,7 @@ def walk_members(body: bytes, names: Container[str], pace: Pace) -> Steps[Member
         _check_name(name, names, found)
         return name
 
-    return (yield from Walk(body, MAX_ITEM, pace).members(take))
+    return (yield from Scan(body, MAX_ITEM, pace).members(take))
 
 
 def walk_items(body: bytes, most: int, pace: Pace) -> Steps[list[slice]]:
@@ -148,13 +148,13 @@ def walk_items(body: bytes, most: int, pace: Pace) -> Steps[list[slice]]:
     Raises :class:`MalformedError` as soon as there are more than ``most``, and
     :class:`~app.core.errors.TooLargeError` as soon as one is larger than any message with its envelope.
     """
-    return Walk(body, MAX_ITEM, pace, ENVELOPE_DEPTH).items(most)
+    return Scan(body, MAX_ITEM, pace, ENVELOPE_DEPTH).items(most)
 
 
 def _whole(body: bytes) -> Steps[bytes]:
     if len(body) <= SMALL:
         return check_bytes(body)
-    yield from Walk(body, len(body), Pace()).whole()
+    yield from Scan(body, len(body), Pace()).whole()
     return body
 
 

@@ -83,7 +83,7 @@ class Start:
         return cls(last=count)
 
 
-class Begin(NamedTuple):
+class Beginning(NamedTuple):
     """Where a subscription begins."""
 
     cursor: int
@@ -93,16 +93,16 @@ class Begin(NamedTuple):
     gap: Gap | None
 
 
-def begin(start: Start, lineage: str, first: int, head: int) -> Begin:
+def begin(start: Start, lineage: str, first: int, head: int) -> Beginning:
     """Decide, knowing the channel's lineage, the oldest offset that its history shows, and its head."""
     if start.since is not None:
         return _resume(start.since, start.given or str(start.since), lineage, first, head)
     if start.earliest:
-        return Begin(first - 1, resumed=False, gap=None)
-    return Begin(max(first - 1, head - start.last), resumed=False, gap=None)
+        return Beginning(first - 1, resumed=False, gap=None)
+    return Beginning(max(first - 1, head - start.last), resumed=False, gap=None)
 
 
-def _resume(since: Position, given: str, lineage: str, first: int, head: int) -> Begin:
+def _resume(since: Position, given: str, lineage: str, first: int, head: int) -> Beginning:
     common = shared(since, lineage, head)
     if common is None:
         return _with_gap(given, lineage, first, Reason.EPOCH)
@@ -110,9 +110,9 @@ def _resume(since: Position, given: str, lineage: str, first: int, head: int) ->
         return _with_gap(given, lineage, first, Reason.EXPIRED)
     if common < since.offset:
         return _with_gap(given, lineage, max(first, common + 1), Reason.AHEAD)
-    return Begin(since.offset, resumed=True, gap=None)
+    return Beginning(since.offset, resumed=True, gap=None)
 
 
-def _with_gap(given: str, lineage: str, following: int, reason: Reason) -> Begin:
+def _with_gap(given: str, lineage: str, following: int, reason: Reason) -> Beginning:
     gap = Gap(given, Position(label(lineage), following), reason)
-    return Begin(following - 1, resumed=False, gap=gap)
+    return Beginning(following - 1, resumed=False, gap=gap)

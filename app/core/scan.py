@@ -59,7 +59,7 @@ _CLOSERS = {ord("["): ord("]"), ord("{"): ord("}")}
 _ARRAY_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = b']},:"'
 
 
-class Walk:
+class Scan:
     """A walk over one text, value by value. A position is an offset in bytes."""
 
     __slots__ = ("_closers", "_deepest", "_end", "_most", "_pace", "_text")
@@ -75,17 +75,6 @@ class Walk:
         self._closers = bytearray()
         """What ends the containers around the place, the innermost last; a quote within a string, a colon before it
         within a name."""
-
-    def check_utf8(self) -> Steps[None]:
-        """Raise :class:`MalformedError` unless the text is UTF-8."""
-        decoder = getincrementaldecoder("utf-8")()
-        for begin in range(0, len(self._text) + 1, WINDOW):
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(self._text[begin : begin + WINDOW], final=begin + WINDOW > len(self._text))
-            except UnicodeDecodeError as error:
-                raise not_utf8(self._text, begin - pending + error.start) from None
-            yield from self._pace.pause()
 
     def whole(self) -> Steps[None]:
         """Raise :class:`MalformedError` unless the text is one value."""

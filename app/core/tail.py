@@ -80,7 +80,7 @@ class Messages:
         return fitting(self._items[begin : begin + max_messages], max_bytes)
 
 
-class Budget:
+class TailBudget:
     """Bounds the bytes of all tails of a process: the oldest batch goes first, whosever it is."""
 
     def __init__(self, limit: int) -> None:
@@ -104,7 +104,7 @@ class Tail:
 
     __slots__ = ("_budget", "epoch", "messages", "told")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: TailBudget) -> None:
         self.epoch = self.told = ""
         """What positions are labelled with, and what the newest one was; valid once started."""
         self.messages = Messages(0)

@@ -54,10 +54,10 @@ def test_most_that_is_taken_depends_on_who_sends_it(identity: Identity, most: di
         for size, (name, access) in enumerate(accesses.items(), start=1)
     )
     registry = Registry((*channels, Channel("silent", publish=Access.ANYONE, max_message_size=9)), DEFAULTS)
-    assert registry.find("silent").most_from(identity) == 0
+    assert registry.find("silent").max_publish_size(identity) == 0
     for name, size in most.items():
-        assert registry.find(name).most_from(identity) == size
-    assert registry.most_from(identity) == max(most.values())
+        assert registry.find(name).max_publish_size(identity) == size
+    assert registry.max_publish_size(identity) == max(most.values())
 
 
 def test_size_is_counted_to_the_byte() -> None:

@@ -20,7 +20,7 @@ from app.bus.postgres.listen.follower import Follower, Place
 from app.core import epochs
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module
-from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.encodings import TEXT_END, V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
@@ -223,7 +223,7 @@ class Reader(Writer):
             return
         since = Position.parse(self.position) if self.position else None
         self._full, self._hub = False, hub
-        self._subscription, where = await hub.subscribe("c", ANONYMOUS, V1_RECORDS, Start(since=since))
+        self._subscription, where = await hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
         if where.gap is not None:
             self.lost(self._subscription, where.gap)
         elif since is None:
@@ -248,7 +248,7 @@ class Reader(Writer):
             self._subscription.writable()
 
     def write(self, data: bytes) -> None:
-        for text in data.split(RECORD_END)[:-1]:
+        for text in data.split(TEXT_END)[:-1]:
             message = json.loads(text)
             offset = Position.parse(message["position"]).offset
             assert offset == self.last + 1, f"got {offset} after {self.last}"

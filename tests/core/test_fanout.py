@@ -19,7 +19,7 @@ from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import Writer
-from app.core.resume import Begin, Gap, Reason, Start
+from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.tail import Tail
 from app.wire.frames import text_frame
 
@@ -111,7 +111,7 @@ class World:
         self.backend = MemoryBackend(lambda _: history)
         self.bus = Bus(self.backend)
         self.hub = Hub(self.bus, Registry((self.channel,), Channel("")), tail_bytes=tail_bytes)
-        self.began: Begin
+        self.began: Beginning
         """Where the newest subscription began."""
 
     async def attach(

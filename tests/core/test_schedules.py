@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
-from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.encodings import TEXT_END, V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError
@@ -52,7 +52,7 @@ class Reader(Writer):
             return
         since = Position.parse(self.position) if resume and self.position else None
         self._full = False
-        self._subscription, where = await self._hub.subscribe("c", ANONYMOUS, V1_RECORDS, Start(since=since))
+        self._subscription, where = await self._hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
         if where.gap is not None:
             self.lost(self._subscription, where.gap)
         if since is None:
@@ -79,7 +79,7 @@ class Reader(Writer):
 
     def write(self, data: bytes) -> None:
         assert self._subscription is not None, "written to after it left"
-        for text in data.split(RECORD_END)[:-1]:
+        for text in data.split(TEXT_END)[:-1]:
             message: dict[str, Any] = json.loads(text)
             offset = Position.parse(message["position"]).offset
             assert offset == self.expected, f"got {offset}, expected {self.expected}"

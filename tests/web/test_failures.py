@@ -27,7 +27,7 @@ from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 from app.web.subscribe import sse
-from app.web.subscribe.v1 import Session
+from app.web.subscribe.v1 import V1Socket
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 
@@ -252,17 +252,17 @@ def test_a_bug_of_a_callback_closes_its_socket(
         msg = "a bug of the session"
         raise RuntimeError(msg)
 
-    sessions: list[Session] = []
-    begin = Session.begin
+    sessions: list[V1Socket] = []
+    begin = V1Socket.begin
 
-    def note(session: Session, *args: Any) -> None:  # noqa: ANN401 — as begin takes them
+    def note(session: V1Socket, *args: Any) -> None:  # noqa: ANN401 — as begin takes them
         sessions.append(session)
         begin(session, *args)
 
-    monkeypatch.setattr(Session, "begin", note)
+    monkeypatch.setattr(V1Socket, "begin", note)
     with world.connect("/ws", v1=True) as socket:
         (session,) = wait_for(lambda: sessions)
-        monkeypatch.setattr(Session, method, fail)
+        monkeypatch.setattr(V1Socket, method, fail)
         if method == "release":
             socket.close()
         else:

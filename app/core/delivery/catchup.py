@@ -38,7 +38,7 @@ Read = Callable[[int, int], Awaitable[Page]]
 """Reads at most so many messages (second) past an offset (first)."""
 
 
-class Kept:
+class PageBudget:
     """Bounds the bytes of the pages that are kept, of all channels of a process: the oldest goes first."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
@@ -68,12 +68,12 @@ class Catchup:
     reader could get messages of two histories.
     """
 
-    __slots__ = ("_epoch", "_kept", "_pages", "_read")
+    __slots__ = ("_budget", "_epoch", "_pages", "_read")
 
-    def __init__(self, read: Read, epoch: Callable[[], str], kept: Kept | None = None) -> None:
+    def __init__(self, read: Read, epoch: Callable[[], str], budget: PageBudget | None = None) -> None:
         self._read = read
         self._epoch = epoch
-        self._kept = kept or Kept()
+        self._budget = budget or PageBudget()
         self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}
 
     async def window(self, offset: int = 0) -> Page:
@@ -129,7 +129,7 @@ class Catchup:
     def drop(self, key: tuple[int, int]) -> None:
         """Keep a page no longer."""
         self._pages.pop(key, None)
-        self._kept.drop(self, key)
+        self._budget.drop(self, key)
 
     async def _fetch(self, at: int, limit: int) -> Page:
         try:
@@ -137,7 +137,7 @@ class Catchup:
         except BaseException:
             self._pages.pop((at, limit), None)  # a failure is not kept for who comes next
             raise
-        self._kept.take(self, (at, limit), page)
+        self._budget.take(self, (at, limit), page)
         return page
 
 

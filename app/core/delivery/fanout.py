@@ -12,14 +12,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from app.core.delivery.encoded_blocks import Pieces
+from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.live import LiveGroup
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
 from app.core.message import Batch, EpochChange, Message, Position
 from app.core.ports import UNMETERED, Meter, Writer
-from app.core.tail import Budget, Tail
+from app.core.tail import Tail, TailBudget
 
 SLICE = 2000
 """Writes in one turn of the loop, so that thousands of subscribers do not hold up everybody else."""
@@ -27,7 +27,7 @@ SLICE = 2000
 _EVERYTHING = 2**63
 
 
-class Cursor(Protocol):
+class FanoutMember(Protocol):
     """What the fan-out needs of a subscription."""
 
     cursor: int
@@ -43,7 +43,7 @@ class Cursor(Protocol):
         """Send nothing more, and tell the subscriber why."""
 
 
-SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
+SubscriptionT = TypeVar("SubscriptionT", bound=FanoutMember)
 
 
 class Fanout(Generic[SubscriptionT]):
@@ -54,22 +54,33 @@ class Fanout(Generic[SubscriptionT]):
     """
 
     __slots__ = (
-        "_before", "_behind", "_joining", "_live", "_messages", "_payloads", "_scheduled", "_sent", "meter", "name",
-        "pieces", "slow", "tail",
+        "_before",
+        "_behind",
+        "_joining",
+        "_live",
+        "_messages",
+        "_payloads",
+        "_scheduled",
+        "_sent",
+        "blocks",
+        "meter",
+        "name",
+        "slow",
+        "tail",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        budget: Budget,
+        budget: TailBudget,
         meter: Meter = UNMETERED,
         slow: set[SubscriptionT] | None = None,
-        pieces: Pieces | None = None,
+        blocks: EncodedBlocks | None = None,
     ) -> None:
         self.name = name
         self.tail = Tail(budget)
         self.meter = meter
-        self.pieces = pieces or Pieces()
+        self.blocks = blocks or EncodedBlocks()
         """What those who are not live are sent; the hub's, of all channels."""
         self.slow: set[SubscriptionT] = set() if slow is None else slow
         """Subscriptions whose writer is full; the hub's, of all channels."""

@@ -12,16 +12,16 @@ from weakref import WeakValueDictionary
 
 from app.core import turns
 from app.core.channel import ANONYMOUS, Identity, Registry
-from app.core.delivery.catchup import Catchup, Kept
-from app.core.delivery.encoded_blocks import Pieces
+from app.core.delivery.catchup import Catchup, PageBudget
+from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError
 from app.core.message import Page
 from app.core.ports import UNMETERED, Meter, Source
-from app.core.resume import Begin, Start, begin
-from app.core.tail import Budget
+from app.core.resume import Beginning, Start, begin
+from app.core.tail import TailBudget
 from app.core.turns import Pace, Steps
 
 TAIL_BYTES = 64 * 1024 * 1024
@@ -43,7 +43,7 @@ class Admitted(Protocol):
 
 
 @dataclass(slots=True)
-class _Followed:
+class _OpenChannel:
     """A channel that the bus hands over to this process."""
 
     fanout: Fanout[Subscription]
@@ -52,7 +52,7 @@ class _Followed:
     """Subscriptions that are being opened: they keep the channel, too."""
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         return not self.opening and not len(self.fanout)
 
 
@@ -72,10 +72,10 @@ class Hub:
         self._registry = registry
         self._judge_caller: Judge = _as_it_is
         self._connections: set[Admitted] = set()
-        self._budget = Budget(tail_bytes)
-        self._pieces = Pieces()
-        self._kept = Kept()
-        self._followed: dict[str, _Followed] = {}
+        self._tail_budget = TailBudget(tail_bytes)
+        self._blocks = EncodedBlocks()
+        self._page_budget = PageBudget()
+        self._followed: dict[str, _OpenChannel] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -120,7 +120,7 @@ class Hub:
 
     async def subscribe(
         self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
-    ) -> tuple[Subscription, Begin]:
+    ) -> tuple[Subscription, Beginning]:
         """Open a subscription, until :meth:`unsubscribe`; return it and where it begins.
 
         Raises :class:`~app.core.errors.UnknownChannelError`, and what the backend raises; the
@@ -152,12 +152,12 @@ class Hub:
         self._followed[subscription.name].fanout.remove(subscription)
         self._leave_if_idle(subscription.name)
 
-    async def _begin(self, name: str, followed: _Followed, start: Start) -> Begin:
+    async def _begin(self, name: str, followed: _OpenChannel, start: Start) -> Beginning:
         tail = followed.fanout.tail
         if start.is_head:
             return begin(start, tail.epoch, tail.head + 1, tail.head)
         if start.since == (tail.epoch, tail.head):
-            return Begin(tail.head, resumed=True, gap=None)
+            return Beginning(tail.head, resumed=True, gap=None)
         # In a rolling restart thousands resume while the head moves on: they share one read, whatever the head is.
         page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
         if start.since and start.since.offset > max(page.head, tail.head):
@@ -168,22 +168,22 @@ class Hub:
         first = max(page.first, head + 1 - self._registry.history(name).size)
         return begin(start, page.lineage, first, head)
 
-    async def _follow(self, name: str) -> _Followed:
+    async def _follow(self, name: str) -> _OpenChannel:
         """Follow a channel, one caller at a time."""
         async with self._lock(name):
             followed = self._followed.get(name)
             if followed is None:
-                fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
+                fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks)
                 await self._source.follow(name, fanout)
-                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._kept)
-                followed = self._followed[name] = _Followed(fanout, catchup)
+                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._page_budget)
+                followed = self._followed[name] = _OpenChannel(fanout, catchup)
             return followed
 
     async def _read(self, name: str, after: int, limit: int) -> Page:
         return await self._source.read(name, after, limit, self._registry.history(name))
 
     def _leave_if_idle(self, name: str) -> None:
-        if self._followed[name].idle:
+        if self._followed[name].is_idle:
             task = asyncio.get_running_loop().create_task(self._unfollow(name))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
@@ -191,7 +191,7 @@ class Hub:
     async def _unfollow(self, name: str) -> None:
         async with self._lock(name):
             followed = self._followed.get(name)
-            if followed is not None and followed.idle:
+            if followed is not None and followed.is_idle:
                 del self._followed[name]
                 await self._source.unfollow(name)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.delivery.encodings import RECORD_END
+from app.core.delivery.encodings import TEXT_END
 from app.core.ports import Handover, Heartbeat, Peer, ResponseHandover, Writer
 from app.web.edge.draining import lasting
 from app.wire.close_codes import CloseCode
@@ -105,7 +105,7 @@ async def serve_websocket(begin: Callable[[Handover], Peer], receive: Receive, s
     """Run an accepted WebSocket until one side ends it; ``begin`` makes the peer."""
 
     async def emit(records: bytes) -> None:
-        for text in records.split(RECORD_END)[:-1]:
+        for text in records.split(TEXT_END)[:-1]:
             await send({"type": "websocket.send", "text": text.decode()})
 
     writer = AsgiWriter(emit)

@@ -15,7 +15,7 @@ from app.web.edge.access import Line
 _log = structlog.get_logger(__name__)
 
 
-class Guarded(Protocol):
+class Crashable(Protocol):
     """What has methods that are :func:`guarded`."""
 
     def crash(self, error: BaseException) -> None:
@@ -23,7 +23,7 @@ class Guarded(Protocol):
 
 
 P = ParamSpec("P")
-G = TypeVar("G", bound=Guarded)
+G = TypeVar("G", bound=Crashable)
 
 
 def guarded(method: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G, P], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.core.delivery.encodings import control
+from app.core.delivery.encodings import json_object
 from app.core.errors import MalformedError
 
 PARAMETER = "heartbeat"
@@ -22,4 +22,4 @@ def is_wanted(query: Mapping[str, str]) -> bool:
 
 def text(seconds: float) -> bytes:
     """Return a heartbeat as JSON: the next one comes within so many seconds."""
-    return control(type="heartbeat", seconds=int(seconds))
+    return json_object(type="heartbeat", seconds=int(seconds))

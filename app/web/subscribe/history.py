@@ -17,7 +17,7 @@ from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
 from app.core.message import Message, Page
 from app.core.ports import Source, Writer
-from app.core.resume import Begin, Gap, Start, begin
+from app.core.resume import Beginning, Gap, Start, begin
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 
@@ -33,7 +33,7 @@ _HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-stor
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
-class History:
+class HistoryReader:
     """Reads the log of channels for whoever may subscribe to them."""
 
     def __init__(self, hub: Hub, source: Source) -> None:
@@ -42,7 +42,7 @@ class History:
 
     async def answer(  # noqa: PLR0913, PLR0917 — a request's parts, and who may ask
         self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
-    ) -> Answer:
+    ) -> HistoryResponse:
         """Answer one request; raise why it cannot be.
 
         With ``wait`` and nothing to answer yet, wait so many seconds at most for a message.
@@ -61,12 +61,12 @@ class History:
                     page, where = await self._poll(name, channel, identity, start, limit, waiter)
             finally:
                 gone.cancel()
-        return Answer(partial(self._more, name, channel), page, where, limit)
+        return HistoryResponse(partial(self._more, name, channel), page, where, limit)
 
     async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:
         return await self._source.read(name, after, limit, channel.history)
 
-    async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
+    async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Beginning]:
         if start.earliest:  # before the first: whatever is held comes
             page = await self._source.read(name, 0, limit, channel.history)
             return page, begin(start, page.lineage, page.first, page.head)
@@ -79,9 +79,9 @@ class History:
 
     async def _poll(  # noqa: PLR0913, PLR0917 — a question, and how long it may take
         self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, waiter: _Waiter
-    ) -> tuple[Page, Begin]:
+    ) -> tuple[Page, Beginning]:
         """Read again when there is something, or time is up."""
-        subscription, _ = await self._hub.subscribe(name, identity, encodings.PLAIN_RECORDS)
+        subscription, _ = await self._hub.subscribe(name, identity, encodings.PLAIN_TEXTS)
         self._hub.meter.connected("poll")
         try:
             subscription.attach(waiter, waiter)
@@ -143,7 +143,7 @@ def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int
     return int(text)
 
 
-class Answer:
+class HistoryResponse:
     """The answer, as an ASGI application: one piece where the first page has everything, else piece by piece.
 
     A page is read when the client has taken the ones before it, so that a client that reads slowly, or not at all,
@@ -152,7 +152,7 @@ class Answer:
     or the log began another epoch meanwhile, which ends the answer.
     """
 
-    def __init__(self, more: More, page: Page, where: Begin, limit: int) -> None:
+    def __init__(self, more: More, page: Page, where: Beginning, limit: int) -> None:
         self._more = more
         self._page = page
         self._left = limit - len(page.messages)

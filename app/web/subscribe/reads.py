@@ -14,7 +14,7 @@ from app.web.edge.auth import Authenticator, peer
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.edge.request import by_name, query_of
 from app.web.subscribe import sse
-from app.web.subscribe.history import History
+from app.web.subscribe.history import HistoryReader
 
 HISTORY = "/history"
 """What follows a channel's path, where its history is."""
@@ -29,7 +29,7 @@ class Reads:
         self._registry = registry
         self._authenticator = authenticator
         self._hub = hub
-        self._history = History(hub, source)
+        self._history = HistoryReader(hub, source)
 
     def knows(self, path: str) -> bool:
         """Whether the path is a channel's, or that of its history."""
@@ -66,7 +66,7 @@ class Reads:
         channel.check_subscribe(identity)
         if scope["method"] == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
-        await sse.stream(self._hub, sse.Asked.of(name, identity, headers, query), scope, receive, send)
+        await sse.stream(self._hub, sse.StreamRequest.of(name, identity, headers, query), scope, receive, send)
         return None
 
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.channel import Identity
 from app.core.delivery import encodings
-from app.core.delivery.encodings import Encoding, control
+from app.core.delivery.encodings import Encoding, json_object
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import (
@@ -30,7 +30,7 @@ from app.core.errors import (
 )
 from app.core.message import Position
 from app.core.ports import FANOUT, Heartbeat, ResponseHandover, Writer
-from app.core.resume import Begin, Gap, Start
+from app.core.resume import Beginning, Gap, Start
 from app.web.edge.access import LINE, Line
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_response
@@ -60,10 +60,10 @@ _HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would hold events back until they fill a buffer
 ]
 
-Opened = tuple[Subscription, Begin]
+Opened = tuple[Subscription, Beginning]
 
 
-class Asked(NamedTuple):
+class StreamRequest(NamedTuple):
     """What a request for a stream asks for, and by whom."""
 
     name: str
@@ -73,7 +73,7 @@ class Asked(NamedTuple):
     wants_heartbeat: bool
 
     @classmethod
-    def of(cls, name: str, identity: Identity, headers: Mapping[str, str], query: Mapping[str, str]) -> Asked:
+    def of(cls, name: str, identity: Identity, headers: Mapping[str, str], query: Mapping[str, str]) -> StreamRequest:
         """Read a request. Raises :class:`~app.core.errors.MalformedError`."""
         return cls(name, identity, start_of(headers, query), heartbeat.is_wanted(query))
 
@@ -103,29 +103,31 @@ def _last_event_of(query: Mapping[str, str]) -> str:
     return given
 
 
-async def stream(hub: Hub, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+async def stream(hub: Hub, request: StreamRequest, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one event stream to its end. Raises before anything is sent why it cannot be."""
     handover: ResponseHandover | None = scope.get("extensions", {}).get(FANOUT)
     encoding = encodings.SSE_BARE if handover is None else encodings.SSE_CHUNKS
-    stream = EventStream(hub, asked.name, encoding, scope[LINE])
-    opened = await stream.open(asked)
+    stream = EventStream(hub, request.name, encoding, scope[LINE])
+    opened = await stream.open(request)
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     except BaseException:
         if not isinstance(opened, AbideError):
             hub.unsubscribe(opened[0])
         raise
-    begin = partial(_begin, stream, asked, opened)
+    begin = partial(_begin, stream, request, opened)
     if handover is not None:
         begin(handover)
     else:
         await serve_response(begin, scope, receive, send)
 
 
-def _begin(stream: EventStream, asked: Asked, opened: Opened | AbideError, handover: ResponseHandover) -> EventStream:
+def _begin(
+    stream: EventStream, request: StreamRequest, opened: Opened | AbideError, handover: ResponseHandover
+) -> EventStream:
     """Give a stream its writer, and let it begin."""
-    beat = _beat(stream.encoding, visible=asked.wants_heartbeat)
-    stream.begin(handover(stream, beat), asked, opened)
+    beat = _beat(stream.encoding, visible=request.wants_heartbeat)
+    stream.begin(handover(stream, beat), request, opened)
     return stream
 
 
@@ -155,10 +157,10 @@ class EventStream:
         self._writer: Writer
         """Valid once begun."""
 
-    async def open(self, asked: Asked) -> Opened | AbideError:
+    async def open(self, request: StreamRequest) -> Opened | AbideError:
         """Subscribe; return why not where it may work later. Raises :class:`~app.core.errors.UnknownChannelError`."""
         try:
-            return await self._hub.subscribe(self._name, asked.identity, self.encoding, asked.start)
+            return await self._hub.subscribe(self._name, request.identity, self.encoding, request.start)
         except UnknownChannelError:
             raise
         except UnavailableError as error:
@@ -168,19 +170,19 @@ class EventStream:
             return of_bug()
 
     @guarded
-    def begin(self, writer: Writer, asked: Asked, opened: Opened | AbideError) -> None:
+    def begin(self, writer: Writer, request: StreamRequest, opened: Opened | AbideError) -> None:
         """Send where the stream stands, and what comes after it; or wait until that is known."""
         self._hub.meter.connected("sse")
         self._line.kept = True
         self._writer = writer
-        first = _RETRY + (_heartbeat() if asked.wants_heartbeat else b"")
+        first = _RETRY + (_heartbeat() if request.wants_heartbeat else b"")
         if isinstance(opened, AbideError):
             self._write(first + b": %b\n\n" % str(opened).encode().translate(SPACES))
-            self._waiting = asyncio.get_running_loop().create_task(self._wait(asked))
+            self._waiting = asyncio.get_running_loop().create_task(self._wait(request))
         else:
             self._join(first, *opened)
 
-    async def _wait(self, asked: Asked) -> None:
+    async def _wait(self, request: StreamRequest) -> None:
         """Ask the backend again for a while; begin when it answers, or end, so that the reader comes back."""
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + _spread(_LONGEST_WAIT), _LONGEST_WAIT / 10
@@ -189,7 +191,7 @@ class EventStream:
             while not isinstance(opened, tuple) and loop.time() < end:
                 await asyncio.sleep(_spread(pause))
                 pause = min(2 * pause, _LONGEST_WAIT / 3)
-                opened = await self.open(asked)
+                opened = await self.open(request)
         except UnknownChannelError:
             self._end(ChannelRemovedError(f"channel {self._name!r} was removed from channels.yaml"))
         else:
@@ -201,7 +203,7 @@ class EventStream:
             self._waiting = None
 
     @guarded
-    def _join(self, first: bytes, subscription: Subscription, where: Begin) -> None:
+    def _join(self, first: bytes, subscription: Subscription, where: Beginning) -> None:
         """Go on with a subscription, behind what comes first of all."""
         self._subscription, self._start = subscription, where.cursor
         if where.gap is not None:  # no id before it: who has that would never be told, if the stream broke in between
@@ -219,7 +221,9 @@ class EventStream:
         """Say so; what is held comes after it."""
         # The id moves on with it, or EventSource would ask for the same hole for ever.
         before_next = Position(gap.next.epoch, gap.next.offset - 1)
-        members = control(type="gap", channel=subscription.name, after=gap.after, next=str(gap.next), reason=gap.reason)
+        members = json_object(
+            type="gap", channel=subscription.name, after=gap.after, next=str(gap.next), reason=gap.reason
+        )
         self._write(event("gap", str(before_next), members))
 
     @guarded
@@ -231,8 +235,8 @@ class EventStream:
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
             report(error, self._line, self._hub.meter)
-        members = control(type="closed", channel=self._name, code=code, message=str(error))
-        self._write(event("closed", None, members))
+        data = json_object(type="closed", channel=self._name, code=code, message=str(error))
+        self._write(event("closed", None, data))
         self._writer.close(code, "")
 
     def received(self, data: bytes, *, text: bool) -> None:

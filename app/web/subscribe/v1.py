@@ -8,18 +8,18 @@ from typing import Any
 from app.core import data as json_data
 from app.core.channel import MAX_NAME, Identity
 from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
-from app.core.delivery.encodings import Encoding, control
+from app.core.delivery.encodings import Encoding, json_object
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, MalformedError, TooManyError, UnavailableError, UnknownChannelError
 from app.core.message import MAX_OFFSET, check_key
 from app.core.ports import Intake, Publisher, Writer
-from app.core.resume import Begin, Gap, Start
+from app.core.resume import Beginning, Gap, Start
 from app.core.scan import Members
 from app.web.edge.access import Line
 from app.web.edge.problems import STATUSES
 from app.web.subscribe.guard import guarded
-from app.web.subscribe.plain import Connection
+from app.web.subscribe.socket_peer import SocketPeer
 from app.wire.close_codes import CloseCode
 
 SUBPROTOCOL = "abide.v1"
@@ -39,7 +39,7 @@ _MEMBERS = frozenset().union(*_FIELDS.values())
 _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 
 
-class Session(Connection):
+class V1Socket(SocketPeer):
     """A connection that speaks ``abide.v1``.
 
     ``only`` is the channel's name on ``/{channel}``, whose end is the connection's end; None on ``/ws``.
@@ -65,7 +65,7 @@ class Session(Connection):
         self._messages = 0
 
     @guarded
-    def begin(self, writer: Writer, subscription: Subscription | None, where: Begin | None) -> None:
+    def begin(self, writer: Writer, subscription: Subscription | None, where: Beginning | None) -> None:
         """Start to speak: on ``/{channel}`` with its subscription, on ``/ws`` with none."""
         self._writer = writer
         if subscription is not None and where is not None:
@@ -89,7 +89,7 @@ class Session(Connection):
         """Return what its one channel takes of this subscriber, or the one that takes most."""
         registry = self.hub.registry
         channel = registry.get(self._only) if self._only is not None else None
-        return MAX_ENVELOPE + (channel or registry).most_from(self.identity)
+        return MAX_ENVELOPE + (channel or registry).max_publish_size(self.identity)
 
     def stall(self) -> None:
         """Stop every subscription at what was sent."""
@@ -187,7 +187,7 @@ class Session(Connection):
             msg = f"this socket is for {self._only!r} alone: use /ws for any number of channels"
             raise MalformedError(msg)
 
-    def _add(self, subscription: Subscription, where: Begin, identifier: object) -> None:
+    def _add(self, subscription: Subscription, where: Beginning, identifier: object) -> None:
         name = subscription.name
         self._subscriptions[name], self._starts[name] = subscription, where.cursor
         position = str(subscription.position)
@@ -205,7 +205,7 @@ class Session(Connection):
         self._say(type="gap", channel=channel, after=gap.after, next=str(gap.next), reason=gap.reason)
 
     def _say(self, **members: Any) -> None:  # noqa: ANN401 — JSON
-        self._writer.write(self._encoding.wrap(control(**members)))
+        self._writer.write(self._encoding.wrap(json_object(**members)))
 
 
 def _name(text: str) -> str:

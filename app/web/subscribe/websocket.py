@@ -14,15 +14,15 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
 from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
-from app.core.resume import Begin, Start
+from app.core.resume import Beginning, Start
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, peer
 from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import by_name, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
-from app.web.subscribe.plain import PlainConnection
-from app.web.subscribe.v1 import SUBPROTOCOL, Session
+from app.web.subscribe.plain import PlainSocket
+from app.web.subscribe.v1 import SUBPROTOCOL, V1Socket
 from app.wire.close_codes import CloseCode
 
 MAX_ECHO = 4096
@@ -33,7 +33,7 @@ HEARTBEAT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _Admission:
     """A handshake that is admitted."""
 
     name: str | None
@@ -47,8 +47,8 @@ class _Request:
     @property
     def encoding(self) -> Encoding:
         if self.speaks_v1:
-            return encodings.V1_RECORDS if self.handover is None else encodings.V1_FRAMES
-        return encodings.PLAIN_RECORDS if self.handover is None else encodings.PLAIN_FRAMES
+            return encodings.V1_TEXTS if self.handover is None else encodings.V1_FRAMES
+        return encodings.PLAIN_TEXTS if self.handover is None else encodings.PLAIN_FRAMES
 
     @property
     def heartbeat(self) -> Heartbeat | None:
@@ -87,7 +87,7 @@ class Sockets:
             return
         await self._serve(request, opened, receive, send)
 
-    def _admit(self, scope: Scope, identity: Identity) -> _Request:
+    def _admit(self, scope: Scope, identity: Identity) -> _Admission:
         name = None if scope["path"] == "/ws" else scope["path"][1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
         if name is not None:
@@ -100,9 +100,9 @@ class Sockets:
             msg = f"a plain socket carries messages alone: 'heartbeat' needs {SUBPROTOCOL}"
             raise MalformedError(msg)
         handover = scope.get("extensions", {}).get(FANOUT)
-        return _Request(name, identity, speaks_v1, query, handover, scope[LINE])
+        return _Admission(name, identity, speaks_v1, query, handover, scope[LINE])
 
-    async def _open(self, request: _Request) -> tuple[Subscription, Begin] | None:
+    async def _open(self, request: _Admission) -> tuple[Subscription, Beginning] | None:
         """Open the subscription that the path asks for; ``/ws`` starts with none."""
         start = Start.parse(request.query.get("since"), request.query.get("last"))
         if request.name is None:
@@ -113,7 +113,7 @@ class Sockets:
         return await self._hub.subscribe(request.name, request.identity, request.encoding, start)
 
     async def _serve(
-        self, request: _Request, opened: tuple[Subscription, Begin] | None, receive: Receive, send: Send
+        self, request: _Admission, opened: tuple[Subscription, Beginning] | None, receive: Receive, send: Send
     ) -> None:
         """Hand the connection over, where the server can; else serve it from here to its end."""
         try:
@@ -130,10 +130,10 @@ class Sockets:
         else:
             await serve_websocket(begin, receive, send)
 
-    def _begin(self, request: _Request, opened: tuple[Subscription, Begin] | None, handover: Handover) -> Peer:
+    def _begin(self, request: _Admission, opened: tuple[Subscription, Beginning] | None, handover: Handover) -> Peer:
         """Make the connection, give it its writer, and let it begin."""
         if request.speaks_v1:
-            session = Session(
+            session = V1Socket(
                 self._hub,
                 self._publisher,
                 self._intake,
@@ -150,7 +150,7 @@ class Sockets:
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
         subscription, where = opened
-        plain = PlainConnection(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
+        plain = PlainSocket(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
         self._hub.admit(plain)
         return plain

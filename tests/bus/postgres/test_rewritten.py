@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
-from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.encodings import TEXT_END, V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, UnavailableError
@@ -51,7 +51,7 @@ class Reader(Writer):
         since = Position.parse(self.log.position) if self.log.position else None
         start = Start(since=since, given=self.log.position) if since else Start(earliest=True)
         try:
-            self._subscription, where = await hub.subscribe(self.log.channel, ANONYMOUS, V1_RECORDS, start)
+            self._subscription, where = await hub.subscribe(self.log.channel, ANONYMOUS, V1_TEXTS, start)
         except UnavailableError:  # it comes another time
             return
         self._hub, self._full = hub, False
@@ -77,7 +77,7 @@ class Reader(Writer):
             self._subscription.writable()
 
     def write(self, data: bytes) -> None:
-        for text in data.split(RECORD_END)[:-1]:
+        for text in data.split(TEXT_END)[:-1]:
             message: dict[str, Any] = json.loads(text)
             self.log.got(message["position"], message["data"])
 

@@ -1,0 +1,153 @@
+"""What every form of a WebSocket connection shares.
+
+Nothing here waits: a connection is told what happens, and has no task of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from copy import copy
+
+from app.core.channel import Channel, Identity
+from app.core.delivery.hub import Hub
+from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
+from app.core.message import Published, Record
+from app.core.ports import Intake, Publisher, Writer
+from app.web.edge.access import Line
+from app.web.subscribe.guard import guarded, report
+from app.wire.close_codes import MAX_REASON, CloseCode
+
+_running: set[asyncio.Task[None]] = set()
+"""Keeps the tasks of connections alive: the loop alone holds them weakly."""
+
+
+class SocketPeer:
+    """What every form of a connection has: a log line, a writer, and a turn for what its subscriber sends.
+
+    A :class:`~app.core.ports.Peer`; :meth:`handle`, :meth:`stall`, :meth:`go_on` and :meth:`release` are its form's.
+    Invariant: nothing is read while a text is being handled, nor while the writer is full with the answers. So a
+    subscriber that sends and does not read makes the server hold one answer more than fits.
+    """
+
+    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "is_over", "publisher")
+
+    def __init__(self, hub: Hub, publisher: Publisher, intake: Intake, identity: Identity, line: Line) -> None:
+        self.hub = hub
+        self._intake = intake
+        self.publisher = publisher
+        self.identity = identity
+        self._line = line
+        self._writer: Writer
+        """Valid once begun."""
+        self._handling = False
+        self.is_over = False
+        """Whether it has given back what it held: what comes later has to be given back at once."""
+        hub.meter.connected("websocket")
+
+    # What the server tells.
+
+    @guarded
+    def received(self, data: bytes, *, text: bool) -> None:
+        """Handle what the subscriber sent."""
+        if not text:
+            self.fail(UnsupportedTypeError("a message is a text frame of JSON; this one is binary"))
+            return
+        if not self._intake.grow(0, len(data)):
+            self.hub.meter.limited("frames_held")
+            self.fail(NoRoomError("too much of unfinished messages is held already: reconnect, and resume"))
+            return
+        self._handling = True
+        self._writer.pause()
+        _start(self._handle(data))
+
+    @guarded
+    def full(self) -> None:
+        """Stop at what was sent."""
+        self.stall()
+
+    @guarded
+    def writable(self) -> None:
+        """Go on from there, and read on."""
+        self.go_on()
+        self._read_on()
+
+    def max_size(self) -> int:
+        """Return the bytes of the largest text that is taken."""
+        raise NotImplementedError
+
+    def closed(self, code: int) -> None:
+        """Give everything back, and write the line."""
+        self.is_over = True
+        self.hub.leave(self)
+        self.hub.meter.disconnected("websocket")
+        try:
+            self.release(self._line)
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            report(error, self._line, self.hub.meter)
+        self._line.close_code = code
+        self._line.write()
+
+    # How it ends.
+
+    def fail(self, error: AbideError) -> None:
+        """Close the connection, and say why."""
+        self._line.close_reason = str(error).encode()[:MAX_REASON].decode(errors="ignore")
+        code = CLOSE_CODES[error.code]
+        if code is CloseCode.INTERNAL_ERROR:
+            report(error, self._line, self.hub.meter)
+        self._writer.close(code, self._line.close_reason)
+
+    def crash(self, error: BaseException) -> None:
+        """Close the connection because of a bug."""
+        self.fail(of_bug(error))
+
+    # What its form does.
+
+    async def handle(self, text: bytes) -> None:
+        """Do what one text asks for; an error raised closes the connection."""
+        raise NotImplementedError
+
+    def stall(self) -> None:
+        """Send nothing more until :meth:`go_on`."""
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Send again."""
+        raise NotImplementedError
+
+    def release(self, line: Line) -> None:
+        """Unsubscribe, and note in the line how many messages there were."""
+        raise NotImplementedError
+
+    async def publish(self, channel: Channel, name: str, data: bytes, key: str | None = None) -> Published:
+        """Publish checked JSON for the subscriber; raise why it cannot be."""
+        channel.check_client_publish(self.identity)
+        channel.check_size(data)
+        (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
+        if isinstance(outcome, AbideError):
+            raise copy(outcome)  # it may be others', too
+        return outcome
+
+    async def _handle(self, text: bytes) -> None:
+        try:
+            await self.handle(text)
+        except AbideError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            self.crash(error)
+        finally:
+            self._intake.release(len(text))
+        self._handling = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read on, unless what was answered to the last text waits to be sent."""
+        if not self._handling and not self._writer.is_full():
+            self._writer.resume()
+
+
+def _start(work: Coroutine[None, None, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
