@@ -128,7 +128,7 @@ class Identity:
         if self.keys_exist:
             msg = f"{rule}, and {self.reason}: send 'Authorization: Bearer <key>'"
             raise UnauthorisedError(msg)
-        msg = f"{rule}, and {self.reason} become one: set auth.keys in channels.yaml"
+        msg = f"{rule}, and {self.reason}: set auth.keys in channels.yaml"
         raise ForbiddenError(msg)
 
 
@@ -163,21 +163,21 @@ class Channel:
             return
         match self.publish:
             case Access.KEY:
-                msg = (
-                    f"channel {self.name!r} takes messages only with a key, and {identity.reason}: "
-                    "send 'Authorization: Bearer <key>'"
+                remedy = (
+                    "send 'Authorization: Bearer <key>'" if identity.keys_exist else "set auth.keys in channels.yaml"
                 )
+                msg = f"channel {self.name!r} accepts messages only with a key, and {identity.reason}: {remedy}"
                 raise UnauthorisedError(msg)
             case Access.OPERATORS:
                 identity.check_operator(f"only operators may publish to channel {self.name!r}")
             case _:
-                msg = f"channel {self.name!r} takes no messages here (publish: {self.publish})"
+                msg = f"channel {self.name!r} does not accept messages (publish: {self.publish})"
                 raise ForbiddenError(msg)
 
     def check_client_publish(self, identity: Identity) -> None:
         """As :meth:`check_publish`, for a subscriber that publishes by sending."""
         if not self.client_publish:
-            msg = f"channel {self.name!r} takes no messages from its subscribers (client_publish: false)"
+            msg = f"channel {self.name!r} does not accept messages from its subscribers (client_publish: false)"
             raise ForbiddenError(msg)
         self.check_publish(identity)
 
@@ -188,14 +188,14 @@ class Channel:
     def check_subscribe(self, identity: Identity) -> None:  # noqa: ARG002 — tokens will look at it
         """Raise :class:`ForbiddenError` if it may not subscribe."""
         if self.subscribe is not Access.ANYONE:
-            msg = f"channel {self.name!r} cannot be subscribed to (subscribe: {self.subscribe})"
+            msg = f"channel {self.name!r} does not accept subscribers (subscribe: {self.subscribe})"
             raise ForbiddenError(msg)
 
     def check_size(self, data: bytes) -> None:
         """Raise :class:`TooLargeError` if the message does not fit."""
         if len(data) > self.max_message_size:
             msg = (
-                f"the message has {len(data)} bytes as JSON; channel {self.name!r} takes at most "
+                f"the message has {len(data)} bytes as JSON; channel {self.name!r} accepts at most "
                 f"{self.max_message_size} (max_message_size)"
             )
             raise TooLargeError(msg)

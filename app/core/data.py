@@ -209,7 +209,7 @@ def string(text: str, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        msg = f"{what} has half of a surrogate pair, which is no character"
+        msg = f"{what} contains half of a surrogate pair, which is not a character"
         raise MalformedError(msg) from None
     return value
 

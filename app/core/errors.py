@@ -90,7 +90,7 @@ class KeyReusedError(AbideError):
     @classmethod
     def of(cls, key: str | None) -> Self:
         """Name the key as its publisher spelled it."""
-        return cls(f"idempotency key {key!r} was used before with another message")
+        return cls(f"idempotency key {key!r} was used before with another message: give each message a key of its own")
 
 
 class TooLargeError(AbideError):

@@ -81,7 +81,7 @@ class Scan:
         yield from self._check_utf8()
         position = yield from self._value(self._skip(0))
         if self._skip(position) != len(self._text):
-            self._fail("something follows the value", position)
+            self._fail("unexpected text after the value", position)
 
     def items(self, most: int) -> Steps[list[slice]]:
         """Return where the items of an array are.
@@ -165,7 +165,7 @@ class Scan:
         if self._at(position) != bracket:
             self._fail(f"',' or {chr(bracket)!r} is missing", position)
         if self._skip(position + 1) != len(self._text):
-            self._fail("something follows the value", position + 1)
+            self._fail("unexpected text after the value", position + 1)
 
     def _value(self, position: int) -> Steps[int]:
         """Return where the value ends that begins here."""
@@ -175,7 +175,7 @@ class Scan:
         while step is not None:
             step, position = step(position)
             if position >= self._end < len(self._text):
-                msg = f"a message with its envelope has at most {self._most} bytes: this one has more"
+                msg = f"a message with its envelope may have at most {self._most} bytes: this one has more"
                 raise TooLargeError(msg)
             if self._pace.is_over():
                 yield

@@ -108,4 +108,4 @@ def test_operators_may_publish_where_only_they_may() -> None:
     with pytest.raises(UnauthorisedError, match=r"only operators .* no key was sent"):
         channel.check_publish(ANONYMOUS)
     with pytest.raises(ForbiddenError, match=r"set auth\.keys"):
-        channel.check_publish(Identity(reason="no keys are configured, so nobody can", keys_exist=False))
+        channel.check_publish(Identity(reason="no keys are configured", keys_exist=False))

@@ -104,7 +104,7 @@ class Catchup:
             if name(page.lineage) == name(self._epoch()):
                 return page
             if time.monotonic() > deadline:
-                msg = "the log has begun another epoch, and this server is not there yet: try again in a moment"
+                msg = "the log has begun an epoch that this server has not reached yet: try again in a moment"
                 raise UnavailableError(msg)
             self._forget((at, limit), page)
             await asyncio.sleep(TURN_SECONDS)

@@ -142,7 +142,7 @@ class Fanout(Generic[SubscriptionT]):
         """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
         self._all_leave()
         self._payloads, self._joining = {}, []
-        error = AbideError("a delivery failed in the server, and its log says why: come back and resume")
+        error = AbideError("a delivery failed in the server; its log says why: reconnect and resume")
         for subscription in list(self._behind):
             with contextlib.suppress(Exception):  # one that cannot be told keeps it from no other
                 subscription.end(error)

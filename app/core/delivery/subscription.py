@@ -113,7 +113,7 @@ class Subscription:
         self._fanout.leave(self)
         self._fanout.slow.add(self)
         if self.channel.slow_subscriber is SlowSubscriber.DISCONNECT:
-            self.end(UnavailableError("too slow: reconnect and resume"))
+            self.end(UnavailableError("you read too slowly for this channel: reconnect and resume"))
 
     def writable(self) -> None:
         """Learn that the writer has room again."""
@@ -161,7 +161,9 @@ class Subscription:
             await self._send_from_log()
         except Exception:
             self._fanout.meter.failed("delivery")
-            self.end(AbideError("the server failed to read on, and its log says why: come back and resume"))
+            self.end(
+                AbideError("the server failed to read the log of messages; its own log says why: reconnect and resume")
+            )
             raise
 
     async def _send_from_log(self) -> None:

@@ -20,7 +20,7 @@ _NAME_DIGITS = 12
 _LONGEST_ORIGIN = 300
 """Characters of an origin that are kept: more than a host's name, a scheme and a port have."""
 
-_NO_KEYS = "no keys are configured (auth.keys), so nobody can"
+_NO_KEYS = "no keys are configured"
 
 
 class Authenticator:
@@ -67,7 +67,7 @@ class Authenticator:
             return self._keyless("no key was sent", caller)
         matches = [hmac.compare_digest(caller.digest, known) for known in self._digests]
         if not any(matches):
-            msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
+            msg = "the key that was sent is none of the configured ones (auth.keys): send another, or none where none is needed"
             raise UnauthorisedError(msg)
         name = self._digests[matches.index(True)].hex()[:_NAME_DIGITS]
         return Identity(has_key=True, name=name, is_operator=True, caller=caller)

@@ -55,7 +55,7 @@ class Incoming:
         while more:
             event = await self._receive()
             if event["type"] == "http.disconnect":
-                msg = "the client went away before its request was complete"
+                msg = "the client disconnected before its request was complete"
                 raise MalformedError(msg)
             piece = event.get("body", b"")
             self._hold(len(piece), limit)
@@ -76,7 +76,7 @@ class Incoming:
         if self._held + size > limit:
             raise _too_large(limit)
         if not self._intake.grow(self._held, size):
-            msg = "too much of unfinished messages is held already: send it again later"
+            msg = "the server holds too many unfinished messages: send this one again later"
             raise NoRoomError(msg)
         self._held += size
 
@@ -128,9 +128,9 @@ def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, st
     for name in _SINGLE:
         raw = name.encode()
         if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
-            msg = f"the header {name!r} appears twice, with two values"
+            msg = f"the header {name!r} appears twice with different values"
             raise MalformedError(msg)
 
 
 def _too_large(limit: int) -> TooLargeError:
-    return TooLargeError(f"the body is over the limit of {limit} bytes")
+    return TooLargeError(f"the body is larger than the limit of {limit} bytes")

@@ -59,8 +59,8 @@ class Reads:
             return await self._history.answer(name, channel, identity, query, scope, receive)
         if not sse.is_wanted(headers):
             detail = (
-                f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
-                f"what is kept can be read from /{name}{HISTORY}"
+                f"/{name} is for subscribers: connect a WebSocket, or send 'Accept: {sse.MEDIA_TYPE}'; "
+                f"read stored messages from /{name}{HISTORY}"
             )
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         channel.check_subscribe(identity)

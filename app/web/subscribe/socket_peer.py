@@ -51,11 +51,11 @@ class SocketPeer:
     def received(self, data: bytes, *, text: bool) -> None:
         """Handle what the subscriber sent."""
         if not text:
-            self.fail(UnsupportedTypeError("a message is a text frame of JSON; this one is binary"))
+            self.fail(UnsupportedTypeError("messages are text frames of JSON: this frame is binary"))
             return
         if not self._intake.grow(0, len(data)):
             self.hub.meter.limited("frames_held")
-            self.fail(NoRoomError("too much of unfinished messages is held already: reconnect, and resume"))
+            self.fail(NoRoomError("the server holds too many unfinished messages: reconnect and resume"))
             return
         self._handling = True
         self._writer.pause()

@@ -158,11 +158,11 @@ class V1Socket(SocketPeer):
     async def _subscribe(self, members: Members, name: str, identifier: object) -> None:
         self._only_on_ws()
         if name in self._subscriptions:
-            msg = f"{name!r} is subscribed to already"
+            msg = f"this connection is already subscribed to {name!r}"
             raise MalformedError(msg)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             self.hub.meter.limited("subscriptions")
-            msg = f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
+            msg = f"a connection may have at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
             raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None
         start = Start.parse(since, members.get("last"))
@@ -177,14 +177,14 @@ class V1Socket(SocketPeer):
         self._only_on_ws()
         subscription = self._subscriptions.get(name)
         if subscription is None:
-            msg = f"{name!r} is not subscribed to"
+            msg = f"this connection is not subscribed to {name!r}"
             raise UnknownChannelError(msg)
         self._remove(subscription)
         self._say(type="unsubscribed", id=identifier, channel=name, code=CloseCode.NORMAL)
 
     def _only_on_ws(self) -> None:
         if self._only is not None:
-            msg = f"this socket is for {self._only!r} alone: use /ws for any number of channels"
+            msg = f"this socket serves only {self._only!r}: use /ws for any number of channels"
             raise MalformedError(msg)
 
     def _add(self, subscription: Subscription, where: Beginning, identifier: object) -> None:
@@ -225,6 +225,6 @@ def _identifier(members: Members) -> str | int | None:
         raise MalformedError(msg)
     identifier = json_data.string(text, "'id'")
     if len(identifier) > MAX_ID:
-        msg = f"'id' has {len(identifier)} characters: it may have {MAX_ID}"
+        msg = f"'id' has {len(identifier)} characters: it may have at most {MAX_ID}"
         raise MalformedError(msg)
     return identifier

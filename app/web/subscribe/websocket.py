@@ -93,11 +93,11 @@ class Sockets:
         if name is not None:
             self._registry.find(name).check_subscribe(identity)
         elif not speaks_v1:
-            msg = f"/ws speaks {SUBPROTOCOL}: ask for it with Sec-WebSocket-Protocol"
+            msg = f"/ws speaks only {SUBPROTOCOL}: ask for it in Sec-WebSocket-Protocol"
             raise MalformedError(msg)
         query = query_of(scope)
         if heartbeat.is_wanted(query) and not speaks_v1:
-            msg = f"a plain socket carries messages alone: 'heartbeat' needs {SUBPROTOCOL}"
+            msg = f"a plain socket carries nothing but messages: 'heartbeat' needs {SUBPROTOCOL}"
             raise MalformedError(msg)
         handover = scope.get("extensions", {}).get(FANOUT)
         return _Admission(name, identity, speaks_v1, query, handover, scope[LINE])
@@ -107,7 +107,7 @@ class Sockets:
         start = Start.parse(request.query.get("since"), request.query.get("last"))
         if request.name is None:
             if not start.is_head:
-                msg = "on /ws each subscription says its own 'since' or 'last'"
+                msg = "/ws takes no 'since' or 'last': send them with each subscribe"
                 raise MalformedError(msg)
             return None
         return await self._hub.subscribe(request.name, request.identity, request.encoding, start)
@@ -168,7 +168,7 @@ async def _echo(receive: Receive, send: Send) -> None:
         text = event.get("text")
         size = len(event["bytes"]) if text is None else len(text.encode())
         if size > MAX_ECHO:
-            reason = f"the echo takes at most {MAX_ECHO} bytes"
+            reason = f"/echo answers messages of at most {MAX_ECHO} bytes"
             await send({"type": "websocket.close", "code": CloseCode.TOO_BIG, "reason": reason})
             return
         await send({**event, "type": "websocket.send"})
