@@ -35,7 +35,7 @@ class Noting(Meter):
 
 
 class Application(Detached):
-    """Hands its connections over, and has a bound and a meter; ``most`` is what its peers take."""
+    """Hands its connections over, and has a bound and a meter."""
 
     def __init__(self, *, total: int = 2**30) -> None:
         super().__init__()

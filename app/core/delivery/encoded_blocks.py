@@ -1,8 +1,8 @@
-"""Encoded messages that many catch up with are encoded once.
+"""Encodes the messages that many subscriptions catch up on once.
 
-After a deploy thousands of subscribers come back, each from its own position of the last few hundred.
-What they lack differs in where it begins, and is the same from there on: so it is cut at the same
-offsets for everybody, and each block is kept for a while.
+After a deploy thousands of subscribers reconnect, each with a position of its own among the last few
+hundred. The messages that they need differ only in where they begin. So they are cut into blocks at
+the same offsets for everybody, and each encoded block is cached.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from app.core.delivery.encodings import Encoding
 from app.core.message import Message
 
 BLOCK_MESSAGES = 32
-"""A block ends with an offset that this divides, or where the messages end."""
+"""A block ends at an offset that is divisible by this, or at the last message."""
 
 BLOCKS_BYTES = 8 * 1024 * 1024
-"""What is kept of all channels together, at most."""
+"""The most bytes in the cache, over all channels."""
 
 _OVERHEAD = 512
-"""Bytes that CPython takes for a block besides its data: its key, its entry, a bytes header."""
+"""Bytes that CPython needs for a block besides its data: its key, its entry, a bytes header."""
 
 _Key = tuple[str, str, Encoding, int, int, int, int]
 """Channel, epoch, encoding, offset and time of the first message and of the last.
 
-Times, because a log that was put back has the same offsets again, but later.
+Times, because a log that was restored from a backup has the same offsets again, but later.
 """
 
 
 class EncodedBlocks:
-    """Those kept, the oldest first."""
+    """The cache; the oldest block is dropped first."""
 
     def __init__(self, limit: int = BLOCKS_BYTES) -> None:
         self._limit = limit
@@ -37,7 +37,7 @@ class EncodedBlocks:
         self._size = 0
 
     def encode(self, channel: str, epoch: str, encoding: Encoding, messages: Sequence[Message]) -> bytes:
-        """Return consecutive messages, one after the other: what ``encoding`` makes of them."""
+        """Return what ``encoding`` makes of consecutive messages."""
         return b"".join([self._block(channel, epoch, encoding, block) for block in _cut(messages)])
 
     def _block(self, channel: str, epoch: str, encoding: Encoding, messages: Sequence[Message]) -> bytes:

@@ -1,4 +1,4 @@
-"""Wire formats: messages as the bytes that subscribers get, made once and shared by all of them."""
+"""Encodings: messages as the bytes that subscribers get, made once and shared by all of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from app.wire.frames import text_frame
 from app.wire.http1 import chunk
 
 TEXT_END = b"\x1e"
-"""Ends each text of an encoding for plain ASGI. A control character, so no JSON text can hold it."""
+"""Ends each text of an encoding for plain ASGI. A control character, so no JSON text contains it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """One wire format: how a message is written, and what is put around each."""
+    """One wire format: how a message becomes a text, and how a text is wrapped."""
 
     write: Callable[[str, str, Message], bytes]
-    """The channel, the epoch and a message as text."""
+    """Returns the text of a message, from the channel, the epoch and the message."""
     wrap: Callable[[bytes], bytes]
-    """A text as a frame, a chunk, …; what the server itself says is wrapped by it too."""
+    """Returns a text as a frame, a chunk and so on; also for texts that are not messages, such as a gap."""
 
     def __call__(self, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
-        """Return messages one after the other."""
+        """Return the encoded messages, joined."""
         write, wrap = self.write, self.wrap
         return b"".join([wrap(write(channel, epoch, message)) for message in messages])
 

@@ -1,8 +1,8 @@
 """Fan-out: one channel's messages to all subscriptions of a process.
 
-Those at the head are *live*: they share one write of the same bytes. What is appended within one
-turn of the loop goes out in one write, however many messages it is: a system call costs the same
-for a few bytes and for some thousands, so fewer writes are all that is faster than one by one.
+Subscriptions at the head are *live*: they are written the same bytes together. All messages that
+arrive within one turn of the loop go out in one write: a system call costs the same for a few bytes
+and for some thousands, so the only way to be faster is to write less often.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.core.ports import UNMETERED, Meter, Writer
 from app.core.tail import Tail, TailBudget
 
 SLICE = 2000
-"""Writes in one turn of the loop, so that thousands of subscribers do not hold up everybody else."""
+"""The most writes in one turn of the loop, so that thousands of subscribers do not block everything else."""
 
 _EVERYTHING = 2**63
 
@@ -34,10 +34,10 @@ class FanoutMember(Protocol):
     encoding: Encoding
 
     def advance(self) -> None:
-        """Go on from the cursor: behind the head by itself, at the head with the others."""
+        """Send on from the cursor, and join the live subscriptions at the head."""
 
     def rewound(self, epoch: str, offset: int) -> None:
-        """Learn that what was sent past ``offset`` is lost; ``epoch`` labelled it."""
+        """Learn that messages past ``offset``, labelled ``epoch``, are lost."""
 
     def end(self, error: AbideError) -> None:
         """Send nothing more, and tell the subscriber why."""
@@ -81,16 +81,16 @@ class Fanout(Generic[SubscriptionT]):
         self.tail = Tail(budget)
         self.meter = meter
         self.blocks = blocks or EncodedBlocks()
-        """What those who are not live are sent; the hub's, of all channels."""
+        """Cached encodings for subscriptions that are not live; shared by all channels of the hub."""
         self.slow: set[SubscriptionT] = set() if slow is None else slow
-        """Subscriptions whose writer is full; the hub's, of all channels."""
+        """Subscriptions whose writer is full; shared by all channels of the hub."""
         self._live: dict[tuple[Encoding, type[Writer]], LiveGroup[SubscriptionT, Writer]] = {}
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
         self._payloads: dict[Encoding, bytes] = {}
-        """What is being written to the live ones, slice by slice."""
+        """What is being written to the live subscriptions, slice by slice; empty in between."""
         self._messages = 0
-        """How many are in a payload."""
+        """How many messages a payload has."""
         self._before = 0
         self._sent = 0
         self._scheduled = False
@@ -106,17 +106,17 @@ class Fanout(Generic[SubscriptionT]):
         return subscription in self._behind or self._group_of(subscription) is not None
 
     def start(self, position: Position) -> None:
-        """Begin after ``position``."""
+        """Start after ``position``."""
         self.tail.start(position)
         self._sent = position.offset
 
     def deliver(self, batch: Batch) -> None:
-        """Take the next messages; they go out when this turn of the loop is over."""
+        """Take the next messages; they are written in the next turn of the loop."""
         self.tail.deliver(batch)
         self._schedule()
 
     def change_epoch(self, change: EpochChange) -> None:
-        """Go on in another epoch; who was sent more than the log has is told of a gap."""
+        """Go on in another epoch; tell subscriptions that were sent more than the log has of a gap."""
         if change.offset > self.tail.head:
             self._skip_to(change.offset)
         epoch, told, goes_back = self.tail.epoch, self.tail.told, change.offset < self.tail.head
@@ -130,7 +130,7 @@ class Fanout(Generic[SubscriptionT]):
                 subscription.rewound(told, shared(had, change.lineage, change.head) or 0)
 
     def _skip_to(self, offset: int) -> None:
-        """Go on after ``offset``: the channel had no messages up to there."""
+        """Go on after ``offset``: the channel has no messages before it."""
         head = self.tail.head
         if self._sent == head:
             self._sent = offset
@@ -139,21 +139,21 @@ class Fanout(Generic[SubscriptionT]):
                 subscription.cursor = offset
 
     def failed(self) -> None:
-        """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
+        """End every subscription, because nobody knows what each was sent; clients reconnect and resume."""
         self._all_leave()
         self._payloads, self._joining = {}, []
         error = AbideError("a delivery failed in the server; its log says why: reconnect and resume")
         for subscription in list(self._behind):
-            with contextlib.suppress(Exception):  # one that cannot be told keeps it from no other
+            with contextlib.suppress(Exception):  # the others must be told even if this one cannot be
                 subscription.end(error)
 
     def add(self, subscription: SubscriptionT) -> None:
-        """Take in a subscription; it is live when it has joined."""
+        """Add a subscription; it becomes live by :meth:`join`."""
         self._behind.add(subscription)
 
     def join(self, subscription: SubscriptionT, writer: Writer) -> None:
-        """Make a subscription live whose cursor stands at the head, or will when the head gets there."""
-        # Others may still have to be sent what it has already.
+        """Make a subscription live, at once or when the head has reached its cursor."""
+        # The live ones may still have to be sent what this one has already.
         if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._payloads:
             self._joining.append(subscription)
             return
@@ -165,7 +165,7 @@ class Fanout(Generic[SubscriptionT]):
         group.members[subscription] = writer
 
     def leave(self, subscription: SubscriptionT) -> None:
-        """Make a subscription no longer live, its cursor after what it was sent; harmless if it is not."""
+        """Make a subscription no longer live, with its cursor after what it was sent; do nothing if it is not live."""
         group = self._group_of(subscription)
         if group is not None:
             subscription.cursor = self.position(subscription)
@@ -180,14 +180,14 @@ class Fanout(Generic[SubscriptionT]):
         self._behind.discard(subscription)
 
     def position(self, subscription: SubscriptionT) -> int:
-        """Return the offset up to which a subscription was sent everything."""
+        """Return the offset up to which a subscription was sent every message."""
         group = self._group_of(subscription)
         if group is None:
             return subscription.cursor
         return self._before if group.is_waiting(subscription) else self._sent
 
     def _group_of(self, subscription: SubscriptionT) -> LiveGroup[SubscriptionT, Writer] | None:
-        """Return the group of a subscription that is live; None of one that is not."""
+        """Return the group of a live subscription; None if it is not live."""
         for group in self._live.values():
             if subscription in group.members:
                 return group
@@ -197,7 +197,7 @@ class Fanout(Generic[SubscriptionT]):
         return [subscription for group in self._live.values() for subscription in group.members]
 
     def _all_leave(self) -> list[SubscriptionT]:
-        """Make nobody live any more, and begin anew at the head; return who was."""
+        """Make no subscription live, and start again at the head; return those that were live."""
         stragglers = self._all_live()
         for subscription in stragglers:
             self.leave(subscription)
@@ -210,16 +210,16 @@ class Fanout(Generic[SubscriptionT]):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send what has come since the last time to all who are live."""
+        """Write what has arrived since the last time to all live subscriptions."""
         self._scheduled = False
-        if not self._payloads:  # else the flush before this one is not through; it goes on by itself
+        if not self._payloads:  # else the flush before is still under way, and sends this too
             self._or_fail(self._send_news)
 
     def _or_fail(self, step: Callable[[], None]) -> None:
-        """Do one step of the loop's; nobody else would hear that it failed."""
+        """Run one step that the event loop calls; if it fails, end the subscriptions and report the error."""
         try:
             step()
-        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, and never the deliveries
+        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, but not the channel
             self.meter.failed("delivery")
             self.failed()
             context = {"message": "delivery_failed", "exception": error, "channel": self.name}
@@ -236,7 +236,7 @@ class Fanout(Generic[SubscriptionT]):
         self._write_slice()
 
     def _news(self) -> tuple[Message, ...]:
-        """Return what the live ones lack; if the tail no longer holds it all, make them catch up instead."""
+        """Return the messages to write; if the tail no longer has all of them, make everybody catch up instead."""
         if self.tail.messages.first > self._sent + 1:
             for subscription in self._all_leave():
                 subscription.advance()

@@ -1,4 +1,4 @@
-"""Live subscriptions that share a write: they have one encoding, and writers of one class."""
+"""Live subscriptions that are written to together: they have one encoding, and writers of one class."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WriterT = TypeVar("WriterT", bound=Writer)
 
 
 class LiveGroup(Generic[MemberT, WriterT]):
-    """Writes each payload once to every member, in slices.
+    """Writes each payload to every member once, in slices.
 
-    ``WriterT`` is one class: it may know a faster way to write to many than one by one.
+    All writers are of the class ``WriterT``, which may know a faster way to write to many than one by one.
     """
 
     __slots__ = ("_rest", "encoding", "members", "writer_class")
@@ -25,7 +25,7 @@ class LiveGroup(Generic[MemberT, WriterT]):
         self.writer_class = writer_class
         self.members: dict[MemberT, WriterT] = {}
         self._rest: dict[MemberT, WriterT] = {}
-        """Members that the payload has not been written to yet."""
+        """The members that have not been written the payload yet."""
 
     def remove(self, member: MemberT) -> None:
         """Write nothing more to a member."""
@@ -33,21 +33,21 @@ class LiveGroup(Generic[MemberT, WriterT]):
         self._rest.pop(member, None)
 
     def begin(self) -> None:
-        """Begin with a payload: nobody has it yet."""
+        """Begin a payload, which no member has been written yet."""
         self._rest = self.members.copy()
 
     def is_waiting(self, member: MemberT) -> bool:
-        """Whether the payload has not been written to this member yet."""
+        """Whether this member has not been written the payload yet."""
         return member in self._rest
 
     def is_done(self) -> bool:
-        """Whether every member has the payload."""
+        """Whether every member has been written the payload."""
         return not self._rest
 
     def write(self, payload: bytes, limit: int) -> int:
-        """Write the payload to at most so many of those that wait for it; return to how many.
+        """Write the payload to at most ``limit`` of the members that wait for it; return to how many.
 
-        They count as sent before the first is written to: a write may make a member full, and leave.
+        They no longer wait when the first is written to: a write may fill a member's buffer, and then it leaves.
         """
         if len(self._rest) > limit:
             writers = [self._rest.pop(member) for member in list(islice(self._rest, limit))]

@@ -1,4 +1,4 @@
-"""The plain form of a WebSocket: one channel, and nothing but messages."""
+"""The plain form of a WebSocket: one channel and nothing but messages, both ways."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from app.web.subscribe.socket_peer import SocketPeer
 
 
 class PlainSocket(SocketPeer):
-    """One channel; each text frame is one message's data, both ways."""
+    """A WebSocket of one channel, on which each text frame is the data of one message."""
 
     __slots__ = ("_start", "_subscription")
 
-    def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and one of its own
+    def __init__(  # noqa: PLR0913, PLR0917 — the base's arguments and one more
         self,
         hub: Hub,
         publisher: Publisher,
@@ -35,7 +35,7 @@ class PlainSocket(SocketPeer):
 
     @guarded
     def begin(self, writer: Writer, where: Beginning) -> None:
-        """Send what comes after where the subscription begins; nothing after a gap, which has no form here."""
+        """Send from the beginning of the subscription on; after a gap close, because this form cannot report one."""
         self._writer = writer
         if where.gap is not None:
             self.lost(self._subscription, where.gap)
@@ -43,34 +43,34 @@ class PlainSocket(SocketPeer):
 
     @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
-        """End: what was asked for is not held any more. Only where the channel drops messages it goes on."""
+        """End the subscription, because messages are missing; go on only if the channel dropped them by its policy."""
         if gap.reason is not Reason.DROPPED:
             subscription.end(GapError(f"messages after {gap.after} are missing: {gap.reason}"))
 
     @guarded
     def ended(self, _: Subscription, error: AbideError) -> None:
-        """Close."""
+        """Close the connection with the error."""
         self.fail(error)
 
     def max_size(self) -> int:
-        """Return what the channel takes of this subscriber."""
+        """Return the size of the largest text that this subscriber may send, in bytes."""
         return MAX_ENVELOPE + self._subscription.channel.max_publish_size(self.identity)
 
     def stall(self) -> None:
-        """Stop at what was sent."""
+        """Send nothing more until :meth:`go_on`."""
         self._subscription.full()
 
     def go_on(self) -> None:
-        """Go on from there."""
+        """Send again, from where :meth:`stall` stopped."""
         self._subscription.writable()
 
     async def handle(self, text: bytes) -> None:
-        """Publish it."""
+        """Publish the text."""
         subscription = self._subscription
         subscription.channel.check_client_publish(self.identity)
         await self.publish(subscription.channel, subscription.name, await json_data.read(text))
 
     def release(self, line: Line) -> None:
-        """Give back the subscription."""
+        """Unsubscribe, and note how many messages were sent."""
         line.messages = self._subscription.position.offset - self._start
         self.hub.unsubscribe(self._subscription)

@@ -1,6 +1,6 @@
-"""What every form of a WebSocket connection shares.
+"""What both forms of a subscriber's WebSocket have in common.
 
-Nothing here waits: a connection is told what happens, and has no task of its own.
+Nothing here waits: the server calls a connection when something happens, and it has no task of its own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from app.web.subscribe.guard import guarded, report
 from app.wire.close_codes import MAX_REASON, CloseCode
 
 _running: set[asyncio.Task[None]] = set()
-"""Keeps the tasks of connections alive: the loop alone holds them weakly."""
+"""Keeps the tasks of connections alive: the event loop refers to them only weakly."""
 
 
 class SocketPeer:
-    """What every form of a connection has: a log line, a writer, and a turn for what its subscriber sends.
+    """One subscriber's WebSocket: its log line, its writer, and the text that it sent last.
 
-    A :class:`~app.core.ports.Peer`; :meth:`handle`, :meth:`stall`, :meth:`go_on` and :meth:`release` are its form's.
-    Invariant: nothing is read while a text is being handled, nor while the writer is full with the answers. So a
-    subscriber that sends and does not read makes the server hold one answer more than fits.
+    A :class:`~app.core.ports.Peer`. Each form implements :meth:`handle`, :meth:`max_size`, :meth:`stall`,
+    :meth:`go_on` and :meth:`release`. Invariant: nothing is read while a text is being handled, or while the writer is
+    full. So a subscriber that sends and does not read makes the server hold at most one answer beyond its buffer.
     """
 
     __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "is_over", "publisher")
@@ -39,17 +39,17 @@ class SocketPeer:
         self.identity = identity
         self._line = line
         self._writer: Writer
-        """Valid once begun."""
+        """Valid once the form has begun."""
         self._handling = False
         self.is_over = False
-        """Whether it has given back what it held: what comes later has to be given back at once."""
+        """Whether the connection has ended and released everything: what it acquires now it must release at once."""
         hub.meter.connected("websocket")
 
-    # What the server tells.
+    # Called by the server.
 
     @guarded
     def received(self, data: bytes, *, text: bool) -> None:
-        """Handle what the subscriber sent."""
+        """Handle a message of the subscriber."""
         if not text:
             self.fail(UnsupportedTypeError("messages are text frames of JSON: this frame is binary"))
             return
@@ -63,21 +63,21 @@ class SocketPeer:
 
     @guarded
     def full(self) -> None:
-        """Stop at what was sent."""
+        """Send nothing more until :meth:`writable`."""
         self.stall()
 
     @guarded
     def writable(self) -> None:
-        """Go on from there, and read on."""
+        """Send and read again."""
         self.go_on()
         self._read_on()
 
     def max_size(self) -> int:
-        """Return the bytes of the largest text that is taken."""
+        """Return the size of the largest text that is accepted now, in bytes."""
         raise NotImplementedError
 
     def closed(self, code: int) -> None:
-        """Give everything back, and write the line."""
+        """Release everything, and write the log line."""
         self.is_over = True
         self.hub.leave(self)
         self.hub.meter.disconnected("websocket")
@@ -88,10 +88,10 @@ class SocketPeer:
         self._line.close_code = code
         self._line.write()
 
-    # How it ends.
+    # How the connection ends.
 
     def fail(self, error: AbideError) -> None:
-        """Close the connection, and say why."""
+        """Close the connection with an error."""
         self._line.close_reason = str(error).encode()[:MAX_REASON].decode(errors="ignore")
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
@@ -102,10 +102,10 @@ class SocketPeer:
         """Close the connection because of a bug."""
         self.fail(of_bug(error))
 
-    # What its form does.
+    # What each form implements.
 
     async def handle(self, text: bytes) -> None:
-        """Do what one text asks for; an error raised closes the connection."""
+        """Do what one text asks for; an error closes the connection."""
         raise NotImplementedError
 
     def stall(self) -> None:
@@ -113,20 +113,20 @@ class SocketPeer:
         raise NotImplementedError
 
     def go_on(self) -> None:
-        """Send again."""
+        """Send again, from where :meth:`stall` stopped."""
         raise NotImplementedError
 
     def release(self, line: Line) -> None:
-        """Unsubscribe, and note in the line how many messages there were."""
+        """Unsubscribe from everything, and note in the log line how many messages were sent."""
         raise NotImplementedError
 
     async def publish(self, channel: Channel, name: str, data: bytes, key: str | None = None) -> Published:
-        """Publish checked JSON for the subscriber; raise why it cannot be."""
+        """Publish checked JSON for the subscriber; raise :class:`~app.core.errors.AbideError` if it is refused."""
         channel.check_client_publish(self.identity)
         channel.check_size(data)
         (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
         if isinstance(outcome, AbideError):
-            raise copy(outcome)  # it may be others', too
+            raise copy(outcome)  # other publishers may get the same error
         return outcome
 
     async def _handle(self, text: bytes) -> None:
@@ -142,7 +142,7 @@ class SocketPeer:
         self._read_on()
 
     def _read_on(self) -> None:
-        """Read on, unless what was answered to the last text waits to be sent."""
+        """Read on, unless a text is being handled or the writer is full."""
         if not self._handling and not self._writer.is_full():
             self._writer.resume()
 

@@ -1,4 +1,4 @@
-"""The ``abide.v1`` form: JSON objects both ways, positions, gaps, any number of channels on one socket."""
+"""The ``abide.v1`` form of a WebSocket: JSON objects both ways, positions, gaps, many channels on one socket."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from app.wire.close_codes import CloseCode
 SUBPROTOCOL = "abide.v1"
 
 MAX_SUBSCRIPTIONS = 100
-"""Subscriptions of one connection, at most."""
+"""The most subscriptions of one connection."""
 
 MAX_ID = 1024
-"""Characters of an ``id``, at most: it is repeated in the answer."""
+"""The most characters of an ``id``, which is repeated in the answer."""
 
 _FIELDS = {
     "publish": {"type", "id", "channel", "data", "key"},
@@ -40,14 +40,14 @@ _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 
 
 class V1Socket(SocketPeer):
-    """A connection that speaks ``abide.v1``.
+    """A WebSocket that speaks ``abide.v1``.
 
-    ``only`` is the channel's name on ``/{channel}``, whose end is the connection's end; None on ``/ws``.
+    ``only`` is the channel's name on ``/{channel}``, where the connection ends with its subscription; None on ``/ws``.
     """
 
     __slots__ = ("_encoding", "_messages", "_only", "_starts", "_subscriptions")
 
-    def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and two of its own
+    def __init__(  # noqa: PLR0913, PLR0917 — the base's arguments and two more
         self,
         hub: Hub,
         publisher: Publisher,
@@ -66,19 +66,19 @@ class V1Socket(SocketPeer):
 
     @guarded
     def begin(self, writer: Writer, subscription: Subscription | None, where: Beginning | None) -> None:
-        """Start to speak: on ``/{channel}`` with its subscription, on ``/ws`` with none."""
+        """Start with the subscription of ``/{channel}``, or with none on ``/ws``."""
         self._writer = writer
         if subscription is not None and where is not None:
             self._add(subscription, where, None)
 
     @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
-        """Say so; what is held comes after it."""
+        """Report the gap; the messages after it follow."""
         self._say_gap(subscription.name, gap)
 
     @guarded
     def ended(self, subscription: Subscription, error: AbideError) -> None:
-        """Say that the channel is over; close where it is the connection's only one, or the connection that fails."""
+        """Report the end of a subscription; close the connection if it has only one channel, or the server failed."""
         if self._only is not None or isinstance(error, UnavailableError) or error.code == AbideError.code:
             self.fail(error)
         else:
@@ -86,33 +86,33 @@ class V1Socket(SocketPeer):
             self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
 
     def max_size(self) -> int:
-        """Return what its one channel takes of this subscriber, or the one that takes most."""
+        """Return the size of the largest text that this subscriber may send, in bytes, over all its channels."""
         registry = self.hub.registry
         channel = registry.get(self._only) if self._only is not None else None
         return MAX_ENVELOPE + (channel or registry).max_publish_size(self.identity)
 
     def stall(self) -> None:
-        """Stop every subscription at what was sent."""
+        """Stop every subscription until :meth:`go_on`."""
         for subscription in list(self._subscriptions.values()):
             subscription.full()
 
     def go_on(self) -> None:
-        """Let every subscription go on from there."""
+        """Let every subscription send again, from where it stopped."""
         for subscription in list(self._subscriptions.values()):
             subscription.writable()
 
     def release(self, line: Line) -> None:
-        """Give back the subscriptions."""
+        """Unsubscribe from everything, and note how many messages were sent."""
         for subscription in list(self._subscriptions.values()):
             self._remove(subscription)
         line.messages = self._messages
 
     async def handle(self, text: bytes) -> None:
-        """Do what a message of the subscriber asks for; only what is no JSON object closes."""
+        """Do what a text of the subscriber asks for; only a text that is not a JSON object closes the connection."""
         refusal = ""
         try:
             members = await json_data.read_members(text, _MEMBERS)
-        except MemberError as error:  # not kept: it holds this frame, and with it the text
+        except MemberError as error:  # keep only its text: the error refers to this frame, and so to the whole message
             members, refusal = error.found, str(error)
         known: dict[str, Any] = {}
         try:
@@ -162,13 +162,13 @@ class V1Socket(SocketPeer):
             raise MalformedError(msg)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             self.hub.meter.limited("subscriptions")
-            msg = f"a connection may have at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
+            msg = f"a connection may have at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another one"
             raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None
         start = Start.parse(since, members.get("last"))
         self.hub.registry.find(name).check_subscribe(self.identity)
         subscription, where = await self.hub.subscribe(name, self.identity, self._encoding, start)
-        if self.is_over:  # it ended while the backend was asked
+        if self.is_over:  # the connection ended while the backend answered
             self.hub.unsubscribe(subscription)
         else:
             self._add(subscription, where, identifier)
@@ -209,12 +209,12 @@ class V1Socket(SocketPeer):
 
 
 def _name(text: str) -> str:
-    """Return a channel's name; of one that is too long, as much as is needed to see that."""
+    """Return a channel's name; if it is too long, only as much of it as shows that."""
     return json_data.string(text, "'channel'")[: MAX_NAME + 1]
 
 
 def _identifier(members: Members) -> str | int | None:
-    """Return the ``id``, a string or an integer that every JSON reader takes for the same, or None."""
+    """Return the ``id``: a string, an integer that every JSON parser reads exactly, or None."""
     if "id" not in members:
         return None
     text = members["id"]

@@ -1,4 +1,4 @@
-"""WebSockets: who is admitted, in which form, and the echo."""
+"""WebSocket handshakes: which are admitted, in which form; and ``/echo``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from app.web.subscribe.v1 import SUBPROTOCOL, V1Socket
 from app.wire.close_codes import CloseCode
 
 MAX_ECHO = 4096
-"""Bytes of a message that ``/echo`` answers."""
+"""The most bytes of a message that ``/echo`` answers."""
 
 HEARTBEAT_SECONDS = 20.0
-"""Within so long of the last one comes a heartbeat: as often as the server pings."""
+"""The longest time between two heartbeats: as often as the server pings."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Admission:
-    """A handshake that is admitted."""
+    """A handshake that was admitted."""
 
     name: str | None
     """The channel's, or None on ``/ws``."""
@@ -56,7 +56,7 @@ class _Admission:
 
 
 class Sockets:
-    """An ASGI application for WebSockets: admits each, and hands it to its form."""
+    """The ASGI application for WebSockets: admits each handshake, and passes the connection to its form."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Sockets:
         self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
+        """Serve one handshake; a refusal before the upgrade is an HTTP response with a status."""
         await receive()  # websocket.connect
         try:
             identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
@@ -103,7 +103,7 @@ class Sockets:
         return _Admission(name, identity, speaks_v1, query, handover, scope[LINE])
 
     async def _open(self, request: _Admission) -> tuple[Subscription, Beginning] | None:
-        """Open the subscription that the path asks for; ``/ws`` starts with none."""
+        """Open the subscription of the path; return None for ``/ws``, which starts without one."""
         start = Start.parse(request.query.get("since"), request.query.get("last"))
         if request.name is None:
             if not start.is_head:
@@ -115,7 +115,7 @@ class Sockets:
     async def _serve(
         self, request: _Admission, opened: tuple[Subscription, Beginning] | None, receive: Receive, send: Send
     ) -> None:
-        """Hand the connection over, where the server can; else serve it from here to its end."""
+        """Hand the connection over if the server can take it; otherwise serve it over ASGI to its end."""
         try:
             subprotocol = SUBPROTOCOL if request.speaks_v1 else None
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
@@ -131,7 +131,7 @@ class Sockets:
             await serve_websocket(begin, receive, send)
 
     def _begin(self, request: _Admission, opened: tuple[Subscription, Beginning] | None, handover: Handover) -> Peer:
-        """Make the connection, give it its writer, and let it begin."""
+        """Create the connection's peer, connect it to its writer, and let it begin."""
         if request.speaks_v1:
             session = V1Socket(
                 self._hub,
@@ -143,12 +143,12 @@ class Sockets:
                 request.name,
             )
             writer = handover(session, request.heartbeat)
-            if request.heartbeat is not None:  # the first says how long to wait for the next
+            if request.heartbeat is not None:  # the first one says when to expect the next
                 writer.write(request.heartbeat.data)
             session.begin(writer, *(opened or (None, None)))
             self._hub.admit(session)
             return session
-        assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
+        assert opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
         subscription, where = opened
         plain = PlainSocket(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
@@ -162,7 +162,7 @@ def _beat(encoding: Encoding) -> Heartbeat:
 
 
 async def _echo(receive: Receive, send: Send) -> None:
-    """Answer what is sent, one message after the other: a check of the connection."""
+    """Answer each message with itself, for checking a connection."""
     await send({"type": "websocket.accept"})
     while (event := await receive())["type"] == "websocket.receive":
         text = event.get("text")
