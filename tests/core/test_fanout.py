@@ -13,12 +13,12 @@ from app.bus.memory import MemoryBackend
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry, SlowSubscriber
 from app.core.delivery import fanout
 from app.core.delivery.catchup import Catchup
-from app.core.delivery.encodings import PLAIN_FRAMES
+from app.core.delivery.encodings import PLAIN_FRAMES, Encoding
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
-from app.core.ports import Writer
+from app.core.ports import Sink, Writer
 from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.tail import Tail
 from app.wire.frames import text_frame
@@ -103,6 +103,18 @@ class Manifold(Pipe):
             writer.write(data)
 
 
+class Tapped:
+    """A bus whose sinks a test can reach, to hand them what no backend here would."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.sinks: dict[str, Sink] = {}
+        self.read, self.unfollow, self._follow = bus.read, bus.unfollow, bus.follow
+
+    async def follow(self, channel: str, sink: Sink) -> None:
+        self.sinks[channel] = sink
+        await self._follow(channel, sink)
+
+
 class World:
     """A hub over memory, with pipes attached."""
 
@@ -110,7 +122,8 @@ class World:
         self.channel = Channel("c", history=history, slow_subscriber=slow)
         self.backend = MemoryBackend(lambda _: history)
         self.bus = Bus(self.backend)
-        self.hub = Hub(self.bus, Registry((self.channel,), Channel("")), tail_bytes=tail_bytes)
+        self.source = Tapped(self.bus)
+        self.hub = Hub(self.source, Registry((self.channel,), Channel("")), tail_bytes=tail_bytes)
         self.began: Beginning
         """Where the newest subscription began."""
 
@@ -233,7 +246,7 @@ async def test_a_bug_ends_the_subscriptions_and_not_the_channel(
 
     with monkeypatch.context() as patch:
         if where == "encoding":
-            patch.setattr(fanout.Fanout, "_encode", broken)
+            patch.setattr(Encoding, "__call__", broken)
         elif where == "writing":
             patch.setattr(first, "write", broken)
         else:
@@ -461,9 +474,9 @@ async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:
     pipe.ends_at_a_gap = False
     await world.publish("1", "2", "3")
     await pipe.read(9)
-    fanout_ = world.hub._followed["c"].fanout  # noqa: SLF001 — memory cannot go back by itself
-    fanout_.change_epoch(EpochChange("c", 1, world.backend.epoch, 1))
-    fanout_.deliver(Batch("c", world.backend.epoch, (Message(2, 0, b"new"),)))
+    sink = world.source.sinks["c"]  # memory cannot go back by itself
+    sink.change_epoch(EpochChange("c", 1, world.backend.epoch, 1))
+    sink.deliver(Batch("c", world.backend.epoch, (Message(2, 0, b"new"),)))
     assert await pipe.read(14) == frames("1", "2", "3", "new")
     assert [(gap.after, gap.next.offset, gap.reason) for gap in pipe.gaps] == [
         (f"{world.backend.epoch}:3", 2, Reason.AHEAD)

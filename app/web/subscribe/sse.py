@@ -48,7 +48,7 @@ _COMMENT = b":\n\n"
 _RETRY = b"retry: 2000\n\n"
 """How many milliseconds EventSource waits before it reconnects."""
 
-_LONGEST_WAIT = 10.0
+LONGEST_WAIT = 10.0
 """The most seconds that a stream waits for the backend before it ends, and its reader reconnects."""
 
 _LAST_EVENT = frozenset({"lasteventid", "evslasteventid"})
@@ -185,12 +185,12 @@ class EventStream:
     async def _wait(self, request: StreamRequest) -> None:
         """Retry for a while; begin when the backend answers, or end the stream so that the reader reconnects."""
         loop = asyncio.get_running_loop()
-        end, pause = loop.time() + _spread(_LONGEST_WAIT), _LONGEST_WAIT / 10
+        end, pause = loop.time() + _spread(LONGEST_WAIT), LONGEST_WAIT / 10
         opened: Opened | AbideError | None = None
         try:
             while not isinstance(opened, tuple) and loop.time() < end:
                 await asyncio.sleep(_spread(pause))
-                pause = min(2 * pause, _LONGEST_WAIT / 3)
+                pause = min(2 * pause, LONGEST_WAIT / 3)
                 opened = await self.open(request)
         except UnknownChannelError:
             self._end(ChannelRemovedError(f"channel {self._name!r} was removed from channels.yaml"))
