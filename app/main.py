@@ -100,20 +100,14 @@ class Abide(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the lifespan, one request or one WebSocket."""
-        if scope["type"] != "lifespan":
-            scope[_ROUTES] = self._service.routes
-            enter(self._environment.root_path, scope)
-            if self.user_middleware or not _is_of_the_server(scope, send):
-                extensions = scope.get("extensions", {})
-                scope["extensions"] = {name: value for name, value in extensions.items() if name != FANOUT}
-        await super().__call__(scope, receive, send)
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Build FastAPI's, and ours around it; where somebody has added middleware all goes through it."""
-        self._inner = super().build_middleware_stack()
-        app: ASGIApp = Prefix(self._serve, self._environment.root_path) if self._environment.root_path else self._serve
-        app = AccessLog(app)
-        return self._tracing.app(app) if self._tracing else app
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        scope[_ROUTES] = self._service.routes
+        enter(self._environment.root_path, scope)
+        if FANOUT in scope.get("extensions", ()) and (self.user_middleware or not _is_of_the_server(scope, send)):
+            scope["extensions"] = {name: value for name, value in scope["extensions"].items() if name != FANOUT}
+        await self._edge(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document: the channels, the pages, and what was added."""
@@ -132,17 +126,19 @@ class Abide(FastAPI):
             openapi=lambda: self.openapi(),  # noqa: PLW0108 — somebody may set another, as FastAPI's manual says
             otherwise=self._through_fastapi,
         )
-        self.middleware_stack = None
+        app: ASGIApp = self._serve
+        if self._environment.root_path:
+            app = Prefix(app, self._environment.root_path)
+        app = AccessLog(app)
+        self._edge = self._tracing.app(app) if self._tracing else app
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._inner(scope, receive, send)
-            return
+        """Let FastAPI serve what no channel takes, and everything where somebody has added middleware to see it."""
         routes: Routes = scope[_ROUTES]
         await (routes.behind_middleware if self.user_middleware else routes)(scope, receive, send)
 
     async def _through_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._inner(scope, receive, send)
+        await super().__call__(scope, receive, send)
 
 
 class _Direct:
@@ -199,8 +195,7 @@ class _Served(Mount):
 
 def _is_of_the_server(scope: Scope, send: Send) -> bool:
     """Whether a connection can be handed over: only where nothing around the application wants to see what it sends."""
-    handover = scope.get("extensions", {}).get(FANOUT)
-    return handover is None or getattr(send, "__self__", None) is getattr(handover, "__self__", handover)
+    return getattr(send, "__self__", None) is getattr(scope["extensions"][FANOUT], "__self__", scope)
 
 
 def _tracing(environment: Environment) -> Tracing | None:

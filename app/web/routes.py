@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.channel import Registry
@@ -89,6 +89,7 @@ class Routes:
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
         self.pages = _pages(edge)
         """The FastAPI application that has the pages, and the OpenAPI document."""
+        self._pages = _methods(self.pages)
         self._otherwise = edge.otherwise or self.handle
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
         """Around everything that is HTTP."""
@@ -114,25 +115,20 @@ class Routes:
         route = self.channels.find(scope)
         if route is not None:
             return route.matches(scope)
-        found: tuple[Match, Scope] = Match.NONE, {}
-        for page in self.pages.routes:
-            match, child = page.matches(scope)
-            if match.value > found[0].value:
-                found = match, child
-        return found
+        methods = self._page(scope)
+        if methods is None:
+            return Match.NONE, {}
+        return (Match.FULL if scope["method"] in methods else Match.PARTIAL), {"endpoint": self.pages}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is for a channel or a page, and refuse all else."""
-        app: ASGIApp
-        route = self.channels.find(scope)
-        if route is not None:
-            app = self._handler(route) if takes(route, scope) else _not_taken(route, scope)
-        else:
-            match = self.matches(scope)[0]
-            if match is Match.FULL:
-                app = self.pages
+        app = self._find(scope)
+        if app is None:
+            route, methods = self.channels.find(scope), self._page(scope)
+            if route is not None:
+                app = _not_taken(route, scope)
             else:
-                app = self.nothing if match is Match.NONE else _not_allowed(scope, _methods(self.pages, scope))
+                app = self.nothing if methods is None else _not_allowed(scope, methods)
         await app(scope, receive, send)
 
     async def nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,14 +145,21 @@ class Routes:
             await ProblemResponse.of(_nothing_here(path))(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self.channels.find(scope)
-        if route is not None and takes(route, scope):
-            await self._handler(route)(scope, receive, send)
-        else:
-            await self._otherwise(scope, receive, send)
+        await (self._find(scope) or self._otherwise)(scope, receive, send)
 
-    def _handler(self, route: AnyRoute) -> ASGIApp:
+    def _find(self, scope: Scope) -> ASGIApp | None:
+        """Return what serves a request for a channel or a page."""
+        route = self.channels.find(scope)
+        if route is None:
+            methods = self._page(scope)
+            return self.pages if methods is not None and scope["method"] in methods else None
+        if not takes(route, scope):
+            return None
         return route.app if self._edge.is_running() else _not_started
+
+    def _page(self, scope: Scope) -> set[str] | None:
+        """Return the methods that a page takes; None where there is no page."""
+        return self._pages.get(get_route_path(scope)) if scope["type"] == "http" else None
 
 
 def _pages(edge: Edge) -> Documented:
@@ -237,10 +240,13 @@ def _nothing_here(path: str) -> UnknownChannelError:
     return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here")
 
 
-def _methods(app: FastAPI, scope: Scope) -> set[str]:
-    """Return the methods that routes with this path take."""
-    partial = [route for route in app.routes if route.matches(scope)[0] is Match.PARTIAL]
-    return {method for route in partial for method in getattr(route, "methods", None) or ()}
+def _methods(app: FastAPI) -> dict[str, set[str]]:
+    """Return the methods that an application's routes take, by path."""
+    methods: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, Route):
+            methods.setdefault(route.path, set()).update(route.methods or ())
+    return methods
 
 
 def _not_allowed(scope: Scope, allowed: Collection[str]) -> ProblemResponse:
