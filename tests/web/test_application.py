@@ -21,6 +21,7 @@ from app.core.errors import (
     KeyReusedError,
     MalformedError,
     TooLargeError,
+    UnavailableError,
     UnknownChannelError,
 )
 from app.core.ports import DIRECT, FANOUT
@@ -583,6 +584,14 @@ async def test_data_that_is_nested_too_deep_is_refused(abide: Abide) -> None:
                 data = [data]
             with pytest.raises(MalformedError):
                 await abide.publish("orders", data)
+
+
+async def test_publishing_while_the_backend_is_away_is_refused(tmp_path: Path) -> None:
+    """Message that the backend cannot take is refused in a while, and raises what says so."""
+    app = application(tmp_path, "backend: postgres://127.0.0.1:1/abide\nchannels: {orders: {}}\n")
+    async with app.lifespan(app):
+        with pytest.raises(UnavailableError):
+            await app.publish("orders", 1)
 
 
 async def test_publishing_before_the_start_is_refused(abide: Abide) -> None:
