@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.core.ports import Heartbeat, Peer, Writer
-from app.wire.http1 import CLOSE, Headers, header_line, status_line
-
-Event = MutableMapping[str, Any]
-Application = Callable[..., Awaitable[Any]]
+from app.server.asgi import Application, Event
+from app.wire.http1 import CLOSE, LAST_CHUNK, Headers, chunk, header_line, status_line
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n"
@@ -27,14 +24,14 @@ _MOST_PIECES = 64
 _logger = logging.getLogger("uvicorn.error")
 
 
-class Connection(Protocol):
-    """What a cycle asks of its connection."""
+class ExchangeConnection(Protocol):
+    """What an exchange asks of its connection."""
 
     def write(self, data: bytes) -> None:
         """Send bytes, unless the connection is closing."""
 
     def is_full(self) -> bool:
-        """Whether more is buffered than should be added to; ``Cycle.drained`` ends it."""
+        """Whether more is buffered than should be added to; ``Exchange.drained`` ends it."""
 
     def read_on(self) -> None:
         """Read, if reading was paused."""
@@ -53,7 +50,7 @@ class Connection(Protocol):
         """What stands in every answer."""
 
 
-class _Phase(Enum):
+class _AnswerPhase(Enum):
     WAITING = auto()  # for the start of the answer
     STARTED = auto()  # the head is made, and has not left
     UNDER_WAY = auto()  # the head has left
@@ -62,11 +59,11 @@ class _Phase(Enum):
     GONE = auto()  # the connection is, with or without an answer
 
 
-_OVER = (_Phase.HANDED_OVER, _Phase.COMPLETE, _Phase.GONE)
+_OVER = (_AnswerPhase.HANDED_OVER, _AnswerPhase.COMPLETE, _AnswerPhase.GONE)
 """The application has nothing more to receive, and owes nothing."""
 
 
-class Cycle:
+class Exchange:
     """The ``receive`` and ``send`` of one request; gone when the application has returned."""
 
     __slots__ = (
@@ -88,7 +85,7 @@ class Cycle:
     )
 
     def __init__(
-        self, connection: Connection, *, is_head: bool, is_1_0: bool, keep_alive: bool, awaits_continue: bool
+        self, connection: ExchangeConnection, *, is_head: bool, is_1_0: bool, keep_alive: bool, awaits_continue: bool
     ) -> None:
         self._connection = connection
         self._is_head = is_head
@@ -101,7 +98,7 @@ class Cycle:
         self._size = 0  # of that, in bytes
         self._more = True  # whether more of it is to come
         self._taken = False  # whether the application has received all of it
-        self._phase = _Phase.WAITING
+        self._phase = _AnswerPhase.WAITING
         self._head = b""  # valid in Phase.STARTED
         self._chunked = False
         self._left = 0  # bytes that the body still owes to its Content-Length; valid unless chunked
@@ -125,13 +122,13 @@ class Cycle:
 
     def _fail(self) -> None:
         """Answer 500, or break an answer off that is under way."""
-        if self._phase in (_Phase.WAITING, _Phase.STARTED):
+        if self._phase in (_AnswerPhase.WAITING, _AnswerPhase.STARTED):
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
             body = b"Internal Server Error"
             self._chunked = False
             self._start({"status": 500, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
             self._continue({"body": body})
-        elif self._phase in (_Phase.UNDER_WAY, _Phase.HANDED_OVER):
+        elif self._phase in (_AnswerPhase.UNDER_WAY, _AnswerPhase.HANDED_OVER):
             self._connection.close()
 
     # What the application calls.
@@ -158,16 +155,16 @@ class Cycle:
         What comes when the connection is gone is dropped. Raises RuntimeError for an event out of
         order and a body that is not as long as announced, ValueError for headers that HTTP does not allow.
         """
-        while self._connection.is_full() and self._phase is not _Phase.GONE:
+        while self._connection.is_full() and self._phase is not _AnswerPhase.GONE:
             if self._room is None:
                 self._room = asyncio.Event()
             await self._room.wait()
         kind, phase = event["type"], self._phase
-        if phase is _Phase.GONE:
+        if phase is _AnswerPhase.GONE:
             return
-        if kind == "http.response.start" and phase is _Phase.WAITING:
+        if kind == "http.response.start" and phase is _AnswerPhase.WAITING:
             self._start(event)
-        elif kind == "http.response.body" and phase in (_Phase.STARTED, _Phase.UNDER_WAY):
+        elif kind == "http.response.body" and phase in (_AnswerPhase.STARTED, _AnswerPhase.UNDER_WAY):
             self._continue(event)
         else:
             msg = f"ASGI event {kind!r} is out of order: the answer is {phase.name.lower().replace('_', ' ')}"
@@ -178,11 +175,11 @@ class Cycle:
 
         Raises RuntimeError unless called once, after ``http.response.start`` for an answer in chunks.
         """
-        if self._phase is not _Phase.GONE:
-            if self._phase is not _Phase.STARTED or not self._chunked:
+        if self._phase is not _AnswerPhase.GONE:
+            if self._phase is not _AnswerPhase.STARTED or not self._chunked:
                 msg = "a response is handed over once, after http.response.start, and in chunks"
                 raise RuntimeError(msg)
-            self._phase = _Phase.HANDED_OVER
+            self._phase = _AnswerPhase.HANDED_OVER
             self._wake()
         head, self._head = self._head, b""
         if self.keep_alive:
@@ -215,18 +212,18 @@ class Cycle:
         self._head = b"".join(lines)
         self._left = length or 0
         self.awaits_continue = False
-        self._phase = _Phase.STARTED
+        self._phase = _AnswerPhase.STARTED
 
     def _continue(self, event: Event) -> None:
         more = event.get("more_body", False)
         data = self._framed(event.get("body", b""), more=more)
-        if self._phase is _Phase.STARTED:
+        if self._phase is _AnswerPhase.STARTED:
             data, self._head = self._head + data, b""
-            self._phase = _Phase.UNDER_WAY
+            self._phase = _AnswerPhase.UNDER_WAY
         if data:
             self._connection.write(data)
         if not more:
-            self._phase = _Phase.COMPLETE
+            self._phase = _AnswerPhase.COMPLETE
             self._wake()
             if not self.keep_alive:
                 self._connection.close()
@@ -239,8 +236,8 @@ class Cycle:
         if self._chunked:
             if self._is_1_0:
                 return body
-            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            return chunk if more else chunk + b"0\r\n\r\n"
+            data = chunk(body) if body else b""
+            return data if more else data + LAST_CHUNK
         self._left -= len(body)
         if self._left < 0 or (self._left and not more):
             msg = f"the answer's body is {'longer' if self._left < 0 else 'shorter'} than its Content-Length"
@@ -251,7 +248,7 @@ class Cycle:
 
     def feed(self, body: bytes) -> int:
         """Take a piece of the request's body; return how many bytes wait for the application."""
-        if self._phase is _Phase.COMPLETE:
+        if self._phase is _AnswerPhase.COMPLETE:
             return 0
         if len(self._body) == _MOST_PIECES:  # else pieces of one byte each would take fifty times their size
             self._body = [b"".join(self._body)]
@@ -273,13 +270,13 @@ class Cycle:
 
     def withdraw(self) -> bool:
         """Note that the request turned out to be none; return whether nothing of its answer has left yet."""
-        is_unanswered = self._phase in (_Phase.WAITING, _Phase.STARTED)
+        is_unanswered = self._phase in (_AnswerPhase.WAITING, _AnswerPhase.STARTED)
         self.disconnect()
         return is_unanswered
 
     def disconnect(self) -> None:
         """Note that the connection is gone."""
-        self._phase = _Phase.GONE
+        self._phase = _AnswerPhase.GONE
         self._wake()
         self.drained()
 

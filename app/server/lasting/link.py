@@ -14,24 +14,18 @@ from operator import methodcaller
 from typing import ClassVar, cast
 
 from app.core.ports import Peer, Writer
-from app.server.lasting.keepalive import Watched
-from app.server.lasting.shared import Shared
+from app.server.lasting.link_context import LinkContext
+from app.server.lasting.sweep import Swept
 from app.server.sockets import abort, limit_send_buffer
-from app.wire.frames import LINK_DIED
+from app.wire.close_codes import CloseCode
 
 _logger = logging.getLogger("uvicorn.error")
-
-INTERNAL_ERROR = 1011
-"""The close code of a connection that a bug has ended."""
-
-GOING_DOWN = 1012
-"""The close code at shutdown and of old age: reconnect."""
 
 _INDIRECT = -1
 _FULL, _DRAINED = methodcaller("full"), methodcaller("drained")
 
 
-class State(Enum):
+class LinkState(Enum):
     """Where a connection stands; a response that lasts knows only those marked so."""
 
     CONNECTING = auto()  # the application has not answered the handshake
@@ -42,7 +36,7 @@ class State(Enum):
     CLOSED = auto()  # (a response, too)
 
 
-class Link(asyncio.Protocol, Watched):
+class Link(asyncio.Protocol, Swept):
     """A WebSocket, or a response that lasts: most of the :class:`~app.core.ports.Writer` of its peer.
 
     Invariant: while ``_descriptor`` is one, nothing is buffered above the kernel, so that what is
@@ -50,7 +44,16 @@ class Link(asyncio.Protocol, Watched):
     """
 
     __slots__ = (
-        "_born", "_descriptor", "_full", "_heard", "_left", "_moved", "_peer", "_queued", "_shared", "_state",
+        "_born",
+        "_context",
+        "_descriptor",
+        "_full",
+        "_heard",
+        "_left",
+        "_moved",
+        "_peer",
+        "_queued",
+        "_state",
         "_transport",
     )  # fmt: skip
     high_water: ClassVar[int] = 64 * 1024
@@ -59,13 +62,13 @@ class Link(asyncio.Protocol, Watched):
     low_water: ClassVar[int] = 16 * 1024
     """Bytes in the transport's buffer at which it has room again."""
 
-    def __init__(self, transport: asyncio.Transport, shared: Shared, state: State) -> None:
+    def __init__(self, transport: asyncio.Transport, context: LinkContext, state: LinkState) -> None:
         self._transport = transport
-        self._shared = shared
+        self._context = context
         self._descriptor = _INDIRECT  # the socket's, while writes may pass the transport by
         self._peer: Peer | None = None  # None once it has been told that the connection is closed
         self._state = state
-        self._born = shared.keepalive.tick
+        self._born = context.sweep.tick
         self._heard = self._born  # tick of the last byte from the peer; else of the state's beginning
         self._full = False
         self._queued = 0  # bytes given to the transport since it was found empty
@@ -122,6 +125,11 @@ class Link(asyncio.Protocol, Watched):
         """Whether more is buffered than :meth:`write` should add to."""
         return self._full
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._descriptor != _INDIRECT else self._transport.get_write_buffer_size()
+
     def close(self, code: int, reason: str) -> None:
         """End the connection, and say why where there is a place for it."""
         raise NotImplementedError
@@ -146,7 +154,7 @@ class Link(asyncio.Protocol, Watched):
 
     def _call(self, method: Callable[[Peer], object]) -> None:
         """Tell the peer of an open connection something."""
-        if self._peer is not None and self._state is State.OPEN:
+        if self._peer is not None and self._state is LinkState.OPEN:
             try:
                 method(self._peer)
             except Exception as error:  # noqa: BLE001 — whatever it is, the connection must not go on half alive
@@ -154,10 +162,10 @@ class Link(asyncio.Protocol, Watched):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """Note that the link is gone."""
-        self._shared.connections.discard(self)
-        self._state = State.CLOSED
+        self._context.connections.discard(self)
+        self._state = LinkState.CLOSED
         self._descriptor = _INDIRECT
-        self._tell(LINK_DIED)
+        self._tell(CloseCode.ABNORMAL)
 
     # For the kinds of it.
 
@@ -165,15 +173,15 @@ class Link(asyncio.Protocol, Watched):
         """Become the transport's protocol, and one of the server's connections."""
         self._peer = peer
         self._transport.set_protocol(self)
-        self._shared.connections.add(self)
-        self._shared.keepalive.start()
+        self._context.connections.add(self)
+        self._context.sweep.start()
 
     def _limit_buffers(self) -> None:
         self._transport.set_write_buffer_limits(self.high_water, self.low_water)
         limit_send_buffer(self._transport)
 
     def _write_indirectly(self, data: bytes) -> None:
-        if self._state is not State.OPEN:
+        if self._state is not LinkState.OPEN:
             return
         transport = self._transport
         if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
@@ -186,34 +194,34 @@ class Link(asyncio.Protocol, Watched):
 
     def _is_stalled(self, tick: int) -> bool:
         """Whether what waits for the peer has not moved for as long as a silent peer is waited for."""
-        waits = self._transport.get_write_buffer_size() if self._descriptor == _INDIRECT else 0
+        waits = self.buffered
         left = self._queued - waits
         if not waits:
             self._queued, left = 0, 0
         elif left == self._left:
-            return tick - self._moved >= self._shared.drop_at
+            return tick - self._moved >= self._context.limits.drop_at
         self._left, self._moved = left, tick
         return False
 
     def _crash(self, error: Exception) -> None:
         """End the connection because its peer has failed."""
         _logger.error("connection_failed", exc_info=error)
-        self._shared.meter.failed("connection")
-        if self._state is State.OPEN:
-            self.close(INTERNAL_ERROR, "the server failed; its log says why")
+        self._context.meter.failed("connection")
+        if self._state is LinkState.OPEN:
+            self.close(CloseCode.INTERNAL_ERROR, "the server failed; its log says why")
         else:
             self._abort()
 
     def _end(self, code: int) -> None:
         """Close the link when what is buffered has left."""
-        self._enter(State.ENDING)
+        self._enter(LinkState.ENDING)
         self._tell(code)
         self._transport.close()
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: LinkState) -> None:
         self._state = state
         self._descriptor = _INDIRECT
-        self._heard = self._shared.keepalive.tick
+        self._heard = self._context.sweep.tick
 
     def _abort(self) -> None:
         abort(self._transport)
@@ -222,7 +230,7 @@ class Link(asyncio.Protocol, Watched):
         # In a later turn, so that a peer is never told of the end inside a call that it makes, and thousands that end
         # at once do not take one turn for themselves; and in a context of its own: what the peer logs is not about the
         # request that this turn serves, or the sweep began in.
-        self._shared.backlog.join(partial(Context().run, self._told, code))
+        self._context.backlog.join(partial(Context().run, self._told, code))
 
     def _told(self, code: int) -> None:
         peer, self._peer = self._peer, None
@@ -232,4 +240,4 @@ class Link(asyncio.Protocol, Watched):
             peer.closed(code)
         except Exception:
             _logger.exception("connection_failed")
-            self._shared.meter.failed("connection")
+            self._context.meter.failed("connection")

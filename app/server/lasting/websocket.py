@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from uvicorn.config import Config
-from uvicorn.server import ServerState
+from typing import ClassVar
 
 from app.core.ports import Heartbeat, Peer
-from app.server.lasting.link import GOING_DOWN, Link, State
-from app.server.lasting.shared import Shared
+from app.server.lasting.link import Link, LinkState
+from app.server.lasting.link_context import LinkContext
 from app.wire import frames, handshake
-
-OVERLOADED = 1013
-"""The close code of who is to try again later."""
+from app.wire.close_codes import CloseCode
 
 
 class WebSocketProtocol(Link):
@@ -34,7 +28,7 @@ class WebSocketProtocol(Link):
     reading is paused.
     """
 
-    __slots__ = ("_beat", "_paused", "_period", "_pulling", "_reader", "_reads", "_yields")
+    __slots__ = ("_beat", "_paused", "_period", "_pulling", "_reader", "_yields", "is_reading")
 
     handshake_timeout: ClassVar[float] = 10.0
     """Seconds that the application may take to answer the handshake; the sweep ends it within half as many more."""
@@ -48,26 +42,16 @@ class WebSocketProtocol(Link):
     frames_at_once: ClassVar[int] = 64
     """Frames of one peer that are handled in one turn of the event loop."""
 
-    def __init__(self, transport: asyncio.Transport, shared: Shared) -> None:
-        super().__init__(transport, shared, State.CONNECTING)
+    def __init__(self, transport: asyncio.Transport, context: LinkContext) -> None:
+        super().__init__(transport, context, LinkState.CONNECTING)
         self._reader: frames.Reader | None = None
         self._paused = False  # whether the peer has paused reading
         self._yields = False  # whether reading is paused until _pull_on, so that others have their turn
-        self._reads = True  # whether the transport does
+        self.is_reading = True
+        """Whether the transport reads what the peer sends."""
         self._pulling = False  # whether _pull is on the stack
         self._beat: bytes | None = None  # a heartbeat and a ping; None if there are only pings
         self._period = 0  # ticks between two heartbeats
-
-    @classmethod
-    def share(cls, config: Config, server_state: ServerState, app_state: Mapping[str, Any]) -> Shared:
-        """Return what all connections of a server that are handed over have in common."""
-        return Shared.of(
-            config,
-            server_state,
-            app_state,
-            handshake_timeout=cls.handshake_timeout,
-            closing_timeout=cls.closing_timeout,
-        )
 
     # Called by the peer that answers the handshake.
 
@@ -79,9 +63,9 @@ class WebSocketProtocol(Link):
 
     def accept(self, response: bytes) -> None:
         """Send the response that opens the WebSocket."""
-        if self._state is not State.CONNECTING:
+        if self._state is not LinkState.CONNECTING:
             return
-        self._state = State.OPEN
+        self._state = LinkState.OPEN
         self._limit_buffers()
         self._transport.write(response)
         if self._reader is not None:
@@ -89,9 +73,9 @@ class WebSocketProtocol(Link):
 
     def refuse(self, response: bytes) -> None:
         """Send a response that ends the connection instead."""
-        if self._state is State.CONNECTING:
+        if self._state is LinkState.CONNECTING:
             self._transport.write(response)
-            self._end(frames.LINK_DIED)
+            self._end(CloseCode.ABNORMAL)
 
     def hand_over(self, peer: Peer, message: frames.Frame | None, heartbeat: Heartbeat | None) -> bool:
         """Make ``peer`` the connection's peer, unless the last one was told already that it is closed.
@@ -103,7 +87,7 @@ class WebSocketProtocol(Link):
         self._peer = peer
         if heartbeat is not None:
             self._beat = frames.with_ping(heartbeat.data)
-            self._period = self._shared.keepalive.at_most(heartbeat.seconds)
+            self._period = self._context.sweep.at_most(heartbeat.seconds)
         if message is not None:
             self._feed(b"").put_back(message)
         if self._reader is not None:
@@ -120,16 +104,16 @@ class WebSocketProtocol(Link):
         Raises ValueError for a code that must not be sent.
         """
         data = frames.close_frame(code, reason)
-        if self._state is not State.OPEN:
+        if self._state is not LinkState.OPEN:
             return
         self.write(data)
-        self._enter(State.CLOSING)
+        self._enter(LinkState.CLOSING)
         self._tell(code)
         self.resume()
 
     def pause(self) -> None:
         """Read nothing more from the peer until :meth:`resume`."""
-        if self._state is State.OPEN and not self._paused:
+        if self._state is LinkState.OPEN and not self._paused:
             self._paused = True
             self._read_or_not()
 
@@ -138,8 +122,8 @@ class WebSocketProtocol(Link):
         if not self._paused:
             return
         self._paused = False
-        if self._state is State.OPEN:
-            self._heard = self._shared.keepalive.tick
+        if self._state is LinkState.OPEN:
+            self._heard = self._context.sweep.tick
         if not self._yields:
             self._pull()  # which may pause it again: what has come is handled before more is read
             self._read_or_not()
@@ -148,34 +132,34 @@ class WebSocketProtocol(Link):
 
     def shutdown(self) -> None:
         """Close because the server stops."""
-        if self._state is State.CONNECTING:
+        if self._state is LinkState.CONNECTING:
             self.refuse(handshake.text_response(503, ()))
         else:
-            self.close(GOING_DOWN, "the server restarts")
+            self.close(CloseCode.RESTARTING, "the server restarts")
 
     # Called by the sweep.
 
     def look(self, tick: int) -> None:
         """Ping a silent peer, and end what lasts too long."""
-        age, limits, state = tick - self._heard, self._shared, self._state
-        if state is State.OPEN:
+        age, limits, state = tick - self._heard, self._context.limits, self._state
+        if state is LinkState.OPEN:
             self._look_at_open(tick, age)
-        elif state is State.CONNECTING:
+        elif state is LinkState.CONNECTING:
             if age >= limits.handshake_late:
                 self.refuse(handshake.text_response(503, ()))
-        elif state is not State.CLOSED and age >= limits.closing_late:
+        elif state is not LinkState.CLOSED and age >= limits.closing_late:
             self._abort()
 
     def _look_at_open(self, tick: int, age: int) -> None:
-        limits = self._shared
+        limits = self._context.limits
         if limits.is_due(tick - self._born):
-            self.close(GOING_DOWN, "the connection has reached its greatest age")
+            self.close(CloseCode.RESTARTING, "the connection has reached its greatest age")
         elif self._is_stalled(tick):
-            limits.meter.limited("answer_time")
+            self._context.meter.limited("answer_time")
             self._abort()
         elif self._is_slow(tick):
-            limits.meter.limited("message_time")
-            self._fail(frames.FrameError(frames.POLICY, "a message did not come in time"))
+            self._context.meter.limited("message_time")
+            self._fail(frames.FrameError(CloseCode.POLICY_VIOLATION, "a message did not come in time"))
         elif self._beat is not None and (tick - self._born) % self._period == 0:
             self.write(self._beat)
         elif self._paused:  # nothing can be heard
@@ -190,19 +174,19 @@ class WebSocketProtocol(Link):
         reader = self._reader
         if reader is None or self._paused or self._yields:
             return False
-        return self._shared.is_late(tick - reader.since, reader.size)
+        return self._context.limits.is_late(tick - reader.since, reader.size)
 
     # Called by the transport.
 
     def data_received(self, data: bytes) -> None:
         """Read frames."""
         state = self._state
-        if state is State.OPEN:
-            self._heard = self._shared.keepalive.tick
-        elif state is State.CONNECTING:
+        if state is LinkState.OPEN:
+            self._heard = self._context.sweep.tick
+        elif state is LinkState.CONNECTING:
             self._keep_early(data)
             return
-        elif state is not State.CLOSING:
+        elif state is not LinkState.CLOSING:
             return
         self._feed(data)
         self._pull()
@@ -220,23 +204,23 @@ class WebSocketProtocol(Link):
     def _feed(self, data: bytes) -> frames.Reader:
         reader = self._reader
         if reader is None:
-            reader = self._reader = frames.Reader(self._most(), self._shared.keepalive.tick)
+            reader = self._reader = frames.Reader(self._most(), self._context.sweep.tick)
         reader.feed(data)
         return reader
 
     def _most(self) -> int:
         """Return the bytes of the largest message that is taken."""
-        return self._shared.max_size if self._peer is None else min(self._shared.max_size, self._peer.most())
+        return self._context.max_size if self._peer is None else min(self._context.max_size, self._peer.most())
 
     def _read_on_later(self) -> None:
         self._paused, self._yields = False, True
-        self._shared.loop.call_soon(self._pull_on)
+        self._context.loop.call_soon(self._pull_on)
 
     def _read_or_not(self) -> None:
         """Let the transport read, unless somebody has a reason against it."""
         wanted = not self._paused and not self._yields
-        if wanted is not self._reads and not self._transport.is_closing():
-            self._reads = wanted
+        if wanted is not self.is_reading and not self._transport.is_closing():
+            self.is_reading = wanted
             if wanted:
                 self._transport.resume_reading()
             else:
@@ -273,14 +257,14 @@ class WebSocketProtocol(Link):
                 else:
                     self._answer(pongs)
                     if opcode != frames.PONG:
-                        reader.since = self._shared.keepalive.tick
+                        reader.since = self._context.sweep.tick
                     self._take(opcode, payload)
         finally:
             self._answer(pongs)
 
     def _answer(self, pongs: list[bytes]) -> None:
         """Send pongs, unless the peer pings and does not read: they would pile up without end."""
-        if pongs and self._state is State.OPEN and not self._full:
+        if pongs and self._state is LinkState.OPEN and not self._full:
             self.write(b"".join(pongs))
         pongs.clear()
 
@@ -289,16 +273,16 @@ class WebSocketProtocol(Link):
         if reader.is_empty:
             self._drop_reader()
         elif not self._counts(reader):
-            self._shared.meter.limited("frames_held")
-            self._fail(frames.FrameError(OVERLOADED, "too much of unfinished messages is held: try again"))
+            self._context.meter.limited("frames_held")
+            self._fail(frames.FrameError(CloseCode.OVERLOADED, "too much of unfinished messages is held: try again"))
         elif not reader.allowance and not self._paused:
             self._yields = True
             self._read_or_not()
-            self._shared.backlog.join(self._pull_on)
+            self._context.backlog.join(self._pull_on)
 
     def _counts(self, reader: frames.Reader) -> bool:
         """Count what is kept among that of all connections; return whether there is room for it."""
-        intake, size = self._shared.intake, reader.size
+        intake, size = self._context.intake, reader.size
         if size > reader.counted:
             if not intake.grow(reader.counted, size - reader.counted):
                 return False
@@ -314,18 +298,18 @@ class WebSocketProtocol(Link):
 
     def _drop_reader(self) -> None:
         if self._reader is not None:
-            self._shared.intake.release(self._reader.counted)
+            self._context.intake.release(self._reader.counted)
             self._reader = None
 
     def _take(self, opcode: int, payload: bytes) -> None:
         if opcode == frames.CLOSE:
             self._closed_by_peer(payload)
-        elif self._state is State.OPEN and opcode in (frames.TEXT, frames.BINARY) and self._peer is not None:
+        elif self._state is LinkState.OPEN and opcode in (frames.TEXT, frames.BINARY) and self._peer is not None:
             self._peer.received(payload, text=opcode == frames.TEXT)
 
     def _closed_by_peer(self, payload: bytes) -> None:
         code = frames.read_close(payload)
-        if self._state is State.OPEN:
+        if self._state is LinkState.OPEN:
             self.write(frames.frame(frames.CLOSE, payload[:2]))
         self._end(code)
 
@@ -335,12 +319,12 @@ class WebSocketProtocol(Link):
         Were the link closed at once, what the peer still sends would be answered with a reset, and
         that may overtake the close.
         """
-        if self._state is State.OPEN:
+        if self._state is LinkState.OPEN:
             self.write(frames.close_frame(error.code, str(error)))
-        if error.code == frames.TOO_BIG:
-            self._shared.meter.limited("frame_size")
+        if error.code == CloseCode.TOO_BIG:
+            self._context.meter.limited("frame_size")
         self._drop_reader()
-        self._enter(State.DEAF)
+        self._enter(LinkState.DEAF)
         self._tell(error.code)
         if self._transport.can_write_eof():  # TLS cannot: there the peer goes, or the sweep cuts the link
             self._transport.write_eof()

@@ -20,7 +20,7 @@ from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Begin, Gap, Reason
 from app.web.edge.access import Line
 from app.web.subscribe.guard import guarded, report
-from app.wire.close_codes import MAX_REASON, CloseCode
+from app.wire.close_codes import CloseCode, fit_reason
 
 _running: set[asyncio.Task[None]] = set()
 """Keeps the tasks of connections alive: the loop alone holds them weakly."""
@@ -96,7 +96,7 @@ class Connection:
 
     def fail(self, error: AbideError) -> None:
         """Close the connection, and say why."""
-        self._line.close_reason = str(error).encode()[:MAX_REASON].decode(errors="ignore")
+        self._line.close_reason = fit_reason(str(error))
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
             report(error, self._line, self.hub.meter)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.core.ports import FANOUT, Heartbeat, Peer, Writer
+from app.server import asgi
+from app.server.asgi import Application, Event
+from app.server.lasting.link_context import LinkContext
 from app.server.lasting.websocket import WebSocketProtocol
 from app.wire import frames, handshake
-
-Event = MutableMapping[str, Any]
-Application = Callable[..., Awaitable[Any]]
-
-_NORMAL, _INTERNAL_ERROR = 1000, 1011
+from app.wire.close_codes import CloseCode
 
 _logger = logging.getLogger("uvicorn.error")
 
@@ -27,7 +26,7 @@ class DisconnectedError(OSError):
     """Raised by ``send`` when the connection is gone, as the ASGI specification asks."""
 
 
-class _Phase(Enum):
+class _WebSocketPhase(Enum):
     CONNECTING = auto()
     REFUSING = auto()  # a response instead of the WebSocket has begun
     OPEN = auto()
@@ -44,7 +43,7 @@ class Opening(NamedTuple):
     """What came behind it."""
 
     @classmethod
-    def of(cls, request: handshake.Request, config: Config, server_state: ServerState) -> Opening:
+    def of(cls, request: handshake.UpgradeRequest, config: Config, server_state: ServerState) -> Opening:
         """Judge a request that asks for a WebSocket. Raises :class:`~app.wire.handshake.RefusalError`."""
         handshake.check_server(server_state.default_headers)
         key, subprotocols = handshake.check(request)
@@ -52,17 +51,16 @@ class Opening(NamedTuple):
         return cls(key, scope, request.rest)
 
     def start(
-        self, transport: asyncio.Transport, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
+        self, transport: asyncio.Transport, config: Config, server_state: ServerState, context: LinkContext
     ) -> None:
         """Make the transport a WebSocket's, by the configuration's class, and run the application for it."""
         protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
-        shared = protocol.share(config, server_state, app_state)
-        self.scope["state"] = dict(app_state)
-        peer = AsgiPeer(protocol(transport, shared), self.key, server_state, shared.max_size)
+        self.scope["state"] = dict(context.app_state)
+        peer = AsgiWebSocket(protocol(transport, context), self.key, server_state, context.max_size)
         peer.start(config.loaded_app, self.scope, self.rest)
 
 
-class AsgiPeer:
+class AsgiWebSocket:
     """Runs the application for one connection: the handshake, then its messages, or the handover.
 
     Gone when the application has returned.
@@ -89,7 +87,7 @@ class AsgiPeer:
         self._most = most
         self._key = key
         self._server_state = server_state
-        self._phase = _Phase.CONNECTING
+        self._phase = _WebSocketPhase.CONNECTING
         self._connected = False  # whether the application has received the event that begins it all
         self._message: frames.Frame | None = None  # received, and not yet by the application; reading is paused
         self._code: int | None = None  # close code, once the connection is closed
@@ -103,10 +101,7 @@ class AsgiPeer:
         """Begin with the connection, and run the application as one of the server's tasks."""
         scope["extensions"] = {"websocket.http.response": {}, FANOUT: self.hand_over}
         self._connection.start(self, rest)
-        tasks = self._server_state.tasks
-        self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
-        tasks.add(self._task)
-        self._task.add_done_callback(tasks.discard)
+        self._task = asgi.start(self._server_state.tasks, self._run(app, scope))
 
     async def _run(self, app: Application, scope: Event) -> None:
         try:
@@ -115,22 +110,22 @@ class AsgiPeer:
             pass
         except Exception:
             _logger.exception("Exception in ASGI application")
-            self._finish(_INTERNAL_ERROR)
+            self._finish(CloseCode.INTERNAL_ERROR)
         except BaseException:
-            self._finish(_INTERNAL_ERROR)
+            self._finish(CloseCode.INTERNAL_ERROR)
             raise
         else:
-            if self._phase in (_Phase.CONNECTING, _Phase.REFUSING):
+            if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING):
                 _logger.error("ASGI application returned without answering the handshake")
-            self._finish(_NORMAL)
+            self._finish(CloseCode.NORMAL)
 
     def _finish(self, code: int) -> None:
         """End whatever the application has left open, but what it has handed over only for an error."""
-        if self._phase in (_Phase.CONNECTING, _Phase.REFUSING):
+        if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING):
             self._refuse(500)
-        elif self._phase is _Phase.OPEN or code != _NORMAL:
+        elif self._phase is _WebSocketPhase.OPEN or code != CloseCode.NORMAL:
             self._connection.close(code, "")
-        self._phase = _Phase.ENDED
+        self._phase = _WebSocketPhase.ENDED
 
     # The extension.
 
@@ -139,10 +134,10 @@ class AsgiPeer:
 
         Raises RuntimeError unless called once, after ``websocket.accept``.
         """
-        if self._phase is not _Phase.OPEN:
+        if self._phase is not _WebSocketPhase.OPEN:
             msg = "a connection is handed over once, after websocket.accept"
             raise RuntimeError(msg)
-        self._phase = _Phase.DETACHED
+        self._phase = _WebSocketPhase.DETACHED
         if not self._connection.hand_over(peer, self._message, heartbeat) and self._code is not None:
             asyncio.get_running_loop().call_soon(peer.closed, self._code)
         return self._connection
@@ -179,7 +174,7 @@ class AsgiPeer:
             if self._room is None:
                 self._room = asyncio.Event()
             await self._room.wait()
-        if self._code is not None and self._phase is not _Phase.ENDED:
+        if self._code is not None and self._phase is not _WebSocketPhase.ENDED:
             raise DisconnectedError
         handler = self._handlers[self._phase].get(event["type"])
         if handler is None:
@@ -190,27 +185,27 @@ class AsgiPeer:
     def _accept(self, event: Event) -> None:
         headers = [*self._server_state.default_headers, *event.get("headers", ())]
         self._connection.accept(handshake.switching(self._key, headers, event.get("subprotocol")))
-        self._phase = _Phase.OPEN
+        self._phase = _WebSocketPhase.OPEN
 
     def _send(self, event: Event) -> None:
         data, text = event.get("bytes"), event.get("text")
         if data is not None:
             self._connection.write(frames.frame(frames.BINARY, bytes(data)))
         elif text is not None:
-            self._connection.write(frames.frame(frames.TEXT, text.encode()))
+            self._connection.write(frames.text_frame(text.encode()))
         else:
             msg = "websocket.send needs bytes or text"
             raise RuntimeError(msg)
 
     def _close(self, event: Event) -> None:
-        self._connection.close(event.get("code", _NORMAL), event.get("reason") or "")
-        self._phase = _Phase.ENDED
+        self._connection.close(event.get("code", CloseCode.NORMAL), event.get("reason") or "")
+        self._phase = _WebSocketPhase.ENDED
 
     def _refuse_as_forbidden(self, event: Event) -> None:  # noqa: ARG002 — a handler like the others
         self._refuse(403)
 
     def _refuse(self, status: int) -> None:
-        self._phase = _Phase.ENDED
+        self._phase = _WebSocketPhase.ENDED
         self._connection.refuse(handshake.text_response(status, self._server_state.default_headers))
 
     def _begin_refusal(self, event: Event) -> None:
@@ -218,25 +213,25 @@ class AsgiPeer:
             msg = f"{event['status']} is not the status of a refusal"
             raise RuntimeError(msg)
         self._start = event
-        self._phase = _Phase.REFUSING
+        self._phase = _WebSocketPhase.REFUSING
 
     def _continue_refusal(self, event: Event) -> None:
         self._body += event.get("body", b"")
         if not event.get("more_body", False):
             headers = [*self._server_state.default_headers, *self._start.get("headers", ())]
             self._connection.refuse(handshake.response(self._start["status"], headers, self._body))
-            self._phase = _Phase.ENDED
+            self._phase = _WebSocketPhase.ENDED
 
-    _handlers: ClassVar[dict[_Phase, dict[str, Callable[[AsgiPeer, Event], None]]]] = {
-        _Phase.CONNECTING: {
+    _handlers: ClassVar[dict[_WebSocketPhase, dict[str, Callable[[AsgiWebSocket, Event], None]]]] = {
+        _WebSocketPhase.CONNECTING: {
             "websocket.accept": _accept,
             "websocket.close": _refuse_as_forbidden,
             "websocket.http.response.start": _begin_refusal,
         },
-        _Phase.REFUSING: {"websocket.http.response.body": _continue_refusal},
-        _Phase.OPEN: {"websocket.send": _send, "websocket.close": _close},
-        _Phase.DETACHED: {},
-        _Phase.ENDED: {},
+        _WebSocketPhase.REFUSING: {"websocket.http.response.body": _continue_refusal},
+        _WebSocketPhase.OPEN: {"websocket.send": _send, "websocket.close": _close},
+        _WebSocketPhase.DETACHED: {},
+        _WebSocketPhase.ENDED: {},
     }
     """What is taken from the application, and when."""
 
@@ -253,7 +248,7 @@ class AsgiPeer:
         return self._most
 
     def _read_on(self) -> None:
-        if self._message is None and self._phase is _Phase.OPEN:
+        if self._message is None and self._phase is _WebSocketPhase.OPEN:
             self._connection.resume()
 
     def full(self) -> None:
@@ -267,8 +262,8 @@ class AsgiPeer:
     def closed(self, code: int) -> None:
         """Let the application know; one that has not answered the handshake is cancelled."""
         self._code = code
-        if self._phase in (_Phase.CONNECTING, _Phase.REFUSING) and self._task is not None:
-            self._phase = _Phase.ENDED
+        if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING) and self._task is not None:
+            self._phase = _WebSocketPhase.ENDED
             self._task.cancel()
         self._wake(self._news)
         self._wake(self._room)

@@ -12,7 +12,7 @@ from typing import ClassVar
 _logger = logging.getLogger("uvicorn.error")
 
 
-class Watched:
+class Swept:
     """What the sweep looks at; notes the tick of what it waits for, and compares."""
 
     __slots__ = ()
@@ -22,7 +22,7 @@ class Watched:
         raise NotImplementedError
 
 
-class Keepalive:
+class Sweep:
     """Counts sweeps: ``tick`` is the number of the current one.
 
     A connection keeps the tick at which it was last heard from. That is the same integer object for
@@ -34,13 +34,18 @@ class Keepalive:
     """Connections looked at in one turn of the event loop: some milliseconds if every one is pinged."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connections: Iterable[object], period: float) -> None:
-        """Look at the :class:`Watched` among ``connections``, every ``period`` seconds."""
+        """Look at the :class:`Swept` among ``connections``, every ``period`` seconds."""
         self.tick = 0
         self._loop = loop
         self._connections = connections
         self._period = period
         self._timer: asyncio.TimerHandle | None = None  # None while there is nothing to look at
-        self._left: list[Watched] = []  # to look at in this sweep
+        self._left: list[Swept] = []  # to look at in this sweep
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a sweep is to come, or under way: there are connections, or were at the last one."""
+        return self._timer is not None
 
     def at_most(self, seconds: float | None) -> int:
         """Return the number of ticks that pass within so many seconds; None stands for ever."""
@@ -57,7 +62,7 @@ class Keepalive:
 
     def _sweep(self) -> None:
         self.tick += 1
-        self._left = [connection for connection in self._connections if isinstance(connection, Watched)]
+        self._left = [connection for connection in self._connections if isinstance(connection, Swept)]
         if self._left:
             self._slice()
         else:
@@ -75,7 +80,7 @@ class Keepalive:
             else:
                 self._timer = self._loop.call_later(self._period, self._sweep)
 
-    def _look(self, connection: Watched) -> None:
+    def _look(self, connection: Swept) -> None:
         try:
             connection.look(self.tick)
         except Exception:  # one connection's bug must not keep the others from being looked at
