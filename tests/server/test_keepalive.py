@@ -14,7 +14,6 @@ from app.core.ports import Heartbeat
 from app.server.http.connection import HttpProtocol
 from app.server.http.server_state import ServerState
 from app.server.lasting.sweep import Sweep, Swept
-from app.server.lasting.websocket import WebSocketProtocol
 from app.server.worker import AbideWorker
 from app.wire.frames import frame as frame_of
 from tests.support.local import Detached, LocalServer, wait_for
