@@ -18,7 +18,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import asgi
 from app.server.http import fast_push
-from app.server.http.deadlines import Awaited, Deadlines, Times
+from app.server.http.deadlines import Deadlines, Times
 from app.server.http.exchange import Exchange
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
@@ -91,7 +91,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not (self._pump.reader.is_between_requests and self._offer_known(data)):
+        if not (self._pump.is_idle and self._offer_known(data)):
             self._pump.take(data)
 
     def pause_writing(self) -> None:
@@ -148,7 +148,7 @@ class HttpProtocol(asyncio.Protocol):
         known = desk.known(data)
         if known is None or not self._offer(desk, *known):
             return False
-        self._deadlines.awaited = Awaited.NOTHING
+        self._deadlines.whole_request_came()
         return True
 
     def _offer_read(self, desk: fast_push.Desk, head: RequestHead) -> None:

@@ -41,6 +41,10 @@ class Awaited(Enum):
     REST_OF_BODY = auto()  # the end of a body whose request was answered already
 
 
+# Python 3.11 looks a member of an Enum up in 0.1 us, which is much for a push.
+_NOTHING, _REQUEST, _REQUEST_HEAD, _BODY, _REST_OF_BODY = Awaited
+
+
 class TimedConnection(Protocol):
     """What deadlines ask and tell the connection that they belong to."""
 
@@ -67,7 +71,7 @@ class Deadlines:
         self, loop: asyncio.AbstractEventLoop, times: Times, idle_seconds: float, connection: TimedConnection
     ) -> None:
         """``idle_seconds`` is how long a connection may stay open between two requests."""
-        self.awaited = Awaited.NOTHING
+        self.awaited = _NOTHING
         """What the peer has to send; :attr:`Awaited.NOTHING` may be set, and leaves the timer as it is."""
         self.answer_size = 0
         """Bytes of the answer that were written so far; kept by the connection."""
@@ -93,13 +97,17 @@ class Deadlines:
 
     def await_head(self) -> None:
         """Wait for a request head, of which nothing or a part has come."""
-        if self.awaited is not Awaited.REQUEST_HEAD:
-            self.awaited = Awaited.REQUEST_HEAD
+        if self.awaited is not _REQUEST_HEAD:
+            self.awaited = _REQUEST_HEAD
             self._send_within(self._times.header)
+
+    def whole_request_came(self) -> None:
+        """Wait for nothing until :meth:`answered`, which comes so soon that the timer may stay as it is."""
+        self.awaited = _NOTHING
 
     def head_came(self) -> None:
         """Wait for nothing, until the body is awaited; its time begins now."""
-        self.awaited = Awaited.NOTHING
+        self.awaited = _NOTHING
         self._sent_by = inf
         self._body_began, self._body_size = self._loop.time(), 0
         self._was_excused = False
@@ -110,19 +118,19 @@ class Deadlines:
 
     def await_body(self) -> None:
         """Wait for the next piece of the body; one that only has to end keeps its deadline."""
-        if self.awaited is not Awaited.REST_OF_BODY:
-            self.awaited = Awaited.BODY
+        if self.awaited is not _REST_OF_BODY:
+            self.awaited = _BODY
             whole = self._body_began + self._times.for_size(self._body_size)
             self._sent_by = min(self._loop.time() + self._times.body, whole)
             self._watch()
 
     def body_ended(self) -> None:
         """Wait for the answer; or for the next request, where the answer was given before."""
-        if self.awaited is Awaited.REST_OF_BODY:
-            self.awaited = Awaited.REQUEST
+        if self.awaited is _REST_OF_BODY:
+            self.awaited = _REQUEST
             self._send_within(self._idle_seconds)
         else:
-            self.awaited = Awaited.NOTHING
+            self.awaited = _NOTHING
             self._sent_by = inf
 
     # What the peer reads.
@@ -142,10 +150,10 @@ class Deadlines:
         self._full_since = inf
         self.answer_size = 0
         if body_has_ended:
-            self.awaited = Awaited.REQUEST
+            self.awaited = _REQUEST
             self._send_within(self._idle_seconds)
         else:
-            self.awaited = Awaited.REST_OF_BODY
+            self.awaited = _REST_OF_BODY
             self._send_within(self._times.linger)
 
     def closing(self, buffered: int) -> None:
@@ -182,15 +190,15 @@ class Deadlines:
             connection.peer_is_late("answer_time")
         elif now < self._sent_by:
             self._watch()
-        elif self.awaited is Awaited.NOTHING:
+        elif self.awaited is _NOTHING:
             self._sent_by = inf
             self._watch()
-        elif self.awaited is Awaited.BODY and self._excuses(connection):
+        elif self.awaited is _BODY and self._excuses(connection):
             self._body_began = now
             self._sent_by = now + self._times.body
             self._watch()
         else:
-            connection.peer_is_late(None if self.awaited is Awaited.REQUEST else "request_time")
+            connection.peer_is_late(None if self.awaited is _REQUEST else "request_time")
 
     def _excuses(self, connection: TimedConnection) -> bool:
         """Return whether the peer could not send, now or a period ago: it may have been told to go on only just now."""

@@ -1,8 +1,8 @@
 """One HTTP request and its answer, between a connection and an ASGI application.
 
-In place of uvicorn's own, which writes the head and the body of an answer in two pieces. A system
-call each, that costs more than all the rest of a short answer. Here the head waits for the first
-piece of the body, as the ASGI specification asks, and leaves with it.
+uvicorn's own writes the header lines and the body of an answer apart: two system calls, which cost more than all the
+rest of a short answer. Here the header lines wait for the first piece of the body, as the ASGI specification asks,
+and leave with it.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ class ExchangeConnection(Protocol):
         """Send bytes, unless the connection is closing."""
 
     def is_full(self) -> bool:
-        """Whether more is buffered than should be added to; ``Exchange.drained`` ends it."""
+        """Whether the buffer is over its limit; ``Exchange.drained`` is called when it has room."""
 
     def read_on(self) -> None:
         """Read, if reading was paused."""
 
     def close(self) -> None:
-        """End the connection when what was written has left."""
+        """End the connection when everything written has left."""
 
     def answered(self) -> None:
         """Go on to the next request."""
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
-        """Leave the answer, which begins with ``head``, to ``peer``; no other request follows."""
+        """Leave the answer, which begins with the bytes ``head``, to ``peer``; no other request follows."""
 
     @property
     def default_headers(self) -> Headers:
-        """What stands in every answer."""
+        """The headers of every answer."""
 
 
 class _AnswerPhase(Enum):
     WAITING = auto()  # for the start of the answer
-    STARTED = auto()  # the head is made, and has not left
-    UNDER_WAY = auto()  # the head has left
+    STARTED = auto()  # the header lines are made, and have not left
+    UNDER_WAY = auto()  # the header lines have left
     HANDED_OVER = auto()
     COMPLETE = auto()
-    GONE = auto()  # the connection is, with or without an answer
+    GONE = auto()  # the connection is lost, with or without an answer
 
 
 _OVER = (_AnswerPhase.HANDED_OVER, _AnswerPhase.COMPLETE, _AnswerPhase.GONE)
-"""The application has nothing more to receive, and owes nothing."""
+"""Phases in which the application can receive nothing more, and need send nothing more."""
 
 
 class Exchange:
-    """The ``receive`` and ``send`` of one request; gone when the application has returned."""
+    """The ``receive`` and ``send`` of one request, until the application returns."""
 
     __slots__ = (
         "_body",
@@ -99,14 +99,14 @@ class Exchange:
         self._more = True  # whether more of it is to come
         self._taken = False  # whether the application has received all of it
         self._phase = _AnswerPhase.WAITING
-        self._head = b""  # valid in Phase.STARTED
+        self._head = b""  # the header lines; valid while STARTED
         self._chunked = False
         self._left = 0  # bytes that the body still owes to its Content-Length; valid unless chunked
-        self._news: asyncio.Event | None = None  # set when there is something to receive; made by who waits
+        self._news: asyncio.Event | None = None  # set when there is something to receive; made by the call that waits
         self._room: asyncio.Event | None = None  # set when the connection is no longer full
 
     async def run(self, app: Application, scope: Event) -> None:
-        """Let the application answer, and answer in its place if it fails."""
+        """Let the application answer; answer 500 if it fails."""
         try:
             await app(scope, self.receive, self.send)
         except Exception:
@@ -121,7 +121,7 @@ class Exchange:
                 self._fail()
 
     def _fail(self) -> None:
-        """Answer 500, or break an answer off that is under way."""
+        """Answer 500, or break off an answer that is under way."""
         if self._phase in (_AnswerPhase.WAITING, _AnswerPhase.STARTED):
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
             body = b"Internal Server Error"
@@ -134,7 +134,7 @@ class Exchange:
     # What the application calls.
 
     async def receive(self) -> Event:
-        """Return what has come of the body; after its end, wait for that of the connection or the answer."""
+        """Return what has come of the body; after its end, wait until the connection or the answer ends."""
         if self.awaits_continue:
             self._connection.write(_CONTINUE)
             self.awaits_continue = False
@@ -150,10 +150,10 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, event: Event) -> None:
-        """Take a piece of the answer; returns when the connection has room for more.
+        """Take a piece of the answer; return when the connection has room for it.
 
-        What comes when the connection is gone is dropped. Raises RuntimeError for an event out of
-        order and a body that is not as long as announced, ValueError for headers that HTTP does not allow.
+        It is dropped if the connection is lost. Raises RuntimeError for an event out of order and for a body that is
+        not as long as announced, ValueError for headers that HTTP does not allow.
         """
         while self._connection.is_full() and self._phase is not _AnswerPhase.GONE:
             if self._room is None:
@@ -171,13 +171,13 @@ class Exchange:
             raise RuntimeError(msg)
 
     def hand_over(self, peer: Peer, heartbeat: Heartbeat) -> Writer:
-        """Leave the rest of the answer to ``peer``: the :class:`~app.core.ports.ResponseHandover`.
+        """Leave the rest of the answer to ``peer``; this is the :class:`~app.core.ports.ResponseHandover`.
 
         Raises RuntimeError unless called once, after ``http.response.start`` for an answer in chunks.
         """
         if self._phase is not _AnswerPhase.GONE:
             if self._phase is not _AnswerPhase.STARTED or not self._chunked:
-                msg = "a response is handed over once, after http.response.start, and in chunks"
+                msg = "a response can be handed over once, after http.response.start, and without a Content-Length"
                 raise RuntimeError(msg)
             self._phase = _AnswerPhase.HANDED_OVER
             self._wake()
@@ -187,7 +187,7 @@ class Exchange:
         return self._connection.hand_over(head, peer, heartbeat)
 
     def _start(self, event: Event) -> None:
-        """Make the head. How the body ends is the server's business: what is said of chunks is left out."""
+        """Make the header lines. The server decides how the body is framed, so Transfer-Encoding is left out."""
         status: int = event["status"]
         lines = [status_line(status)]
         length = None
@@ -202,7 +202,7 @@ class Exchange:
                 length = int(value)
             lines.append(header_line(lower, value))
         if length is None and not self._is_head and status not in _WITHOUT_BODY:
-            # Before HTTP/1.1 there were no chunks: there a body ends with its connection, which is never kept.
+            # HTTP/1.0 has no chunks: there the end of the connection, which is never kept, ends the body.
             self._chunked = True
             if not self._is_1_0:
                 lines.append(b"transfer-encoding: chunked\r\n")
@@ -230,7 +230,7 @@ class Exchange:
             self._connection.answered()
 
     def _framed(self, body: bytes, *, more: bool) -> bytes:
-        """Return a piece of the body as it is sent. Raises RuntimeError if it is not as long as announced."""
+        """Frame a piece of the body. Raises RuntimeError if the body is not as long as announced."""
         if self._is_head:
             return b""
         if self._chunked:
@@ -247,10 +247,10 @@ class Exchange:
     # What the connection calls.
 
     def feed(self, body: bytes) -> int:
-        """Take a piece of the request's body; return how many bytes wait for the application."""
+        """Take a piece of the request's body; return the bytes that wait for the application."""
         if self._phase is _AnswerPhase.COMPLETE:
             return 0
-        if len(self._body) == _MOST_PIECES:  # else pieces of one byte each would take fifty times their size
+        if len(self._body) == _MOST_PIECES:  # or pieces of one byte each would take fifty times their size
             self._body = [b"".join(self._body)]
         self._body.append(body)
         self._size += len(body)
@@ -269,13 +269,13 @@ class Exchange:
             room.set()
 
     def withdraw(self) -> bool:
-        """Note that the request turned out to be none; return whether nothing of its answer has left yet."""
+        """Drop a request whose body turned out to be wrong; return whether nothing of its answer has left yet."""
         is_unanswered = self._phase in (_AnswerPhase.WAITING, _AnswerPhase.STARTED)
         self.disconnect()
         return is_unanswered
 
     def disconnect(self) -> None:
-        """Note that the connection is gone."""
+        """Note that the connection is lost."""
         self._phase = _AnswerPhase.GONE
         self._wake()
         self.drained()

@@ -63,15 +63,20 @@ class _Flow(Enum):
     AWAITING_TURN = auto()  # paused until the backlog comes to it
 
 
+_READING, _PAUSED, _AWAITING_TURN = _Flow  # as in deadlines: to look members up takes long
+
+
 class RequestPump:
     """Reads the requests of one connection, and lets its transport read only while there is room."""
 
-    __slots__ = ("_backlog", "_deadlines", "_flow", "_requests", "_transport", "chunk", "reader", "receiver")
+    __slots__ = ("_backlog", "_deadlines", "_flow", "_requests", "_transport", "chunk", "is_idle", "reader", "receiver")
 
     def __init__(
         self, requests: Requests, transport: asyncio.Transport, deadlines: Deadlines, backlog: Backlog
     ) -> None:
         self.reader = RequestReader()
+        self.is_idle = True
+        """Whether all that has come was read, and the next byte begins a request."""
         self.receiver: BodyReceiver | None = None
         """What takes the body that is being read."""
         self.chunk = b""
@@ -80,24 +85,25 @@ class RequestPump:
         self._transport = transport
         self._deadlines = deadlines
         self._backlog = backlog
-        self._flow = _Flow.READING
+        self._flow = _READING
 
     @property
     def is_paused(self) -> bool:
         """Whether the transport has been told to read nothing."""
-        return self._flow is not _Flow.READING
+        return self._flow is not _READING
 
     def stop(self) -> None:
         """Read nothing more, and leave the transport reading: the connection is another's, or gone."""
         self._requests = self.receiver = None
-        self._flow, before = _Flow.READING, self._flow
-        if before is not _Flow.READING and not self._transport.is_closing():
+        before, self._flow = self._flow, _READING
+        if before is not _READING and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def take(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
         reader = self.reader
-        self.chunk = data if reader.is_between_requests else b""
+        self.chunk = data if self.is_idle else b""
+        self.is_idle = False
         reader.feed(data)
         if reader.is_at_head and reader.size > LARGE_HEAD and data.find(b"\r\n\r\n", 0, LARGE_HEAD) < 0:
             self._await_turn()
@@ -114,26 +120,26 @@ class RequestPump:
 
     def resume(self) -> None:
         """Let the transport read, if it was paused until there is room."""
-        if self._flow is _Flow.PAUSED and not self._transport.is_closing():
-            self._flow = _Flow.READING
+        if self._flow is _PAUSED and not self._transport.is_closing():
+            self._flow = _READING
             self._transport.resume_reading()
 
     def go_on(self) -> None:
         """Read on in what has come: the next request may begin."""
-        if self._flow is not _Flow.AWAITING_TURN:
+        if self._flow is _PAUSED:
             self.resume()
-            if not self.reader.is_between_requests:
-                self._read()
+        if self._flow is _READING and not self.is_idle:
+            self._read()
 
     def _read(self) -> None:
         """Read until more is needed, or it is another's turn."""
-        while (requests := self._requests) is not None and not self._transport.is_closing():
-            try:
-                if not self._step(requests):
-                    return
-            except BadRequestError as error:
-                requests.refuse(error)
-                return
+        try:
+            while self._requests is not None and not self._transport.is_closing() and self._step(self._requests):
+                pass
+        except BadRequestError as error:
+            if self._requests is not None:
+                self._requests.refuse(error)
+        self.is_idle = self.reader.is_between_requests
 
     def _step(self, requests: Requests) -> bool:
         """Read one head, or as much of a body as has come; return whether more can be read."""
@@ -168,20 +174,20 @@ class RequestPump:
         return False
 
     def _pause(self) -> None:
-        if self._flow is _Flow.READING:
-            self._flow = _Flow.PAUSED
+        if self._flow is _READING:
+            self._flow = _PAUSED
             self._transport.pause_reading()
 
     def _await_turn(self) -> None:
         """Read on in a turn of the event loop that has room for it."""
         self._pause()
-        self._flow = _Flow.AWAITING_TURN
+        self._flow = _AWAITING_TURN
         self._backlog.join(self._take_turn)
 
     def _take_turn(self) -> None:
         if self._requests is None:
             return
-        self._flow = _Flow.PAUSED
+        self._flow = _PAUSED
         self.resume()
         try:
             self._read()

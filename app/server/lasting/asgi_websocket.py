@@ -1,4 +1,4 @@
-"""The peer of a WebSocket that is an ASGI application."""
+"""A WebSocket that an ASGI application serves, until it hands it over or ends it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class DisconnectedError(OSError):
 
 class _WebSocketPhase(Enum):
     CONNECTING = auto()
-    REFUSING = auto()  # a response instead of the WebSocket has begun
+    REFUSING = auto()  # the application has begun a response instead
     OPEN = auto()
     DETACHED = auto()  # handed over
     ENDED = auto()
 
 
 class Opening(NamedTuple):
-    """A handshake that is one of RFC 6455, before the application has seen it."""
+    """A valid handshake, before the application has seen it."""
 
     key: bytes
     scope: Event
     rest: bytes
-    """What came behind it."""
+    """Bytes that came behind it."""
 
     @classmethod
     def of(cls, request: handshake.UpgradeRequest, config: Config, server_state: ServerState) -> Opening:
-        """Judge a request that asks for a WebSocket. Raises :class:`~app.wire.handshake.RefusalError`."""
+        """Check a request that asks for a WebSocket. Raises :class:`~app.wire.handshake.RefusalError`."""
         handshake.check_server(server_state.default_headers)
         key, subprotocols = handshake.check(request)
         scope = handshake.scope(request, config.asgi_version, config.root_path, subprotocols)
@@ -53,7 +53,7 @@ class Opening(NamedTuple):
     def start(
         self, transport: asyncio.Transport, config: Config, server_state: ServerState, context: LinkContext
     ) -> None:
-        """Make the transport a WebSocket's, by the configuration's class, and run the application for it."""
+        """Give the transport to a WebSocket of the configuration's class, and run the application for it."""
         protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
         self.scope["state"] = dict(context.app_state)
         peer = AsgiWebSocket(protocol(transport, context), self.key, server_state, context.max_size)
@@ -61,9 +61,9 @@ class Opening(NamedTuple):
 
 
 class AsgiWebSocket:
-    """Runs the application for one connection: the handshake, then its messages, or the handover.
+    """Runs the application for one WebSocket: the handshake, then its messages, or the handover.
 
-    Gone when the application has returned.
+    Nothing refers to it any more when the application has returned.
     """
 
     __slots__ = (
@@ -88,17 +88,17 @@ class AsgiWebSocket:
         self._key = key
         self._server_state = server_state
         self._phase = _WebSocketPhase.CONNECTING
-        self._connected = False  # whether the application has received the event that begins it all
-        self._message: frames.Frame | None = None  # received, and not yet by the application; reading is paused
+        self._connected = False  # whether the application has received websocket.connect
+        self._message: frames.Frame | None = None  # not received by the application yet; reading is paused
         self._code: int | None = None  # close code, once the connection is closed
-        self._news: asyncio.Event | None = None  # set when there is a message or a code; made by who waits
+        self._news: asyncio.Event | None = None  # set when there is a message or a code; made by the call that waits
         self._room: asyncio.Event | None = None  # set when the connection is no longer full
-        self._start: Event = {}  # the beginning of a refusal; valid in Phase.REFUSING
+        self._start: Event = {}  # of the refusal; valid while REFUSING
         self._body = b""  # of the refusal, so far
         self._task: asyncio.Task[None] | None = None
 
     def start(self, app: Application, scope: Event, rest: bytes) -> None:
-        """Begin with the connection, and run the application as one of the server's tasks."""
+        """Take the connection over, and run the application as one of the server's tasks."""
         scope["extensions"] = {"websocket.http.response": {}, FANOUT: self.hand_over}
         self._connection.start(self, rest)
         self._task = asgi.start(self._server_state.tasks, self._run(app, scope))
@@ -120,7 +120,7 @@ class AsgiWebSocket:
             self._finish(CloseCode.NORMAL)
 
     def _finish(self, code: int) -> None:
-        """End whatever the application has left open, but what it has handed over only for an error."""
+        """End what the application has left open; what it has handed over, only after an error."""
         if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING):
             self._refuse(500)
         elif self._phase is _WebSocketPhase.OPEN or code != CloseCode.NORMAL:
@@ -130,12 +130,12 @@ class AsgiWebSocket:
     # The extension.
 
     def hand_over(self, peer: Peer, heartbeat: Heartbeat | None = None) -> Writer:
-        """Hand the connection over to ``peer``: the :class:`~app.core.ports.Handover`.
+        """Hand the connection over to ``peer``; this is the :class:`~app.core.ports.Handover`.
 
         Raises RuntimeError unless called once, after ``websocket.accept``.
         """
         if self._phase is not _WebSocketPhase.OPEN:
-            msg = "a connection is handed over once, after websocket.accept"
+            msg = "a connection can be handed over once, after websocket.accept"
             raise RuntimeError(msg)
         self._phase = _WebSocketPhase.DETACHED
         if not self._connection.hand_over(peer, self._message, heartbeat) and self._code is not None:
@@ -145,7 +145,7 @@ class AsgiWebSocket:
     # What the application calls.
 
     async def receive(self) -> Event:
-        """Return the next event; after the end, the disconnection again and again."""
+        """Return the next event; after the end, always ``websocket.disconnect``."""
         if not self._connected:
             self._connected = True
             return {"type": "websocket.connect"}
@@ -158,14 +158,14 @@ class AsgiWebSocket:
             await self._news.wait()
         opcode, data = self._message
         self._message = self._news = None
-        # Not at once: a close that stands behind the message would be answered before the message is.
+        # Later: a close behind the message would otherwise be answered before the message is.
         asyncio.get_running_loop().call_soon(self._read_on)
         if opcode == frames.TEXT:
             return {"type": "websocket.receive", "text": data.decode()}
         return {"type": "websocket.receive", "bytes": data}
 
     async def send(self, event: Event) -> None:
-        """Take an event of the application; returns when the connection has room for more.
+        """Take an event of the application; return when the connection has room for it.
 
         Raises :class:`DisconnectedError` (an OSError) when the connection is gone, and RuntimeError
         for an event out of order.
@@ -233,18 +233,18 @@ class AsgiWebSocket:
         _WebSocketPhase.DETACHED: {},
         _WebSocketPhase.ENDED: {},
     }
-    """What is taken from the application, and when."""
+    """The events that the application may send in each phase."""
 
     # What the connection calls.
 
     def received(self, data: bytes, *, text: bool) -> None:
-        """Keep one message, and take no other before the application has this one."""
+        """Keep one message, and pause reading until the application has received it."""
         self._message = (frames.TEXT if text else frames.BINARY), data
         self._connection.pause()
         self._wake(self._news)
 
     def most(self) -> int:
-        """Return what the server takes."""
+        """Return the server's bound."""
         return self._most
 
     def _read_on(self) -> None:
@@ -252,7 +252,7 @@ class AsgiWebSocket:
             self._connection.resume()
 
     def full(self) -> None:
-        """Let the application wait at its next :meth:`send`."""
+        """Do nothing: :meth:`send` waits by itself."""
 
     def drained(self) -> None:
         """Let the application send again."""
@@ -260,7 +260,7 @@ class AsgiWebSocket:
         self._wake(room)
 
     def closed(self, code: int) -> None:
-        """Let the application know; one that has not answered the handshake is cancelled."""
+        """Tell the application; cancel it if it has not answered the handshake."""
         self._code = code
         if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING) and self._task is not None:
             self._phase = _WebSocketPhase.ENDED

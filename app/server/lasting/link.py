@@ -1,4 +1,4 @@
-"""What every connection has in common that the server's tasks leave: its bytes, their flow, and its end."""
+"""A link: a connection that was handed over, and that no task serves. Its bytes, their flow, and its end."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _FULL, _DRAINED = methodcaller("full"), methodcaller("drained")
 
 
 class LinkState(Enum):
-    """Where a connection stands; a response that lasts knows only those marked so."""
+    """What may still happen on a link; a response that lasts has only the states marked so."""
 
     CONNECTING = auto()  # the application has not answered the handshake
-    OPEN = auto()  # (a response, too)
-    CLOSING = auto()  # our close is sent, the peer's is awaited: frames are read and dropped
-    DEAF = auto()  # the same after the peer broke the protocol: bytes are dropped
-    ENDING = auto()  # nothing is awaited but that what is buffered leaves (a response, too)
-    CLOSED = auto()  # (a response, too)
+    OPEN = auto()  # (also a response)
+    CLOSING = auto()  # our close is sent; frames are read and dropped until the peer's comes
+    DEAF = auto()  # the same after the peer broke the protocol; bytes are dropped unread
+    ENDING = auto()  # closed when what is buffered has left (also a response)
+    CLOSED = auto()  # (also a response)
 
 
 class Link(asyncio.Protocol, Swept):
     """A WebSocket, or a response that lasts: most of the :class:`~app.core.ports.Writer` of its peer.
 
-    Invariant: while ``_descriptor`` is one, nothing is buffered above the kernel, so that what is
-    written to it goes out in order.
+    Invariant: while ``_descriptor`` is the socket's, nothing is buffered above the kernel, so that what is written to
+    it goes out in order.
     """
 
     __slots__ = (
@@ -65,23 +65,23 @@ class Link(asyncio.Protocol, Swept):
     def __init__(self, transport: asyncio.Transport, context: LinkContext, state: LinkState) -> None:
         self._transport = transport
         self._context = context
-        self._descriptor = _INDIRECT  # the socket's, while writes may pass the transport by
+        self._descriptor = _INDIRECT  # the socket's, while writes may bypass the transport
         self._peer: Peer | None = None  # None once it has been told that the connection is closed
         self._state = state
         self._born = context.sweep.tick
         self._heard = self._born  # tick of the last byte from the peer; else of the state's beginning
         self._full = False
         self._queued = 0  # bytes given to the transport since it was found empty
-        self._left = 0  # how many of them had left it at the last look
-        self._moved = self._born  # tick of the last look that found it empty, or more gone
+        self._left = 0  # how many of them had left the transport at the last look
+        self._moved = self._born  # tick of the last look that found it empty, or that more had left
 
     # The Writer.
 
     def write(self, data: bytes) -> None:
         """Send bytes that are whole frames; ``Peer.full`` may be called meanwhile.
 
-        The kernel is asked first, and the transport keeps what it does not take: the way round through
-        the transport costs more than everything else that is done for a delivery.
+        The bytes go to the kernel first, and the transport keeps what the kernel does not take: a write through the
+        transport costs more than all the rest of a delivery.
         """
         descriptor = self._descriptor
         if descriptor == _INDIRECT:
@@ -89,7 +89,7 @@ class Link(asyncio.Protocol, Swept):
             return
         try:
             sent = os.write(descriptor, data)
-        except OSError:  # no room, or the link is gone: the transport will find out which
+        except OSError:  # no room, or the connection is lost: the transport finds out which
             sent = 0
         self._keep(data, sent)
 
@@ -97,8 +97,8 @@ class Link(asyncio.Protocol, Swept):
     def write_all(writers: Sequence[Writer], data: bytes) -> None:
         """Send the same bytes to many links.
 
-        The loop over those that the kernel takes at once is C's, and each system call all that is left
-        of a delivery. A call that fails ends the loop at its link, which then goes its own way.
+        The loop over the links runs in C, so that a delivery costs little more than its system call. A call that
+        fails ends that loop; its link is written to by itself, and the loop goes on behind it.
         """
         links = cast("Sequence[Link]", writers)
         size = len(data)
@@ -115,7 +115,7 @@ class Link(asyncio.Protocol, Swept):
                 link._keep(data, count)  # noqa: SLF001 — as above
 
     def _keep(self, data: bytes, sent: int) -> None:
-        """Leave what the kernel did not take to the transport."""
+        """Leave to the transport what the kernel did not take."""
         if sent != len(data):
             self._descriptor = _INDIRECT
             self._queued += len(data) - sent
@@ -131,13 +131,13 @@ class Link(asyncio.Protocol, Swept):
         return 0 if self._descriptor != _INDIRECT else self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
-        """End the connection, and say why where there is a place for it."""
+        """End the connection, and tell the peer why if its protocol can."""
         raise NotImplementedError
 
     # Called by uvicorn.
 
     def cut(self) -> None:
-        """End at once because the server stops, and the peer has not gone in time."""
+        """End at once: the server stops, and the peer has not gone in time."""
         self._abort()
 
     # Called by the transport.
@@ -153,21 +153,21 @@ class Link(asyncio.Protocol, Swept):
         self._call(_DRAINED)
 
     def _call(self, method: Callable[[Peer], object]) -> None:
-        """Tell the peer of an open connection something."""
+        """Call a method of the peer if the connection is open."""
         if self._peer is not None and self._state is LinkState.OPEN:
             try:
                 method(self._peer)
-            except Exception as error:  # noqa: BLE001 — whatever it is, the connection must not go on half alive
+            except Exception as error:  # noqa: BLE001 — any bug must end the connection, not leave it half alive
                 self._crash(error)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
-        """Note that the link is gone."""
+        """Note that the connection is lost."""
         self._context.connections.discard(self)
         self._state = LinkState.CLOSED
         self._descriptor = _INDIRECT
         self._tell(CloseCode.ABNORMAL)
 
-    # For the kinds of it.
+    # For subclasses.
 
     def _take_over(self, peer: Peer) -> None:
         """Become the transport's protocol, and one of the server's connections."""
@@ -185,7 +185,7 @@ class Link(asyncio.Protocol, Swept):
             return
         transport = self._transport
         if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
-            # The transport closes the socket only after it has told us that the connection is lost.
+            # Safe: the transport closes the socket only after it has called connection_lost.
             self._descriptor = transport.get_extra_info("socket").fileno()
             self.write(data)
         else:
@@ -193,7 +193,7 @@ class Link(asyncio.Protocol, Swept):
             transport.write(data)
 
     def _is_stalled(self, tick: int) -> bool:
-        """Whether what waits for the peer has not moved for as long as a silent peer is waited for."""
+        """Return whether the buffered bytes have not moved for as long as a peer may be silent."""
         waits = self.buffered
         left = self._queued - waits
         if not waits:
@@ -204,7 +204,7 @@ class Link(asyncio.Protocol, Swept):
         return False
 
     def _crash(self, error: Exception) -> None:
-        """End the connection because its peer has failed."""
+        """End the connection because of a bug in its peer."""
         _logger.error("connection_failed", exc_info=error)
         self._context.meter.failed("connection")
         if self._state is LinkState.OPEN:
@@ -213,7 +213,7 @@ class Link(asyncio.Protocol, Swept):
             self._abort()
 
     def _end(self, code: int) -> None:
-        """Close the link when what is buffered has left."""
+        """Close the connection when what is buffered has left."""
         self._enter(LinkState.ENDING)
         self._tell(code)
         self._transport.close()
@@ -227,9 +227,9 @@ class Link(asyncio.Protocol, Swept):
         abort(self._transport)
 
     def _tell(self, code: int) -> None:
-        # In a later turn, so that a peer is never told of the end inside a call that it makes, and thousands that end
-        # at once do not take one turn for themselves; and in a context of its own: what the peer logs is not about the
-        # request that this turn serves, or the sweep began in.
+        # In a later turn: a peer is never told of the end inside a call that it makes, and thousands of connections
+        # that end at once do not take a whole turn. In a context of its own: what the peer logs has nothing to do with
+        # the request that this turn serves, or that started the sweep.
         self._context.backlog.join(partial(Context().run, self._told, code))
 
     def _told(self, code: int) -> None:

@@ -1,4 +1,4 @@
-"""One response that lasts: chunks of HTTP/1.1 over uvicorn's transport, for whoever is its peer."""
+"""A response that lasts: chunks of HTTP/1.1 over uvicorn's transport, written by its peer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux h
 class StreamProtocol(Link):
     """A response from its handover to its end, and the :class:`~app.core.ports.Writer` of its peer.
 
-    An idle one takes 1.8 KiB of the process's memory, as a WebSocket does and for the same things
-    (CPython 3.11, uvloop 0.23, 64 bits, mean of 19,000): this object is 112 bytes of it. Request,
-    headers, task, cycle and HTTP protocol went when the application returned; there is no timer.
-    Tests hold that no cycle keeps any of them.
+    An idle one takes 1.8 KiB of the process's memory, for the same things as an idle WebSocket (CPython 3.11,
+    uvloop 0.23, 64 bits, mean of 19,000); this object is 112 bytes of it. Request, headers, task, exchange and HTTP
+    protocol are freed when the application returns; there is no timer. Tests check that no reference cycle keeps them.
 
-    What its reader sends meanwhile is dropped; when it sends nothing more, the connection ends. A
-    reader that is gone without a word, or that reads nothing, says nothing either: it is the kernel
-    that gives it up, when what was written, be it only the heartbeat, waits for too long.
+    What the reader sends is dropped; when it closes its half, the connection ends. A reader that vanishes, or that
+    stops reading, is noticed by the kernel: it gives the connection up when bytes, if only those of the heartbeat, have
+    waited too long.
     """
 
     __slots__ = ("_beat", "_period")
@@ -36,11 +35,11 @@ class StreamProtocol(Link):
         self._period = context.sweep.at_most(heartbeat.seconds)  # ticks between two
 
     def start(self, peer: Peer, head: bytes, *, is_full: bool) -> None:
-        """Take the transport over, and begin the response; one whose transport is closing has ended already."""
+        """Take the transport over, and begin the response; end at once if the transport is closing."""
         if self._transport.is_closing():
             self._peer, self._state = peer, LinkState.CLOSED
             self._tell(CloseCode.ABNORMAL)
-            abort(self._transport)  # nobody waits any more for what is buffered to be read
+            abort(self._transport)  # nothing else would wait for the buffered bytes to be read
             return
         self._take_over(peer)
         self._full = is_full
@@ -60,10 +59,10 @@ class StreamProtocol(Link):
             self._end(code)
 
     def pause(self) -> None:
-        """Nothing: what the reader sends is dropped anyway."""
+        """Do nothing: what the reader sends is dropped anyway."""
 
     def resume(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     # Called by uvicorn.
 

@@ -1,4 +1,4 @@
-"""One WebSocket connection: RFC 6455 over uvicorn's transport, for whoever is its peer."""
+"""A WebSocket (RFC 6455) over uvicorn's transport, written by its peer."""
 
 from __future__ import annotations
 
@@ -15,45 +15,42 @@ from app.wire.close_codes import CloseCode
 class WebSocketProtocol(Link):
     """A WebSocket from its handshake to its end, and the :class:`~app.core.ports.Writer` of its peer.
 
-    An idle connection that was handed over takes 1.8 KiB of the process's memory (CPython 3.11,
-    uvloop 0.23, 64 bits, mean of 19,000). It holds this object (136 bytes), its socket's number
-    (32), uvloop's transport (680) with libuv's handle (248) and its entry in the loop's table, what
-    the transport keeps of the socket's addresses, one bound method, and an entry in uvicorn's set of
-    connections. Scope, headers, task and HTTP protocol went when the application returned; there is
-    no timer, and a reader only in the middle of a message. Tests hold that no cycle keeps any of
-    them. While the application receives and sends by itself, its task, scope and frames are
-    5.5 KiB more.
+    An idle connection that was handed over takes 1.8 KiB of the process's memory (CPython 3.11, uvloop 0.23, 64 bits,
+    mean of 19,000): this object (136 bytes), its socket's number (32), uvloop's transport (680) with libuv's handle
+    (248) and its entry in the loop's table, the socket's addresses in the transport, one bound method, and an entry in
+    uvicorn's set of connections. Scope, headers, task and HTTP protocol are freed when the application returns; there
+    is no timer, and there is a reader only in the middle of a message. Tests check that no reference cycle keeps them.
+    While the application itself receives and sends, its task, scope and frames take 5.5 KiB more.
 
-    Invariant: ``_reader`` is None unless the connection is in the middle of a frame or message, or
-    reading is paused.
+    Invariant: ``_reader`` is None unless the connection is in the middle of a frame or message, or reading is paused.
     """
 
     __slots__ = ("_beat", "_paused", "_period", "_pulling", "_reader", "_yields", "is_reading")
 
     handshake_timeout: ClassVar[float] = 10.0
-    """Seconds that the application may take to answer the handshake; the sweep ends it within half as many more."""
+    """Seconds for the application to answer the handshake; the sweep ends it within half as many more."""
 
     closing_timeout: ClassVar[float] = 10.0
-    """Seconds from a close until the link may be cut, whatever the peer does; it is within half as many more."""
+    """Seconds from a close until the connection may be cut; the sweep does it within half as many more."""
 
     early_size: ClassVar[int] = 64 * 1024
-    """Bytes taken from a peer that sends frames before its handshake is answered."""
+    """Bytes that a peer may send before its handshake is answered; then reading pauses."""
 
     frames_at_once: ClassVar[int] = 64
-    """Frames of one peer that are handled in one turn of the event loop."""
+    """Frames of one peer that one turn of the event loop handles."""
 
     def __init__(self, transport: asyncio.Transport, context: LinkContext) -> None:
         super().__init__(transport, context, LinkState.CONNECTING)
         self._reader: frames.Reader | None = None
         self._paused = False  # whether the peer has paused reading
-        self._yields = False  # whether reading is paused until _pull_on, so that others have their turn
+        self._yields = False  # whether reading is paused until _pull_on, so that others get their turn
         self.is_reading = True
         """Whether the transport reads what the peer sends."""
         self._pulling = False  # whether _pull is on the stack
         self._beat: bytes | None = None  # a heartbeat and a ping; None if there are only pings
         self._period = 0  # ticks between two heartbeats
 
-    # Called by the peer that answers the handshake.
+    # Called by what answers the handshake.
 
     def start(self, peer: Peer, rest: bytes) -> None:
         """Take the transport over; ``rest`` is what came after the request."""
@@ -78,9 +75,9 @@ class WebSocketProtocol(Link):
             self._end(CloseCode.ABNORMAL)
 
     def hand_over(self, peer: Peer, message: frames.Frame | None, heartbeat: Heartbeat | None) -> bool:
-        """Make ``peer`` the connection's peer, unless the last one was told already that it is closed.
+        """Make ``peer`` the connection's peer, and return whether that was possible: not if it has closed already.
 
-        Reading goes on, in a later turn of the event loop and with ``message`` once more.
+        Reading goes on in a later turn of the event loop, first with ``message``.
         """
         if self._peer is None:
             return False
@@ -118,14 +115,14 @@ class WebSocketProtocol(Link):
             self._read_or_not()
 
     def resume(self) -> None:
-        """Read on; what has been read already is delivered before this returns, if it is not being delivered."""
+        """Read on; messages that have come already are delivered before this returns."""
         if not self._paused:
             return
         self._paused = False
         if self._state is LinkState.OPEN:
             self._heard = self._context.sweep.tick
         if not self._yields:
-            self._pull()  # which may pause it again: what has come is handled before more is read
+            self._pull()  # before more is read; it may pause again
             self._read_or_not()
 
     # Called by uvicorn.
@@ -140,7 +137,7 @@ class WebSocketProtocol(Link):
     # Called by the sweep.
 
     def look(self, tick: int) -> None:
-        """Ping a silent peer, and end what lasts too long."""
+        """Ping a silent peer, and end the connection if something has taken too long."""
         age, limits, state = tick - self._heard, self._context.limits, self._state
         if state is LinkState.OPEN:
             self._look_at_open(tick, age)
@@ -162,7 +159,7 @@ class WebSocketProtocol(Link):
             self._fail(frames.FrameError(CloseCode.POLICY_VIOLATION, "a message did not come in time"))
         elif self._beat is not None and (tick - self._born) % self._period == 0:
             self.write(self._beat)
-        elif self._paused:  # nothing can be heard
+        elif self._paused:  # the peer cannot be heard
             self._heard = tick
         elif self._beat is None and age == limits.ping_at:
             self.write(frames.PING_FRAME)
@@ -170,7 +167,7 @@ class WebSocketProtocol(Link):
             self._abort()
 
     def _is_slow(self, tick: int) -> bool:
-        """Whether the peer has begun a message, or a frame, and does not end it."""
+        """Return whether the peer has begun a message or a frame, and does not end it in time."""
         reader = self._reader
         if reader is None or self._paused or self._yields:
             return False
@@ -192,7 +189,7 @@ class WebSocketProtocol(Link):
         self._pull()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the link is gone."""
+        """Note that the connection is lost."""
         self._drop_reader()
         super().connection_lost(exc)
 
@@ -209,7 +206,7 @@ class WebSocketProtocol(Link):
         return reader
 
     def _most(self) -> int:
-        """Return the bytes of the largest message that is taken."""
+        """Return the largest message that is accepted now, in bytes."""
         return self._context.max_size if self._peer is None else min(self._context.max_size, self._peer.most())
 
     def _read_on_later(self) -> None:
@@ -217,7 +214,7 @@ class WebSocketProtocol(Link):
         self._context.loop.call_soon(self._pull_on)
 
     def _read_or_not(self) -> None:
-        """Let the transport read, unless somebody has a reason against it."""
+        """Let the transport read, or pause it."""
         wanted = not self._paused and not self._yields
         if wanted is not self.is_reading and not self._transport.is_closing():
             self.is_reading = wanted
@@ -227,7 +224,7 @@ class WebSocketProtocol(Link):
                 self._transport.pause_reading()
 
     def _pull(self) -> None:
-        """Handle the frames that have come, as many as one turn of the loop has room for, unless reading is paused."""
+        """Handle the frames that have come, as many as one turn of the loop may, unless reading is paused."""
         reader = self._reader
         if self._pulling or self._paused or reader is None:
             return
@@ -237,7 +234,7 @@ class WebSocketProtocol(Link):
             self._take_all(reader)
         except frames.FrameError as error:
             self._fail(error)
-        except Exception as error:  # noqa: BLE001 — a peer's bug ends its connection, and never leaves it half alive
+        except Exception as error:  # noqa: BLE001 — a peer's bug ends its connection, so that it is never half alive
             self._crash(error)
         finally:
             self._pulling = False
@@ -245,7 +242,7 @@ class WebSocketProtocol(Link):
             self._keep_reader(reader)
 
     def _take_all(self, reader: frames.Reader) -> None:
-        pongs: list[bytes] = []  # in one write: a peer may ping some thousand times in a few kilobytes
+        pongs: list[bytes] = []  # sent in one write: a few kilobytes may hold a thousand pings
         try:
             while not self._paused and self._reader is reader:
                 frame = reader.next()
@@ -263,25 +260,26 @@ class WebSocketProtocol(Link):
             self._answer(pongs)
 
     def _answer(self, pongs: list[bytes]) -> None:
-        """Send pongs, unless the peer pings and does not read: they would pile up without end."""
+        """Send pongs, unless the peer does not read: they would pile up without end."""
         if pongs and self._state is LinkState.OPEN and not self._full:
             self.write(b"".join(pongs))
         pongs.clear()
 
     def _keep_reader(self, reader: frames.Reader) -> None:
-        """Keep what is in the middle of a message, or has to wait for the next turn of the loop."""
+        """Keep the reader if it is in the middle of a message, or has to wait for the next turn."""
         if reader.is_empty:
             self._drop_reader()
         elif not self._counts(reader):
             self._context.meter.limited("frames_held")
-            self._fail(frames.FrameError(CloseCode.OVERLOADED, "too much of unfinished messages is held: try again"))
+            reason = "the server holds too much of unfinished messages: try again"
+            self._fail(frames.FrameError(CloseCode.OVERLOADED, reason))
         elif not reader.allowance and not self._paused:
             self._yields = True
             self._read_or_not()
             self._context.backlog.join(self._pull_on)
 
     def _counts(self, reader: frames.Reader) -> bool:
-        """Count what is kept among that of all connections; return whether there is room for it."""
+        """Count what is kept against the bound over all connections; return whether there is room."""
         intake, size = self._context.intake, reader.size
         if size > reader.counted:
             if not intake.grow(reader.counted, size - reader.counted):
@@ -314,10 +312,10 @@ class WebSocketProtocol(Link):
         self._end(code)
 
     def _fail(self, error: frames.FrameError) -> None:
-        """Tell the peer what it did wrong, and wait for it to go.
+        """Tell the peer what it did wrong, and wait until it closes.
 
-        Were the link closed at once, what the peer still sends would be answered with a reset, and
-        that may overtake the close.
+        If the connection were closed at once, the kernel would answer what the peer still sends with a reset, which
+        could overtake the close frame.
         """
         if self._state is LinkState.OPEN:
             self.write(frames.close_frame(error.code, str(error)))
@@ -326,7 +324,7 @@ class WebSocketProtocol(Link):
         self._drop_reader()
         self._enter(LinkState.DEAF)
         self._tell(error.code)
-        if self._transport.can_write_eof():  # TLS cannot: there the peer goes, or the sweep cuts the link
+        if self._transport.can_write_eof():  # TLS cannot: there the peer closes, or the sweep cuts the connection
             self._transport.write_eof()
 
     def _end(self, code: int) -> None:
