@@ -14,6 +14,8 @@ from uvicorn.server import ServerState
 from app.server.http import server_state as ours
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
+from tests.support.local import GET, LocalServer
+from tests.support.wire import TEXT, Wire, frame
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
@@ -57,6 +59,30 @@ def test_state() -> None:
     state = ServerState()
     assert (state.connections, state.tasks, state.default_headers, state.total_requests) == (set(), set(), [], 0)
     state.__class__ = ours.ServerState
+
+
+def test_connections_under_the_server_of_uvicorn_share_one_state() -> None:
+    """Server of uvicorn that has only our HTTP protocol serves requests and WebSockets, which share one state."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await (echo if scope["type"] == "websocket" else answer)(receive, send)
+
+    async def echo(receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+
+    async def answer(_: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with LocalServer(application, ws="auto") as server, Wire(server.port) as http, Wire.open(server.port) as socket:
+        links = server.links
+        http.send(GET)
+        http.read_until(b"ok")
+        socket.send(frame(TEXT, b"hello"))
+        assert socket.read_frame() == (TEXT, b"hello")
+        assert server.links is links
 
 
 def test_shutdown() -> None:

@@ -18,7 +18,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import asgi
 from app.server.http import fast_push
-from app.server.http.deadlines import Deadlines, Times
+from app.server.http.deadlines import Awaited, Deadlines, Times
 from app.server.http.exchange import Exchange
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
@@ -218,7 +218,9 @@ class HttpProtocol(asyncio.Protocol):
             self.close()
             return
         self._let_go()
-        opening.start(self._transport, self._config, self._state, self._state.links)
+        links = self._state.links
+        websocket = self._state.websocket_class(self._transport, links)
+        opening.start(websocket, self._config, self._state, links)
 
     # Called by the exchange, or the push, that is being answered.
 
@@ -304,11 +306,13 @@ class HttpProtocol(asyncio.Protocol):
         receiver = self._pump.receiver
         return not self.is_reading or (receiver is not None and receiver.awaits_continue)
 
-    def peer_is_late(self, bound: str | None) -> None:
-        """Close the connection, and count the bound that the peer has met."""
-        if bound is not None:
-            self._meter.limited(bound)
-        if self._transport.get_write_buffer_size():
+    def peer_is_late(self, *, to_read: bool) -> None:
+        """Close the connection, and count the bound that its peer has met; to be idle meets none."""
+        if to_read:
+            self._meter.limited("answer_time")
+        elif self._deadlines.awaited is not Awaited.REQUEST:
+            self._meter.limited("request_time")
+        if to_read or self._transport.get_write_buffer_size():
             abort(self._transport)
         else:
             self._transport.close()

@@ -51,8 +51,8 @@ class TimedConnection(Protocol):
     def keeps_peer_waiting(self) -> bool:
         """Whether the peer cannot send its body now, because the server does not read or has not told it to go on."""
 
-    def peer_is_late(self, bound: str | None) -> None:
-        """End the connection: ``bound`` names what the peer has met, None where it only sent no other request."""
+    def peer_is_late(self, *, to_read: bool) -> None:
+        """End the connection: the peer has not read in time, or has not sent what is awaited."""
 
 
 class Deadlines:
@@ -187,7 +187,7 @@ class Deadlines:
         if connection is None:
             return
         if now >= self._read_by:
-            connection.peer_is_late("answer_time")
+            connection.peer_is_late(to_read=True)
         elif now < self._sent_by:
             self._watch()
         elif self.awaited is _NOTHING:
@@ -198,7 +198,7 @@ class Deadlines:
             self._sent_by = now + self._times.body
             self._watch()
         else:
-            connection.peer_is_late(None if self.awaited is _REQUEST else "request_time")
+            connection.peer_is_late(to_read=False)
 
     def _excuses(self, connection: TimedConnection) -> bool:
         """Return whether the peer could not send, now or a period ago: it may have been told to go on only just now."""

@@ -21,6 +21,9 @@ class ServerState(uvicorn.server.ServerState):
     links: LinkContext
     """Valid once begun, as all else here."""
 
+    websocket_class: type[WebSocketProtocol]
+    """The configuration's, or ours where that is another server's: only ours takes connections over."""
+
     @classmethod
     def of(cls, state: uvicorn.server.ServerState, config: Config, app_state: Mapping[str, Any]) -> Self:
         """Return a server's state as one of this class.
@@ -36,7 +39,8 @@ class ServerState(uvicorn.server.ServerState):
 
     def begin(self, config: Config, app_state: Mapping[str, Any]) -> None:
         """Make what connections share, in the server's event loop; ``app_state`` is the lifespan's."""
-        kind = cast("type[WebSocketProtocol]", config.ws_protocol_class)
+        given = config.ws_protocol_class
+        kind = given if isinstance(given, type) and issubclass(given, WebSocketProtocol) else WebSocketProtocol
         timeouts = Timeouts(
             config.ws_ping_interval or None,
             config.ws_ping_timeout or None,
@@ -44,6 +48,7 @@ class ServerState(uvicorn.server.ServerState):
             closing=kind.closing_timeout,
         )
         self._config = config
+        self.websocket_class = kind
         self.links = LinkContext(self.connections, app_state, timeouts, config.ws_max_size)
 
     @cached_property

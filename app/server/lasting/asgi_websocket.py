@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -51,12 +51,11 @@ class Opening(NamedTuple):
         return cls(key, scope, request.rest)
 
     def start(
-        self, transport: asyncio.Transport, config: Config, server_state: ServerState, context: LinkContext
+        self, connection: WebSocketProtocol, config: Config, server_state: ServerState, context: LinkContext
     ) -> None:
-        """Give the transport to a WebSocket of the configuration's class, and run the application for it."""
-        protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
+        """Let ``connection`` take its transport over, and run the application for it."""
         self.scope["state"] = dict(context.app_state)
-        peer = AsgiWebSocket(protocol(transport, context), self.key, server_state, context.max_size)
+        peer = AsgiWebSocket(connection, self.key, server_state, context.max_size)
         peer.start(config.loaded_app, self.scope, self.rest)
 
 
