@@ -51,7 +51,7 @@ async def spread(
             elapsed = await step()
 
 
-class Drain:
+class ServerDrain:
     """The :class:`~app.core.ports.Drain` of the application."""
 
     def __init__(self, context: LinkContext) -> None:

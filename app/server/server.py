@@ -26,7 +26,7 @@ import uvicorn
 from uvicorn.config import Config
 
 from app.core.ports import DRAIN
-from app.server.drain import STEP, Drain, spread
+from app.server.drain import STEP, ServerDrain, spread
 from app.server.http.connection import HttpProtocol
 from app.server.http.server_state import ServerState
 from app.server.lasting.link import Link
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._max_connection_age = max_connection_age
         self.server_state: ServerState = ServerState()
-        self._drain: Drain
+        self._drain: ServerDrain
         """Valid once started."""
         self._hurried = False
         self._ticks = 0
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
         self.server_state.begin(self.config, self.lifespan.state)
         links = self.server_state.links
         links.limits.limit_age(self._max_connection_age)
-        self._drain = self.lifespan.state[DRAIN] = Drain(links)
+        self._drain = self.lifespan.state[DRAIN] = ServerDrain(links)
         await super().startup(sockets and [same for listener in sockets for same in prepare(listener)])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -47,7 +47,7 @@ class FrameError(Exception):
         self.code = code
 
 
-class Reader:
+class FrameReader:
     """Reads frames from the bytes of one client.
 
     It is needed only from a frame's first byte to the end of its message: while :attr:`is_empty` is true, it may be

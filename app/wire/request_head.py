@@ -78,7 +78,7 @@ class RequestHead(NamedTuple):
 
 
 def parse(data: bytes) -> RequestHead | None:
-    """Return what a whole request head says; None if :class:`HeadReader` has to say what is wrong with it.
+    """Return what a whole request head says; None if :class:`RequestHeadReader` has to say what is wrong with it.
 
     Raises :class:`BadRequestError`. It accepts what that accepts, and is faster: it takes all lines in one step.
     """
@@ -89,7 +89,7 @@ def parse(data: bytes) -> RequestHead | None:
     return None if len(fields) > MAX_FIELDS else _head(match[1], match[2], _VERSIONS[match[3]], fields)
 
 
-class HeadReader:
+class RequestHeadReader:
     """Reads a request head line by line, each with its line end; the empty line completes it.
 
     An error is raised at the line that has it, so it does not depend on how the bytes were cut.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from app.wire.request_head import MAX_HEAD, BadRequestError, HeadReader, RequestHead, field, parse
+from app.wire.request_head import MAX_HEAD, BadRequestError, RequestHead, RequestHeadReader, field, parse
 
 MAX_FRAMING = 64 * 1024
 """The most bytes of chunk extensions and trailers together in one request."""
@@ -53,7 +53,7 @@ class RequestReader:
         self._buffer = b""
         self._at = 0  # what is before it in the buffer has been read
         self._expects = _Expects.HEAD
-        self._head: HeadReader | None = None  # of a request head that came in pieces, or is wrong
+        self._head: RequestHeadReader | None = None  # of a request head that came in pieces, or is wrong
         self._empty = 0  # lines that were skipped before the request head
         self._left = 0  # bytes of the body, or of the chunk
         self._framing = 0  # bytes of extensions and trailers
@@ -103,7 +103,7 @@ class RequestReader:
         return self._head_in_pieces() if self.size else None
 
     def _head_in_pieces(self) -> RequestHead | None:
-        reader = self._head = self._head or HeadReader()
+        reader = self._head = self._head or RequestHeadReader()
         while (line := self._line()) is not None:
             if line == _EMPTY and not reader.has_begun and self._empty < _MOST_EMPTY:
                 self._empty += 1

@@ -83,7 +83,7 @@ class HttpProtocol(asyncio.Protocol):
         self._deadlines.await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
-        """Let the application know, and begin nothing more."""
+        """Tell what is being answered, and begin nothing more."""
         self._let_go()
         if self._answering is not None:
             self._answering.disconnect()
@@ -110,7 +110,7 @@ class HttpProtocol(asyncio.Protocol):
             self._pump.go_on()
 
     def eof_received(self) -> None:
-        """Close: the client has gone, or says nothing more. What it has not read yet it has to read in time."""
+        """Close: the client sends nothing more. It still has its time to read what was written."""
         self.close()
 
     # Called by the pump.
@@ -129,7 +129,7 @@ class HttpProtocol(asyncio.Protocol):
             self._offer_read(self._desk, head)
 
     def refuse(self, error: BadRequestError) -> None:
-        """Answer what is no request, and close: where the next one would begin, nobody can tell."""
+        """Answer bytes that are not a request, and close: it is unknown where the next request would begin."""
         _logger.warning("Refused a request from %s: %s", self._client and self._client[0], error)
         if error.status in _TOO_LARGE:
             self._meter.limited("request_head")
@@ -207,7 +207,7 @@ class HttpProtocol(asyncio.Protocol):
         }
 
     def _upgrade(self, head: RequestHead) -> None:
-        """Hand the connection over to a WebSocket, and keep nothing of it; or refuse what is no handshake."""
+        """Hand the connection over to a WebSocket, and keep nothing of it; refuse an invalid handshake."""
         is_tls = self._scheme == "https"
         request = UpgradeRequest(head, is_tls, self._client, self._server, self._pump.reader.rest())
         try:
@@ -244,7 +244,7 @@ class HttpProtocol(asyncio.Protocol):
         self._pump.resume()
 
     def close(self) -> None:
-        """End the connection when what was written has left; what is not read in time is dropped."""
+        """End the connection when everything written has left, or the peer has not read it in time."""
         self._transport.close()
         buffered = self._transport.get_write_buffer_size()
         if buffered:
@@ -260,7 +260,7 @@ class HttpProtocol(asyncio.Protocol):
         self._pump.go_on()
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
-        """Leave the connection to the answer that is under way; what was asked for behind it is not answered."""
+        """Leave the connection to the answer that is under way; requests behind it are not answered."""
         self._state.total_requests += 1
         self._let_go()
         self._answering = None
@@ -269,7 +269,7 @@ class HttpProtocol(asyncio.Protocol):
         return stream
 
     def _let_go(self) -> None:
-        """Watch and read nothing more: the connection is another's, or gone."""
+        """Watch and read nothing more: the connection is lost, or another protocol has it."""
         self._state.connections.discard(self)
         self._deadlines.stop()
         self._pump.stop()
@@ -282,7 +282,7 @@ class HttpProtocol(asyncio.Protocol):
         return self._answering is not None
 
     def cut(self) -> None:
-        """End at once because the server stops, unless the peer only waits for its answer."""
+        """End at once, because the server stops, unless the peer only waits for its answer."""
         waits_for_peer = self._pump.receiver is not None or self._full
         if waits_for_peer or not self.is_answering:
             self._transport.abort()

@@ -93,7 +93,7 @@ class RequestPump:
         return self._flow is not _READING
 
     def stop(self) -> None:
-        """Read nothing more, and leave the transport reading: the connection is another's, or gone."""
+        """Read nothing more, and leave the transport reading, for the protocol that comes next."""
         self._requests = self.receiver = None
         before, self._flow = self._flow, _READING
         if before is not _READING and not self._transport.is_closing():
@@ -132,7 +132,7 @@ class RequestPump:
             self._read()
 
     def _read(self) -> None:
-        """Read until more is needed, or it is another's turn."""
+        """Read until more bytes are needed, or the turn is over."""
         try:
             while self._requests is not None and not self._transport.is_closing() and self._step(self._requests):
                 pass

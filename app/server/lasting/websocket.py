@@ -41,9 +41,9 @@ class WebSocketProtocol(Link):
 
     def __init__(self, transport: asyncio.Transport, context: LinkContext) -> None:
         super().__init__(transport, context, LinkState.CONNECTING)
-        self._reader: frames.Reader | None = None
+        self._reader: frames.FrameReader | None = None
         self._paused = False  # whether the peer has paused reading
-        self._yields = False  # whether reading is paused until _pull_on, so that others get their turn
+        self._yields = False  # whether reading is paused until _pull_on, for others to get their turn
         self.is_reading = True
         """Whether the transport reads what the peer sends."""
         self._pulling = False  # whether _pull is on the stack
@@ -198,10 +198,10 @@ class WebSocketProtocol(Link):
             self._paused = True
             self._read_or_not()
 
-    def _feed(self, data: bytes) -> frames.Reader:
+    def _feed(self, data: bytes) -> frames.FrameReader:
         reader = self._reader
         if reader is None:
-            reader = self._reader = frames.Reader(self._most(), self._context.sweep.tick)
+            reader = self._reader = frames.FrameReader(self._most(), self._context.sweep.tick)
         reader.feed(data)
         return reader
 
@@ -241,7 +241,7 @@ class WebSocketProtocol(Link):
         if self._reader is reader:
             self._keep_reader(reader)
 
-    def _take_all(self, reader: frames.Reader) -> None:
+    def _take_all(self, reader: frames.FrameReader) -> None:
         pongs: list[bytes] = []  # sent in one write: a few kilobytes may hold a thousand pings
         try:
             while not self._paused and self._reader is reader:
@@ -265,7 +265,7 @@ class WebSocketProtocol(Link):
             self.write(b"".join(pongs))
         pongs.clear()
 
-    def _keep_reader(self, reader: frames.Reader) -> None:
+    def _keep_reader(self, reader: frames.FrameReader) -> None:
         """Keep the reader if it is in the middle of a message, or has to wait for the next turn."""
         if reader.is_empty:
             self._drop_reader()
@@ -278,7 +278,7 @@ class WebSocketProtocol(Link):
             self._read_or_not()
             self._context.backlog.join(self._pull_on)
 
-    def _counts(self, reader: frames.Reader) -> bool:
+    def _counts(self, reader: frames.FrameReader) -> bool:
         """Count what is kept against the bound over all connections; return whether there is room."""
         intake, size = self._context.intake, reader.size
         if size > reader.counted:

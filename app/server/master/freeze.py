@@ -16,7 +16,7 @@ LATE_SECONDS = 3.0
 """Seconds between two looks at the workers that mean a freeze: the master looks every second."""
 
 
-class Watch:
+class HangCheck:
     """Looks for workers that hang, unless the master was frozen a short while ago."""
 
     def __init__(
@@ -53,5 +53,5 @@ def outlive_freezes(arbiter: Arbiter) -> None:
     def woken(seconds: float) -> None:
         log.warning("The machine was frozen for %.0f s: workers have %d s to go on", seconds, arbiter.timeout)
 
-    watch = Watch(arbiter.murder_workers, lambda: arbiter.timeout, woken)
-    arbiter.murder_workers = watch  # type: ignore[method-assign] # gunicorn has no hook for it
+    check = HangCheck(arbiter.murder_workers, lambda: arbiter.timeout, woken)
+    arbiter.murder_workers = check  # type: ignore[method-assign] # gunicorn has no hook for it
