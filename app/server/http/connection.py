@@ -105,7 +105,7 @@ class HttpProtocol(asyncio.Protocol):
         self._full = False
         self._deadlines.buffer_has_room()
         if self._answering is not None:
-            self._answering.drained()
+            self._answering.writable()
         else:
             self._pump.go_on()
 

@@ -31,7 +31,7 @@ class ExchangeConnection(Protocol):
         """Send bytes, unless the connection is closing."""
 
     def is_full(self) -> bool:
-        """Whether the buffer is over its limit; ``Exchange.drained`` is called when it has room."""
+        """Whether the buffer is over its limit; ``Exchange.writable`` is called when it has room."""
 
     def read_on(self) -> None:
         """Read, if reading was paused."""
@@ -262,7 +262,7 @@ class Exchange:
         self._more = False
         self._wake()
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Let the application send again."""
         room, self._room = self._room, None
         if room is not None:
@@ -278,7 +278,7 @@ class Exchange:
         """Note that the connection is lost."""
         self._phase = _AnswerPhase.GONE
         self._wake()
-        self.drained()
+        self.writable()
 
     def _wake(self) -> None:
         news, self._news = self._news, None

@@ -88,7 +88,7 @@ class Answer:
         """Note that the connection is gone."""
         self._connection = None
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Nothing waits for room: the answer is one piece."""
 
 

@@ -242,7 +242,7 @@ class AsgiWebSocket:
         self._connection.pause()
         self._wake(self._news)
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return the server's bound."""
         return self._most
 
@@ -253,7 +253,7 @@ class AsgiWebSocket:
     def full(self) -> None:
         """Do nothing: :meth:`send` waits by itself."""
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Let the application send again."""
         room, self._room = self._room, None
         self._wake(room)

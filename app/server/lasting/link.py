@@ -11,9 +11,9 @@ from enum import Enum, auto
 from functools import partial
 from itertools import repeat
 from operator import methodcaller
-from typing import ClassVar, cast
+from typing import ClassVar, Self
 
-from app.core.ports import Peer, Writer
+from app.core.ports import Peer
 from app.server.lasting.link_context import LinkContext
 from app.server.lasting.sweep import Swept
 from app.server.sockets import abort, limit_send_buffer
@@ -22,7 +22,7 @@ from app.wire.close_codes import CloseCode
 _logger = logging.getLogger("uvicorn.error")
 
 _INDIRECT = -1
-_FULL, _DRAINED = methodcaller("full"), methodcaller("drained")
+_FULL, _WRITABLE = methodcaller("full"), methodcaller("writable")
 
 
 class LinkState(Enum):
@@ -93,25 +93,24 @@ class Link(asyncio.Protocol, Swept):
             sent = 0
         self._keep(data, sent)
 
-    @staticmethod
-    def write_all(writers: Sequence[Writer], data: bytes) -> None:
+    @classmethod
+    def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
         """Send the same bytes to many links.
 
         The loop over the links runs in C, so that a delivery costs little more than its system call. A call that
         fails ends that loop; its link is written to by itself, and the loop goes on behind it.
         """
-        links = cast("Sequence[Link]", writers)
         size = len(data)
-        calls = map(os.write, [link._descriptor for link in links], repeat(data))  # noqa: SLF001 — its own class
+        calls = map(os.write, [link._descriptor for link in writers], repeat(data))  # noqa: SLF001 — its own class
         sent: list[int] = []  # bytes, link by link
-        while len(sent) < len(links):
+        while len(sent) < len(writers):
             try:
                 sent.extend(calls)  # up to the one that fails
             except OSError:
-                links[len(sent)].write(data)
+                writers[len(sent)].write(data)
                 sent.append(size)
         if sent.count(size) < len(sent):
-            for link, count in zip(links, sent, strict=True):
+            for link, count in zip(writers, sent, strict=True):
                 link._keep(data, count)  # noqa: SLF001 — as above
 
     def _keep(self, data: bytes, sent: int) -> None:
@@ -150,7 +149,7 @@ class Link(asyncio.Protocol, Swept):
     def resume_writing(self) -> None:
         """Note that the buffer has room again."""
         self._full = False
-        self._call(_DRAINED)
+        self._call(_WRITABLE)
 
     def _call(self, method: Callable[[Peer], object]) -> None:
         """Call a method of the peer if the connection is open."""

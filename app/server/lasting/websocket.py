@@ -207,7 +207,7 @@ class WebSocketProtocol(Link):
 
     def _most(self) -> int:
         """Return the largest message that is accepted now, in bytes."""
-        return self._context.max_size if self._peer is None else min(self._context.max_size, self._peer.most())
+        return self._context.max_size if self._peer is None else min(self._context.max_size, self._peer.max_size())
 
     def _read_on_later(self) -> None:
         self._paused, self._yields = False, True
