@@ -32,7 +32,7 @@ Retention = Callable[[str], History]
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class BackendHealth:
     """Whether the backend can be worked with now."""
 
     ok: bool
@@ -87,5 +87,5 @@ class Backend(ABC):
         """Wait for the next messages of any followed channel, or for the turn of its log. Called by one task."""
 
     @abstractmethod
-    async def health(self) -> Health:
+    async def health(self) -> BackendHealth:
         """Say how the backend is, at once: from what is known, not by asking it."""

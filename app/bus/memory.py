@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
+from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
 from app.bus.memory_keys import MAX_KEYS, Keys
 from app.bus.memory_log import Logs
 from app.core import turns
@@ -157,9 +157,9 @@ class MemoryBackend(Backend):
             if found:
                 return Batch(channel, self.epoch, found)
 
-    async def health(self) -> Health:
+    async def health(self) -> BackendHealth:
         """Memory is always there."""
-        return Health(ok=True, detail="memory, in this process alone")
+        return BackendHealth(ok=True, detail="memory, in this process alone")
 
     def _next(self, channel: str) -> tuple[Message, ...]:
         """Return the next messages of a followed channel; none when they had to go before they were handed out."""

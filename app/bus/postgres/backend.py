@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
+from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
 from app.bus.postgres import retention as trimming
 from app.bus.postgres import sql
 from app.bus.postgres.listen.follower import Follower, Place
@@ -141,10 +141,10 @@ class PostgresBackend(Backend):
             except UnavailableError:
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def health(self) -> Health:
+    async def health(self) -> BackendHealth:
         """Good while what is sent is stored and heard again."""
         wrong = self._outcomes.wrong()
-        return Health(ok=wrong is None, detail=wrong or f"postgres at {self._dsn.place}")
+        return BackendHealth(ok=wrong is None, detail=wrong or f"postgres at {self._dsn.place}")
 
     async def _place(self, channel: str) -> Place:
         (row,) = await self._rows_of_epoch("place", [channel])
