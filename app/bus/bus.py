@@ -24,7 +24,7 @@ import structlog
 from broadcaster import Broadcast, BroadcastBackend, Event
 
 from app.bus.backend import Backend, BackendHealth
-from app.bus.commit import GroupCommit
+from app.bus.group_commit import GroupCommit
 from app.core.channel import History
 from app.core.message import Batch, Page, Position, Record, Turn
 from app.core.ports import UNMETERED, Meter, Outcome, Sink

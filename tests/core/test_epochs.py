@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from app.bus.backend import Backend, BackendHealth
 from app.bus.bus import Bus
 from app.bus.postgres.listen import follower as follower_module
-from app.bus.postgres.listen.follower import Follower, Place
+from app.bus.postgres.listen.follower import Follower
+from app.bus.postgres.place import Place
 from app.core import epochs
 from app.core.channel import ANONYMOUS, Channel, History, Registry
 from app.core.delivery import catchup as catchup_module
