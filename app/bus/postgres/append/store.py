@@ -33,7 +33,7 @@ from app.core.message import Record
 _PROBE_SECONDS = 3.0
 """How long a probe may take."""
 
-_PROVED_SECONDS = 4.5
+_PROVED_SECONDS = 3.5
 """No probe is sent for this long after a commit or a probe that worked. A failure is then known within ten seconds,
 with the two for which the next probe may be under way. A probe costs the database as much as five notifications."""
 

@@ -29,11 +29,11 @@ from app.bus.postgres.sessions.session import LOST, close, connect, is_over
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.5
 """Between two looks at the heads. A heartbeat that is heard takes the place of one, but not of two in a row."""
 _SOONEST_SECONDS = 0.05
 """The least time between two looks that somebody asks for."""
-_HEARTBEAT_SECONDS = 2.0
+_HEARTBEAT_SECONDS = 3.0
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
