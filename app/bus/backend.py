@@ -8,7 +8,7 @@
   a crash of everything.
 * :meth:`Backend.next_batch` hands out each channel's messages in order, each once. Where the
   log lost messages before they could be handed out, the next batch simply starts later: its
-  ``first`` tells. Where the log was put back, a :class:`~app.core.message.Turn` comes before what comes instead.
+  ``first`` tells. Where the log was put back, a :class:`~app.core.message.EpochChange` comes before what comes instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record, Turn
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Record
 from app.core.ports import Outcome
 
 KEY_LIFETIME = 600
@@ -27,7 +27,7 @@ KEY_LIFETIME = 600
 PAGE_BYTES = 256 * 1024
 """Bytes of messages that one read returns, at most; but one message at least."""
 
-Retention = Callable[[str], History]
+Retention = Callable[[str], HistoryWindow]
 """What to keep of a channel, asked anew each time: the answer changes on reload."""
 
 
@@ -63,7 +63,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read at most ``limit`` messages past ``after``, of those that ``history`` shows.
 
         At most :data:`PAGE_BYTES` of them, but one message at least: who wants more reads on from the last one.
@@ -83,7 +83,7 @@ class Backend(ABC):
         """Hand out no more of the channel. Never raises."""
 
     @abstractmethod
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any followed channel, or for the turn of its log. Called by one task."""
 
     @abstractmethod

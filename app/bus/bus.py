@@ -19,8 +19,8 @@ from broadcaster import Broadcast, BroadcastBackend, Event
 
 from app.bus.backend import Backend, Health
 from app.bus.commit import GroupCommit
-from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record, Turn
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class _Followed:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._early: list[Batch | Turn] | None = []
+        self._early: list[Batch | EpochChange] | None = []
         """None once the sink is started."""
 
     def start(self, position: Position) -> None:
@@ -54,7 +54,7 @@ class _Followed:
         for news in early or ():
             self._hand(news)
 
-    def deliver(self, news: Batch | Turn, meter: Meter) -> None:
+    def deliver(self, news: Batch | EpochChange, meter: Meter) -> None:
         """Hand the sink what is new."""
         if self._early is not None:
             self._early.append(news)
@@ -66,14 +66,14 @@ class _Followed:
             meter.failed("delivery")
             self._sink.failed()
 
-    def _hand(self, news: Batch | Turn) -> None:
-        if isinstance(news, Turn):
-            self._sink.turn(news)
+    def _hand(self, news: Batch | EpochChange) -> None:
+        if isinstance(news, EpochChange):
+            self._sink.change_epoch(news)
         else:
             self._sink.deliver(news)
 
 
-_Delivery = tuple[_Followed, Batch | Turn]
+_Delivery = tuple[_Followed, Batch | EpochChange]
 
 
 class _Events(BroadcastBackend):
@@ -167,7 +167,7 @@ class Bus:
         if self._followed.pop(channel, None):
             await self._backend.unfollow(channel)
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read the log past ``after``; see :meth:`~app.bus.backend.Backend.read`."""
         return await self._backend.read(channel, after, limit, history)
 

@@ -23,9 +23,9 @@ from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.work_connection import LOST, Link, Links, is_over
 from app.bus.postgres.store import NOT_READY, NOTIFY_REFUSED, RETRY_SECONDS, Store, of_data, unavailable
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message, Page, Position, Record, Turn, consecutive
+from app.core.message import Batch, EpochChange, Message, Page, Position, Record, consecutive
 from app.core.ports import UNMETERED, Meter, Outcome
 from app.core.tail import fitting
 
@@ -110,7 +110,7 @@ class PostgresBackend(Backend):
         await self._reached(deadline)
         return (await self._store.store(records, deadline)).result()
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see the contract."""
         await self._reached()
         rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
@@ -133,7 +133,7 @@ class PostgresBackend(Backend):
         """Forget the channel."""
         self._follower.unfollow(channel)
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Hand out what was heard, or fetched because it was not."""
         while True:
             try:

@@ -11,7 +11,7 @@ of another epoch is a hint, too.
 The log may go back: an older backup is restored, or a standby takes over that had not got everything. Then it
 has another epoch (docs/design/epochs.md), and whatever is read from it comes with the channel's lineage. By that
 the cursor is judged before anything that was read is handed out: what the log no longer has is taken back by a
-:class:`~app.core.message.Turn`.
+:class:`~app.core.message.EpochChange`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import structlog
 
 from app.core.epochs import begins, label, name, shared
-from app.core.message import Batch, Message, Position, Turn, consecutive
+from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
@@ -169,7 +169,7 @@ class Follower:
         self.look(channel, place.head)
         return common == asked
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""
         while not self._ready:
             if self._behind:
@@ -188,11 +188,11 @@ class Follower:
             self._keep(channel, cursor, rest)
         return batch
 
-    def _turn(self, channel: str, cursor: _Cursor, head: int) -> Turn:
+    def _turn(self, channel: str, cursor: _Cursor, head: int) -> EpochChange:
         cursor.turned = None
         if not cursor.ready:
             del self._ready[channel]
-        return Turn(channel, cursor.handed or 0, cursor.lineage, head)
+        return EpochChange(channel, cursor.handed or 0, cursor.lineage, head)
 
     async def _hear(self) -> None:
         self._news.clear()
