@@ -143,7 +143,7 @@ def test_subscribe_tells_of_a_gap() -> None:
     assert any(line.startswith("gap (epoch): nothing between old:3 and ") for line in subscriber.errors.queue)
 
 
-def test_publish_and_subscribe(memory: Server) -> None:
+def test_publish_and_subscribe_print_positions(memory: Server) -> None:
     """Publish prints the position of what it was given or read; subscribe with --json prints it with the message."""
     where = ("--url", memory.url)
     first = run("publish", "sealed", '{"a": "\u00e9"}', "--key", "first-key-1", *where)

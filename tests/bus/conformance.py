@@ -106,7 +106,7 @@ class Conformance:
         await append(subject, "a", *odd)
         assert await texts(subject, "a") == odd
 
-    async def test_large_messages_pass(self, subject: Subject) -> None:
+    async def test_large_messages_are_stored_and_handed_out(self, subject: Subject) -> None:
         """Backend stores and hands out messages of a megabyte."""
         await subject.backend.follow("a")
         large = '"' + "é" * 500_000 + '"'

@@ -22,7 +22,7 @@ def test_a_key_opens_a_keyed_channel_and_nothing_else_does() -> None:
         Channel("c", publish=Access.KEY).check_publish(Identity(reason="a reason"))
 
 
-def test_nobody_means_nobody() -> None:
+def test_nobody_may_publish_where_nobody_is_said() -> None:
     """Channel with publish: nobody refuses the holder of a key too."""
     with pytest.raises(ForbiddenError):
         Channel("c", publish=Access.NOBODY).check_publish(KEYED)
@@ -46,7 +46,7 @@ def test_a_subscriber_needs_both_permissions_to_publish() -> None:
         (Identity(has_key=True, is_operator=True), {"a": 1, "k": 2, "o": 3, "n": 0}),
     ],
 )
-def test_most_that_is_taken_depends_on_who_sends_it(identity: Identity, most: dict[str, int]) -> None:
+def test_the_largest_message_depends_on_who_sends_it(identity: Identity, most: dict[str, int]) -> None:
     """Channel takes nothing by sending of who may not publish to it; the registry says the most of all channels."""
     accesses = {"a": Access.ANYONE, "k": Access.KEY, "o": Access.OPERATORS, "n": Access.NOBODY}
     channels = tuple(

@@ -129,7 +129,7 @@ def test_a_member_that_stands_twice_is_refused() -> None:
         data.members('{"a": 1, "a": 2}', {"a"})
 
 
-def test_nesting_is_bounded() -> None:
+def test_nesting_is_bounded_to_128_levels() -> None:
     """Data takes 128 levels and refuses 129, brackets inside strings not counted."""
     data.check("[" * 128 + "]" * 128)
     data.check("[" + ",".join(['"[[["'] * 100) + "]")

@@ -53,7 +53,7 @@ ROOT = "0123456789abcdef0123456789abcdef"
         (ROOT[:-1] + "x", 3, ROOT, 9, None),
     ],
 )
-def test_what_a_position_shares_with_a_log(
+def test_a_position_shares_with_a_log_what_came_before_they_part(
     epoch: str, offset: int, lineage: str, head: int, common: int | None
 ) -> None:
     """Position shares with a log what was there before either of them began an epoch that the other does not know."""

@@ -29,9 +29,9 @@ from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, V1Socket
 from app.web.subscribe.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
-from tests.web.test_direct import STORED, Log, routes
-from tests.web.test_push import JSON, assert_problem, head
-from tests.web.test_session import speak
+from tests.web.publish.test_direct import STORED, Log, routes
+from tests.web.publish.test_push import JSON, assert_problem, head
+from tests.web.subscribe.test_v1 import speak
 
 ROOM = TOTAL - RESERVE
 """Bytes of unfinished bodies that are not small, at most."""

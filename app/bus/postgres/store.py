@@ -4,9 +4,9 @@ Attempts go on until the deadline, where another one may work; a "no" that would
 that refuses a commit for its data has it taken apart, so that each message has an outcome of its own. What became of an
 attempt that was interrupted is unknown, and is never told as "not stored".
 
-The probe is a commit without a message. It is left out where a commit has worked since the last one. After a failure it
-rehearses one like that which failed, and takes it back: only when that works does the database count as well again, for
-a small commit may fit where a large one does not.
+The probe is a commit without a message, some seconds after the last commit that worked; between two, a notification
+alone is sent. After a failure there is one each time, and it rehearses a commit like the one that failed, and takes it
+back: only when that works does the database count as well again, for a small commit may fit where a large one does not.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ REFUSED = "the database refused this: try again in a moment"
 RETRY_SECONDS = 0.05
 
 _PROBE_SECONDS = 3.0
+"""How long a probe may take."""
+
+_PROVED_SECONDS = 3.5
+"""So long after a commit or a probe that worked no probe is sent: what fails then is known within ten seconds, with the
+two for which it may be under way. A probe costs the database as much as five notifications."""
 
 _LOCK_SECONDS = 2.0
 """How long a statement waits for a lock, at most: session.sql says so. Without that much time no other is begun, for
@@ -99,8 +104,8 @@ class Store:
         """A record like one that was refused, until its rehearsal works."""
         self._doubted = False
         """Whether something failed since the last probe that worked: no commit then tells of any other."""
-        self._proved = False
-        """Whether a commit has worked since the last probe."""
+        self._proved = float("-inf")
+        """When a commit or a probe last worked."""
         self._locked: asyncpg.LockNotAvailableError | None = None
         """What the last attempt got that waited for a lock in vain."""
         self._said = ""
@@ -119,7 +124,7 @@ class Store:
             pass  # what was open was closed with the reason
         else:
             if not self._doubted:
-                self._proved = True
+                self._proved = time.monotonic()
                 self._outcomes.worked("commit")
         return commit
 
@@ -268,10 +273,12 @@ class Store:
             query, arguments = Commit([self._suspect], None).call()
             async with self._link.connection(keep=False) as session:
                 await session.fetch(sql.query(query), *arguments)
-        query = "notify" if self._proved and not self._doubted else "probe"
-        self._proved = False
+        now = time.monotonic()
+        is_due = self._doubted or now - self._proved > _PROVED_SECONDS
         async with self._link.connection() as session:
-            (row,) = await session.fetch(sql.query(query), payload)
+            (row,) = await session.fetch(sql.query("probe" if is_due else "notify"), payload)
+        if is_due:
+            self._proved = now
         return row["place"], row["denied"]
 
 

@@ -12,7 +12,7 @@ from tests.support.readers import ALL, healthy, says, worker
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
 
-async def test_a_bad_message_alone(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_bad_message_fails_alone(url: str, sql: asyncpg.Connection) -> None:
     """Message that the database refuses for its data fails alone: its neighbours are stored in order, keys and all."""
     await sql.execute("ALTER TABLE abide.log ADD CONSTRAINT sober CHECK (body NOT LIKE '%bad%')")
     async with worker(url) as it:
@@ -47,7 +47,7 @@ async def test_a_database_that_refuses_all_data_is_not_well(url: str, sql: async
         await healthy(it.backend, seconds=6)
 
 
-async def test_a_bad_message_from_sql(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_bad_message_from_sql_holds_up_none_before_it(url: str, sql: asyncpg.Connection) -> None:
     """Message from SQL that the database refuses holds up none before it, and readiness says where it is."""
     await sql.execute("ALTER TABLE abide.log ADD CONSTRAINT sober CHECK (body NOT LIKE '%bad%')")
     for text in ("1", "2", "3", '"bad"', "5"):

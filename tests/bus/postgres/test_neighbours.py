@@ -86,7 +86,7 @@ async def uncaught() -> list[dict[str, object]]:
 
 @pytest.fixture
 def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the heads that would heal everything after a second."""
+    """Switch off the look at the heads that would heal everything after a moment."""
     monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
 
 

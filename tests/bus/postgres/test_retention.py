@@ -225,7 +225,7 @@ async def test_many_rows_of_many_channels_go_in_pages(
     assert await trimmed(url, lambda _: HistoryWindow(size=0, ttl=2**31)) == 20
 
 
-async def test_one_worker_at_a_time(url: str, sql: asyncpg.Connection) -> None:
+async def test_one_worker_trims_at_a_time(url: str, sql: asyncpg.Connection) -> None:
     """Retention leaves the work to the worker that is at it."""
     await fill(url, *[1] * 10)
     await age(sql, 61)

@@ -1,8 +1,8 @@
 """The LISTEN connection: told of every commit, watched, and made again when it is lost or deaf.
 
-A session goes: connect, check the schema, LISTEN, read the heads, then serve notifications. The
-heads are read after LISTEN, so that no commit falls between. What was missed while there was no
-session shows in the heads, and is fetched. So does a log that has gone back: it has another epoch.
+A session goes: connect, check the schema, LISTEN, read the heads, then serve notifications. The heads are read after
+LISTEN, so that no commit falls between. What was missed while there was no session shows in the heads, and is fetched.
+So does a log that has gone back: it has another epoch.
 
 Every role of the database can notify. So what is heard is looked through with suspicion: messages are taken
 from it only where a commit of ours has sealed them (:mod:`app.bus.postgres.listen.notifications`), a heartbeat only
@@ -38,10 +38,11 @@ from app.core.epochs import name
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.5
+"""Between two looks at the heads. A heartbeat that is heard takes the place of one, but not of two in a row."""
 _SOONEST_SECONDS = 0.05
 """Between two polls that are asked for."""
-_HEARTBEAT_SECONDS = 2.0
+_HEARTBEAT_SECONDS = 3.0
 _DEAF_SECONDS = 3.0
 """A heartbeat that was sent and not heard for so long means that LISTEN hears nothing."""
 _ANSWER_SECONDS = 3.0
@@ -71,13 +72,14 @@ class _Session:
     sent: int = 0
     heard: int = 0
     sent_at: float = 0.0
-    """When the newest heartbeat was sent."""
     unheard_since: float = field(default_factory=time.monotonic)
     """When the first heartbeat was sent that was not heard; valid while one is not heard."""
     beats: dict[str, int] = field(default_factory=dict)
     """Tokens of the heartbeats that were not heard yet, and their numbers."""
     hearing_since: float = 0.0
     """When the first notification was heard in this turn of the event loop; 0 before."""
+    looked: int = 0
+    """A later heartbeat shows that nothing that was notified has been missed since the last look."""
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         async with self.turn:
@@ -147,7 +149,6 @@ class Listener:
         self._asked = asyncio.Event()
         """Set to have the heads read soon."""
         self.sessions = 0
-        """How many there have been."""
         self._said = ""
         """Why the last session was lost, since there was one that heard."""
         self.ready = asyncio.Event()
@@ -226,10 +227,13 @@ class Listener:
 
     async def _watch(self, session: _Session) -> None:
         """Return when the session is lost; raise when it turns out to be of no use."""
+        due = True
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), _POLL_SECONDS)
                 await asyncio.sleep(_SOONEST_SECONDS)
+            due = due or self._asked.is_set() or session.heard <= session.looked
+            session.looked = session.heard
             self._asked.clear()
             if session.lost.is_set():
                 msg = "the server closed the connection"
@@ -238,8 +242,10 @@ class Listener:
                 raise UnavailableError(self._deaf(session))
             try:
                 await slow.look(session.fetch, self._outcomes)
-                await self._read_heads(session)
-                self._outcomes.worked("poll")
+                if due:
+                    await self._read_heads(session)
+                    self._outcomes.worked("poll")
+                due = not due
             except asyncpg.PostgresError as error:
                 if is_over(error):
                     raise
@@ -320,6 +326,8 @@ class Listener:
                     self._follower.look(channel, head)
             case "b" if spent < _HINT_SECONDS:
                 self._outbox.ring()
+            case "e" | "d" | "b":
+                session.looked = session.sent + 1  # the next look is due
 
     def _messages_heard(self, session: _Session, text: str, *, hint: bool) -> None:
         heard = notifications.inline(text)
