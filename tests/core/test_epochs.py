@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.bus.backend import Backend, Health
+from app.bus.backend import Backend, BackendHealth
 from app.bus.bus import Bus
 from app.bus.postgres.listen import follower as follower_module
-from app.bus.postgres.listen.follower import Follower, Place
+from app.bus.postgres.listen.follower import Follower
+from app.bus.postgres.place import Place
 from app.core import epochs
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module
@@ -182,8 +183,8 @@ class Worker(Backend):
     async def next_batch(self) -> Batch | EpochChange:
         return await self._follower.next_batch()
 
-    async def health(self) -> Health:
-        return Health(ok=True, detail="")
+    async def health(self) -> BackendHealth:
+        return BackendHealth(ok=True, detail="")
 
     async def _place(self, _: str) -> Place:
         place = self._database.place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from app.bus.commit import GroupCommit
+from app.bus.group_commit import GroupCommit
 from app.core.channel import ANONYMOUS, Channel, Registry
 from app.core.delivery import encodings
 from app.core.delivery.fanout import SLICE, Fanout

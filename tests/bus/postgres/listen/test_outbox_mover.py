@@ -13,6 +13,7 @@ from app.bus.postgres.listen import listener
 from app.core.data import read
 from app.core.errors import MalformedError
 from app.core.message import Published
+from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, Ledger, until, worker, workers
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
@@ -79,17 +80,17 @@ async def test_a_transaction_outlives_the_drain_that_it_saw_awake(
 
 @pytest.mark.usefixtures("no_poll")
 async def test_a_transaction_that_stays_open_costs_ever_fewer_looks(
-    url: str, sql: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    postgres: PostgresServer, database: str, url: str, sql: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     """Drain that waits for a transaction to end looks less and less often."""
-    looks: list[float] = []
-    publishing = listener._Session.publishing  # noqa: SLF001 — nothing else tells
+    await sql.execute(f"ALTER DATABASE {database} SET log_statement = 'all'")
+    begin = postgres.log.stat().st_size
 
-    async def counted(session: listener._Session) -> bool:
-        looks.append(time.monotonic())
-        return await publishing(session)
+    def looks() -> int:
+        with postgres.log.open("rb") as log:
+            log.seek(begin)
+            return log.read().count(b"mode = 'RowExclusiveLock'")
 
-    monkeypatch.setattr(listener._Session, "publishing", counted)  # noqa: SLF001 — the same
     async with worker(url) as it:
         (reader,) = await it.follow("a")
         open_ = other.transaction()
@@ -97,8 +98,10 @@ async def test_a_transaction_that_stays_open_costs_ever_fewer_looks(
         await other.execute("SELECT abide.publish('a', '\"late\"')")
         await sql.execute("SELECT abide.publish('a', '1')")
         await reader.until(1)
-        await until(lambda: looks and time.monotonic() - looks[0] > 4, "four seconds")
-        assert len(looks) < 15
+        await until(looks, "a look")
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 4, "four seconds")
+        assert looks() < 15
         await sql.execute("SELECT abide.publish('a', '2')")
         await reader.until(2)
         await open_.commit()
