@@ -7,7 +7,7 @@
 * What :meth:`Backend.append` reports as stored is stored. On a durable backend it survives a crash of everything.
 * :meth:`Backend.next_batch` hands out each channel's messages in order, each once. Where the log lost messages before
   they could be handed out, the next batch starts later, as its ``first`` shows. Where the log has gone back, a
-  :class:`~app.core.message.Turn` comes before the messages that replace the lost ones.
+  :class:`~app.core.message.EpochChange` comes before the messages that replace the lost ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record, Turn
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Record
 from app.core.ports import Outcome
 
 KEY_LIFETIME = 600
@@ -26,7 +26,7 @@ KEY_LIFETIME = 600
 PAGE_BYTES = 256 * 1024
 """The most bytes of messages that one read returns; it returns one message at least."""
 
-Retention = Callable[[str], History]
+Retention = Callable[[str], HistoryWindow]
 """What to keep of a channel, asked anew each time: the answer changes on reload."""
 
 
@@ -62,7 +62,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read at most ``limit`` messages past ``after``, of those that ``history`` shows.
 
         Returns at most :data:`PAGE_BYTES`, but one message at least; read on after the last one for more. A ``limit``
@@ -82,7 +82,7 @@ class Backend(ABC):
         """Hand out no more of the channel. Never raises."""
 
     @abstractmethod
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any followed channel, or for a turn of its log. Called by one task."""
 
     @abstractmethod

@@ -25,8 +25,8 @@ from broadcaster import Broadcast, BroadcastBackend, Event
 
 from app.bus.backend import Backend, BackendHealth
 from app.bus.group_commit import GroupCommit
-from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record, Turn
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class _Followed:
     def __init__(self, sink: Sink, meter: Meter) -> None:
         self._sink = sink
         self._meter = meter
-        self._early: list[Batch | Turn] | None = []
+        self._early: list[Batch | EpochChange] | None = []
         """None once the sink is started."""
 
     def start(self, position: Position) -> None:
@@ -61,7 +61,7 @@ class _Followed:
         for news in early or ():
             self._hand(news)
 
-    def deliver(self, news: Batch | Turn) -> None:
+    def deliver(self, news: Batch | EpochChange) -> None:
         """Hand the sink a batch or a turn. Never raises: a bug ends this channel's subscriptions and nothing else."""
         if self._early is not None:
             self._early.append(news)
@@ -80,14 +80,14 @@ class _Followed:
             except Exception:  # noqa: BLE001 — the other step is still to come, and so are the next messages
                 _log.exception("delivery_failed", channel=channel)
 
-    def _hand(self, news: Batch | Turn) -> None:
-        if isinstance(news, Turn):
-            self._sink.turn(news)
+    def _hand(self, news: Batch | EpochChange) -> None:
+        if isinstance(news, EpochChange):
+            self._sink.change_epoch(news)
         else:
             self._sink.deliver(news)
 
 
-_Delivery = tuple[_Followed, Batch | Turn]
+_Delivery = tuple[_Followed, Batch | EpochChange]
 
 
 class _Events(BroadcastBackend):
@@ -184,7 +184,7 @@ class Bus:
         if self._followed.pop(channel, None):
             await self._backend.unfollow(channel)
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read the log past ``after``; see :meth:`~app.bus.backend.Backend.read`."""
         return await self._backend.read(channel, after, limit, history)
 

@@ -21,7 +21,7 @@ from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
 from app.bus.memory_keys import MAX_KEYS, MemoryKeys
 from app.bus.memory_log import MemoryLogs
 from app.core import turns
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import AbideError, bare
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
@@ -118,7 +118,7 @@ class MemoryBackend(Backend):
             yield from pace.pause()
         yield from self._logs.compact(pace)
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see the contract."""
         log = self._logs.get(channel)
         if log is None:

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.message import Message
 from app.core.tail import OVERHEAD, Messages, footprint
 from app.core.turns import Pace, Steps
@@ -69,12 +69,12 @@ class MemoryLog:
         """Return when the oldest message held was stored."""
         return self._stamps[self._gone] if len(self.messages) else None
 
-    def shows_all(self, history: History, stamp: int) -> bool:
+    def shows_all(self, history: HistoryWindow, stamp: int) -> bool:
         """Whether the history shows every message held, as it mostly does."""
         oldest = self.oldest()
         return oldest is None or (len(self.messages) <= history.size and oldest >= stamp - history.ttl * 1000)
 
-    def first_shown(self, history: History, stamp: int) -> int:
+    def first_shown(self, history: HistoryWindow, stamp: int) -> int:
         """Return the offset of the oldest message that the history shows at this moment."""
         messages = self.messages
         first = max(messages.first, messages.head - history.size + 1)
@@ -156,7 +156,7 @@ class MemoryLogs:
             self._drop_oldest()
         return message
 
-    def trim(self, channel: str, history: History, stamp: int) -> bool:
+    def trim(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
         """Forget some of what the history no longer shows; return whether there is more of it."""
         log = self._logs.get(channel)
         if log is None or log.shows_all(history, stamp):

@@ -18,7 +18,7 @@ from app.config.settings import Settings
 from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
-from app.core.channel import Channel, History, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 
 
 def load(environment: Environment) -> Settings:
@@ -119,7 +119,7 @@ def _channel(name: str, policy: Policy) -> Channel:
         publish=policy.publish,
         subscribe=policy.subscribe,
         client_publish=policy.client_publish,
-        history=History(size=policy.history.size, ttl=policy.history.ttl),
+        history=HistoryWindow(size=policy.history.size, ttl=policy.history.ttl),
         max_message_size=policy.max_message_size,
         slow_subscriber=policy.slow_subscriber,
     )

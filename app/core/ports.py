@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import AbideError
-from app.core.message import Batch, Page, Position, Published, Record, Turn
+from app.core.message import Batch, EpochChange, Page, Position, Published, Record
 
 Outcome = Published | AbideError
 """What became of one record: stored, or refused and why."""
@@ -35,7 +35,7 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take the next messages. Must not block: the bus waits for it."""
 
-    def turn(self, turn: Turn) -> None:
+    def change_epoch(self, change: EpochChange) -> None:
         """Learn that the log goes on in another epoch. Must not block."""
 
     def failed(self) -> None:
@@ -51,7 +51,7 @@ class Source(Protocol):
     async def unfollow(self, channel: str) -> None:
         """Stop what :meth:`follow` began."""
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read at most ``limit`` messages past offset ``after`` that ``history`` still shows."""
 
 
@@ -65,14 +65,14 @@ class Writer(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes that are whole frames of the connection's wire format, shared or not."""
 
-    @staticmethod
-    def write_all(writers: Sequence[Writer], data: bytes) -> None:
+    @classmethod
+    def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
         """Send the same bytes to writers of this class, which may know a faster way than one by one."""
         for writer in writers:
             writer.write(data)
 
     def is_full(self) -> bool:
-        """Whether more is buffered than :meth:`write` should add to; ``Peer.drained`` ends it."""
+        """Whether more is buffered than :meth:`write` should add to; ``Peer.writable`` ends it."""
 
     def close(self, code: int, reason: str) -> None:
         """Send a close with ``code`` and end the connection; ``Peer.closed`` follows."""
@@ -90,13 +90,13 @@ class Peer(Protocol):
     def received(self, data: bytes, *, text: bool) -> None:
         """Take one message of the peer; text is valid UTF-8."""
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return the bytes of the largest message that it takes now; a larger one closes with 1009."""
 
     def full(self) -> None:
         """Learn that the peer reads too slowly: the buffer is over its limit."""
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Learn that the buffer has room again; follows each :meth:`full`."""
 
     def closed(self, code: int) -> None:

@@ -28,8 +28,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.core.channel import History
-from app.core.message import Batch, Page, Position, Published, Record, Turn
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Published, Record
 from app.core.ports import Meter, Outcome, Publisher, Sink, Source
 
 _LIMIT = 10_000
@@ -215,7 +215,7 @@ class _Source:
     async def unfollow(self, channel: str) -> None:
         await self._source.unfollow(channel)
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         return await self._source.read(channel, after, limit, history)
 
 
@@ -233,8 +233,8 @@ class _Sink:
         self._ways.heard(batch.channel, batch.first, batch.last)
         self._sink.deliver(batch)
 
-    def turn(self, turn: Turn) -> None:
-        self._sink.turn(turn)
+    def change_epoch(self, change: EpochChange) -> None:
+        self._sink.change_epoch(change)
 
     def failed(self) -> None:
         self._sink.failed()

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.message import Batch, Message, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Message, Position, Record
 from app.core.ports import Meter
 from tests.bus.conformance import ALL
 
@@ -30,8 +30,8 @@ class Collector:
         self.texts += [message.data.decode() for message in batch.messages]
         self._news.set()
 
-    def turn(self, turn: Turn) -> None:
-        self.position = Position(turn.lineage, turn.offset)
+    def change_epoch(self, change: EpochChange) -> None:
+        self.position = Position(change.lineage, change.offset)
         self._news.set()
 
     def failed(self) -> None:

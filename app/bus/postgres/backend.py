@@ -20,9 +20,9 @@ from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.refusals import NOT_READY
 from app.bus.postgres.sessions.session import RETRY_SECONDS
 from app.bus.postgres.sessions.work_connection import WorkConnection, WorkConnections
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message, Page, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome
 
 _READERS = 2
@@ -88,7 +88,7 @@ class PostgresBackend(Backend):
         await self._reached(deadline)
         return (await self._store.store(records, deadline)).result()
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see the contract."""
         await self._reached(time.monotonic() + PATIENCE_SECONDS)
         return await self._reads.page(channel, after, limit, history)
@@ -106,7 +106,7 @@ class PostgresBackend(Backend):
         """Forget the channel."""
         self._follower.unfollow(channel)
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Hand out what was heard, or fetched because it was not heard."""
         while True:
             try:

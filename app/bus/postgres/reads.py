@@ -19,7 +19,7 @@ from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.refusals import NOT_READY, of_data, unavailable
 from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over
 from app.bus.postgres.sessions.work_connection import WorkConnections
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
 from app.core.tail import fitting
@@ -65,7 +65,7 @@ class Reads:
         self._said: str | None = None
         """Why the last read was given up; None since one worked."""
 
-    async def page(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
         rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
         first, head = rows[0]["first"], rows[0]["head"]

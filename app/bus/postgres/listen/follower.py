@@ -9,8 +9,8 @@ since, and then they are of another epoch than the cursor. So messages of anothe
 
 The log may go back: an older backup is restored, or a standby takes over that had not received everything. Then it has
 another epoch (docs/design/epochs.md), and everything read from it comes with the channel's lineage. The cursor is
-judged by that before anything that was read is handed out: a :class:`~app.core.message.Turn` takes back what the log
-no longer has.
+judged by that before anything that was read is handed out: a :class:`~app.core.message.EpochChange` takes back what
+the log no longer has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import structlog
 
 from app.bus.postgres.place import Place
 from app.core.epochs import begins, label, name, shared
-from app.core.message import Batch, Message, Position, Turn, consecutive
+from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
 """The most bytes held of all channels together until they are handed out. What comes then is fetched later."""
@@ -56,7 +56,7 @@ class _Cursor:
     label: str = ""
     """The label of their positions."""
     turned: int | None = None
-    """The head when the lineage or ``handed`` changed; None once a Turn has told it."""
+    """The head when the lineage or ``handed`` changed; None once a EpochChange has told it."""
     ready: list[Message] = field(default_factory=list)
     """Messages that follow ``handed`` without a hole."""
     size: int = 0
@@ -169,7 +169,7 @@ class Follower:
         self.look(channel, place.head)
         return common == asked
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""
         while not self._ready:
             if self._behind:
@@ -188,11 +188,11 @@ class Follower:
             self._keep(channel, cursor, rest)
         return batch
 
-    def _turn(self, channel: str, cursor: _Cursor, head: int) -> Turn:
+    def _turn(self, channel: str, cursor: _Cursor, head: int) -> EpochChange:
         cursor.turned = None
         if not cursor.ready:
             del self._ready[channel]
-        return Turn(channel, cursor.handed or 0, cursor.lineage, head)
+        return EpochChange(channel, cursor.handed or 0, cursor.lineage, head)
 
     async def _hear(self) -> None:
         self._news.clear()

@@ -8,7 +8,7 @@ from app.bus.postgres.listen import follower as module
 from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.place import Place
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message, Turn
+from app.core.message import Batch, EpochChange, Message
 from tests.support.readers import until
 
 
@@ -231,7 +231,7 @@ async def test_a_log_that_went_back_is_followed_from_where_it_did(follower: Foll
     log.append("a", "two", "three", "four", "five")
     log.lineage = "22222222F2Pe"
     assert not follower.judge("a", 4, log.place("a"))
-    assert await follower.next_batch() == Turn("a", 1, log.lineage, 5)
+    assert await follower.next_batch() == EpochChange("a", 1, log.lineage, 5)
     assert await take(follower, 4) == [(2, "two"), (3, "three"), (4, "four"), (5, "five")]
     hear(follower, Batch("a", "22222222", log.append("a", "six").messages))
     assert await take(follower, 1) == [(6, "six")]
@@ -244,7 +244,7 @@ async def test_another_epoch_alone_takes_nothing_back(follower: Follower, log: L
     await take(follower, 2)
     log.lineage = "22222222F3Pe"
     assert follower.judge("a", 2, log.place("a"))
-    assert await follower.next_batch() == Turn("a", 2, log.lineage, 2)
+    assert await follower.next_batch() == EpochChange("a", 2, log.lineage, 2)
     assert not follower.judge("a", 1, Place("e", 1)), "what was read before something came tells nothing"
     assert await is_idle(follower)
 
