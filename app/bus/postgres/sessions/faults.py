@@ -24,7 +24,7 @@ SEAL_UNREADABLE = (
 )
 
 ELSEWHERE = (
-    "LISTEN is connected to another database than commits, and connects again: if this goes on, correct "
+    "LISTEN is in another database than commits, and connects again: if this goes on, correct "
     "DIRECT_DATABASE_URL, which must lead to the same database as DATABASE_URL"
 )
 
