@@ -20,7 +20,7 @@ from app import client
 from app.client import ClientError, Gap, Message, Undecodable, backoff, publish, subscribe
 from app.core.errors import CLOSE_CODES
 from tests.conftest import ServerFactory
-from tests.support.postgres import free_port
+from tests.support.processes import free_port
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 
