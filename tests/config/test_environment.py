@@ -87,4 +87,4 @@ def test_all_bad_values_are_named_at_once() -> None:
     """Environment names every variable that is wrong."""
     with pytest.raises(ConfigError) as caught:
         Environment.read({"PORT": "x", "LOG_LEVEL": "y"})
-    assert [problem.key_path for problem in caught.value.problems] == ["PORT", "LOG_LEVEL"]
+    assert [problem.key_path for problem in caught.value.diagnostics] == ["PORT", "LOG_LEVEL"]

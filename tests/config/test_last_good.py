@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.config import KEPT, ConfigError, Environment, load
-from app.config.last_good import _HEAD, Kept
+from app.config import LAST_GOOD, ConfigError, Environment, load
+from app.config.last_good import _HEADER, LastGood
 
 GOOD = "channels: {good: {}}\n"
 BROKEN = "channels: {broken: {publish: maybe}}\n"
@@ -16,18 +16,18 @@ Configure = Callable[..., Environment]
 
 
 @pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> Kept:
+def shared(monkeypatch: pytest.MonkeyPatch) -> LastGood:
     """Share what is kept, for the length of a test."""
-    monkeypatch.setattr(KEPT, "_memory", None)
-    KEPT.share()
-    return KEPT
+    monkeypatch.setattr(LAST_GOOD, "_memory", None)
+    LAST_GOOD.share()
+    return LAST_GOOD
 
 
 def names(environment: Environment) -> list[str]:
     return [channel.name for channel in load(environment).registry.channels]
 
 
-def test_a_broken_file_is_what_it_was_to_a_server_that_has_served(configure: Configure, shared: Kept) -> None:
+def test_a_broken_file_is_what_it_was_to_a_server_that_has_served(configure: Configure, shared: LastGood) -> None:
     """Loader takes the content that was good when the file is broken or gone, and the file again when it is mended."""
     environment = configure(GOOD)
     shared.share()
@@ -56,12 +56,12 @@ def test_nothing_is_kept_unless_it_is_shared(configure: Configure) -> None:
         load(configure(BROKEN))
 
 
-def test_half_of_two_contents_is_none_of_them(shared: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_two_contents_is_none_of_them(shared: LastGood, monkeypatch: pytest.MonkeyPatch) -> None:
     """Content that two processes wrote into each other is not taken for either's."""
     memory = bytearray(1000)
     monkeypatch.setattr(shared, "_memory", memory)
     assert shared.recall() is None
     shared.keep(b"one")
     assert shared.recall() == b"one"
-    memory[_HEAD.size] ^= 1
+    memory[_HEADER.size] ^= 1
     assert shared.recall() is None

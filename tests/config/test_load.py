@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.config import ConfigError, Environment, Settings, check_deployment, load
-from app.core.channel import Access, Channel, History
+from app.core.channel import Access, Channel, HistoryWindow
 
 Load = Callable[..., Settings]
 Configure = Callable[..., Environment]
@@ -65,12 +65,12 @@ def test_channels_inherit_from_defaults_key_by_key(load_text: Load) -> None:
         "defaults: {publish: nobody, client_publish: true, max_message_size: 10, history: {size: 5, ttl: 1h}}\n"
         "channels:\n  a: {publish: anyone, history: {size: 0}}\n  b: {history: {ttl: 2d}, client_publish: false}\n"
     )
-    inherited = Channel("a", Access.ANYONE, client_publish=True, history=History(0, 3600), max_message_size=10)
+    inherited = Channel("a", Access.ANYONE, client_publish=True, history=HistoryWindow(0, 3600), max_message_size=10)
     assert channel(loaded, "a") == inherited
     assert channel(loaded, "b") == replace(
-        inherited, name="b", publish=Access.NOBODY, client_publish=False, history=History(5, 2 * 86400)
+        inherited, name="b", publish=Access.NOBODY, client_publish=False, history=HistoryWindow(5, 2 * 86400)
     )
-    assert loaded.registry.history("elsewhere") == History(5, 3600)
+    assert loaded.registry.history("elsewhere") == HistoryWindow(5, 3600)
 
 
 def test_plain_aliases_are_followed(load_text: Load) -> None:
@@ -241,7 +241,7 @@ def test_a_byte_order_mark_is_ignored(load_text: Load) -> None:
             {},
             [
                 "anyone may publish to 'a'",
-                "operators: anyone: whoever reaches the server sees its channels, metrics and documents",
+                "operators: anyone: everybody who reaches the server sees its channels, metrics and documents",
             ],
         ),
         ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),
@@ -344,10 +344,10 @@ def test_any_content_becomes_settings_or_printable_problems(configure: Configure
     if isinstance(outcome, Settings):
         assert outcome.registry.channels
         return
-    assert outcome.problems
-    assert len(str(outcome).splitlines()) == len(outcome.problems)
+    assert outcome.diagnostics
+    assert len(str(outcome).splitlines()) == len(outcome.diagnostics)
     assert str(outcome).encode()
-    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.problems)
+    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.diagnostics)
 
 
 def attempt(environment: Environment) -> Settings | ConfigError:

@@ -8,9 +8,9 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from app.config import Problem, json_schema
+from app.config import Diagnostic, json_schema
 
-Problems = Callable[..., tuple[Problem, ...]]
+Problems = Callable[..., tuple[Diagnostic, ...]]
 Expected = Callable[[str], tuple[str, tuple[int, int]]]
 Row = tuple[str, str, str, bool]
 Judge = Callable[[Row], None]
@@ -149,7 +149,7 @@ WHOLE = [
     (f"origins: [‸'http://[1::2::3]']\n{ROOT}", "origins[0]", "an origin without a path", True),
     (f"origins: [‸'https://a:99999']\n{ROOT}", "origins[0]", "an origin without a path", True),
     (f"origins: [‸'https://a:0']\n{ROOT}", "origins[0]", "an origin without a path", True),
-    (f"origins: [‸'wss://a.example']\n{ROOT}", "origins[0]", "begins with https:// or http://", True),
+    (f"origins: [‸'wss://a.example']\n{ROOT}", "origins[0]", "starts with https:// or http://", True),
     (f"origins: [‸5]\n{ROOT}", "origins[0]", "not 5", True),
     (f"origins: [‸null]\n{ROOT}", "origins[0]", "not nothing", True),
     (f"‸origin: ['*']\n{ROOT}", "origin", "did you mean origins?", True),
@@ -160,7 +160,7 @@ WHOLE = [
     ("‸backend: memory://\n", "channels", "this key is missing", True),
     ("‸chanels: {a: {}}\n", "chanels", "did you mean channels?", True),
     ("channels:‸\n", "channels", "must be a mapping of channel names", True),
-    ("channels: ‸{}\n", "channels", "there are no channels", True),
+    ("channels: ‸{}\n", "channels", "no channels are declared", True),
     ("channels: ‸[a, b]\n", "channels", "must be a mapping of channel names", True),
     ("channels: ‸a\n", "channels", "must be a mapping of channel names", True),
     ("channels: {a: ‸anyone}\n", "channels.a", "must be a mapping", True),
@@ -168,8 +168,8 @@ WHOLE = [
     ("channels: {a: {schema: ‸order.json}}\n", "channels.a.schema", "message schemas are not yet available", True),
     ("channels: {a: {schema: ‸{}}}\n", "channels.a.schema", "message schemas are not yet available", True),
     ("channels: {a: {‸schemas: ''}}\n", "channels.a.schemas", "did you mean schema?", True),
-    ("channels: {‸push: {}}\n", "channels.push", "the server's own", True),
-    ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "the server's own", True),
+    ("channels: {‸push: {}}\n", "channels.push", "this name is reserved", True),
+    ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "this name is reserved", True),
     ("channels: {‸a/b: {}}\n", 'channels."a/b"', "1 to 255 letters", True),
     ("channels: {‸a b: {}}\n", 'channels."a b"', "1 to 255 letters", True),
     ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 letters", True),
@@ -253,13 +253,13 @@ def judge(problems: Problems, expected: Expected) -> Judge:
         ("channels: {a: ‸*nothing}\n", "found undefined alias"),
         ("channels: {a: {}}\n‸---\nchannels: {b: {}}\n", "remove the line ---"),
         ("channels: ‸!!python/object/apply:os.system ['true']\n", 'remove "tag:yaml.org,2002:python/object/apply'),
-        ("channels: {a: {publish: ‸!!str key}}\n", "tags are not taken"),
+        ("channels: {a: {publish: ‸!!str key}}\n", "tags are not supported"),
         ("channels: {a: {publish: ‸!local key}}\n", 'remove "!local"'),
-        ("channels: {‸!!str a: {}}\n", "tags are not taken"),
-        ("channels: {a: &x {}, b: {‸<<: *x}}\n", "merge keys (<<) are not taken"),
+        ("channels: {‸!!str a: {}}\n", "tags are not supported"),
+        ("channels: {a: &x {}, b: {‸<<: *x}}\n", "merge keys (<<) are not supported"),
         ("channels: {a: {}, ‸[b]: {}}\n", "a key must be text"),
         ("channels: {a: {}, ‸{{b}}: {}}\n", "a key must be text"),
-        ("channels: ‸&x {a: {}, b: *x}\n", "cannot stand inside itself"),
+        ("channels: ‸&x {a: {}, b: *x}\n", "cannot be inside itself"),
         (f"channels: {'[' * 19}‸{'[' * 1000}\n", "nested deeper than 20"),
         ("channels: {a: {}} # \ud83d\ude00‸\x07\n".encode("utf-16", "surrogatepass").decode("utf-16"), "'\\x07'"),
         ("‸%YAML 1." + "9" * 5000 + "\n---\na: b\n", "far too large"),
@@ -294,7 +294,7 @@ def test_all_problems_are_reported_at_once(problems: Problems) -> None:
 
 
 def test_a_problem_reads_as_place_and_message(problems: Problems) -> None:
-    """Problem reads as file, line, column, key path and message."""
+    """Diagnostic reads as file, line, column, key path and message."""
     (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
     assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
     assert problem.file.endswith("/channels.yaml")

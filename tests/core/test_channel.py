@@ -2,12 +2,12 @@
 
 import pytest
 
-from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.channel import ANONYMOUS, Access, Channel, HistoryWindow, Identity, Registry
 from app.core.errors import ForbiddenError, TooLargeError, UnauthorisedError, UnknownChannelError
 
 KEYED = Identity(has_key=True)
 OPERATOR = Identity(is_operator=True)
-DEFAULTS = Channel("", history=History(size=7, ttl=70))
+DEFAULTS = Channel("", history=HistoryWindow(size=7, ttl=70))
 
 
 def test_anyone_may_publish_where_the_policy_says_so() -> None:
@@ -54,10 +54,10 @@ def test_the_largest_message_depends_on_who_sends_it(identity: Identity, most: d
         for size, (name, access) in enumerate(accesses.items(), start=1)
     )
     registry = Registry((*channels, Channel("silent", publish=Access.ANYONE, max_message_size=9)), DEFAULTS)
-    assert registry.find("silent").most_from(identity) == 0
+    assert registry.find("silent").max_publish_size(identity) == 0
     for name, size in most.items():
-        assert registry.find(name).most_from(identity) == size
-    assert registry.most_from(identity) == max(most.values())
+        assert registry.find(name).max_publish_size(identity) == size
+    assert registry.max_publish_size(identity) == max(most.values())
 
 
 def test_size_is_counted_to_the_byte() -> None:
@@ -96,9 +96,9 @@ def test_a_family_may_end_in_a_literal() -> None:
 
 def test_an_undeclared_channel_is_kept_under_the_defaults() -> None:
     """Registry answers the defaults' history for a name that it does not know."""
-    registry = Registry((Channel("c", history=History(1, 2)),), DEFAULTS)
-    assert registry.history("c") == History(1, 2)
-    assert registry.history("other") == History(7, 70)
+    registry = Registry((Channel("c", history=HistoryWindow(1, 2)),), DEFAULTS)
+    assert registry.history("c") == HistoryWindow(1, 2)
+    assert registry.history("other") == HistoryWindow(7, 70)
 
 
 def test_operators_may_publish_where_only_they_may() -> None:
@@ -108,4 +108,4 @@ def test_operators_may_publish_where_only_they_may() -> None:
     with pytest.raises(UnauthorisedError, match=r"only operators .* no key was sent"):
         channel.check_publish(ANONYMOUS)
     with pytest.raises(ForbiddenError, match=r"set auth\.keys"):
-        channel.check_publish(Identity(reason="no keys are configured, so nobody can", keys_exist=False))
+        channel.check_publish(Identity(reason="no keys are configured", keys_exist=False))

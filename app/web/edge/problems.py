@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: one table of statuses, ``application/problem+json`` (RFC 9457)."""
+"""Errors as HTTP responses: one table of statuses, ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def describe_error(error: errors.AbideError) -> dict[str, Any]:
 
 
 class ProblemResponse(JSONResponse):
-    """A refusal as an HTTP answer; before an upgrade, one to a WebSocket handshake too."""
+    """A refusal as an HTTP response, also to a WebSocket handshake before the upgrade."""
 
     media_type = "application/problem+json"
 
@@ -65,7 +65,7 @@ class ProblemResponse(JSONResponse):
 
     @classmethod
     def of(cls, error: errors.AbideError) -> ProblemResponse:
-        """Make the answer to an error, with the headers that its status asks for."""
+        """Return the response to an error, with the headers that its status requires."""
         problem = describe_error(error)
         if isinstance(error, errors.TooLargeError):
             return LingeringResponse(problem, {"connection": "close"})
@@ -79,13 +79,13 @@ class ProblemResponse(JSONResponse):
 
 
 class LingeringResponse(ProblemResponse):
-    """Answers while the body still arrives, then reads and drops it for a moment.
+    """Responds while the body is still arriving, then reads and drops it for a moment.
 
-    A connection closed with unread data is reset, and a reset can overtake the answer.
+    A connection that is closed with unread data is reset, and the reset can overtake the response.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer whole, drop what comes, then end the response."""
+        """Send the whole body, drop what arrives, then end the response."""
 
         async def hold_open(message: Message) -> None:
             await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)

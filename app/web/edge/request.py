@@ -1,4 +1,4 @@
-"""What a request says: its headers by name, its query, and its body."""
+"""Reads requests: headers by name, the query, and the body."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from app.core.ports import Intake
 from app.web.edge.auth import peer
 
 MAX_PARAMETERS = 100
-"""Parameters of a query, at most."""
+"""The most parameters of a query."""
 
 _SINGLE = (
     "authorization", "content-encoding", "content-length", "content-type", "idempotency-key", "last-event-id", "origin",
 )  # fmt: skip
-"""Headers that are used here, and mean one thing."""
+"""Headers that this server reads, and that may have only one value."""
 
 _PARAMETERS = ("since", "last", "limit", "wait", "heartbeat")
-"""Parameters that are used here."""
+"""Query parameters that this server reads."""
 
 
 class Incoming:
     """One request, with its headers :func:`by_name`.
 
-    Starlette's Request answers far more questions, and takes longer to make than a push takes to serve.
+    Starlette's Request can do far more, and takes longer to create than a push takes to serve.
     """
 
     __slots__ = ("_held", "_intake", "_receive", "headers", "path", "peer")
 
     def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
-        """Read the headers; raise :class:`MalformedError`, as :func:`by_name` does."""
+        """Read the headers; raise as :func:`by_name` does."""
         self.path: str = scope["path"]
         self.headers = by_name(scope["headers"])
         self.peer = peer(scope)
         self._receive = receive
         self._intake = intake
         self._held = 0
-        """Bytes of the body that count as held."""
+        """Bytes of the body that are counted in the intake."""
 
     async def body(self, limit: int) -> bytes:
-        """Return the body; it counts as held until :meth:`release`.
+        """Return the body; the intake counts it until :meth:`release`.
 
-        Raises :class:`TooLargeError` as soon as it is known to exceed ``limit`` bytes, :class:`NoRoomError` when all
-        clients together hold too much, and :class:`MalformedError` when the client goes away before the end.
+        Raises :class:`TooLargeError` as soon as the body is known to exceed ``limit`` bytes, :class:`NoRoomError` if
+        the bodies of all clients together exceed the intake, and :class:`MalformedError` if the client disconnects
+        before the end.
         """
         if self._announced() > limit:
             raise _too_large(limit)
@@ -55,7 +56,7 @@ class Incoming:
         while more:
             event = await self._receive()
             if event["type"] == "http.disconnect":
-                msg = "the client went away before its request was complete"
+                msg = "the client disconnected before its request was complete"
                 raise MalformedError(msg)
             piece = event.get("body", b"")
             self._hold(len(piece), limit)
@@ -64,7 +65,7 @@ class Incoming:
         return bytes(body)
 
     def release(self) -> None:
-        """Note that the body is not held any more."""
+        """Stop counting the body in the intake."""
         self._intake.release(self._held)
         self._held = 0
 
@@ -76,15 +77,15 @@ class Incoming:
         if self._held + size > limit:
             raise _too_large(limit)
         if not self._intake.grow(self._held, size):
-            msg = "too much of unfinished messages is held already: send it again later"
+            msg = "the server holds too many unfinished messages: send this one again later"
             raise NoRoomError(msg)
         self._held += size
 
 
 def grown(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
-    """Return a body with one more piece; without a copy where it is the first.
+    """Return a body with one more piece; without a copy if it is the first.
 
-    One growing buffer, because a list of pieces of one byte each would take fifty times their size.
+    One growing buffer, because a list of pieces of one byte each would need fifty times their size.
     """
     if not body:
         return piece
@@ -97,9 +98,9 @@ def grown(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the values by names in lower case, without blanks around them; of those that appear twice, the first.
+    """Return the values by name in lower case, without blanks around them; the first of a repeated header.
 
-    Raises :class:`MalformedError` where one that is used here appears twice with two values.
+    Raises :class:`MalformedError` if a header of :data:`_SINGLE` appears twice with different values.
     """
     found = {name.decode("latin-1"): value.decode("latin-1").strip(" \t") for name, value in reversed(headers)}
     if len(found) != len(headers):
@@ -108,7 +109,7 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def query_of(scope: Scope) -> dict[str, str]:
-    """Return the parameters of the query; raise :class:`MalformedError` for too many, and for one of ours twice."""
+    """Return the query parameters; raise :class:`MalformedError` for too many, or if one of ours appears twice."""
     try:
         pairs = parse_qsl(
             scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
@@ -128,9 +129,9 @@ def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, st
     for name in _SINGLE:
         raw = name.encode()
         if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
-            msg = f"the header {name!r} appears twice, with two values"
+            msg = f"the header {name!r} appears twice with different values"
             raise MalformedError(msg)
 
 
 def _too_large(limit: int) -> TooLargeError:
-    return TooLargeError(f"the body is over the limit of {limit} bytes")
+    return TooLargeError(f"the body is larger than the limit of {limit} bytes")

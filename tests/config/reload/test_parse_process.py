@@ -10,7 +10,7 @@ import pytest
 from app.config.diagnostics import ConfigError
 from app.config.environment import Environment
 from app.config.load import parse
-from app.config.reload.parse_process import parse_elsewhere
+from app.config.reload.parse_process import parse_in_process
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"), variables={"K": "abcdefgh"})
 FAMILIES = "".join(f"  'f{number}.{{x}}': {{publish: key}}\n" for number in range(250))
@@ -19,7 +19,7 @@ FAMILIES = "".join(f"  'f{number}.{{x}}': {{publish: key}}\n" for number in rang
 def test_settings_are_the_same_from_another_process() -> None:
     """Another process returns what this one would, all channels and warnings included."""
     content = f"auth: {{keys: '${{K}}'}}\ndefaults: {{history: {{size: 5}}}}\nchannels:\n  a:\n{FAMILIES}".encode()
-    here, there = parse(content, ENVIRONMENT), parse_elsewhere(content, ENVIRONMENT)
+    here, there = parse(content, ENVIRONMENT), parse_in_process(content, ENVIRONMENT)
     assert there.registry.channels == here.registry.channels
     assert there.registry.defaults == here.registry.defaults
     assert there.registry.find("f7.lobby") == here.registry.find("f7.lobby")
@@ -32,7 +32,7 @@ def test_problems_come_from_another_process_in_part() -> None:
     with pytest.raises(ConfigError) as here:
         parse(content, ENVIRONMENT)
     with pytest.raises(ConfigError) as there:
-        parse_elsewhere(content, ENVIRONMENT)
+        parse_in_process(content, ENVIRONMENT)
     assert there.value.summary() == here.value.summary()
     assert there.value.more == 240
 
@@ -41,4 +41,4 @@ def test_a_process_that_ends_too_early_is_an_error(monkeypatch: pytest.MonkeyPat
     """Parser says that it could not be asked where its process does not answer."""
     monkeypatch.setattr(sys, "executable", "/bin/true")
     with pytest.raises(OSError, match=r"ended without an answer|Broken pipe"):
-        parse_elsewhere(b"channels: {a: }", ENVIRONMENT)
+        parse_in_process(b"channels: {a: }", ENVIRONMENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from app.core.delivery.catchup import PAGE_MESSAGES, Catchup, Kept
+from app.core.delivery.catchup import PAGE_MESSAGES, Catchup, PageBudget
 from app.core.message import Message, Page
 
 HEAD = 10 * PAGE_MESSAGES
@@ -34,7 +34,7 @@ async def test_a_page_that_many_ask_for_is_read_once() -> None:
 async def test_pages_that_are_kept_are_bounded() -> None:
     """Catchups of all channels together keep so many bytes, and let go of the oldest page."""
     logs = Log(), Log()
-    kept = Kept(3 * PAGE_MESSAGES * 310)
+    kept = PageBudget(3 * PAGE_MESSAGES * 310)
     one, other = (Catchup(log.read, lambda: "e", kept) for log in logs)
     for page in (0, 1):
         await one.after(page * PAGE_MESSAGES)
@@ -50,7 +50,7 @@ async def test_pages_that_are_kept_are_bounded() -> None:
 async def test_a_page_that_is_too_large_to_keep_is_handed_out() -> None:
     """Catchup returns what it reads, though it keeps nothing of it."""
     log = Log()
-    catchup = Catchup(log.read, lambda: "e", Kept(1))
+    catchup = Catchup(log.read, lambda: "e", PageBudget(1))
     for _ in range(2):
         _, messages = await catchup.after(0)
         assert len(messages) == PAGE_MESSAGES

@@ -1,4 +1,4 @@
-"""Pieces: what many catch up with, encoded once."""
+"""Encoded blocks: what many catch up with, encoded once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.delivery.encoded_blocks import PIECE_MESSAGES, Pieces
+from app.core.delivery.encoded_blocks import BLOCK_MESSAGES, EncodedBlocks
 from app.core.delivery.encodings import PLAIN_FRAMES, SSE_CHUNKS, V1_FRAMES, Encoding
 from app.core.message import Message
 from app.wire.frames import text_frame
@@ -31,57 +31,57 @@ class Counted:
 
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 150)), min_size=1, max_size=20))
 def test_any_readers_get_what_the_encoding_makes(readers: list[tuple[int, int]]) -> None:
-    """Pieces give every reader the bytes that its encoding makes of its messages, however readers overlap."""
-    pieces = Pieces(limit=3000)
+    """Encoded blocks give every reader the bytes that its encoding makes of its messages, however readers overlap."""
+    blocks = EncodedBlocks(limit=3000)
     for number, (first, count) in enumerate(readers):
         encoding = (PLAIN_FRAMES, V1_FRAMES, SSE_CHUNKS)[number % 3]
         wanted = messages(first, first + count)
-        assert pieces.encode("c", "e", encoding, wanted) == encoding("c", "e", wanted)
+        assert blocks.encode("c", "e", encoding, wanted) == encoding("c", "e", wanted)
 
 
 def test_a_crowd_is_encoded_for_once() -> None:
-    """Pieces of a crowd that comes back from different positions are encoded once, but for where each begins."""
-    counted, pieces = Counted(), Pieces()
-    head = 10 * PIECE_MESSAGES
-    for first in range(1, PIECE_MESSAGES + 1):
-        pieces.encode("c", "e", counted.encoding, messages(first, head))
-    beginnings = sum(range(1, PIECE_MESSAGES + 1))
-    assert counted.written == beginnings + head - PIECE_MESSAGES
+    """Encoded blocks of a crowd that comes back from different positions are made once, but for where each begins."""
+    counted, blocks = Counted(), EncodedBlocks()
+    head = 10 * BLOCK_MESSAGES
+    for first in range(1, BLOCK_MESSAGES + 1):
+        blocks.encode("c", "e", counted.encoding, messages(first, head))
+    beginnings = sum(range(1, BLOCK_MESSAGES + 1))
+    assert counted.written == beginnings + head - BLOCK_MESSAGES
 
 
 def test_a_log_that_was_put_back_is_another() -> None:
-    """Pieces tell apart messages of the same offsets that were stored at another time, and other channels'."""
-    pieces = Pieces()
-    first = pieces.encode("c", "e", V1_FRAMES, messages(1, 5, time=1))
-    assert pieces.encode("c", "e", V1_FRAMES, messages(1, 5, time=2)) != first
-    assert pieces.encode("d", "e", V1_FRAMES, messages(1, 5, time=1)) != first
-    assert pieces.encode("c", "f", V1_FRAMES, messages(1, 5, time=1)) != first
+    """Encoded blocks tell apart messages of the same offsets that were stored at another time, and other channels'."""
+    blocks = EncodedBlocks()
+    first = blocks.encode("c", "e", V1_FRAMES, messages(1, 5, time=1))
+    assert blocks.encode("c", "e", V1_FRAMES, messages(1, 5, time=2)) != first
+    assert blocks.encode("d", "e", V1_FRAMES, messages(1, 5, time=1)) != first
+    assert blocks.encode("c", "f", V1_FRAMES, messages(1, 5, time=1)) != first
 
 
 def test_what_is_kept_is_bounded() -> None:
-    """Pieces let go of the oldest when they are too much, even of one that is too large by itself."""
+    """Encoded blocks let go of the oldest when they are too much, even of one that is too large by itself."""
     counted = Counted()
-    size = len(counted.encoding("c", "e", messages(1, PIECE_MESSAGES)))
-    pieces = Pieces(limit=2 * (size + 600))
+    size = len(counted.encoding("c", "e", messages(1, BLOCK_MESSAGES)))
+    blocks = EncodedBlocks(limit=2 * (size + 600))
     for number in (0, 1, 2):
-        begin = number * PIECE_MESSAGES
-        pieces.encode("c", "e", counted.encoding, messages(begin + 1, begin + PIECE_MESSAGES))
+        begin = number * BLOCK_MESSAGES
+        blocks.encode("c", "e", counted.encoding, messages(begin + 1, begin + BLOCK_MESSAGES))
     before = counted.written
-    pieces.encode("c", "e", counted.encoding, messages(2 * PIECE_MESSAGES + 1, 3 * PIECE_MESSAGES))
+    blocks.encode("c", "e", counted.encoding, messages(2 * BLOCK_MESSAGES + 1, 3 * BLOCK_MESSAGES))
     assert counted.written == before
-    pieces.encode("c", "e", counted.encoding, messages(1, PIECE_MESSAGES))
-    assert counted.written == before + PIECE_MESSAGES
-    small = Pieces(limit=1)
+    blocks.encode("c", "e", counted.encoding, messages(1, BLOCK_MESSAGES))
+    assert counted.written == before + BLOCK_MESSAGES
+    small = EncodedBlocks(limit=1)
     assert small.encode("c", "e", PLAIN_FRAMES, messages(1, 40)) == PLAIN_FRAMES("c", "e", messages(1, 40))
 
 
-def test_many_small_pieces_take_no_more_than_large_ones() -> None:
-    """Pieces count what is around their bytes, so that a crowd of tiny ones is bounded, too."""
-    pieces = Pieces(limit=200_000)
+def test_many_small_blocks_take_no_more_than_large_ones() -> None:
+    """Encoded blocks count what is around their bytes, so that a crowd of tiny ones is bounded, too."""
+    blocks = EncodedBlocks(limit=200_000)
     tracemalloc.start()
     try:
         for offset in range(1, 5000):
-            pieces.encode(f"c{offset}", "e", PLAIN_FRAMES, messages(offset, offset))
+            blocks.encode(f"c{offset}", "e", PLAIN_FRAMES, messages(offset, offset))
         assert tracemalloc.get_traced_memory()[0] < 250_000
     finally:
         tracemalloc.stop()

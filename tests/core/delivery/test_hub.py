@@ -8,17 +8,17 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.channel import ANONYMOUS, Access, Channel, HistoryWindow, Identity, Registry
 from app.core.delivery.catchup import Catchup
-from app.core.delivery.encodings import PLAIN_RECORDS
+from app.core.delivery.encodings import PLAIN_TEXTS
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
-from app.core.message import Batch, Message, Page, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import Writer
-from app.core.resume import Begin, Gap, Reason, Start
-from app.core.tail import Budget
+from app.core.resume import Beginning, Gap, Reason, Start
+from app.core.tail import TailBudget
 
 OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))
 
@@ -68,7 +68,7 @@ class Reader(Writer):
 class World:
     """A bus over memory and a hub on it, with rules that a test may change."""
 
-    def __init__(self, history: History = History(), tail_bytes: int = 1 << 20) -> None:  # noqa: B008 — immutable
+    def __init__(self, history: HistoryWindow = HistoryWindow(), tail_bytes: int = 1 << 20) -> None:  # noqa: B008 — immutable
         self.history = history
         self.backend = MemoryBackend(lambda _: self.history)
         self.bus = Bus(self.backend)
@@ -77,17 +77,17 @@ class World:
 
     @asynccontextmanager
     async def subscribe(self, name: str, identity: Identity) -> AsyncIterator[Reader]:
-        subscription, _ = await self.hub.subscribe(name, identity, PLAIN_RECORDS)
+        subscription, _ = await self.hub.subscribe(name, identity, PLAIN_TEXTS)
         reader = Reader(subscription)
         try:
             yield reader
         finally:
             self.hub.unsubscribe(subscription)
 
-    async def resume(self, offset: int) -> Begin:
+    async def resume(self, offset: int) -> Beginning:
         """Return where a subscription to "c" begins that comes back with an offset."""
         start = Start(since=Position(self.backend.epoch, offset))
-        subscription, where = await self.hub.subscribe("c", ANONYMOUS, PLAIN_RECORDS, start)
+        subscription, where = await self.hub.subscribe("c", ANONYMOUS, PLAIN_TEXTS, start)
         self.hub.unsubscribe(subscription)
         return where
 
@@ -174,7 +174,7 @@ async def test_a_stricter_policy_ends_who_it_no_longer_admits(world: World) -> N
 async def test_others_go_on_while_thousands_of_subscriptions_are_judged(world: World) -> None:
     """Hub lets others go on while a reload reaches thousands of subscriptions, and ends those that it must."""
     hub = world.hub
-    opened = [(await hub.subscribe("c", ANONYMOUS, PLAIN_RECORDS))[0] for _ in range(12_000)]
+    opened = [(await hub.subscribe("c", ANONYMOUS, PLAIN_TEXTS))[0] for _ in range(12_000)]
     applying = asyncio.create_task(hub.apply(Registry((Channel("c", max_message_size=5),), Channel(""))))
     turns = 0
     while not applying.done():
@@ -212,7 +212,7 @@ async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, m
     """Hub asks the log once for what the history shows, however many resume and whatever is published meanwhile."""
     asked: list[int] = []
 
-    async def counted(channel: str, after: int, limit: int, history: History) -> Page:
+    async def counted(channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         asked.append(limit)
         return await MemoryBackend.read(world.backend, channel, after, limit, history)
 
@@ -223,13 +223,13 @@ async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, m
             await world.publish(str(number))
             await read(live, 1)
             where = await world.resume(number)
-            assert where == Begin(number, resumed=True, gap=None)
+            assert where == Beginning(number, resumed=True, gap=None)
     assert asked == [0]
 
 
 async def test_who_resumes_is_told_of_a_gap_that_came_after_the_shared_read() -> None:
     """Hub knows what newer messages have pushed out of the history since it asked the log."""
-    world = World(History(size=3))
+    world = World(HistoryWindow(size=3))
     async with world.bus.running(), world.subscribe("c", ANONYMOUS) as live:
         await world.publish("1", "2")
         await read(live, 2)
@@ -237,12 +237,12 @@ async def test_who_resumes_is_told_of_a_gap_that_came_after_the_shared_read() ->
         await world.publish("3", "4", "5")
         await read(live, 3)
         gap = Gap(f"{world.backend.epoch}:0", Position(world.backend.epoch, 3), Reason.EXPIRED)
-        assert await world.resume(0) == Begin(2, resumed=False, gap=gap)
+        assert await world.resume(0) == Beginning(2, resumed=False, gap=gap)
 
 
 async def test_who_is_full_when_the_log_goes_back_under_a_read_is_not_sent_more() -> None:
     """Subscription whose writer fills up while the log is read for it waits for room, and is sent each message once."""
-    fanout: Fanout[Subscription] = Fanout("c", Budget(1 << 20))
+    fanout: Fanout[Subscription] = Fanout("c", TailBudget(1 << 20))
     fanout.start(Position("aaaaaaaa", 2))
     reading, found = asyncio.Event(), asyncio.Event()
 
@@ -252,20 +252,20 @@ async def test_who_is_full_when_the_log_goes_back_under_a_read_is_not_sent_more(
         return Page(1, 0, (), "bbbbbbbb")
 
     catchup = Catchup(nothing, lambda: fanout.tail.epoch)
-    subscription = Subscription("c", Channel("c"), ANONYMOUS, PLAIN_RECORDS, 0, fanout, catchup)
+    subscription = Subscription("c", Channel("c"), ANONYMOUS, PLAIN_TEXTS, 0, fanout, catchup)
     fanout.add(subscription)
     slow = Reader(subscription)
     await reading.wait()
     slow.full = True
     subscription.full()
-    fanout.turn(Turn("c", 0, "bbbbbbbb", 0))
+    fanout.change_epoch(EpochChange("c", 0, "bbbbbbbb", 0))
     found.set()
     await turns(20)
     fanout.deliver(Batch("c", "bbbbbbbb", (Message(1, 0, b"1"),)))
     await turns(20)
     assert slow.texts == []
     slow.full = False
-    subscription.drained()
+    subscription.writable()
     fanout.deliver(Batch("c", "bbbbbbbb", (Message(2, 0, b"2"),)))
     await turns(20)
     assert slow.texts == ["1", "2"]

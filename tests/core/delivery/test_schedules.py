@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Channel, History, Registry
-from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
+from app.core.delivery.encodings import TEXT_END, V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError
@@ -28,7 +28,7 @@ Step = tuple[str, int]
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), st.integers(1, 30)),
-        st.tuples(st.sampled_from(["stall", "drain", "leave", "return", "join"]), st.integers(0, SUBSCRIBERS - 1)),
+        st.tuples(st.sampled_from(["stall", "flow", "leave", "return", "join"]), st.integers(0, SUBSCRIBERS - 1)),
         st.tuples(st.just("turns"), st.integers(1, 5)),
     ),
     max_size=40,
@@ -52,7 +52,7 @@ class Reader(Writer):
             return
         since = Position.parse(self.position) if resume and self.position else None
         self._full = False
-        self._subscription, where = await self._hub.subscribe("c", ANONYMOUS, V1_RECORDS, Start(since=since))
+        self._subscription, where = await self._hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
         if where.gap is not None:
             self.lost(self._subscription, where.gap)
         if since is None:
@@ -72,14 +72,14 @@ class Reader(Writer):
             self._full = True
             self._subscription.full()
 
-    def drain(self) -> None:
+    def flow(self) -> None:
         if self._subscription is not None and self._full:
             self._full = False
-            self._subscription.drained()
+            self._subscription.writable()
 
     def write(self, data: bytes) -> None:
         assert self._subscription is not None, "written to after it left"
-        for text in data.split(RECORD_END)[:-1]:
+        for text in data.split(TEXT_END)[:-1]:
             message: dict[str, Any] = json.loads(text)
             offset = Position.parse(message["position"]).offset
             assert offset == self.expected, f"got {offset}, expected {self.expected}"
@@ -109,9 +109,9 @@ class Reader(Writer):
 
 
 async def play(schedule: list[Step], size: int, tail_bytes: int) -> None:
-    backend = MemoryBackend(lambda _: History(size=size))
+    backend = MemoryBackend(lambda _: HistoryWindow(size=size))
     bus = Bus(backend)
-    channel = Channel("c", history=History(size=size))
+    channel = Channel("c", history=HistoryWindow(size=size))
     hub = Hub(bus, Registry((channel,), Channel("")), tail_bytes=tail_bytes)
     published = 0
     async with bus.running():
@@ -133,10 +133,10 @@ async def play(schedule: list[Step], size: int, tail_bytes: int) -> None:
 
 
 async def finish(bus: Bus, readers: list[Reader], published: int) -> None:
-    """Let everybody come back and drain: then each must have reached the end."""
+    """Let everybody come back and read on: then each must have reached the end."""
     for reader in readers:
         await reader.come(resume=True)
-        reader.drain()
+        reader.flow()
     await bus.publish([Record("c", str(published + 1).encode())])
     async with asyncio.timeout(10):
         while any(reader.expected != published + 2 for reader in readers):  # noqa: ASYNC110 — turns are the clock here

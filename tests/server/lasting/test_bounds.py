@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.core.intake import SMALL, Intake
+from app.core.intake import SMALL, BoundedIntake
 from app.core.ports import INTAKE, METER, Meter
 from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.local import Detached, LocalServer, Recorder, stall, wait_for
@@ -35,11 +35,11 @@ class Noting(Meter):
 
 
 class Application(Detached):
-    """Hands its connections over, and has a bound and a meter; ``most`` is what its peers take."""
+    """Hands its connections over, and has a bound and a meter."""
 
     def __init__(self, *, total: int = 2**30) -> None:
         super().__init__()
-        self.intake = Intake(total + 2 * SMALL, reserve=2 * SMALL)
+        self.intake = BoundedIntake(total + 2 * SMALL, reserve=2 * SMALL)
         self.meter = Noting()  # type: ignore[abstract] # it is asked nothing else
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
@@ -106,7 +106,7 @@ def test_a_message_that_its_peer_does_not_take_is_refused_at_its_first_bytes(
     application: Application, local: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Server closes with 1009 when a frame's header says that it is larger than what its peer takes."""
-    monkeypatch.setattr(Recorder, "most", lambda _: 1000)
+    monkeypatch.setattr(Recorder, "max_size", lambda _: 1000)
     wire, _ = application.open(local)
     with wire:
         wire.send(frame(TEXT, b"x" * 1001)[:8])
@@ -169,7 +169,7 @@ def test_a_message_that_only_dribbles_is_late(application: Application, monkeypa
     assert application.meter.limits == ["message_time"]
 
 
-@pytest.mark.parametrize("method", ["received", "full", "drained"])
+@pytest.mark.parametrize("method", ["received", "full", "writable"])
 def test_a_peer_that_fails_ends_its_connection(
     application: Application, local: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     method: str,

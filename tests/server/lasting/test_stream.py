@@ -110,7 +110,7 @@ def test_a_slow_reader_is_told_of_once_and_so_is_its_room(local: LocalServer) ->
         local.call(peer.writer.write, b"3\r\nend\r\n")
         assert peer.flow == ["full"]
         assert wire.read_until(b"\r\nend\r\n").count(CHUNK) == count
-        wait_for(lambda: peer.flow == ["full", "drained"])
+        wait_for(lambda: peer.flow == ["full", "writable"])
         assert not peer.writer.is_full()
 
 
@@ -126,7 +126,7 @@ def test_a_reader_that_stalled_before_is_full_until_it_reads(local: LocalServer)
         (peer,) = wait_for(lambda: app.peers[known:])
         assert peer.writer.is_full()
         assert wire.read_until(b"\r\n\r\n").count(CHUNK) == 500
-        wait_for(lambda: peer.flow == ["drained"])
+        wait_for(lambda: peer.flow == ["writable"])
         assert not peer.writer.is_full()
 
 

@@ -45,7 +45,7 @@ def test_a_peer_is_told_once_that_it_is_full_and_once_that_it_has_room(local: Lo
         assert peer.flow == ["full"]
         for _ in range(count + 1):
             assert wire.read_frame() == (BINARY, bytes(8192))
-        wait_for(lambda: peer.flow == ["full", "drained"])
+        wait_for(lambda: peer.flow == ["full", "writable"])
         assert not peer.writer.is_full()
 
 

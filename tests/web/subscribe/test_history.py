@@ -12,7 +12,7 @@ import pytest
 from app.core.channel import ANONYMOUS, Channel
 from app.core.message import Message, Page
 from app.web.edge.request import query_of
-from app.web.subscribe.history import History
+from app.web.subscribe.history import HistoryReader
 from tests.support.server import Server
 from tests.web.publish.test_push import JSON
 
@@ -48,7 +48,7 @@ class Client:
     async def run(self) -> None:
         """Ask, and take what comes."""
         hub: Any = None
-        history = History(hub, self._log)
+        history = HistoryReader(hub, self._log)
         answer = await history.answer("c", Channel("c"), ANONYMOUS, query_of(self.scope), self.scope, self._receive)
         await answer(self.scope, self._receive, self._send)
 

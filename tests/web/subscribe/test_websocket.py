@@ -100,7 +100,7 @@ def test_a_frame_that_cannot_be_published_closes_with_its_code(
         ("/lebowski?since=", {}, 400, "is not a position"),
         ("/lebowski?last=-1", {}, 400, "'last' must be a whole number"),
         ("/lebowski?last=x", {}, 400, "'last' must be a whole number"),
-        ("/ws", {}, 400, "/ws speaks abide.v1"),
+        ("/ws", {}, 400, "/ws speaks only abide.v1"),
         ("/lebowski", {"origin": "https://evil.example"}, 403, "https://evil.example"),
     ],
 )

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from app.bus.postgres.listen import follower as module
-from app.bus.postgres.listen.follower import Follower, Place
+from app.bus.postgres.listen.follower import Follower
+from app.bus.postgres.place import Place
 from app.core.errors import UnavailableError
-from app.core.message import Batch, Message, Turn
+from app.core.message import Batch, EpochChange, Message
 from tests.support.readers import until
 
 
@@ -230,7 +231,7 @@ async def test_a_log_that_went_back_is_followed_from_where_it_did(follower: Foll
     log.append("a", "two", "three", "four", "five")
     log.lineage = "22222222F2Pe"
     assert not follower.judge("a", 4, log.place("a"))
-    assert await follower.next_batch() == Turn("a", 1, log.lineage, 5)
+    assert await follower.next_batch() == EpochChange("a", 1, log.lineage, 5)
     assert await take(follower, 4) == [(2, "two"), (3, "three"), (4, "four"), (5, "five")]
     hear(follower, Batch("a", "22222222", log.append("a", "six").messages))
     assert await take(follower, 1) == [(6, "six")]
@@ -243,7 +244,7 @@ async def test_another_epoch_alone_takes_nothing_back(follower: Follower, log: L
     await take(follower, 2)
     log.lineage = "22222222F3Pe"
     assert follower.judge("a", 2, log.place("a"))
-    assert await follower.next_batch() == Turn("a", 2, log.lineage, 2)
+    assert await follower.next_batch() == EpochChange("a", 2, log.lineage, 2)
     assert not follower.judge("a", 1, Place("e", 1)), "what was read before something came tells nothing"
     assert await is_idle(follower)
 
@@ -260,8 +261,7 @@ async def test_memory_of_the_follower_is_bounded(
     for number in range(100):
         for name in names:
             hear(follower, log.append(name, f"{number:100}"))
-    held = sum(cursor.size for cursor in follower._cursors.values())  # noqa: SLF001 — nothing else tells
-    assert held <= 1000 + 100
+    assert follower.held <= 1000 + 100
     seen: dict[str, list[int]] = {name: [] for name in names}
     async with asyncio.timeout(5):
         while any(len(offsets) < 100 for offsets in seen.values()):
@@ -286,25 +286,23 @@ async def test_what_is_of_another_epoch_is_looked_up(follower: Follower, log: Lo
     assert await take(follower, 1) == [(2, "right, too")]
 
 
-async def test_hints_for_many_channels_hold_up_no_other(
-    follower: Follower, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_hints_for_many_channels_hold_up_no_other(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Follower comes to a channel that has messages, however many forged heads of others come before and meanwhile."""
     monkeypatch.setattr(module, "MAX_FETCH_CHANNELS", 2)
-    for channel in "abc":
-        await follower.follow(channel, log.head)
-    fetch, forged = log.fetch, 10**6
+    forged = 10**6
 
     async def flooded(wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         nonlocal forged
-        found = await fetch(wanted)
+        found = await log.fetch(wanted)
         forged += 1
         for channel in "ab":
-            follower.look(channel, forged)
+            hinted.look(channel, forged)
         return found
 
-    follower._fetch = flooded  # noqa: SLF001 — between a fetch and its answer
-    follower.look("a", forged)
-    follower.look("b", forged)
-    follower.look("c", log.append("c", "1").last)
-    assert await take(follower, 1) == [(1, "1")]
+    hinted = Follower(flooded)
+    for channel in "abc":
+        await hinted.follow(channel, log.head)
+    hinted.look("a", forged)
+    hinted.look("b", forged)
+    hinted.look("c", log.append("c", "1").last)
+    assert await take(hinted, 1) == [(1, "1")]
