@@ -22,7 +22,8 @@ from websockets.sync.client import connect
 from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
 from tests.support.postgres import PostgresServer
-from tests.support.server import ROOT, Server
+from tests.support.processes import ROOT
+from tests.support.server import Server
 
 CHANNELS = "channels: {lebowski: {publish: anyone}}\n"
 
