@@ -285,7 +285,7 @@ _stack_info = structlog.processors.StackInfoRenderer()
 
 
 def _tracebacks(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Turn a traceback into a string, not a structure, so that local variables stay out of it."""
+    """EpochChange a traceback into a string, not a structure, so that local variables stay out of it."""
     if "exc_info" in event or "stack_info" in event:
         event = structlog.processors.format_exc_info(logger, method, _stack_info(logger, method, event))
     return event

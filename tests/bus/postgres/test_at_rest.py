@@ -6,7 +6,7 @@ import time
 import asyncpg
 import pytest
 
-from app.bus.postgres import store
+from app.bus.postgres.append import store
 from app.bus.postgres.listen import listener
 from tests.support.postgres import PostgresServer
 from tests.support.readers import until, worker

@@ -29,7 +29,7 @@ async def test_a_bad_message_fails_alone(url: str, sql: asyncpg.Connection) -> N
         good = [text for text in texts if text != "bad"]
         refused = [number for number, outcome in enumerate(outcomes) if type(outcome) is MalformedError]
         assert refused == [3, 17, 23]
-        assert str(outcomes[3]) == "the database does not take this message for its data (SQLSTATE 23514)"
+        assert str(outcomes[3]) == "the database refuses the data of this message (SQLSTATE 23514)"
         stored = [outcome for outcome in outcomes if isinstance(outcome, Published)]
         assert len(stored) == 22
         assert [outcome.replayed for outcome in stored][-4:] == [True, False, False, True]

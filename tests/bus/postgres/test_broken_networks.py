@@ -8,11 +8,14 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus import commit
+from app.bus import group_commit
 from app.bus.postgres import backend as backend_module
-from app.bus.postgres.listen import listener
-from app.bus.postgres.sessions import work_connection
-from app.bus.postgres.sessions.dsn import Dsn
+from app.bus.postgres import log_reads
+from app.bus.postgres.listen import heartbeats, listen_session, listener
+from app.bus.postgres.outcomes import Outcomes
+from app.bus.postgres.sessions import session
+from app.bus.postgres.sessions.dsn import Dsn, parse
+from app.bus.postgres.sessions.work_connection import WorkConnections
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
 from tests.support.pgbouncer import PgBouncer
@@ -101,10 +104,11 @@ async def test_a_silent_link_is_found_dead_and_replaced(
 ) -> None:
     """Worker whose link falls silent turns red within seconds, and goes on where it was when it heals."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(work_connection, "COMMAND_SECONDS", 1.0)
-    monkeypatch.setattr(work_connection, "CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(listener, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(session, "COMMAND_SECONDS", 1.0)
+    monkeypatch.setattr(session, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(listen_session, "_ANSWER_SECONDS", 1.0)
     ledger = Ledger(53)
     async with worker(proxied) as it, worker(url, name="other") as other:
         readers = [*await it.follow("a"), *await other.follow("a")]
@@ -128,7 +132,8 @@ async def test_a_database_that_is_away_at_start_is_waited_for(
 ) -> None:
     """Worker that starts before its database says so once, refuses publishers, and serves when it comes."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.3)
     proxy.refuse()
     with capture_logs() as logs:
         async with worker(proxied, ready=False) as it:
@@ -170,7 +175,8 @@ async def test_a_read_gives_up_when_its_patience_ends(
 ) -> None:
     """Worker refuses a read when the database stays away."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.2)
     async with worker(proxied) as it:
         proxy.refuse()
         proxy.cut()
@@ -181,19 +187,33 @@ async def test_a_read_gives_up_when_its_patience_ends(
     assert len([line for line in logs if line["event"] == "read_given_up"]) == 1
 
 
+class Known:
+    """A listening session, as reads know it."""
+
+    sessions = 1
+    epoch = ""
+
+    def look(self) -> None:
+        """Nothing to do: no epoch is read here."""
+
+
 async def test_a_read_that_waits_for_its_turn_says_nothing_of_the_database(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Worker with more reads than connections refuses those whose patience ends, and stays well."""
+    """Reads of more callers than connections refuse those whose patience ends, and blame no database."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
     async with worker(url) as it, contextlib.AsyncExitStack() as stack:
         await it.publish("a", "1")
-        readers = it.backend._readers  # noqa: SLF001 — reads are short
+        connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet")
+        reads = log_reads.LogReads(connections, said, Known())
         for _ in range(2):
-            await stack.enter_async_context(readers.connection(1))
+            await stack.enter_async_context(connections.session(1))
+        said.worked("listen")
         with pytest.raises(UnavailableError):
-            await it.bus.read("a", 0, 10, ALL)
-        assert (await it.backend.health()).ok
+            await reads.page("a", 0, 10, ALL)
+        assert said.wrong() is None
+    await connections.close()
 
 
 async def test_nobody_is_told_what_a_database_says(url: str, sql: asyncpg.Connection) -> None:
@@ -222,7 +242,8 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(
 ) -> None:
     """Publisher whose commit was under way when the database vanished is told "unknown", never "not stored"."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.3)
     async with worker(proxied) as it:
         await it.publish("a", "1")
         await sql.execute("BEGIN; SELECT FROM abide.head FOR UPDATE")
@@ -294,11 +315,11 @@ async def test_a_session_that_goes_deaf_is_replaced(
 ) -> None:
     """Worker whose LISTEN stops hearing makes another one."""
     monkeypatch.setattr(listener, "_HEARTBEAT_SECONDS", 0.2)
-    monkeypatch.setattr(listener, "_DEAF_SECONDS", 0.3)
+    monkeypatch.setattr(heartbeats, "_DEAF_SECONDS", 0.3)
     connections: list[asyncpg.Connection] = []
 
     async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
-        connections.append(await work_connection.connect(dsn, name))
+        connections.append(await session.connect(dsn, name))
         return connections[-1]
 
     monkeypatch.setattr(listener, "connect", connect)
@@ -335,7 +356,7 @@ async def test_what_was_missed_between_two_sessions_is_fetched(
 
     async def connect(dsn: Dsn, name: str) -> asyncpg.Connection:
         await gate.wait()
-        return await work_connection.connect(dsn, name)
+        return await session.connect(dsn, name)
 
     async with worker(url) as it, worker(url, name="other") as other:
         (reader,) = await it.follow("a")

@@ -11,7 +11,7 @@ from app.bus.backend import Retention
 from app.bus.postgres import retention as module
 from app.bus.postgres.retention import Clock, trim
 from app.bus.postgres.sessions.dsn import parse
-from app.bus.postgres.sessions.work_connection import Link
+from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.epochs import label
 from app.core.message import Position, Published, Record
@@ -39,11 +39,11 @@ async def lasts(sql: asyncpg.Connection, channel: str = "a") -> list[int]:
 
 
 async def trimmed(url: str, retention: Retention) -> int:
-    link = Link(parse(url), "abide work")
+    connection = WorkConnection(parse(url), "abide work")
     try:
-        return await trim(link, retention)
+        return await trim(connection, retention)
     finally:
-        await link.close()
+        await connection.close()
 
 
 async def fill(url: str, *counts: int, channel: str = "a") -> None:
@@ -280,13 +280,13 @@ async def test_a_bug_is_logged_and_not_the_end(
     await age(sql, 90_000)
     rounds = 0
 
-    async def broken(link: Link, retention: Retention) -> int:
+    async def broken(connection: WorkConnection, retention: Retention) -> int:
         nonlocal rounds
         rounds += 1
         if rounds == 1:
             msg = "a bug"
             raise RuntimeError(msg)
-        return await trim(link, retention)
+        return await trim(connection, retention)
 
     monkeypatch.setattr(module, "trim", broken)
     with capture_logs() as logs:

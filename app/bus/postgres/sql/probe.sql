@@ -1,7 +1,11 @@
--- $1 payload. A commit without a message, and its notification. What refuses or holds up a commit or a drain does so
--- here, too: a lock, a right, a setting, a standby; for the trim locks a row, which is written, and so the commit waits for
--- standbys as one with messages does. Where there are none it is left out: a flush costs more than all the rest. Returns
--- what server.sql does, and the functions that it does not call and that this role may not call.
+-- Commit without a message, and send a notification. Whatever refuses or holds up a commit or a move of the outbox does
+-- so here, too: a lock, a right, a setting, a standby. Where there are standbys, abide.trim locks a row: that writes,
+-- so the commit waits for them as one with messages does. Elsewhere that is left out, because a flush costs more than
+-- all the rest.
+-- Parameters: $1 the payload.
+-- Returns: one row: which database this is, as in server.sql; and the functions that this statement does not call and
+--     that this role may not call.
+-- Called by: append/store.py
 SELECT pg_postmaster_start_time()::text || ' ' || d.oid AS place,
     (SELECT count(*) FROM abide.store('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')) AS appended,
     (SELECT o.drained FROM abide.drain(0, NULL) o) AS drained,

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from app.bus.postgres.listen import follower as module
-from app.bus.postgres.listen.follower import Follower, Place
+from app.bus.postgres.listen.follower import Follower
+from app.bus.postgres.place import Place
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Message
 from tests.support.readers import until
@@ -260,8 +261,7 @@ async def test_memory_of_the_follower_is_bounded(
     for number in range(100):
         for name in names:
             hear(follower, log.append(name, f"{number:100}"))
-    held = sum(cursor.size for cursor in follower._cursors.values())  # noqa: SLF001 — nothing else tells
-    assert held <= 1000 + 100
+    assert follower.held <= 1000 + 100
     seen: dict[str, list[int]] = {name: [] for name in names}
     async with asyncio.timeout(5):
         while any(len(offsets) < 100 for offsets in seen.values()):
@@ -286,25 +286,23 @@ async def test_what_is_of_another_epoch_is_looked_up(follower: Follower, log: Lo
     assert await take(follower, 1) == [(2, "right, too")]
 
 
-async def test_hints_for_many_channels_hold_up_no_other(
-    follower: Follower, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_hints_for_many_channels_hold_up_no_other(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Follower comes to a channel that has messages, however many forged heads of others come before and meanwhile."""
     monkeypatch.setattr(module, "MAX_FETCH_CHANNELS", 2)
-    for channel in "abc":
-        await follower.follow(channel, log.head)
-    fetch, forged = log.fetch, 10**6
+    forged = 10**6
 
     async def flooded(wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         nonlocal forged
-        found = await fetch(wanted)
+        found = await log.fetch(wanted)
         forged += 1
         for channel in "ab":
-            follower.look(channel, forged)
+            hinted.look(channel, forged)
         return found
 
-    follower._fetch = flooded  # noqa: SLF001 — between a fetch and its answer
-    follower.look("a", forged)
-    follower.look("b", forged)
-    follower.look("c", log.append("c", "1").last)
-    assert await take(follower, 1) == [(1, "1")]
+    hinted = Follower(flooded)
+    for channel in "abc":
+        await hinted.follow(channel, log.head)
+    hinted.look("a", forged)
+    hinted.look("b", forged)
+    hinted.look("c", log.append("c", "1").last)
+    assert await take(hinted, 1) == [(1, "1")]

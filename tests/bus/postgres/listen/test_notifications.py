@@ -5,6 +5,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.bus.postgres import bodies
 from app.bus.postgres.listen import notifications
 from app.bus.postgres.listen.notifications import Seal
 from app.core.channel import MAX_NAME
@@ -27,7 +28,7 @@ def test_an_inline_notification_holds_its_messages(texts: list[str]) -> None:
     """Inline notification gives back channel, offsets, time and data, whatever line ends the data holds."""
     texts = [text + "\r\n\t\u2028 " for text in texts]
     heard = notifications.inline(
-        sealed(f"3f2a90b1 news:a 41 {len(texts)} 1700000000000\n{notifications.SEPARATOR.join(texts)}")
+        sealed(f"3f2a90b1 news:a 41 {len(texts)} 1700000000000\n{bodies.SEPARATOR.join(texts)}")
     )
     assert heard is not None
     assert Seal(INNER_KEY, 7).proves(heard)
@@ -65,7 +66,7 @@ def test_a_doorbell_is_read_as_far_as_a_commit_writes_it() -> None:
 
 def test_the_longest_notification_fits() -> None:
     """Notification with the longest name, the largest numbers and a full body is within PostgreSQL's 7999 bytes."""
-    header = f"e {'0' * 32} {'0' * 8} {'x' * MAX_NAME} {MAX_OFFSET} {notifications.MAX_INLINE_BODY} {10**13}\n"
+    header = f"e {'0' * 32} {'0' * 8} {'x' * MAX_NAME} {MAX_OFFSET} {bodies.MAX_INLINE_BODY} {10**13}\n"
     assert notifications.inline(header) is not None
-    assert len(header) + notifications.MAX_INLINE_BODY <= 7999
+    assert len(header) + bodies.MAX_INLINE_BODY <= 7999
     assert len("d" + f"\n{'x' * MAX_NAME} {MAX_OFFSET}" * 28) <= 7999

@@ -12,11 +12,12 @@ import pytest
 from app.bus.postgres import migrate
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.faults import explain
-from app.bus.postgres.sessions.work_connection import close, connect
+from app.bus.postgres.sessions.session import close, connect
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.support.pgbouncer import PgBouncer
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
 from tests.support.readers import says, worker
 
 
@@ -48,10 +49,10 @@ TABLE: list[tuple[BaseException, str]] = [
     (of(asyncpg.DiskFullError, "could not extend file: No space left on device"), "the database's disk is full"),
     (of(asyncpg.InvalidSQLStatementNameError, 'prepared statement "x" does not exist'), "DIRECT_DATABASE_URL"),
     (of(asyncpg.ProtocolViolationError, "transaction blocks not allowed in statement pooling mode"), "pool_mode"),
-    (socket.gaierror(-2, "Name or service not known"), "is the host in the URL right"),
+    (socket.gaierror(-2, "Name or service not known"), "check the host in the URL"),
     (OSError(101, "Network is unreachable"), "IPv6"),
     (ssl.SSLCertVerificationError(1, "certificate verify failed: self signed"), "sslrootcert=system"),
-    (ConnectionResetError(104, "Connection reset by peer"), "is the port that of a PostgreSQL server"),
+    (ConnectionResetError(104, "Connection reset by peer"), "check that the database runs"),
     (TimeoutError(), "no answer in time"),
     (UnavailableError("what is told already"), "what is told already"),
 ]  # fmt: skip
@@ -95,12 +96,12 @@ async def test_an_address_that_leads_nowhere_is_explained(postgres: PostgresServ
     assert "sslmode=disable" in await refused(f"{here}?sslmode=require")
     assert "sslmode=disable" in await refused(f"{here}?sslmode=verify-full&sslrootcert=system")
     assert "sslrootcert=system" in await refused(f"{here}?sslmode=verify-full")
-    assert "a file of sslrootcert" in await refused(f"{here}?sslmode=verify-full&sslrootcert=/nowhere.pem")
+    assert "check sslrootcert" in await refused(f"{here}?sslmode=verify-full&sslrootcert=/nowhere.pem")
     assert "verify-full" in await refused(f"{here}?sslmode=verify-all")
     async with stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         for mode in ("prefer", "disable", "require"):
             said = await refused(f"postgres://127.0.0.1:{port}/app?sslmode={mode}")
-            assert "correct host and port" in said or "is the port that of a PostgreSQL server" in said
+            assert "correct host and port" in said or "check that the database runs" in said
 
 
 async def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer) -> None:

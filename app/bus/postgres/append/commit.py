@@ -1,26 +1,63 @@
-"""One commit: records into the query that stores them, its rows into outcomes. No I/O."""
+"""One commit: turns records into the statement that stores them, and its rows into outcomes. No I/O."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple
 
-from app.bus.postgres.listen.notifications import MAX_INLINE_BODY, SEPARATOR
+from app.bus.postgres.bodies import MAX_INLINE_BODY, SEPARATOR
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record
 from app.core.ports import Outcome
 
 MAX_INLINE_COMMIT = 64 * 1024
-"""Bytes of a commit that is still carried inside NOTIFY: its queue is copied for every listener."""
+"""The most bytes of a commit that notifications carry: every listener gets a copy of the queue."""
 
 SEGMENT_BYTES = 60_000
-"""Bytes of a row of the log, unless one message has more."""
+"""The most bytes of a row of the log, unless one message has more."""
 
-Row = tuple[bool, int, int, bytes | None, str]
-"""What ``abide.store`` returns: known, i, offset, hash, lineage."""
+
+class Row(NamedTuple):
+    """A row that ``abide.store`` returns: a key that is known already, or a channel that got messages."""
+
+    known: bool
+    i: int
+    """1-based: which of the keys, or of the channels."""
+    offset: int
+    """What is stored under the key, or the channel's new head."""
+    hash: bytes | None
+    """Of the data that is stored under the key."""
+    lineage: str
+
+
+class StoreArguments(NamedTuple):
+    """The arguments of ``abide.store``, by the names that it has there. Channels are numbered from 1."""
+
+    channels: list[str]
+    counts: list[int]
+    seg_channel: list[int]
+    seg_upto: list[int]
+    """How many messages of the channel there are up to the end of the segment."""
+    seg_n: list[int]
+    seg_body: list[str]
+    seg_inline: list[bool | None]
+    key_channel: list[int]
+    key_place: list[int]
+    """The message's number among those of its channel, from 1."""
+    key_text: list[str]
+    key_hash: list[bytes]
+
+
+class StoreOneArguments(NamedTuple):
+    """The arguments of ``abide.store_one``."""
+
+    channel: str
+    n: int
+    body: str
+    inline: bool | None
 
 
 @dataclass(slots=True)
@@ -35,9 +72,9 @@ class _Lane:
 
 @dataclass(slots=True)
 class Commit:
-    """Some records on their way; :meth:`settle` is called with rows until nothing is left open.
+    """Some records on their way into the log: call :meth:`settle` with rows until none is left open.
 
-    ``inline`` tells whether messages may be carried inside NOTIFY, None to notify nobody.
+    ``inline`` says whether notifications may carry messages; None notifies nobody.
     """
 
     records: Sequence[Record]
@@ -56,7 +93,7 @@ class Commit:
         """Return the indexes of the records that still have to be stored."""
         if len(self.outcomes) == len(self.records):
             return []
-        if not self._first and not self.outcomes:  # without keys they are all stored together, as a rule
+        if not self._first and not self.outcomes:  # as most commits: without keys, everything is stored together
             return list(range(len(self.records)))
         return [
             index
@@ -64,15 +101,14 @@ class Commit:
             if index not in self.outcomes and self._leader(index, record) == index
         ]
 
-    def call(self) -> tuple[str, Sequence[object]]:
-        """Return the name of the query that stores the open records, and its arguments."""
-        arguments = self.arguments()
-        channels, _, _, _, counts, bodies, inline, keyed, *_ = arguments
-        if len(bodies) == 1 and not keyed:
-            return "store_one", (channels[0], counts[0], bodies[0], inline[0])
-        return "store", arguments
+    def call(self) -> tuple[str, StoreArguments | StoreOneArguments]:
+        """Return the name of the statement that stores the open records, and its arguments."""
+        all_ = self.arguments()
+        if len(all_.seg_n) == 1 and not all_.key_text:
+            return "store_one", StoreOneArguments(all_.channels[0], all_.seg_n[0], all_.seg_body[0], all_.seg_inline[0])
+        return "store", all_
 
-    def arguments(self) -> tuple[list[object], ...]:
+    def arguments(self) -> StoreArguments:
         """Return the arguments of ``abide.store`` for the open records."""
         indexes = self.open()
         self._lanes = {}
@@ -82,21 +118,23 @@ class Commit:
             if lane is None:
                 lane = self._lanes[channel] = _Lane(len(self._lanes) + 1)
             lane.indexes.append(index)
-        channels: list[object] = list(self._lanes)
-        counts: list[object] = [len(lane.indexes) for lane in self._lanes.values()]
-        return (channels, counts, *self._segments(indexes), *self._keys())
+        counts = [len(lane.indexes) for lane in self._lanes.values()]
+        arguments = StoreArguments(list(self._lanes), counts, [], [], [], [], [], [], [], [], [])
+        self._add_segments(arguments, indexes)
+        self._add_keys(arguments)
+        return arguments
 
-    def settle(self, rows: Iterable[tuple[object, ...]]) -> None:
-        """Take what the database answered to :meth:`call`."""
+    def settle(self, rows: Iterable[Sequence[object]]) -> None:
+        """Take the rows that the database returned for :meth:`call`."""
         lanes = {lane.number: lane for lane in self._lanes.values()}
-        for known, i, offset, hash_, lineage in map(_row, rows):
-            epoch = label(lineage)
-            if known:
-                index = self._keyed[i - 1]
-                self.outcomes[index] = self._judge(index, Position(epoch, offset), hash_)
+        for row in map(_row, rows):
+            epoch = label(row.lineage)
+            if row.known:
+                index = self._keyed[row.i - 1]
+                self.outcomes[index] = self._judge(index, Position(epoch, row.offset), row.hash)
             else:
-                indexes = lanes[i].indexes
-                for place, index in enumerate(indexes, offset - len(indexes) + 1):
+                indexes = lanes[row.i].indexes
+                for place, index in enumerate(indexes, row.offset - len(indexes) + 1):
                     self.outcomes[index] = Published(Position(epoch, place))
 
     def result(self) -> list[Outcome]:
@@ -124,35 +162,32 @@ class Commit:
             return KeyReusedError.of(record.key)
         return Published(position, replayed=True)
 
-    def _segments(self, indexes: list[int]) -> list[list[object]]:
-        """Return channel numbers, counts up to each segment's end, counts, bodies, and whether inline."""
+    def _add_segments(self, arguments: StoreArguments, indexes: list[int]) -> None:
         inline = self.inline and sum(len(self.records[index].data) for index in indexes) <= MAX_INLINE_COMMIT
         limit = MAX_INLINE_BODY if inline else SEGMENT_BYTES
-        columns: list[list[object]] = [[], [], [], [], []]
         for lane in self._lanes.values():
             upto = 0
             for datas in _parts([self.records[index].data for index in lane.indexes], limit):
                 upto += len(datas)
                 body = SEPARATOR.encode().join(datas)
-                row = (lane.number, upto, len(datas), body.decode(), inline and len(body) <= MAX_INLINE_BODY)
-                for column, value in zip(columns, row, strict=True):
-                    column.append(value)
-        return columns
+                arguments.seg_channel.append(lane.number)
+                arguments.seg_upto.append(upto)
+                arguments.seg_n.append(len(datas))
+                arguments.seg_body.append(body.decode())
+                arguments.seg_inline.append(inline and len(body) <= MAX_INLINE_BODY)
 
-    def _keys(self) -> list[list[object]]:
-        """Return channel numbers, places in the channel, keys and hashes; remember whose they are."""
+    def _add_keys(self, arguments: StoreArguments) -> None:
+        """Add the keys, and remember which record each is of."""
         self._keyed = []
-        columns: list[list[object]] = [[], [], [], []]
         for lane in self._lanes.values():
             for place, index in enumerate(lane.indexes, 1):
                 record = self.records[index]
                 if record.key is not None:
                     self._keyed.append(index)
-                    for column, value in zip(
-                        columns, (lane.number, place, record.scoped_key, _hash(record)), strict=True
-                    ):
-                        column.append(value)
-        return columns
+                    arguments.key_channel.append(lane.number)
+                    arguments.key_place.append(place)
+                    arguments.key_text.append(record.scoped_key)
+                    arguments.key_hash.append(_hash(record))
 
 
 def _parts(datas: list[bytes], limit: int) -> Iterable[list[bytes]]:
@@ -168,12 +203,12 @@ def _parts(datas: list[bytes], limit: int) -> Iterable[list[bytes]]:
     yield part
 
 
-def _row(row: tuple[object, ...]) -> Row:
-    """Return a row of ``abide.store``; of ``abide.store_one``, which returns one text, what it would be there."""
+def _row(row: Sequence[object]) -> Row:
+    """Return a row of ``abide.store``. ``abide.store_one`` returns one text, which holds the same."""
     if len(row) > 1:
-        return cast("Row", row)
+        return Row._make(row)
     head, _, lineage = str(row[0]).partition(" ")
-    return False, 1, int(head), None, lineage
+    return Row(False, 1, int(head), None, lineage)  # noqa: FBT003 — by name it takes longer, and most commits are so
 
 
 def _hash(record: Record) -> bytes:

@@ -1,12 +1,12 @@
-"""How a commit gets into the database by its deadline, whatever is locked or dead, and how it is known that one would.
+"""How a commit gets into the database by its deadline, whatever is locked or dead; and the probe, for readiness.
 
-Attempts go on until the deadline, where another one may work; a "no" that would be said again ends them. A database
-that refuses a commit for its data has it taken apart, so that each message has an outcome of its own. What became of an
-attempt that was interrupted is unknown, and is never told as "not stored".
+Attempts go on until the deadline, as long as another one may work; a refusal that would come again ends them. A commit
+that the database refuses for its data is taken apart, so that each message has an outcome of its own. The outcome of an
+attempt that was interrupted is unknown, and is never reported as "not stored".
 
-The probe is a commit without a message, some seconds after the last commit that worked; between two, a notification
-alone is sent. After a failure there is one each time, and it rehearses a commit like the one that failed, and takes it
-back: only when that works does the database count as well again, for a small commit may fit where a large one does not.
+The probe is a commit without a message, sent some seconds after the last commit that worked; in between, a notification
+alone is sent. After a failure each one is a probe. It rehearses a commit like the one that failed and undoes it. Only
+when that works does the database count as well again, because a small commit may fit where a large one does not.
 """
 
 from __future__ import annotations
@@ -21,99 +21,69 @@ import asyncpg
 import structlog
 
 from app.bus.postgres import sql
-from app.bus.postgres.append import Commit
+from app.bus.postgres.append.commit import Commit
 from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.sessions.faults import explain, grant, sqlstate
-from app.bus.postgres.sessions.work_connection import LOST, Link, is_over
+from app.bus.postgres.sessions.refusals import NOTIFY_REFUSED, TRY_AGAIN, of_data, unavailable
+from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over
+from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.errors import MalformedError, OutcomeUnknownError, UnavailableError, bare
 from app.core.message import Record
-
-NOT_READY = "the database is not ready: try again in a moment"
-REFUSED = "the database refused this: try again in a moment"
-"""What clients are told. The reason, with names and addresses in it, is for the log and for readiness."""
-
-RETRY_SECONDS = 0.05
 
 _PROBE_SECONDS = 3.0
 """How long a probe may take."""
 
 _PROVED_SECONDS = 3.5
-"""So long after a commit or a probe that worked no probe is sent: what fails then is known within ten seconds, with the
-two for which it may be under way. A probe costs the database as much as five notifications."""
+"""No probe is sent for this long after a commit or a probe that worked. A failure is then known within ten seconds,
+with the two for which the next probe may be under way. A probe costs the database as much as five notifications."""
 
 _LOCK_SECONDS = 2.0
-"""How long a statement waits for a lock, at most: session.sql says so. Without that much time no other is begun, for
-its outcome would be unknown."""
-
-TRY_AGAIN = (
-    asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-)  # fmt: skip
-"""The statement had no effect, and may have one if it is sent again."""
-
-NOTIFY_REFUSED = asyncpg.ProgramLimitExceededError
-"""NOTIFY's queue is full, maybe: somebody listens and does not read. No transaction that notifies can commit then."""
-
-_OF_DATA = ("22", "23", "44", "54", "P0")
-_OF_PLACES = "23505"
-"""Classes of SQLSTATEs that say that it is the data which is refused; but not that its place in the log is taken."""
+"""The longest that a statement waits for a lock, as session.sql sets it. With less time left, no other attempt begins,
+because its outcome would be unknown."""
 
 _log = structlog.get_logger(__name__)
 
 
-def of_data(error: BaseException) -> bool:
-    """Whether it is the data that the database refuses."""
-    state = sqlstate(error)
-    return state.startswith(_OF_DATA) and state != _OF_PLACES
-
-
-def unavailable(error: BaseException) -> UnavailableError:
-    """Return what clients are told of an error after which nothing was stored."""
-    refusal = UnavailableError(NOT_READY if isinstance(error, (UnavailableError, *LOST)) else REFUSED)
-    refusal.__cause__ = error
-    return refusal
-
-
 class _GaveUpError(Exception):
-    """A commit's outcomes are known, and not good."""
+    """All outcomes of the commit are known, and some are refusals."""
 
 
 @dataclass(slots=True)
-class _Attempts:
+class _CommitAttempts:
     """What is known of the attempts at one commit."""
 
     deadline: float
     under_way: bool = False
-    """One was sent, and is not answered."""
+    """One was sent and is not answered yet."""
     interrupted: bool = False
-    """What became of an earlier one is unknown."""
+    """The outcome of an earlier one is unknown."""
     last: BaseException | None = None
-    """What became of the last one that was answered."""
+    """The error of the last one that was answered."""
     renewed: bool = False
-    """Another connection was tried after one that was of no more use."""
+    """Another connection was tried after one turned out to be of no more use."""
 
 
 class Store:
-    """Stores commits over ``link``, one at a time, and probes whether it could. ``inline`` as in :class:`Commit`."""
+    """Stores commits one at a time, and probes whether it could. ``inline`` is as in :class:`Commit`."""
 
-    def __init__(self, link: Link, outcomes: Outcomes, *, inline: bool) -> None:
-        self._link = link
+    def __init__(self, connection: WorkConnection, outcomes: Outcomes, *, inline: bool) -> None:
+        self._connection = connection
         self._outcomes = outcomes
         self._inline = inline
         self._suspect: Record | None = None
         """A record like one that was refused, until its rehearsal works."""
         self._doubted = False
-        """Whether something failed since the last probe that worked: no commit then tells of any other."""
+        """Whether something failed since the last probe that worked. Then no commit tells anything of another."""
         self._proved = float("-inf")
         """When a commit or a probe last worked."""
         self._locked: asyncpg.LockNotAvailableError | None = None
-        """What the last attempt got that waited for a lock in vain."""
+        """The error of the last attempt, if it waited for a lock in vain."""
         self._said = ""
-        """Why the last commit was given up, since a probe worked."""
+        """Why the last commit was given up; empty since a probe worked."""
 
     async def store(self, records: Sequence[Record], deadline: float) -> Commit:
-        """Return the commit of the records with an outcome for each, at the deadline at the latest."""
-        commit, attempts = Commit(records, self._inline), _Attempts(deadline)
+        """Store the records; return their commit with an outcome for each, at the deadline at the latest."""
+        commit, attempts = Commit(records, self._inline), _CommitAttempts(deadline)
         try:
             with self._outcomes.under_way("commit"):
                 async with asyncio.timeout(deadline - time.monotonic()):
@@ -121,7 +91,7 @@ class Store:
         except TimeoutError as error:
             self._close(commit, attempts, attempts.last or error)
         except _GaveUpError:
-            pass  # what was open was closed with the reason
+            pass  # each open record has its refusal
         else:
             if not self._doubted:
                 self._proved = time.monotonic()
@@ -129,9 +99,9 @@ class Store:
         return commit
 
     async def probe(self, payload: str) -> str:
-        """Send listeners a notification by a commit without a message; return which database that was: see server.sql.
+        """Send listeners a notification, by a probe where one is due; return the database that it reached (server.sql).
 
-        Raises :class:`UnavailableError`, and what asyncpg raises, when that does not work.
+        Raises :class:`UnavailableError`, and what asyncpg raises, when that fails.
         """
         try:
             with self._outcomes.under_way("commit"):
@@ -147,8 +117,8 @@ class Store:
             self._outcomes.worked("commit")
         return place
 
-    async def _try(self, commit: Commit, attempts: _Attempts) -> None:
-        """Store what is open of the commit; raise :class:`_GaveUpError` when that is of no more use."""
+    async def _try(self, commit: Commit, attempts: _CommitAttempts) -> None:
+        """Store the open records of the commit; raise :class:`_GaveUpError` when another attempt is of no use."""
         while commit.open():
             try:
                 commit.settle(await self._send(commit, attempts))
@@ -160,9 +130,9 @@ class Store:
             except LOST as error:
                 await self._answer(commit, attempts, error)
 
-    async def _send(self, commit: Commit, attempts: _Attempts) -> Iterable[tuple[object, ...]]:
+    async def _send(self, commit: Commit, attempts: _CommitAttempts) -> Iterable[tuple[object, ...]]:
         query, arguments = commit.call()
-        async with self._link.connection() as session:
+        async with self._connection.session() as session:
             locked = self._locked if time.monotonic() + _LOCK_SECONDS > attempts.deadline else None
             if locked is None:
                 attempts.under_way = True
@@ -172,8 +142,8 @@ class Store:
         attempts.under_way, self._locked = False, None
         return [tuple(row) for row in rows]
 
-    async def _answer(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
-        """Do what is right after an attempt that failed; return when another one is."""
+    async def _answer(self, commit: Commit, attempts: _CommitAttempts, error: BaseException) -> None:
+        """React to an attempt that failed; return if another one is to follow."""
         if isinstance(error, LOST):
             self._lost(commit, attempts, error)
         elif isinstance(error, TRY_AGAIN):
@@ -189,7 +159,7 @@ class Store:
             self._close(commit, attempts, error)
             raise _GaveUpError from error
 
-    async def _again(self, attempts: _Attempts, error: BaseException) -> None:
+    async def _again(self, attempts: _CommitAttempts, error: BaseException) -> None:
         """Wait a moment before another attempt."""
         attempts.last = error
         self._outcomes.hint("commit", explain(error))
@@ -197,8 +167,8 @@ class Store:
             self._locked = error
         await asyncio.sleep(RETRY_SECONDS)
 
-    def _lost(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
-        """Leave open only what can be sent again: what has a key is stored once, however often it is sent."""
+    def _lost(self, commit: Commit, attempts: _CommitAttempts, error: BaseException) -> None:
+        """Leave open only what can be sent again. A record with a key is stored once, however often it is sent."""
         attempts.last = error
         self._outcomes.hint("commit", explain(error))
         if not attempts.under_way:
@@ -210,15 +180,13 @@ class Store:
                 commit.outcomes[index] = _unknown()
         self._outcomes.failed("commit", explain(error), certain=False)
 
-    async def _apart(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
-        """Store one half after the other of a commit that was refused for its data, down to a message."""
+    async def _apart(self, commit: Commit, attempts: _CommitAttempts, error: BaseException) -> None:
+        """Store a commit that was refused for its data in two halves, each again in halves, down to single messages."""
         indexes = commit.open()
         self._suspect, self._doubted = _like(commit.records[indexes[0]]), True
         if len(indexes) == 1:
             _log.warning("message_refused", channel=commit.records[indexes[0]].channel, reason=explain(error))
-            refusal = MalformedError(
-                f"the database does not take this message for its data (SQLSTATE {sqlstate(error)})"
-            )
+            refusal = MalformedError(f"the database refuses the data of this message (SQLSTATE {sqlstate(error)})")
             refusal.__cause__ = error
             commit.outcomes[indexes[0]] = bare(refusal)
             return
@@ -230,12 +198,12 @@ class Store:
             finally:  # at the deadline, too
                 commit.outcomes.update((part[number], outcome) for number, outcome in half.outcomes.items())
 
-    def _close(self, commit: Commit, attempts: _Attempts, error: BaseException) -> None:
-        """Close what is open. A refusal does not tell what became of an attempt that was interrupted before."""
+    def _close(self, commit: Commit, attempts: _CommitAttempts, error: BaseException) -> None:
+        """Refuse the open records. After an attempt that was interrupted, a refusal does not tell their outcome."""
         reason = self._reason(error)
         unknown = attempts.under_way or attempts.interrupted
         indexes = commit.open()
-        if reason != self._said:  # once, until a probe works again: publishers may be many
+        if reason != self._said:  # once, until a probe works again: there may be many publishers
             _log.error("commit_given_up", reason=reason, messages=len(indexes))
         self._said = reason
         for index in indexes:
@@ -260,9 +228,9 @@ class Store:
             return await self._beat(payload)
         except NOTIFY_REFUSED as error:
             _log.warning("notify_refused", reason=explain(error))
-            # The queue's end moves when somebody asks for it: nothing else does it for one who listened and left.
-            async with self._link.connection() as session:
-                await session.fetchval("SELECT pg_notification_queue_usage()")
+            # Nothing else moves the queue's end past a session that listened and has left.
+            async with self._connection.session() as session:
+                await session.fetchval(sql.query("queue_usage"))
         except (asyncpg.PostgresError, *LOST) as error:
             if not is_over(error):
                 raise
@@ -271,11 +239,11 @@ class Store:
     async def _beat(self, payload: str) -> tuple[str, list[str]]:
         if self._suspect is not None:
             query, arguments = Commit([self._suspect], None).call()
-            async with self._link.connection(keep=False) as session:
+            async with self._connection.session(keep=False) as session:
                 await session.fetch(sql.query(query), *arguments)
         now = time.monotonic()
         is_due = self._doubted or now - self._proved > _PROVED_SECONDS
-        async with self._link.connection() as session:
+        async with self._connection.session() as session:
             (row,) = await session.fetch(sql.query("probe" if is_due else "notify"), payload)
         if is_due:
             self._proved = now
@@ -283,13 +251,13 @@ class Store:
 
 
 def _like(record: Record) -> Record:
-    """Return a record of the same channel and size, with a key of its own where that has one."""
+    """Return a record of the same channel and size, with a key of its own if this one has a key."""
     data = b'"%s"' % (b"." * len(record.data))
     return Record(record.channel, data, None if record.key is None else secrets.token_hex(8))
 
 
 def _unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        "the link to the database broke during the commit: the message may be stored or not; "
+        "the connection to the database broke during the commit: the message may be stored or not; "
         "with an idempotency key it is safe to send it again"
     )

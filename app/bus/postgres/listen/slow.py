@@ -1,4 +1,4 @@
-"""What slow sessions of ours wait for: said while they wait, for a timeout tells nothing of it."""
+"""What slow sessions of ours wait for. It is asked while they wait, because a timeout says nothing of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from app.bus.postgres import sql
 from app.bus.postgres.outcomes import Outcomes
 
 
 async def look(fetch: Callable[[str], Awaitable[list[asyncpg.Record]]], outcomes: Outcomes) -> None:
-    """Give what is slow a hint of what holds it up; raises what ``fetch`` raises."""
+    """Add to everything that is slow what holds it up. ``fetch`` runs a statement by name; its errors go on."""
     if slow := outcomes.slow():
-        for row in await fetch(sql.query("held_up")):
+        for row in await fetch("held_up"):
             for way in slow:
                 outcomes.hint(way, _held_up(row))
 

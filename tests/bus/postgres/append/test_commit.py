@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bus.postgres import append as module
-from app.bus.postgres.append import MAX_INLINE_COMMIT, SEGMENT_BYTES, Commit, Row
-from app.bus.postgres.listen.notifications import MAX_INLINE_BODY, messages
+from app.bus.postgres.append import commit as module
+from app.bus.postgres.append.commit import MAX_INLINE_COMMIT, SEGMENT_BYTES, Commit, Row
+from app.bus.postgres.bodies import MAX_INLINE_BODY, messages
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record
 
@@ -151,8 +151,8 @@ def test_every_record_is_stored_where_it_is_said_to_be(records: list[Record], in
             for segment in segments(it)
             for message in messages(segment.upto, 0, segment.body.encode())
         }
-        channels, counts, *_ = arguments(it)
-        rows: list[Row] = [(False, i, counts[i - 1], None, "e") for i in range(1, len(channels) + 1)]
+        _, counts, *_ = arguments(it)
+        rows = [Row(known=False, i=i, offset=n, hash=None, lineage="e") for i, n in enumerate(counts, 1)]
         it.settle(rows)
     assert it.open() == []
     assert len(stored) == sum(counts)

@@ -1,11 +1,10 @@
-"""Group commit: what is published while one append is under way goes into the next.
+"""Group commit: what is published while one append is under way goes into the next one.
 
-The append under way is the batching window, so that a lone message waits for nothing and a
-flood shares its cost. What waits is bounded.
+The append under way is the batching window. So a lone message waits for nothing, and a flood shares the cost of each
+append. The queue is bounded.
 
-The publishers of a large batch are answered a part at a time. Those that were answered first and
-publish again are then on their way to the backend while the others run: else this process and the
-backend would take turns at waiting for each other.
+The publishers of a large batch are answered a part at a time. The first ones can publish again, and the backend
+can work on that, while the others are answered. Otherwise this process and the backend would take turns at waiting.
 """
 
 from __future__ import annotations
@@ -24,31 +23,32 @@ from app.core.ports import UNMETERED, Meter, Outcome
 
 MAX_WAITING_MESSAGES = 20_000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""More than so much in the queue is refused with :class:`~app.core.errors.OverloadedError`."""
+"""The bounds of the queue. More is refused with :class:`~app.core.errors.OverloadedError`."""
 
 MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = 1024 * 1024
-"""An append is closed when it holds so much; one submission is never split."""
+"""The bounds of one append. A submission is never split, so a large one alone may exceed them."""
 
 PATIENCE_SECONDS = 5.0
-"""A submission is answered so long after its arrival, if it is not stored before: then it is refused."""
+"""A submission that is not stored this long after its arrival is refused."""
 
 _LEAST_SECONDS = 0.8
-"""What an append has at least, though its first submission has waited until then."""
+"""The least time that an append gets, even if its first submission has waited for longer."""
 
 _EXPIRY_SECONDS = 0.1
-"""Between two looks for submissions that have waited for too long. They all are answered within six seconds."""
+"""The pause between two looks for submissions that have waited too long. All are answered within six seconds."""
 
 _ANSWERED_AT_ONCE = 128
-"""Submissions that are answered in one turn of the loop."""
+"""How many submissions are answered in one turn of the loop."""
 
-_NOT_TAKEN = "not stored: what was published before still waits for the backend: try again in a moment"
+_NOT_TAKEN = "not stored: earlier messages still wait for the backend: try again in a moment"
 
 _log = structlog.get_logger(__name__)
 
 
 _Submission = tuple[Sequence[Record], int, asyncio.Future[list[Outcome]], float]
-"""Records, their bytes, what their publisher waits for, and when they came. Bare: one is made for each message."""
+"""Records, their size in bytes, the future that their publisher awaits, and when they came. A bare tuple, since one is
+made for each message."""
 
 Append = Callable[[Sequence[Record], float], Awaitable[list[Outcome]]]
 """Stores records as one batch by a time of :func:`time.monotonic`; see :meth:`app.bus.backend.Backend.append`."""
@@ -64,19 +64,19 @@ class GroupCommit:
         self._messages = 0
         self._bytes = 0
         self._news: asyncio.Future[None] | None = None
-        """What :meth:`run` waits for; None while it does not."""
+        """The future that :meth:`run` awaits; None while it works."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The loop that is published in; known from the first time on."""
+        """The loop of the publishers; known from the first publish on."""
         self._closing = False
 
     def __repr__(self) -> str:
         return f"<GroupCommit {self._messages} messages, {self._bytes} bytes waiting>"
 
     def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
-        """Queue the records, in order and in one batch; return their outcome, when it is known: within six seconds.
+        """Queue the records, in order and in one batch; return a future of their outcomes, known within six seconds.
 
-        Raises :class:`OverloadedError` and :class:`UnavailableError` at once. No coroutine: half a
-        publisher's time goes into waiting for its message.
+        Raises :class:`OverloadedError` and :class:`UnavailableError` at once. This is no coroutine, because a task
+        for each message would double its cost.
         """
         messages = self._messages + len(records)
         added = sum([len(record.data) for record in records])
@@ -108,7 +108,7 @@ class GroupCommit:
                 _answer(batch[:_ANSWERED_AT_ONCE], outcomes)
                 if len(batch) > _ANSWERED_AT_ONCE:
                     answering.create_task(_answer_rest(batch[_ANSWERED_AT_ONCE:], outcomes))
-                del batch, outcomes  # what was published is not to be held until something is published again
+                del batch, outcomes  # or they would stay in memory until something is published again
             expiring.cancel()
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class GroupCommit:
     def _refusal(self) -> AbideError:
         if self._closing:
             return UnavailableError("the server is stopping: publish again in a moment")
-        return OverloadedError(f"{self._messages} messages wait for the backend already: publish again in a moment")
+        return OverloadedError(f"{self._messages} messages already wait for the backend: publish again in a moment")
 
     def _take(self) -> list[_Submission]:
         records, size, _, _ = self._waiting[0]
@@ -139,7 +139,7 @@ class GroupCommit:
         return taken
 
     async def _expire(self) -> None:
-        """Refuse what has waited for too long behind what is under way; never returns."""
+        """Refuse what has waited too long behind the append under way; never returns."""
         waiting = self._waiting
         while True:
             await asyncio.sleep(_EXPIRY_SECONDS)
@@ -164,7 +164,7 @@ class GroupCommit:
         except AbideError as error:
             self._meter.appended(len(records), time.perf_counter() - began)
             outcomes = [bare(error)] * len(records)
-        except Exception:  # noqa: BLE001 — a bug of a backend fails its batch, not the queue
+        except Exception:  # noqa: BLE001 — a bug in a backend fails its batch, not the queue
             _log.exception("append_failed", messages=len(records))
             outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
         self._messages -= len(records)
@@ -182,10 +182,10 @@ def _stored(records: Sequence[Record], outcomes: Sequence[Outcome]) -> dict[str,
 
 
 def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:
-    """Tell publishers; takes from ``outcomes`` what is theirs."""
+    """Answer publishers, each with the next of the ``outcomes``."""
     for records, _, future, _ in batch:
         mine = [next(outcomes)] if len(records) == 1 else list(islice(outcomes, len(records)))
-        if not future.done():  # who waited may have gone away
+        if not future.done():  # the publisher may have gone away
             future.set_result(mine)
 
 
