@@ -62,7 +62,7 @@ def test_bodies_that_do_not_end_are_bounded(crowd: list[Wire], http: httpx.Clien
     assert b"connection: close" in answer.lower()
     assert http.post("/push/lebowski", content=b"1", headers=JSON).status_code == 200
     large = http.post("/push", content=b" " * (MAX_BODY - 100), headers=JSON)
-    assert_problem(large, 503, "overloaded", "held already")
+    assert_problem(large, 503, "overloaded", "too many unfinished messages")
 
 
 def test_room_is_given_back(edge: Server, http: httpx.Client) -> None:
