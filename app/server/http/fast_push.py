@@ -114,10 +114,10 @@ class Desk:
 
     @classmethod
     def of(cls, config: Config, app_state: Mapping[str, Any]) -> Desk | None:
-        """Return a desk for one server; None where the application takes no such requests."""
-        direct = app_state.get(DIRECT)
+        """Return a desk for one server; None where pushes go by ASGI, as where something is around it."""
+        direct, served = app_state.get(DIRECT), _served(config)
         proxies = config.forwarded_allow_ips if config.proxy_headers else None
-        return cls(direct, proxies) if direct else None
+        return cls(direct, proxies) if direct and getattr(direct, "app", served) is served else None
 
     def known(self, data: bytes) -> tuple[Request, bytes] | None:
         """Take a request apart that begins with a known head and ends with its body."""
@@ -146,6 +146,12 @@ class Desk:
 @lru_cache(maxsize=64)  # the answers of one kind have the same
 def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join([header_line(name.lower(), value) for name, value in headers])
+
+
+def _served(config: Config) -> Any:  # noqa: ANN401 — an application
+    """Return the application that the server was given."""
+    app: Any = config.loaded_app
+    return app.app if isinstance(app, ProxyHeadersMiddleware) else app
 
 
 def _behind_proxy(trusted: str | list[str]) -> Callable[[Address, Forwarded], Address]:
