@@ -46,7 +46,7 @@ class Cors:
 
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *added]
+                message["headers"] = _with(message.get("headers", ()), added)
             await send(message)
 
         app = self._preflight if scope["method"] == "OPTIONS" and _is_preflight(scope["headers"]) else self._app
@@ -82,6 +82,14 @@ class Cors:
             response = Response(status_code=204)
             response.raw_headers += _PREFLIGHT
         await response(scope, receive, send)
+
+
+def _with(headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
+    """Return an answer's headers and ours, but for those that it has: somebody may have middleware for them."""
+    if len(added) == 1:  # Vary, which may appear twice
+        return [*headers, *added]
+    present = {name for name, _ in headers}
+    return [*headers, *(header for header in added if header == _VARY or header[0] not in present)]
 
 
 def _is_preflight(headers: Sequence[Header]) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope
 
 from app.core.errors import MalformedError, NoRoomError, TooLargeError
@@ -34,7 +35,7 @@ class Incoming:
 
     def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
         """Read the headers; raise as :func:`by_name` does."""
-        self.path: str = scope["path"]
+        self.path = get_route_path(scope)
         self.headers = by_name(scope["headers"])
         self.peer = peer(scope)
         self._receive = receive
