@@ -332,7 +332,7 @@ def user() -> str:
     return "walter"
 
 
-def test_dependencies_are_overridden(abide: Abide) -> None:
+def test_dependencies_of_routes_are_overridden(abide: Abide) -> None:
     """Dependencies of somebody's routes are replaced for tests as in any application of FastAPI."""
 
     async def whoami(name: Annotated[str, Depends(user)]) -> str:
@@ -360,7 +360,7 @@ def test_the_document_has_channels_pages_and_what_was_added(abide: Abide) -> Non
 # Middleware.
 
 
-def test_middleware_sees_everything(abide: Abide) -> None:
+def test_added_middleware_sees_everything(abide: Abide) -> None:
     """Middleware that was added sees pushes, reads, events and sockets, and what is answered."""
     seen: list[tuple[str, str]] = []
     abide.add_middleware(Seen, seen=seen)
