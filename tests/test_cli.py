@@ -252,19 +252,24 @@ def test_schema_prints_the_json_schema() -> None:
         (["schema"], ["JSON Schema"]),
     ],
 )
-def test_every_command_explains_itself_with_help(arguments: list[str], fragments: list[str]) -> None:
+def test_every_command_explains_itself_with_help(
+    arguments: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Command and each subcommand explain themselves."""
-    done = run(*arguments, "--help")
-    assert done.returncode == 0
-    assert all(fragment in done.stdout for fragment in fragments)
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    out, _ = capsys.readouterr()
+    assert all(fragment in out for fragment in fragments)
 
 
 @pytest.mark.parametrize("arguments", [[], ["chekc"], ["check", "a", "b"], ["serve", "--fast"]])
-def test_an_unknown_call_is_answered_with_its_usage(arguments: list[str]) -> None:
+def test_an_unknown_call_is_answered_with_its_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Command answers a call that it does not know with its usage and exit code 2."""
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: abide")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: abide")
 
 
 def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:

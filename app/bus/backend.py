@@ -83,7 +83,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def next_batch(self) -> Batch | EpochChange:
-        """Wait for the next messages of any followed channel, or for a turn of its log. Called by one task."""
+        """Wait for the next messages of any followed channel, or for a change of its epoch. Called by one task."""
 
     @abstractmethod
     async def health(self) -> BackendHealth:

@@ -62,7 +62,7 @@ class _Followed:
             self._hand(news)
 
     def deliver(self, news: Batch | EpochChange) -> None:
-        """Hand the sink a batch or a turn. Never raises: a bug ends this channel's subscriptions and nothing else."""
+        """Hand the sink a batch or a new epoch. Never raises: a bug ends this channel's subscriptions, nothing else."""
         if self._early is not None:
             self._early.append(news)
             return

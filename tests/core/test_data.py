@@ -71,9 +71,7 @@ def test_members_are_those_that_the_standard_library_finds(
         pairs = None
     if isinstance(pairs, Pairs) and len(dict(pairs)) == len(pairs) and dict(pairs).keys() <= names:
         found = data.members(text, names)
-        assert [
-            (name, json.loads(part, object_pairs_hook=Pairs, parse_int=float)) for name, part in found.items()
-        ] == pairs
+        assert [(name, parsed(part)) for name, part in found.items()] == pairs
     else:
         with pytest.raises(MalformedError):
             data.members(text, names)

@@ -13,9 +13,9 @@ from app.bus.postgres.append.store import Store
 from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.listen.listener import Listener
 from app.bus.postgres.listen.outbox_mover import OutboxMover
+from app.bus.postgres.log_reads import PATIENCE_SECONDS, LogReads
 from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.place import Place
-from app.bus.postgres.reads import PATIENCE_SECONDS, Reads
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.refusals import NOT_READY
 from app.bus.postgres.sessions.session import RETRY_SECONDS
@@ -58,7 +58,7 @@ class PostgresBackend(Backend):
             parse(direct_url or url), self._follower, mover, self._store.probe, meter, self._outcomes, inline=inline
         )
         readers = WorkConnections(self._dsn, "abide read", _READERS, idle=_READER_IDLE_SECONDS)
-        self._reads = Reads(readers, self._outcomes, self._listener)
+        self._reads = LogReads(readers, self._outcomes, self._listener)
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:

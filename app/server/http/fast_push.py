@@ -12,12 +12,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple, Protocol
 
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.server import ServerState
 
 from app.core.ports import DIRECT, Direct, Head
 from app.wire.handshake import LAST
@@ -90,7 +88,7 @@ class Answer:
         """Note that the connection is gone."""
         self._connection = None
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Nothing waits for room: the answer is one piece."""
 
 
@@ -109,21 +107,17 @@ class Request(NamedTuple):
 class Desk:
     """What the connections of one server share, to offer whole requests to the application."""
 
-    _of_servers: ClassVar[WeakKeyDictionary[ServerState, Desk | None]] = WeakKeyDictionary()
-
     def __init__(self, direct: Direct, trusted_proxies: str | list[str] | None) -> None:
         self._direct = direct
         self._known: dict[bytes, tuple[Request, int]] = {}
         self._behind_proxy = None if trusted_proxies is None else _behind_proxy(trusted_proxies)
 
     @classmethod
-    def of(cls, config: Config, server_state: ServerState, app_state: Mapping[str, Any]) -> Desk | None:
-        """Return the server's desk; None where the application takes no such requests."""
-        if server_state not in cls._of_servers:
-            direct = app_state.get(DIRECT)
-            proxies = config.forwarded_allow_ips if config.proxy_headers else None
-            cls._of_servers[server_state] = cls(direct, proxies) if direct else None
-        return cls._of_servers[server_state]
+    def of(cls, config: Config, app_state: Mapping[str, Any]) -> Desk | None:
+        """Return a desk for one server; None where the application takes no such requests."""
+        direct = app_state.get(DIRECT)
+        proxies = config.forwarded_allow_ips if config.proxy_headers else None
+        return cls(direct, proxies) if direct else None
 
     def known(self, data: bytes) -> tuple[Request, bytes] | None:
         """Take a request apart that begins with a known head and ends with its body."""

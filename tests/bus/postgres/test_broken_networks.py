@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from app.bus import group_commit
 from app.bus.postgres import backend as backend_module
-from app.bus.postgres import reads
+from app.bus.postgres import log_reads
 from app.bus.postgres.listen import heartbeats, listen_session, listener
 from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.sessions import session
@@ -104,7 +104,7 @@ async def test_a_silent_link_is_found_dead_and_replaced(
 ) -> None:
     """Worker whose link falls silent turns red within seconds, and goes on where it was when it heals."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(reads, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(session, "COMMAND_SECONDS", 1.0)
     monkeypatch.setattr(session, "CONNECT_SECONDS", 1.0)
@@ -132,7 +132,7 @@ async def test_a_database_that_is_away_at_start_is_waited_for(
 ) -> None:
     """Worker that starts before its database says so once, refuses publishers, and serves when it comes."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(reads, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.3)
     proxy.refuse()
     with capture_logs() as logs:
@@ -175,7 +175,7 @@ async def test_a_read_gives_up_when_its_patience_ends(
 ) -> None:
     """Worker refuses a read when the database stays away."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(reads, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.2)
     async with worker(proxied) as it:
         proxy.refuse()
@@ -202,16 +202,16 @@ async def test_a_read_that_waits_for_its_turn_says_nothing_of_the_database(
 ) -> None:
     """Reads of more callers than connections refuse those whose patience ends, and blame no database."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(reads, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
     async with worker(url) as it, contextlib.AsyncExitStack() as stack:
         await it.publish("a", "1")
         connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet")
-        reads_ = reads.Reads(connections, said, Known())
+        reads = log_reads.LogReads(connections, said, Known())
         for _ in range(2):
             await stack.enter_async_context(connections.session(1))
         said.worked("listen")
         with pytest.raises(UnavailableError):
-            await reads_.page("a", 0, 10, ALL)
+            await reads.page("a", 0, 10, ALL)
         assert said.wrong() is None
     await connections.close()
 
@@ -242,7 +242,7 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(
 ) -> None:
     """Publisher whose commit was under way when the database vanished is told "unknown", never "not stored"."""
     monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(reads, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.3)
     async with worker(proxied) as it:
         await it.publish("a", "1")

@@ -347,7 +347,8 @@ async def test_the_repr_names_the_place_and_no_secret(postgres: PostgresServer) 
     """Backend's repr tells where it is connected to and how that goes."""
     url = postgres.url("app").replace("postgres@", "postgres:s3cret@")
     backend = PostgresBackend(url, retention=lambda _: ALL)
-    assert repr(backend) == f"<PostgresBackend 127.0.0.1:{postgres.port}/app, 0 followed: not connected yet>"
+    state = "0 followed, 0 bytes held: not connected yet"
+    assert repr(backend) == f"<PostgresBackend 127.0.0.1:{postgres.port}/app, {state}>"
 
 
 async def test_a_database_that_is_not_there_is_named(postgres: PostgresServer) -> None:

@@ -114,25 +114,6 @@ FETCH, MOVE = "CROSS JOIN unnest", "FROM abide.drain($1"
 """What is in each statement of a fetch, and of a move of the outbox, and in no other."""
 
 
-async def log_statements(connection: asyncpg.Connection, database: str) -> None:
-    """Have the server log every statement of the sessions that begin from now on in the database."""
-    await connection.execute(f"ALTER DATABASE {database} SET log_statement = 'all'")
-
-
-@pytest.fixture
-async def statements(postgres: PostgresServer, sql: asyncpg.Connection, database: str) -> Callable[[str], int]:
-    """Give a function that returns how many statements with a text workers have sent to the database."""
-    await log_statements(sql, database)
-    begin = postgres.log.stat().st_size
-
-    def count(text: str) -> int:
-        with postgres.log.open("rb") as log:
-            log.seek(begin)
-            return log.read().count(text.encode())
-
-    return count
-
-
 @pytest.mark.parametrize("stored", [0, 3])
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "doorbell"])
 async def test_what_a_neighbour_notifies_is_never_delivered(
@@ -194,7 +175,7 @@ async def test_what_a_copy_of_the_database_has_sealed_is_not_proved(
     original, other = await asyncpg.connect(url), await asyncpg.connect(postgres.url(copy))
     payloads: list[str] = []
     await original.execute(f"ALTER DATABASE {database} RESET log_statement")
-    await log_statements(other, copy)
+    await original.execute(f"ALTER DATABASE {copy} SET log_statement = 'all'")
     await other.add_listener("abide", lambda _, __, ___, payload: payloads.append(str(payload)))
     async with worker(url) as it, worker(postgres.url(copy)) as copied:
         (reader,) = await it.follow("a")
@@ -276,7 +257,9 @@ async def test_a_role_that_may_not_read_the_seal_works_by_hints(url: str, sql: a
     assert "GRANT SELECT ON abide.seal" in said[0]["detail"]
 
 
-async def test_a_flood_of_hints_costs_few_reads(url: str, neighbour: asyncpg.Connection) -> None:
+async def test_a_flood_of_hints_costs_few_reads(
+    url: str, neighbour: asyncpg.Connection, statements: Callable[[str], int]
+) -> None:
     """Follower reads the log a few times for any number of forged heads, and delivers meanwhile."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")

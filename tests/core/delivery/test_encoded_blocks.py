@@ -75,7 +75,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert small.encode("c", "e", PLAIN_FRAMES, messages(1, 40)) == PLAIN_FRAMES("c", "e", messages(1, 40))
 
 
-def test_many_small_pieces_take_no_more_than_large_ones() -> None:
+def test_many_small_blocks_take_no_more_than_large_ones() -> None:
     """Encoded blocks count what is around their bytes, so that a crowd of tiny ones is bounded, too."""
     blocks = EncodedBlocks(limit=200_000)
     tracemalloc.start()

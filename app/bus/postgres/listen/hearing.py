@@ -20,7 +20,7 @@ from app.bus.postgres.listen.outbox_mover import OutboxMover
 
 _HINT_SECONDS, _MESSAGE_SECONDS = 0.004, 0.04
 """How much of one turn of the event loop hints and messages may take; messages have to be proved. What comes later in
-the turn is dropped, and the poll finds what it told."""
+the turn is dropped, and the next look at the heads finds what it told."""
 
 
 @dataclass(slots=True)

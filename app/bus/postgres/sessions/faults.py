@@ -24,7 +24,7 @@ SEAL_UNREADABLE = (
 )
 
 ELSEWHERE = (
-    "LISTEN is connected to another database than commits, and connects again: if this goes on, correct "
+    "LISTEN is in another database than commits, and connects again: if this goes on, correct "
     "DIRECT_DATABASE_URL, which must lead to the same database as DATABASE_URL"
 )
 
@@ -34,7 +34,7 @@ _ROW_SECURITY = (
 )
 
 _LOCKED = "another session holds a lock: pg_locks and pg_stat_activity show which, pg_terminate_backend(pid) ends it"
-_RESTORED = f"was the schema 'abide' dropped or changed? Restore it, or {MIGRATE}"
+_RESTORED = f"the schema 'abide' may have been dropped or changed: restore it, or {MIGRATE}"
 _STANDBY = "this is a standby or a replica: use the address of the primary"
 _HOST = (
     "check the host in the URL, whether this machine can reach it (over IPv6, through a firewall), "
@@ -60,7 +60,7 @@ _WHAT_TO_DO = {
     "42703": _RESTORED,
     "42883": _RESTORED,
     "53100": "the database's disk is full: free some space, or add some",
-    "53200": "the database is out of memory, or of room for locks",
+    "53200": "the database is out of memory, or of room for locks: add memory, or raise max_locks_per_transaction",
     "53300": "each worker takes up to 5 connections: raise max_connections, run fewer workers, "
     "or use a pooler and DIRECT_DATABASE_URL",
     "55000": "wait if the database is being restored; use the address of the primary if it is a replica",
@@ -97,10 +97,7 @@ _BY_TEXT = (
 _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, f"the host name has no address here: {_HOST}"),
     (ssl.SSLCertVerificationError, f"the certificate is not trusted: {_CERTIFICATE}"),
-    (
-        FileNotFoundError,
-        "a file or socket in the URL is missing: check sslrootcert, sslcert, sslkey and the host",
-    ),
+    (FileNotFoundError, "a file or socket in the URL is missing: check sslrootcert, sslcert, sslkey and the host"),
     (ConnectionRefusedError, f"nothing listens there: {_POSTGRES}"),
     (ConnectionError, f"the connection was closed: {_POSTGRES}"),
     (ssl.SSLError, f"no TLS could be agreed on: {_POSTGRES}"),

@@ -3,7 +3,7 @@
 -- Parameters: $1 channels; $2 for each channel, the offset to read after.
 -- Returns: at least one row a channel: the log's epoch and whether it is certified, the channel, its head and lineage,
 --     and a row of the log or NULLs.
--- Called by: reads.py
+-- Called by: log_reads.py
 SELECT left(e.name, 8) AS epoch, e.certified, t.channel, coalesce(h.head, e.floor) AS head,
     CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage,
     r.last, r.n, r.time, r.body

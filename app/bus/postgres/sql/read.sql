@@ -4,7 +4,7 @@
 --     messages; $5 its ttl, in ms; $6 the most bytes.
 -- Returns: at least one row: the log's epoch and whether it is certified, the channel's lineage, the first offset that
 --     the history shows, the head, and a row of the log or NULLs.
--- Called by: reads.py
+-- Called by: log_reads.py
 WITH h AS (
     SELECT left(e.name, 8) AS epoch, e.certified, coalesce(h.head, e.floor) AS head,
         CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
@@ -13,7 +13,6 @@ from app.bus.postgres.listen import listener
 from app.core.data import read
 from app.core.errors import MalformedError
 from app.core.message import Published
-from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, Ledger, until, worker, workers
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
@@ -21,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("unretrieved")
 LEADS = "SELECT holder FROM abide.turn WHERE what = 'lead' AND until > abide.now_ms()"
 LED_OR_EMPTY = f"SELECT EXISTS ({LEADS}) OR NOT EXISTS (SELECT FROM abide.outbox)"  # noqa: S608 — a constant of ours
 SAYS_AWAKE = "SELECT last_value > abide.now_ms() FROM abide.awake"
+LOOK = "mode = 'RowExclusiveLock'"
+"""What is in each statement that asks whether a transaction is still publishing, and in no other."""
 LEAD = "UPDATE abide.turn SET holder = pg_backend_pid(), until = abide.now_ms() + {ms} WHERE what = 'lead'"
 
 
@@ -80,17 +81,9 @@ async def test_a_transaction_outlives_the_drain_that_it_saw_awake(
 
 @pytest.mark.usefixtures("no_poll")
 async def test_a_transaction_that_stays_open_costs_ever_fewer_looks(
-    postgres: PostgresServer, database: str, url: str, sql: asyncpg.Connection, other: asyncpg.Connection
+    url: str, sql: asyncpg.Connection, other: asyncpg.Connection, statements: Callable[[str], int]
 ) -> None:
     """Drain that waits for a transaction to end looks less and less often."""
-    await sql.execute(f"ALTER DATABASE {database} SET log_statement = 'all'")
-    begin = postgres.log.stat().st_size
-
-    def looks() -> int:
-        with postgres.log.open("rb") as log:
-            log.seek(begin)
-            return log.read().count(b"mode = 'RowExclusiveLock'")
-
     async with worker(url) as it:
         (reader,) = await it.follow("a")
         open_ = other.transaction()
@@ -98,10 +91,10 @@ async def test_a_transaction_that_stays_open_costs_ever_fewer_looks(
         await other.execute("SELECT abide.publish('a', '\"late\"')")
         await sql.execute("SELECT abide.publish('a', '1')")
         await reader.until(1)
-        await until(looks, "a look")
+        await until(lambda: statements(LOOK), "a look")
         began = time.monotonic()
         await until(lambda: time.monotonic() - began > 4, "four seconds")
-        assert looks() < 15
+        assert statements(LOOK) < 15
         await sql.execute("SELECT abide.publish('a', '2')")
         await reader.until(2)
         await open_.commit()

@@ -54,7 +54,7 @@ class _ReadAttempts:
     """Why the last one did not work."""
 
 
-class Reads:
+class LogReads:
     """Reads over ``connections``. Each method raises :class:`UnavailableError` while the database is away."""
 
     def __init__(self, connections: WorkConnections, outcomes: Outcomes, listening: Listening) -> None:
