@@ -37,7 +37,6 @@ from app.web.documents.lazy_document import Object
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.publish import in_process
-from app.web.publish.push import stored
 from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
@@ -112,9 +111,7 @@ class Service:
         """Publish one message, as :meth:`app.main.Abide.publish` says."""
         if not self.is_running:
             raise RuntimeError(NOT_STARTED)
-        record = await in_process.record(self._settings.registry, channel, data, key)
-        (outcome,) = await self._publisher.publish([record])
-        return str(stored(outcome).position)
+        return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
         return self._settings.registry.history(channel)
