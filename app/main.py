@@ -32,13 +32,16 @@ from app.core import turns
 from app.core.channel import History, Registry
 from app.core.delivery.hub import Hub
 from app.core.intake import Intake
-from app.core.ports import DIRECT, INTAKE, METER, Head, Meter, Publisher, Reply
+from app.core.ports import DIRECT, INTAKE, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
+from app.web.edge.cors import Cors
 from app.web.edge.prefix import Prefix
 from app.web.operate.health import ConfigState, Health
+from app.web.publish.direct_push import DirectPush
+from app.web.publish.push import Push
 from app.web.routes import Edge, Routes
 
 if TYPE_CHECKING:
@@ -58,9 +61,12 @@ def create_app() -> ASGIApp:
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
     tracing = _tracing(environment)
-    routes: ASGIApp = Abide(environment, tracing)
-    app = AccessLog(Prefix(routes, environment.root_path) if environment.root_path else routes)
-    return tracing.app(app) if tracing else app
+    abide = Abide(environment, tracing)
+    app = AccessLog(Prefix(abide, environment.root_path) if environment.root_path else abide)
+    if tracing:  # spans are made around ASGI requests alone
+        return tracing.app(app)
+    abide.direct = DirectPush(app, environment.root_path, abide.pushes)
+    return app
 
 
 def _tracing(environment: Environment) -> Tracing | None:
@@ -105,15 +111,17 @@ class Abide:
         self._health = Health(self._bus.health, self._config_state)
         self._routes = self._build(self._settings, self._authenticator(self._settings))
         self._lifespan_app = Starlette(lifespan=self._lifespan)
+        self.direct: DirectPush | None = None
+        """What the server may pass pushes to that have arrived whole; None where they all come by ASGI."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection by the routes that are in force now."""
         app = self._lifespan_app if scope["type"] == "lifespan" else self._routes
         await app(scope, receive, send)
 
-    def _direct(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        """Answer a whole request by the routes that are in force now, or leave it to :meth:`__call__`."""
-        return self._routes.direct(head, client, body, reply)
+    def pushes(self) -> tuple[Push, Cors]:
+        """Return who decides pushes by the settings that are in force now."""
+        return self._routes.push, self._routes.cors
 
     def _history(self, channel: str) -> History:
         return self._settings.registry.history(channel)
@@ -157,8 +165,7 @@ class Abide:
                 asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
-            # Spans are made around ASGI requests alone.
-            yield {INTAKE: self._intake, METER: self._metrics} | ({} if self._tracing else {DIRECT: self._direct})
+            yield {INTAKE: self._intake, METER: self._metrics} | ({DIRECT: self.direct} if self.direct else {})
             for task in tasks:
                 task.cancel()
             await self._sample()

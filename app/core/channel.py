@@ -89,8 +89,7 @@ class Caller(NamedTuple):
 _UNSEEN = Caller()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The authenticated caller."""
 
     has_key: bool = False

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.core.channel import History
 from app.core.errors import AbideError
 from app.core.message import Batch, Page, Position, Published, Record, Turn
+from app.wire.request_head import RequestHead
 
 Outcome = Published | AbideError
 """What became of one record: stored, or refused and why."""
@@ -132,29 +132,36 @@ DIRECT = "abide.direct"
 """Where the lifespan's ``state`` has the application's :class:`Direct`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Head:
-    """What stands before a request's body. The same object may come again, for the same bytes."""
+class Reply(NamedTuple):
+    """What a push is answered with."""
 
-    path: str
-    """Decoded, with the root path, without the query."""
-    headers: Sequence[tuple[bytes, bytes]]
-    """Names in lower case, and values, in their order."""
-
-
-Reply = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]
-"""Answers with a status, headers but for Content-Length, and a body. To be called once."""
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    """Names in lower case, and values; without Content-Length, which the body says."""
+    body: bytes
 
 
 class Direct(Protocol):
-    """Who may answer a ``POST`` that has arrived whole, past ASGI: without a task, events and a scope.
+    """Takes pushes that have arrived whole, without ASGI's task, events and scope.
 
-    What it does not take goes to the ASGI application, which serves everything: so on a server that
-    knows nothing of this the same is answered, only slower.
+    The same pushes are answered the same over ASGI, only slower: by servers that know nothing of this, and where
+    something is put around :attr:`app`, such as middleware, which is to see every request.
     """
 
-    def __call__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        """Take the request, and ``reply`` later, or return False and have done nothing."""
+    app: object
+    """The ASGI application that it answers for."""
+
+    def parse(self, head: RequestHead) -> object | None:
+        """Return what the request head of a push says; None of another request.
+
+        The server may remember it: it is the same for the same head, whoever sends it and whenever.
+        """
+
+    def __call__(self, head: Any, client: str | None, body: bytes, answer: Callable[[Reply], None]) -> None:  # noqa: ANN401 — what ``parse`` has returned
+        """Decide a push, refusals included, and ``answer`` it later, once.
+
+        ``head`` is what :meth:`parse` has returned, ``client`` the address that the push comes from.
+        """
 
 
 class ResponseHandover(Protocol):

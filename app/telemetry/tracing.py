@@ -10,6 +10,7 @@ message is stored, so the last two spans are made when both are known.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -176,7 +177,10 @@ class _Publisher(_Wrapper):
         super().__init__(wrapped, ways)
         self._tracer = tracer
 
-    async def publish(self, records: Sequence[Any]) -> list[Any]:
+    def publish(self, records: Sequence[Any]) -> asyncio.Future[list[Any]]:
+        return asyncio.ensure_future(self._publish(records))
+
+    async def _publish(self, records: Sequence[Any]) -> list[Any]:
         attributes = {"abide.channel": records[0].channel, "abide.messages": len(records)}
         with self._tracer.start_as_current_span("commit", kind=SpanKind.PRODUCER, attributes=attributes) as span:
             outcomes: list[Any] = await self._wrapped.publish(records)

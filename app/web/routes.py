@@ -34,8 +34,9 @@ from app.web.operate.health import Health, Readiness
 from app.web.operate.metrics import Exposition, Metrics
 from app.web.operate.operators import add_operators_routes
 from app.web.operate.pages import add_pages
-from app.web.publish.direct import DirectPush
+from app.web.publish.asgi_push import AsgiPush
 from app.web.publish.push import Push
+from app.web.publish.push_head import is_push
 from app.web.subscribe.reads import HISTORY, Reads
 from app.web.subscribe.websocket import Sockets
 
@@ -76,25 +77,26 @@ class Routes:
     """
 
     def __init__(self, edge: Edge) -> None:
-        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        self.push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        """Who decides pushes."""
+        self._push = AsgiPush(self.push, edge.intake)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.hub, edge.publisher, edge.intake)
         self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.documented = _document(edge, self._push)
         """The FastAPI application behind the rest; it has the OpenAPI document."""
-        self._http = Cors(self._dispatch, edge.authenticator.origins)
-        self.direct = DirectPush(self._push, self._http, edge.publisher, edge.meter, edge.root_path)
-        """Who answers pushes past all this."""
+        self.cors = Cors(self._dispatch, edge.authenticator.origins)
+        """What serves HTTP, and knows what is added to answers."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""
         if scope["type"] == "websocket":
             await self._sockets(scope, receive, send)
         else:
-            await self._http(scope, receive, send)
+            await self.cors(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["method"] == "POST" and (path == "/push" or path.startswith("/push/")):
+        if scope["method"] == "POST" and is_push(path):
             await self._push(scope, receive, send)
         elif scope["method"] in {"GET", "HEAD"} and self._reads.knows(path):
             await self._reads(scope, receive, send)
@@ -102,7 +104,7 @@ class Routes:
             await self.documented(scope, receive, send)
 
 
-def _document(edge: Edge, push: Push) -> FastAPI:
+def _document(edge: Edge, push: AsgiPush) -> FastAPI:
     """Register the routes that FastAPI serves."""
     app = Documented(
         edge.registry.channels,
@@ -152,7 +154,7 @@ def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> N
     )
 
 
-def _add_push(app: FastAPI, push: Push) -> None:
+def _add_push(app: FastAPI, push: AsgiPush) -> None:
     app.router.routes += [Route(path, push, methods=["POST"]) for path in ("/push", "/push/{name:path}")]
 
 

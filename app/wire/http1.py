@@ -1,4 +1,4 @@
-"""What an HTTP/1.1 answer is made of: the lines of its head, and chunks."""
+"""What an HTTP/1.1 response is made of: the lines of its head, and chunks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 from app.wire.request_head import TOKEN
 
@@ -13,10 +14,50 @@ Headers = Iterable[tuple[bytes, bytes]]
 """Names and values."""
 
 CLOSE = b"connection: close\r\n"
-"""The line that says that a connection ends with this answer."""
+"""The line that says that a connection ends with this response."""
 
+WITHOUT_BODY = (204, 304)
+"""Statuses whose responses have no body."""
+
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+_END = b"\r\n"
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class ResponseHead(NamedTuple):
+    """The head of a response as it is sent, and what it says of the rest."""
+
+    data: bytes
+    length: int | None
+    """Bytes of the body by Content-Length; None where it has none."""
+    keep_alive: bool
+    """Whether another response may follow on the connection."""
+
+
+def response_head(status: int, headers: Headers, *, keep_alive: bool, chunked: bool = False) -> ResponseHead:
+    """Frame the head of a response.
+
+    How a body ends is the server's business: a Transfer-Encoding among ``headers`` is left out, and a body without a
+    Content-Length comes in chunks where ``chunked`` allows it. The connection ends with the response unless both
+    ``keep_alive`` and the headers say otherwise. Raises ValueError as :func:`header_line`.
+    """
+    lines = [status_line(status)]
+    length = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"connection" and b"close" in value.lower():
+            keep_alive = False
+        elif lower != b"transfer-encoding":
+            lines.append(header_line(lower, value))
+            if lower == b"content-length":
+                length = int(value)
+    if chunked and length is None:
+        lines.append(_CHUNKED)
+    if not keep_alive:
+        lines.append(CLOSE)
+    lines.append(_END)
+    return ResponseHead(b"".join(lines), length, keep_alive)
 
 
 def phrase(status: int) -> bytes:
@@ -41,7 +82,7 @@ def header_line(name: bytes, value: bytes) -> bytes:
 
 def header_lines(headers: Headers) -> bytes:
     """Return the lines of headers, and the empty one behind them. Raises ValueError as :func:`header_line`."""
-    return b"".join([*(header_line(name, value) for name, value in headers), b"\r\n"])
+    return b"".join([*(header_line(name, value) for name, value in headers), _END])
 
 
 def chunk(data: bytes) -> bytes:

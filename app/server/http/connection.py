@@ -20,9 +20,10 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
-from app.server.http import fast_push
 from app.server.http.deadlines import Patience, Times
 from app.server.http.exchange import Cycle, Event
+from app.server.http.fast_push import FastPush, Parsed, PushExchange
+from app.server.http.forwarded import Address, TrustedProxies
 from app.server.lasting.asgi_peer import Opening
 from app.server.lasting.shared import Shared
 from app.server.lasting.stream import StreamProtocol
@@ -55,9 +56,9 @@ class HttpProtocol(asyncio.Protocol):
     """Bytes of a head from which on it is read in a turn of the event loop that has room for it."""
 
     __slots__ = (
-        "_answering", "_app", "_app_state", "_awaits_header", "_chunk", "_client", "_config", "_desk", "_excused",
-        "_full", "_is_idle", "_loop", "_meter", "_patience", "_read_paused", "_reader", "_reading", "_scheme",
-        "_server", "_state", "_tasks", "_transport", "_written", "_yields",
+        "_answering", "_app", "_app_state", "_awaits_header", "_chunk", "_client", "_config", "_excused", "_fast_push",
+        "_full", "_is_idle", "_is_proxied", "_loop", "_meter", "_patience", "_proxies", "_read_paused", "_reader",
+        "_reading", "_scheme", "_server", "_state", "_tasks", "_transport", "_written", "_yields",
     )  # fmt: skip
 
     def __init__(
@@ -76,17 +77,19 @@ class HttpProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._meter: Meter = app_state.get(METER, UNMETERED)
         self._loop = _loop or asyncio.get_running_loop()
-        self._desk = fast_push.Desk.of(config, server_state, app_state)  # None where all requests go to the application
+        self._fast_push = FastPush.of(config, server_state, app_state)  # None where all requests go by ASGI
+        self._proxies = TrustedProxies.of(config)
         self._transport: asyncio.Transport
         """Valid once connected, as are the next three."""
         self._server: tuple[str, int | None] | None = None
-        self._client: tuple[str, int] | None = None
+        self._client: Address | None = None
+        self._is_proxied = False  # whether the peer is a proxy that is believed
         self._scheme = "http"
 
         self._reader = RequestReader()
         self._chunk = b""  # what is being read, if it began between two requests
         self._reading: Cycle | None = None  # whose body is being read
-        self._answering: Cycle | fast_push.Answer | None = None
+        self._answering: Cycle | PushExchange | None = None
         self._read_paused = False
         self._is_idle = True  # whether all that has come was read, and the next byte begins a request
         self._yields = False  # whether what has come waits for a turn
@@ -105,6 +108,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport = transport
         self._server = get_local_addr(transport)
         self._client = get_remote_addr(transport)
+        self._is_proxied = self._proxies.trust(self._client and self._client[0])
         self._scheme = "https" if is_ssl(transport) else "http"
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
         self._awaits_header = True
@@ -120,7 +124,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if self._is_idle and self._offer_known(data):
+        if self._is_idle and self._is_known_push(data):
             return
         self._chunk = data if self._is_idle else b""
         self._is_idle = False
@@ -191,10 +195,10 @@ class HttpProtocol(asyncio.Protocol):
         patience.expect_nothing()
         if head.asks_for_websocket:
             self._upgrade(head)
-        elif self._desk is None or self._full or not _is_plain_push(head):
+        elif self._fast_push is None or self._full or (parsed := self._fast_push.parse(head)) is None:
             self._begin(head)
         else:
-            self._offer_read(self._desk, head)
+            self._begin_push(self._fast_push, head, parsed)
         return True
 
     def _read_body(self, cycle: Cycle, patience: Patience) -> bool:
@@ -235,36 +239,32 @@ class HttpProtocol(asyncio.Protocol):
             _logger.exception("connection_failed")
             abort(self._transport)
 
-    # Requests that are whole.
+    # Pushes that are whole.
 
-    def _offer_known(self, data: bytes) -> bool:
-        """Offer what needs no parsing; return whether it was taken."""
-        desk = self._desk
-        if desk is None or self._answering is not None or self._full:
+    def _is_known_push(self, data: bytes) -> bool:
+        """Begin with a push whose head is known, and needs no parsing; return whether it is one."""
+        if self._fast_push is None or self._answering is not None or self._full:
             return False
-        known = desk.known(data)
-        if known is None or not self._offer(desk, *known):
+        known = self._fast_push.cache.find(data)
+        if known is None:
             return False
         self._awaits_header = False
+        self._push(self._fast_push, *known)
         return True
 
-    def _offer_read(self, desk: fast_push.Desk, head: RequestHead) -> None:
-        """Offer what was parsed if all of it has come; begin to answer it by ASGI if that is not taken."""
+    def _begin_push(self, fast_push: FastPush, head: RequestHead, parsed: Parsed) -> None:
+        """Begin with a push: by ASGI unless all of it has come."""
         body = self._reader.body()
-        if self._reader.is_at_head:
-            request = fast_push.Request.of(self._config.root_path + head.target.path, head.headers)
-            if self._offer(desk, request, body):
-                desk.learn(self._chunk, request, body)
-                return
-        cycle = self._begin(head)
-        self._give(cycle, body)
+        if not self._reader.is_at_head:
+            self._give(self._begin(head), body)
+            return
+        if parsed.keep_alive:
+            fast_push.cache.remember(self._chunk, parsed, body)
+        self._push(fast_push, parsed, body)
 
-    def _offer(self, desk: fast_push.Desk, request: fast_push.Request, body: bytes) -> bool:
-        answer = fast_push.Answer(self)
-        if not desk.take(answer, request, self._client, body):
-            return False
-        self._answering = answer
-        return True
+    def _push(self, fast_push: FastPush, parsed: Parsed, body: bytes) -> None:
+        client = parsed.client if self._is_proxied and parsed.client else self._client
+        self._answering = fast_push.begin(self, parsed, client, body)
 
     # Other requests.
 
@@ -289,16 +289,26 @@ class HttpProtocol(asyncio.Protocol):
         task.add_done_callback(self._tasks.discard)
         return cycle
 
+    def _sender(self, head: RequestHead) -> tuple[Address | None, bool]:
+        """Return the client of a request, and whether it speaks TLS: what a trusted proxy says goes first."""
+        client, is_tls = self._client, self._scheme == "https"
+        if self._is_proxied:
+            forwarded = self._proxies.read(head.headers)
+            client = forwarded.client or client
+            is_tls = is_tls if forwarded.is_tls is None else forwarded.is_tls
+        return client, is_tls
+
     def _scope(self, head: RequestHead) -> Event:
         path, raw_path, query = head.target
+        client, is_tls = self._sender(head)
         root_path = self._config.root_path
         return {
             "type": "http",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
             "http_version": head.version,
             "server": self._server,
-            "client": self._client,
-            "scheme": self._scheme,
+            "client": client,
+            "scheme": "https" if is_tls else "http",
             "root_path": root_path,
             "method": head.method.decode("ascii"),
             "path": root_path + path,
@@ -401,8 +411,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _upgrade(self, head: RequestHead) -> None:
         """Hand the connection over to a WebSocket, and keep nothing of it; or refuse what is no handshake."""
-        is_tls = self._scheme == "https"
-        request = Request(head, is_tls, self._client, self._server, self._reader.rest())
+        client, is_tls = self._sender(head)
+        request = Request(head, is_tls, client, self._server, self._reader.rest())
         try:
             opening = Opening.of(request, self._config, self._state)
         except RefusalError as error:
@@ -452,8 +462,3 @@ class HttpProtocol(asyncio.Protocol):
 
 
 _TOO_LARGE = (414, 431)
-
-
-def _is_plain_push(head: RequestHead) -> bool:
-    """Whether a request may be one that is answered past ASGI."""
-    return head.method == b"POST" and head.version == "1.1" and head.keep_alive and not head.awaits_continue

@@ -11,17 +11,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
+from itertools import chain
 from typing import Any, Protocol
 
 from app.core.ports import Heartbeat, Peer, Writer
-from app.wire.http1 import CLOSE, Headers, header_line, status_line
+from app.wire.http1 import CLOSE, WITHOUT_BODY, Headers, response_head
 
 Event = MutableMapping[str, Any]
 Application = Callable[..., Awaitable[Any]]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n"
-_WITHOUT_BODY = (204, 304)
 _MOST_PIECES = 64
 
 _logger = logging.getLogger("uvicorn.error")
@@ -190,29 +190,13 @@ class Cycle:
         return self._connection.hand_over(head, peer, heartbeat)
 
     def _start(self, event: Event) -> None:
-        """Make the head. How the body ends is the server's business: what is said of chunks is left out."""
+        """Make the head. A body without a length comes in chunks; before HTTP/1.1 it ends with its connection."""
         status: int = event["status"]
-        lines = [status_line(status)]
-        length = None
-        for name, value in (*self._connection.default_headers, *event.get("headers", ())):
-            lower = name.lower()
-            if lower == b"transfer-encoding":
-                continue
-            if lower == b"connection" and b"close" in value.lower():
-                self.keep_alive = False
-                continue
-            if lower == b"content-length":
-                length = int(value)
-            lines.append(header_line(lower, value))
-        if length is None and not self._is_head and status not in _WITHOUT_BODY:
-            # Before HTTP/1.1 there were no chunks: there a body ends with its connection, which is never kept.
-            self._chunked = True
-            if not self._is_1_0:
-                lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            lines.append(CLOSE)
-        lines.append(_END)
-        self._head = b"".join(lines)
+        has_body = not self._is_head and status not in WITHOUT_BODY
+        headers = chain(self._connection.default_headers, event.get("headers", ()))
+        head = response_head(status, headers, keep_alive=self.keep_alive, chunked=has_body and not self._is_1_0)
+        self._head, length, self.keep_alive = head
+        self._chunked = has_body and length is None
         self._left = length or 0
         self.awaits_continue = False
         self._phase = _Phase.STARTED

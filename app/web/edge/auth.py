@@ -39,7 +39,7 @@ class Authenticator:
         on_loopback: bool = False,
     ) -> None:
         # Digests have one length, so that comparing them tells nothing of a key's.
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [(digest, digest.hex()[:_NAME_DIGITS]) for digest in map(_digest, keys)]
         self.origins = Origins(origins, on_loopback=on_loopback)
         """Whose pages may use the server."""
         self.operators = operators
@@ -53,23 +53,26 @@ class Authenticator:
         where that is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign
         origin, and :class:`UnauthorisedError` for a key that is none, also where nobody needs one.
         """
-        return self._judge(see(headers, peer))
+        return self.authenticate(see(headers, peer))
 
     def judge(self, identity: Identity) -> Identity:
         """Return what the caller of an open connection is by these settings; raises as :meth:`identify` does."""
-        return self._judge(identity.caller)
+        return self.authenticate(identity.caller)
 
-    def _judge(self, caller: Caller) -> Identity:
+    def authenticate(self, caller: Caller) -> Identity:
+        """Return the identity of a caller by what it shows; raises as :meth:`identify` does."""
         self.origins.check(caller)
         if not self._digests:
             return self._keyless(_NO_KEYS, caller)
         if caller.digest is None:
             return self._keyless("no key was sent", caller)
-        matches = [hmac.compare_digest(caller.digest, known) for known in self._digests]
-        if not any(matches):
+        name = None
+        for digest, its_name in self._digests:  # all of them, whichever it is
+            if hmac.compare_digest(caller.digest, digest):
+                name = its_name
+        if name is None:
             msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
             raise UnauthorisedError(msg)
-        name = self._digests[matches.index(True)].hex()[:_NAME_DIGITS]
         return Identity(has_key=True, name=name, is_operator=True, caller=caller)
 
     def check_operator(self, request: HTTPConnection, what: str) -> None:
