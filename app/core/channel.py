@@ -86,7 +86,7 @@ class Caller(NamedTuple):
     """Own, but its host is not this machine, and no proxy passed it on: the name may have been made to lead here."""
 
 
-_UNSEEN = Caller()
+NOBODY = Caller()
 
 
 class Identity(NamedTuple):
@@ -102,7 +102,7 @@ class Identity(NamedTuple):
     """It may see what operators see, and publish where only they may."""
     keys_exist: bool = True
     """Whether there are keys to bring; without them nobody can become an operator by a key."""
-    caller: Caller = _UNSEEN
+    caller: Caller = NOBODY
     """By what it was judged."""
 
     def may(self, access: Access) -> bool:

@@ -141,6 +141,10 @@ class Reply(NamedTuple):
     body: bytes
 
 
+Answer = Callable[[int, tuple[tuple[bytes, bytes], ...], bytes], None]
+"""Sends an answer: the parts of a :class:`Reply`."""
+
+
 class Direct(Protocol):
     """Takes pushes that have arrived whole, without ASGI's task, events and scope.
 
@@ -157,7 +161,7 @@ class Direct(Protocol):
         The server may remember it: it is the same for the same head, whoever sends it and whenever.
         """
 
-    def __call__(self, head: Any, client: str | None, body: bytes, answer: Callable[[Reply], None]) -> None:  # noqa: ANN401 — what ``parse`` has returned
+    def __call__(self, head: Any, client: str | None, body: bytes, answer: Answer) -> None:  # noqa: ANN401 — what ``parse`` has returned
         """Decide a push, refusals included, and ``answer`` it later, once.
 
         ``head`` is what :meth:`parse` has returned, ``client`` the address that the push comes from.

@@ -45,13 +45,12 @@ def response_head(status: int, headers: Headers, *, keep_alive: bool, chunked: b
     lines = [status_line(status)]
     length = None
     for name, value in headers:
-        lower = name.lower()
-        if lower == b"connection" and b"close" in value.lower():
+        line, closes, size = _understood(name, value)
+        lines.append(line)
+        if closes:
             keep_alive = False
-        elif lower != b"transfer-encoding":
-            lines.append(header_line(lower, value))
-            if lower == b"content-length":
-                length = int(value)
+        elif size is not None:
+            length = size
     if chunked and length is None:
         lines.append(_CHUNKED)
     if not keep_alive:
@@ -72,6 +71,19 @@ def status_line(status: int) -> bytes:
 
 
 @lru_cache(maxsize=128)  # most lines of most answers are those of the one before; more would be those of the past
+def _understood(name: bytes, value: bytes) -> tuple[bytes, bool, int | None]:
+    """Return the line of a header, whether it ends the connection, and the length of the body if it says one.
+
+    Of a header that says what the server decides itself, the line is empty.
+    """
+    name = name.lower()
+    if name == b"connection" and b"close" in value.lower():
+        return b"", True, None
+    if name == b"transfer-encoding":
+        return b"", False, None
+    return header_line(name, value), False, int(value) if name == b"content-length" else None
+
+
 def header_line(name: bytes, value: bytes) -> bytes:
     """Return one line. Raises ValueError for a header that HTTP does not allow."""
     if not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 
-from app.core.ports import DIRECT, Reply
+from app.core.ports import DIRECT, Answer
 from app.server.http.request_head_cache import LONGEST_HEAD, MOST_HEADS, RequestHeadCache
 from app.wire.request_head import RequestHead
 from tests.support.local import LocalServer, wait_for
@@ -25,7 +25,7 @@ class Taken(NamedTuple):
     head: RequestHead
     client: str | None
     body: bytes
-    answer: Callable[[Reply], None]
+    answer: Answer
 
 
 class Application:
@@ -47,11 +47,11 @@ class Application:
         self.parsed += 1
         return head if head.target.path == "/push" else None
 
-    def direct(self, head: RequestHead, client: str | None, body: bytes, answer: Callable[[Reply], None]) -> None:
+    def direct(self, head: RequestHead, client: str | None, body: bytes, answer: Answer) -> None:
         self.taken.append(Taken(head, client, body, answer))
         if not self._waits:
             loop = self.server.server.servers[0].get_loop()
-            loop.call_soon(answer, Reply(200, ((b"X-B", b"2"),), b"direct " + body))
+            loop.call_soon(answer, 200, ((b"X-B", b"2"),), b"direct " + body)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
         if scope["type"] == "lifespan":
@@ -80,7 +80,7 @@ class Passing:
         self.parse = application.parse
         self._application = application
 
-    def __call__(self, head: RequestHead, client: str | None, body: bytes, answer: Callable[[Reply], None]) -> None:
+    def __call__(self, head: RequestHead, client: str | None, body: bytes, answer: Answer) -> None:
         self._application.direct(head, client, body, answer)
 
 
@@ -198,10 +198,10 @@ def test_while_one_is_answered() -> None:
         wire.send(HEAD + b"two")
         assert not wire.is_closed_within(0.05)
         assert wire.received == b""
-        server.call(application.taken[0].answer, Reply(200, (), b"first"))
+        server.call(application.taken[0].answer, 200, (), b"first")
         wire.read_until(b"\r\n\r\nfirst")
         wait_for(lambda: application.taken[1:])
-        server.call(application.taken[1].answer, Reply(200, (), b"second"))
+        server.call(application.taken[1].answer, 200, (), b"second")
         wire.read_until(b"\r\n\r\nsecond")
 
 
@@ -264,7 +264,7 @@ def test_client_that_is_gone() -> None:
             wire.send(HEAD + b"abc")
             wait_for(lambda: application.taken)
         wait_for(lambda: not server.connections)
-        server.call(application.taken[0].answer, Reply(200, (), b"nobody"))
+        server.call(application.taken[0].answer, 200, (), b"nobody")
         with Wire(server.port) as wire:
             ask(wire, GET, b"asgi ")
 
@@ -278,7 +278,7 @@ def test_stop() -> None:
         stopping.start()
         (connection,) = server.connections
         wait_for(lambda: not connection._answering.keep_alive)  # noqa: SLF001 — it was told
-        server.call(application.taken[0].answer, Reply(200, (), b"last"))
+        server.call(application.taken[0].answer, 200, (), b"last")
         answer = wire.read_rest()
         stopping.join()
     assert b"\r\nconnection: close\r\n\r\nlast" in answer

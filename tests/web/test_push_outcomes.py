@@ -83,7 +83,7 @@ async def past_asgi(log: Log, path: str, body: bytes, *headers: str) -> Answered
     answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
     head = direct.parse(request_head)
     assert head is not None
-    direct(head, "192.0.2.1", body, answered.set_result)
+    direct(head, "192.0.2.1", body, lambda *reply: answered.set_result(Reply(*reply)))
     status, raw, content = await answered
     return status, without_length([(name.decode(), value.decode()) for name, value in raw]), content
 

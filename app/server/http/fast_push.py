@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.core.ports import DIRECT, Direct, Reply
+from app.core.ports import DIRECT, Direct
 from app.server.http.forwarded import Address, TrustedProxies
 from app.server.http.request_head_cache import RequestHeadCache
 from app.wire.http1 import Headers, response_head
@@ -47,12 +47,11 @@ class PushExchange:
         self.keep_alive = keep_alive
         """Whether the connection is to outlive the answer."""
 
-    def answer(self, reply: Reply) -> None:
+    def answer(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
         """Send the answer in one piece, unless the connection is gone."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        status, headers, body = reply
         headers = (*connection.default_headers, *headers, (b"content-length", b"%d" % len(body)))
         head, _, keep_alive = response_head(status, headers, keep_alive=self.keep_alive)
         connection.write(head + body)

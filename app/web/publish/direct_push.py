@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from app.core.ports import Reply
+from app.core.ports import Answer, Reply
 from app.web.edge.access import Line
 from app.web.edge.cors import Cors
 from app.web.edge.prefix import within
@@ -28,7 +28,7 @@ class DirectPush:
         path = within(self._root_path, head.target.path)
         return None if path is None or not is_push(path) else PushHead.of(path, head.headers)
 
-    def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Callable[[Reply], None]) -> None:
+    def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
         """Decide a push and ``answer`` it later, once; log its line."""
         line = Line("request", head.path, "POST", client)
         push, cors = self._in_force()
@@ -36,7 +36,7 @@ class DirectPush:
 
         def send(decided: asyncio.Future[Reply]) -> None:
             status, headers, content = decided.result()
-            answer(Reply(status, headers + added, content))
+            answer(status, headers + added, content)
             line.status, line.bytes = status, len(content)
             line.write()
 

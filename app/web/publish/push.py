@@ -39,20 +39,13 @@ _HEADERS = ((b"content-type", b"application/json"),)
 _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 
-class Target(NamedTuple):
-    """What a path names: the channel of a push whose body is the message."""
-
-    name: str
-    channel: Channel
-
-
 class Admission(NamedTuple):
     """Leave to publish, before the body is known."""
 
     head: PushHead
     identity: Identity
-    target: Target | None
-    """None where the body names the channel."""
+    channel: Channel | None
+    """What the path names; None where the body names the channel."""
     limit: int
     """Bytes that the body may have."""
     request_id: str | None
@@ -86,36 +79,36 @@ class Push:
             return self.refuse(head.unreadable, request_id)
         try:
             identity = self._authenticator.authenticate(head.caller_from(peer))
-            target, limit = None, MAX_BODY
+            channel, limit = None, MAX_BODY
             if head.channel is not None:
-                target = Target(head.channel, self._channel(head.channel, identity))
-                limit = target.channel.max_message_size
+                channel = self._channel(head.channel, identity)
+                limit = channel.max_message_size
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return self.refuse(error, request_id)
         if head.unfit is not None:
             return self.refuse(head.unfit, request_id)
         if head.length > limit:
             return self.refuse(too_large(limit), request_id)
-        return Admission(head, identity, target, limit, request_id)
+        return Admission(head, identity, channel, limit, request_id)
 
     def decide(self, admission: Admission, content: bytes) -> asyncio.Future[Reply]:
         """Publish the body of an admitted push; the answer is known when its messages are stored, or refused.
 
         Small bodies are checked at once. Larger ones and arrays take turns, and count as held meanwhile.
         """
-        head = admission.head
-        if len(content) > admission.limit:
-            return _done(self.refuse(too_large(admission.limit), admission.request_id))
+        head, _, channel, limit, request_id = admission
+        if len(content) > limit:
+            return _done(self.refuse(too_large(limit), request_id))
         try:
-            if len(content) > data.INLINE or (admission.target is None and data.is_array(content)):
+            if len(content) > data.INLINE or (channel is None and data.is_array(content)):
                 return self._decide_in_turns(admission, content)
-            if admission.target is None:
+            if channel is None:
                 record = self._enveloped(admission, body.as_envelope(head.kind, content))
             else:
-                record = _record(admission, admission.target, body.as_data(head.kind, content), head.key)
+                record = _named(admission, channel, body.as_data(head.kind, content))
             stored = self._publisher.publish([record])
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
-            return _done(self.refuse(error, admission.request_id))
+            return _done(self.refuse(error, request_id))
         reply = stored.get_loop().create_future()  # to ask for the running loop is a system call
         stored.add_done_callback(partial(self._settle, reply, admission, record))
         return reply
@@ -150,8 +143,8 @@ class Push:
                 raise MalformedError(msg)
             key = check_key(data.string(members["key"], "'key'"))
         name = data.string(members["channel"], "'channel'")
-        target = Target(name, self._channel(name, admission.identity))
-        return _record(admission, target, members["message"].encode(), key)
+        channel = self._channel(name, admission.identity)
+        return _record(name, channel, members["message"].encode(), key, admission.identity)
 
     def _settle(
         self, reply: asyncio.Future[Reply], admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]
@@ -172,7 +165,7 @@ class Push:
         # Put together by hand: names and epochs have no character that JSON would escape.
         place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'
         content = f'{{"channel": "{record.channel}", {place}'.encode()
-        if admission.target is None:  # as it came, not as Python would write it
+        if admission.channel is None:  # as it came, not as Python would write it
             content += b', "message": ' + record.data
         return Reply(200, _REPLAYED if outcome.replayed else _HEADERS, content + b"}")
 
@@ -187,14 +180,14 @@ class Push:
         return deciding
 
     async def _in_turns(self, admission: Admission, content: bytes) -> Reply:
-        head = admission.head
+        kind, channel = admission.head.kind, admission.channel
         try:
-            if admission.target is None and data.is_array(content):
+            if channel is None and data.is_array(content):
                 return await self._many(admission, content)
-            if admission.target is None:
-                record = self._enveloped(admission, await body.read_envelope(head.kind, content))
+            if channel is None:
+                record = self._enveloped(admission, await body.read_envelope(kind, content))
             else:
-                record = _record(admission, admission.target, await body.read_data(head.kind, content), head.key)
+                record = _named(admission, channel, await body.read_data(kind, content))
             (outcome,) = await self._publisher.publish([record])
             return self._answer(admission, record, outcome)
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
@@ -246,10 +239,16 @@ def _done(reply: Reply) -> asyncio.Future[Reply]:
     return done
 
 
-def _record(admission: Admission, target: Target, message: bytes, key: str | None) -> Record:
+def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
+    """Return the message of a push to the channel that its path names."""
+    head = admission.head
+    return _record(head.channel or channel.name, channel, message, head.key, admission.identity)
+
+
+def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
     """Return one message as it is published; raise what its channel has against it."""
-    target.channel.check_size(message)
-    return Record(target.name, message, key, admission.identity.name)
+    channel.check_size(message)
+    return Record(name, message, key, identity.name)
 
 
 def _check_members(members: Members) -> None:

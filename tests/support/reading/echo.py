@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
-from app.core.ports import Reply
+from app.core.ports import Answer
 from app.wire.request_head import RequestHead
 from tests.support.reading.corpus import Message
 
@@ -90,11 +90,11 @@ class EchoDirect:
         """Return the head as it is."""
         return head
 
-    def __call__(self, head: RequestHead, client: str | None, body: bytes, answer: Callable[[Reply], None]) -> None:
+    def __call__(self, head: RequestHead, client: str | None, body: bytes, answer: Answer) -> None:
         """Answer in the next turn of the loop."""
         message = Message("POST", head.target.path, body, end_to_end(head.headers))
         self.app.see(message, str(client))
-        asyncio.get_running_loop().call_soon(answer, Reply(200, (), as_json(message)))
+        asyncio.get_running_loop().call_soon(answer, 200, (), as_json(message))
 
 
 def as_json(message: Message) -> bytes:
