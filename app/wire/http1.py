@@ -19,44 +19,48 @@ CLOSE = b"connection: close\r\n"
 WITHOUT_BODY = (204, 304)
 """Statuses whose responses have no body."""
 
-_CHUNKED = b"transfer-encoding: chunked\r\n"
-_END = b"\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+"""The line that says that a body comes in chunks."""
+
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class ResponseHead(NamedTuple):
-    """The head of a response as it is sent, and what it says of the rest."""
+class HeaderBlock(NamedTuple):
+    """Headers as they are sent, and what they say of the body and the connection."""
 
-    data: bytes
+    lines: bytes
     length: int | None
-    """Bytes of the body by Content-Length; None where it has none."""
-    keep_alive: bool
-    """Whether another response may follow on the connection."""
+    """Bytes of the body by Content-Length; None where there is none."""
+    closes: bool
+    """Whether the connection ends with the response; the line that says so is not among the lines."""
 
 
-def response_head(status: int, headers: Headers, *, keep_alive: bool, chunked: bool = False) -> ResponseHead:
-    """Frame the head of a response.
+def header_block(headers: Headers) -> HeaderBlock:
+    """Read the headers of a response. Raises ValueError as :func:`header_line`.
 
-    How a body ends is the server's business: a Transfer-Encoding among ``headers`` is left out, and a body without a
-    Content-Length comes in chunks where ``chunked`` allows it. The connection ends with the response unless both
-    ``keep_alive`` and the headers say otherwise. Raises ValueError as :func:`header_line`.
+    How a body ends is the server's business: what they say of that, but for Content-Length, is left out.
     """
-    lines = [status_line(status)]
-    length = None
+    lines = []
+    length, closes = None, False
     for name, value in headers:
-        line, closes, size = _understood(name, value)
-        lines.append(line)
-        if closes:
-            keep_alive = False
-        elif size is not None:
-            length = size
-    if chunked and length is None:
-        lines.append(_CHUNKED)
-    if not keep_alive:
-        lines.append(CLOSE)
-    lines.append(_END)
-    return ResponseHead(b"".join(lines), length, keep_alive)
+        lower = name.lower()
+        if lower == b"connection" and b"close" in value.lower():
+            closes = True
+        elif lower != b"transfer-encoding":
+            lines.append(header_line(lower, value))
+            if lower == b"content-length":
+                length = int(value)
+    return HeaderBlock(b"".join(lines), length, closes)
+
+
+known_block = lru_cache(maxsize=64)(header_block)
+"""The same for a tuple of headers that comes again and again, as the server's own do."""
+
+
+def response_head(status: int, lines: bytes, *, keep_alive: bool) -> bytes:
+    """Return the head of a response, which says whether another may follow on the connection."""
+    return b"%b%b%b\r\n" % (status_line(status), lines, b"" if keep_alive else CLOSE)
 
 
 def phrase(status: int) -> bytes:
@@ -71,19 +75,6 @@ def status_line(status: int) -> bytes:
 
 
 @lru_cache(maxsize=128)  # most lines of most answers are those of the one before; more would be those of the past
-def _understood(name: bytes, value: bytes) -> tuple[bytes, bool, int | None]:
-    """Return the line of a header, whether it ends the connection, and the length of the body if it says one.
-
-    Of a header that says what the server decides itself, the line is empty.
-    """
-    name = name.lower()
-    if name == b"connection" and b"close" in value.lower():
-        return b"", True, None
-    if name == b"transfer-encoding":
-        return b"", False, None
-    return header_line(name, value), False, int(value) if name == b"content-length" else None
-
-
 def header_line(name: bytes, value: bytes) -> bytes:
     """Return one line. Raises ValueError for a header that HTTP does not allow."""
     if not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
@@ -94,7 +85,7 @@ def header_line(name: bytes, value: bytes) -> bytes:
 
 def header_lines(headers: Headers) -> bytes:
     """Return the lines of headers, and the empty one behind them. Raises ValueError as :func:`header_line`."""
-    return b"".join([*(header_line(name, value) for name, value in headers), _END])
+    return b"".join([*(header_line(name, value) for name, value in headers), b"\r\n"])
 
 
 def chunk(data: bytes) -> bytes:

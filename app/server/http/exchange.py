@@ -11,11 +11,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
-from itertools import chain
 from typing import Any, Protocol
 
 from app.core.ports import Heartbeat, Peer, Writer
-from app.wire.http1 import CLOSE, WITHOUT_BODY, Headers, response_head
+from app.wire.http1 import CHUNKED, CLOSE, WITHOUT_BODY, Headers, header_block, known_block, response_head
 
 Event = MutableMapping[str, Any]
 Application = Callable[..., Awaitable[Any]]
@@ -192,11 +191,12 @@ class Cycle:
     def _start(self, event: Event) -> None:
         """Make the head. A body without a length comes in chunks; before HTTP/1.1 it ends with its connection."""
         status: int = event["status"]
-        has_body = not self._is_head and status not in WITHOUT_BODY
-        headers = chain(self._connection.default_headers, event.get("headers", ()))
-        head = response_head(status, headers, keep_alive=self.keep_alive, chunked=has_body and not self._is_1_0)
-        self._head, length, self.keep_alive = head
-        self._chunked = has_body and length is None
+        server, theirs = known_block(tuple(self._connection.default_headers)), header_block(event.get("headers", ()))
+        length = server.length if theirs.length is None else theirs.length
+        self.keep_alive = self.keep_alive and not (server.closes or theirs.closes)
+        self._chunked = length is None and not self._is_head and status not in WITHOUT_BODY
+        lines = server.lines + theirs.lines + (CHUNKED if self._chunked and not self._is_1_0 else b"")
+        self._head = response_head(status, lines, keep_alive=self.keep_alive)
         self._left = length or 0
         self.awaits_continue = False
         self._phase = _Phase.STARTED

@@ -7,7 +7,8 @@ that take their time, a task, events, a scope for each, costs more than such a r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
@@ -16,7 +17,7 @@ from uvicorn.server import ServerState
 from app.core.ports import DIRECT, Direct
 from app.server.http.forwarded import Address, TrustedProxies
 from app.server.http.request_head_cache import RequestHeadCache
-from app.wire.http1 import Headers, response_head
+from app.wire.http1 import Headers, known_block, response_head
 from app.wire.request_head import RequestHead
 
 
@@ -52,9 +53,10 @@ class PushExchange:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        headers = (*connection.default_headers, *headers, (b"content-length", b"%d" % len(body)))
-        head, _, keep_alive = response_head(status, headers, keep_alive=self.keep_alive)
-        connection.write(head + body)
+        server, ours = known_block(tuple(connection.default_headers)), known_block(headers)
+        keep_alive = self.keep_alive and not (server.closes or ours.closes)
+        lines = b"%b%bcontent-length: %d\r\n" % (server.lines, ours.lines, len(body))
+        connection.write(response_head(status, lines, keep_alive=keep_alive) + body)
         if not keep_alive:
             connection.close()
         connection.answered()
@@ -67,7 +69,8 @@ class PushExchange:
         """Nothing waits for room: the answer is one piece."""
 
 
-class Parsed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Parsed:
     """What the request head of a push says."""
 
     push: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 MOST_HEADS = 500
 LONGEST_HEAD = 4096
@@ -20,15 +20,16 @@ class RequestHeadCache(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, _Known[T]] = {}
+        self._known: dict[bytes, tuple[T, int]] = {}
+        """What heads were parsed to, and how many bytes of a body they announce."""
 
     def find(self, data: bytes) -> tuple[T, bytes] | None:
         """Return what the head says, and the body, where ``data`` is one request with a known head."""
         begin = data.find(_END) + len(_END)
         known = self._known.get(data[:begin])
-        if known is None or len(data) - begin != known.length:
+        if known is None or len(data) - begin != known[1]:
             return None
-        return known.parsed, data[begin:]
+        return known[0], data[begin:]
 
     def remember(self, data: bytes, parsed: T, body: bytes) -> None:
         """Remember what ``data`` was parsed to, if it is one request that ends with ``body``."""
@@ -36,10 +37,4 @@ class RequestHeadCache(Generic[T]):
         if len(data) - begin == len(body) and begin <= LONGEST_HEAD:
             if len(self._known) >= MOST_HEADS:
                 self._known.clear()
-            self._known[data[:begin]] = _Known(parsed, len(body))
-
-
-class _Known(NamedTuple, Generic[T]):
-    parsed: T
-    length: int
-    """Bytes of the body, which the head says."""
+            self._known[data[:begin]] = parsed, len(body)

@@ -39,7 +39,10 @@ class Authenticator:
         on_loopback: bool = False,
     ) -> None:
         # Digests have one length, so that comparing them tells nothing of a key's.
-        self._digests = [(digest, digest.hex()[:_NAME_DIGITS]) for digest in map(_digest, keys)]
+        self._keyed = [
+            (digest, Identity(has_key=True, name=digest.hex()[:_NAME_DIGITS], is_operator=True))
+            for digest in map(_digest, keys)
+        ]
         self.origins = Origins(origins, on_loopback=on_loopback)
         """Whose pages may use the server."""
         self.operators = operators
@@ -53,27 +56,30 @@ class Authenticator:
         where that is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign
         origin, and :class:`UnauthorisedError` for a key that is none, also where nobody needs one.
         """
-        return self.authenticate(see(headers, peer))
+        return self._judge(see(headers, peer))
 
     def judge(self, identity: Identity) -> Identity:
         """Return what the caller of an open connection is by these settings; raises as :meth:`identify` does."""
-        return self.authenticate(identity.caller)
+        return self._judge(identity.caller)
+
+    def _judge(self, caller: Caller) -> Identity:
+        return self.authenticate(caller)._replace(caller=caller)
 
     def authenticate(self, caller: Caller) -> Identity:
-        """Return the identity of a caller by what it shows; raises as :meth:`identify` does."""
+        """Return the identity of a caller by what it shows, without that; raises as :meth:`identify` does."""
         self.origins.check(caller)
-        if not self._digests:
+        if not self._keyed:
             return self._keyless(_NO_KEYS, caller)
         if caller.digest is None:
             return self._keyless("no key was sent", caller)
-        name = None
-        for digest, its_name in self._digests:  # all of them, whichever it is
+        found = None
+        for digest, identity in self._keyed:  # all of them, whichever it is
             if hmac.compare_digest(caller.digest, digest):
-                name = its_name
-        if name is None:
+                found = identity
+        if found is None:
             msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
             raise UnauthorisedError(msg)
-        return Identity(has_key=True, name=name, is_operator=True, caller=caller)
+        return found
 
     def check_operator(self, request: HTTPConnection, what: str) -> None:
         """Raise unless an operator asks, as :meth:`identify` does and :meth:`Identity.check_operator`."""
@@ -88,7 +94,7 @@ class Authenticator:
 
     def _keyless(self, reason: str, caller: Caller) -> Identity:
         is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(caller, self.origins))
-        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._digests), caller=caller)
+        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._keyed))
 
 
 def see(headers: Mapping[str, str], peer: str | None) -> Caller:

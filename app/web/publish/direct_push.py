@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from app.core.ports import Answer, Reply
@@ -34,8 +33,8 @@ class DirectPush:
         push, cors = self._in_force()
         added = cors.added(head.origin)
 
-        def send(decided: asyncio.Future[Reply]) -> None:
-            status, headers, content = decided.result()
+        def send(reply: Reply) -> None:
+            status, headers, content = reply
             answer(status, headers + added, content)
             line.status, line.bytes = status, len(content)
             line.write()

@@ -23,6 +23,7 @@ from app.core.turns import Pace, Steps
 from app.web.edge.auth import Authenticator
 from app.web.edge.problems import ProblemResponse, describe_error
 from app.web.publish import body
+from app.web.publish.decision import Decision
 from app.web.publish.push_head import PushHead
 
 MAX_BODY = 8 * 1024 * 1024
@@ -68,10 +69,10 @@ class Push:
         self._meter = meter
         self._intake = intake
 
-    def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> asyncio.Future[Reply]:
+    def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> Decision:
         """Decide a push whose body is known; ``peer`` is the address that it comes from, None if that is not known."""
         admission = self.admit(head, peer, request_id)
-        return _done(admission) if isinstance(admission, Reply) else self.decide(admission, content)
+        return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
 
     def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
         """Decide by the head alone: who is it, and may it publish here? Return the refusal if not."""
@@ -91,14 +92,14 @@ class Push:
             return self.refuse(too_large(limit), request_id)
         return Admission(head, identity, channel, limit, request_id)
 
-    def decide(self, admission: Admission, content: bytes) -> asyncio.Future[Reply]:
+    def decide(self, admission: Admission, content: bytes) -> Decision:
         """Publish the body of an admitted push; the answer is known when its messages are stored, or refused.
 
         Small bodies are checked at once. Larger ones and arrays take turns, and count as held meanwhile.
         """
         head, _, channel, limit, request_id = admission
         if len(content) > limit:
-            return _done(self.refuse(too_large(limit), request_id))
+            return Decision.of(self.refuse(too_large(limit), request_id))
         try:
             if len(content) > data.INLINE or (channel is None and data.is_array(content)):
                 return self._decide_in_turns(admission, content)
@@ -108,10 +109,8 @@ class Push:
                 record = _named(admission, channel, body.as_data(head.kind, content))
             stored = self._publisher.publish([record])
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
-            return _done(self.refuse(error, request_id))
-        reply = stored.get_loop().create_future()  # to ask for the running loop is a system call
-        stored.add_done_callback(partial(self._settle, reply, admission, record))
-        return reply
+            return Decision.of(self.refuse(error, request_id))
+        return Decision(stored, partial(self._settle, admission, record))
 
     def refuse(self, error: Exception, request_id: str | None = None) -> Reply:
         """Count a refusal and return the answer. An error that nobody expected is logged, and answered with 500."""
@@ -146,16 +145,13 @@ class Push:
         channel = self._channel(name, admission.identity)
         return _record(name, channel, members["message"].encode(), key, admission.identity)
 
-    def _settle(
-        self, reply: asyncio.Future[Reply], admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]
-    ) -> None:
-        """Answer when the message is stored."""
-        if not reply.done():  # who waited may have gone away
-            try:
-                (outcome,) = stored.result()
-                reply.set_result(self._answer(admission, record, outcome))
-            except Exception as error:  # noqa: BLE001 — a bug is answered, too
-                reply.set_result(self.refuse(error, admission.request_id))
+    def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
+        """Answer when it is known whether the message is stored."""
+        try:
+            (outcome,) = stored.result()
+            return self._answer(admission, record, outcome)
+        except Exception as error:  # noqa: BLE001 — a bug is answered, too
+            return self.refuse(error, admission.request_id)
 
     def _answer(self, admission: Admission, record: Record, outcome: Outcome) -> Reply:
         """Answer a push of one message; the answer to an envelope has the message in it."""
@@ -171,13 +167,13 @@ class Push:
 
     # Large bodies and arrays.
 
-    def _decide_in_turns(self, admission: Admission, content: bytes) -> asyncio.Future[Reply]:
+    def _decide_in_turns(self, admission: Admission, content: bytes) -> Decision:
         size = len(content)
         if not self._intake.grow(0, size):
             raise no_room()
         deciding = asyncio.get_running_loop().create_task(self._in_turns(admission, content))
         deciding.add_done_callback(lambda _: self._intake.release(size))
-        return deciding
+        return Decision(deciding, asyncio.Future.result)
 
     async def _in_turns(self, admission: Admission, content: bytes) -> Reply:
         kind, channel = admission.head.kind, admission.channel
@@ -231,12 +227,6 @@ def too_large(limit: int) -> TooLargeError:
 def no_room() -> NoRoomError:
     """Return the error of a body that cannot be held beside all those of others."""
     return NoRoomError("too much of unfinished messages is held already: send it again later")
-
-
-def _done(reply: Reply) -> asyncio.Future[Reply]:
-    done = asyncio.get_running_loop().create_future()
-    done.set_result(reply)
-    return done
 
 
 def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
