@@ -11,7 +11,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.bus.postgres import Seen
-from app.config import KEPT, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
+from app.config import LAST_GOOD, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
 from app.server.master import gunicorn_options, listening
 from app.server.master.arbiter import Master
 from app.server.master.freeze import outlive_freezes
@@ -43,9 +43,9 @@ def _checked_environment() -> tuple[Environment, int | None]:
 
 
 def _host(host: str) -> str:
-    """Return what to bind to: ``::`` takes IPv4 too; where IPv6 is off, it falls back to 0.0.0.0."""
+    """Return the address to bind: ``::`` takes IPv4, too; without IPv6 it falls back to 0.0.0.0."""
     host = host.strip("[]")
-    return "0.0.0.0" if host == "::" and not _has_ipv6() else host  # noqa: S104 — asked for by HOST=::
+    return "0.0.0.0" if host == "::" and not _has_ipv6() else host  # noqa: S104 — HOST=:: asks for it
 
 
 def _address(host: str, port: int) -> str:
@@ -53,7 +53,7 @@ def _address(host: str, port: int) -> str:
 
 
 _OF_PORTS = (errno.EADDRINUSE, errno.EACCES)
-"""What is wrong with a port; everything else is wrong with the host."""
+"""Errors that are about the port; all others are about the host."""
 
 
 def _has_ipv6() -> bool:
@@ -65,9 +65,9 @@ def _has_ipv6() -> bool:
     return True
 
 
-# From now on a worker that begins while channels.yaml is broken serves what was good: it is only at the start that
-# there is nothing else to serve.
-KEPT.share()
+# From now on a worker that starts while channels.yaml is broken serves the last good config. Only at the first start
+# there is none.
+LAST_GOOD.share()
 Seen.share()
 _environment, _most_workers = _checked_environment()
 configure_logging(_environment.log_format, _environment.log_level)
@@ -84,31 +84,31 @@ loglevel = _environment.log_level
 
 # Seconds. The drain ends before graceful_timeout, and that before the platform's kill timeout.
 graceful_timeout = _environment.drain_seconds + STOP_SECONDS
-timeout = 30  # a worker whose event loop stands still this long is replaced
+timeout = 30  # seconds: a worker whose event loop does not move for so long is replaced
 keepalive = 75  # longer than the idle limit of the proxies before us, so that they close first
 
-# It counts requests, health checks among them, and ends a worker with all its connections.
+# gunicorn would count requests, health checks among them, and end the worker with all its connections.
 max_requests = 0
 
-# Each worker builds its own event loop, backend links and caches; what they share is imported in on_starting.
+# Each worker builds its own event loop, backend connections and caches; on_starting imports what they share.
 preload_app = False
 
-# A socket for remote control that nobody here uses.
+# No socket for remote control: nobody uses it.
 control_socket_disable = True
 
-# The workers' heartbeat is a file that is touched: in memory, a slow disk cannot look like a dead worker.
+# Workers touch a file as their heartbeat. In memory, so that a slow disk does not look like a dead worker.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 — kept plain
 
 
-# The workers' numbers are files too, so that what a worker has counted outlives it. What imports
-# prometheus_client is imported when their directory is known, and never before.
+# The workers' numbers are files, too, so that counts outlive a worker. Import prometheus_client only once their
+# directory is known.
 
 
 def on_starting(arbiter: Arbiter) -> None:
-    """Make an empty directory for the numbers, import the application, take METRICS_PORT: without them nothing starts.
+    """Make an empty directory for the numbers, import the application, bind METRICS_PORT; exit if one of them fails.
 
-    Workers have the imported modules by fork, once for all in memory, and one that takes over for another that died is
-    there soon. What SIGHUP gives is new workers, not new code.
+    Workers inherit the imported modules by fork: they share the memory, and a replacement starts fast. So SIGHUP brings
+    new workers, but not new code.
     """
     Master.take_over(arbiter, _most_workers)
     outlive_freezes(arbiter)
@@ -129,7 +129,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _take_port(host: str, port: int) -> None:
     from app.telemetry.exporter import Exporter  # noqa: PLC0415 — see above
-    from app.web.edge.loopback import is_here  # noqa: PLC0415 — as it is imported for the application
+    from app.web.edge.loopback import is_here  # noqa: PLC0415 — the application imports it, too
 
     try:
         Exporter(host, port, is_here if _environment.on_loopback else None).start()
@@ -145,7 +145,7 @@ def _cannot_listen(variable: str, host: str, port: int, error: OSError, hint: st
 
 
 def post_fork(_: Arbiter, __: Worker) -> None:
-    """Leave METRICS_PORT to the master."""
+    """Close METRICS_PORT in the worker: it belongs to the master."""
     from app.telemetry.exporter import Exporter  # noqa: PLC0415 — see above
 
     Exporter.leave()

@@ -19,9 +19,9 @@ from app import COMMAND, __version__, client
 from app.config import (
     OPTIONS,
     ConfigError,
+    Diagnostic,
     Environment,
     Option,
-    Problem,
     Settings,
     check_deployment,
     json_schema,
@@ -37,9 +37,9 @@ _HEADER = ("channel", "publish", "subscribe", "client_publish", "history", "max_
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 1 when it cannot be done, 2 for a wrong call."""
+    """Run one command and return its exit code: 0, 1 if it failed, 2 for wrong arguments."""
     options = _parser().parse_args(arguments)
-    OPTIONS.take(_in_place_of_variables(options))
+    OPTIONS.take(_instead_of_variables(options))
     try:
         match options.command:
             case "serve":
@@ -59,24 +59,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130  # as a shell has it
+        return 130  # as shells do
     except BrokenPipeError:
-        # The reader has seen enough, as in `check | head`: at exit Python would write the rest once more.
+        # The reader has gone, as in `check | head`. Python would try to write the rest again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def serve() -> None:
-    """Be gunicorn, whose settings check the configuration.
+    """Become gunicorn, whose settings check the configuration.
 
-    In this process: a new one would import once more what this one has.
+    It runs in this process: a new one would import everything again.
     """
     sys.argv[1:] = ["-c", str(_ROOT / "gunicorn.conf.py"), "app.main:create_app()"]
     runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)
 
 
 def check() -> None:
-    """Print what would be served, secrets masked; raise :class:`ConfigError`."""
+    """Print what would be served, with secrets masked; raise :class:`ConfigError`."""
     environment = Environment.read()
     settings = load(environment)
     check_deployment(environment, settings)
@@ -87,8 +87,8 @@ def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
     if settings.backend_kind != "postgres":
-        message = f"is {settings.backend_kind}://, which has no schema: set DATABASE_URL to that of a Postgres"
-        raise ConfigError([Problem(str(settings.path), 0, 0, "backend", message)])
+        message = f"is {settings.backend_kind}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
+        raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 
     applied = asyncio.run(postgres.migrate(settings.direct_url or settings.backend))
@@ -96,7 +96,7 @@ def migrate() -> None:
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Publish one message, the bytes that were given, and print its position; raise :class:`ClientError`."""
+    """Publish the given bytes as one message and print its position; raise :class:`ClientError`."""
     given = options.data == "-"
     body = sys.stdin.buffer.read().removesuffix(b"\n") if given else os.fsencode(options.data)
     try:
@@ -110,7 +110,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def subscribe(options: argparse.Namespace) -> None:
-    """Print messages until Ctrl-C, or until nobody reads them; raise :class:`ClientError`."""
+    """Print messages until Ctrl-C, or until nobody reads the output; raise :class:`ClientError`."""
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_follow(options))
 
@@ -138,7 +138,7 @@ async def _follow(options: argparse.Namespace) -> None:
 
 
 def _line(message: client.Message, *, as_object: bool) -> str:
-    """Return the data as it was published, in one line; line breaks, which JSON has only between tokens, are spaces."""
+    """Return the data as published, on one line: line breaks, which JSON has only between tokens, become spaces."""
     data = message.raw.replace("\r", " ").replace("\n", " ")
     if not as_object:
         return data
@@ -147,7 +147,7 @@ def _line(message: client.Message, *, as_object: bool) -> str:
 
 
 def _end_with_reader() -> None:
-    """Cancel this task when the other end of a pipe on stdout closes, even if nothing is to be written."""
+    """Cancel this task when the reader of a pipe on stdout goes away, even if there is nothing to write."""
     task = asyncio.current_task()
     if task is not None and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
         asyncio.get_running_loop().add_reader(sys.stdout.fileno(), task.cancel)
@@ -158,21 +158,21 @@ def _say(text: str) -> None:
 
 
 def _check_json(body: bytes) -> None:
-    """Raise ValueError unless it is JSON; what is nested too deep for Python is left to the server."""
+    """Raise ValueError unless it is JSON. The server judges what is nested too deep for Python."""
     with contextlib.suppress(RecursionError):
         json.loads(body.decode(), parse_int=float, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    msg = f"it has no {name}"
+    msg = f"JSON has no {name}"
     raise ValueError(msg)
 
 
 _PLACES = {"host": "HOST", "port": "PORT", "workers": "WEB_CONCURRENCY", "config": "CHANNELS_CONFIG"}
-"""The options of ``serve``, and the variable that each goes before."""
+"""The options of ``serve``, and the variable that each replaces."""
 
 
-def _in_place_of_variables(options: argparse.Namespace) -> Mapping[str, Option]:
+def _instead_of_variables(options: argparse.Namespace) -> Mapping[str, Option]:
     if options.command == "check" and options.file is not None:
         return {"CHANNELS_CONFIG": Option("FILE", options.file)}
     if options.command != "serve":
@@ -188,21 +188,23 @@ def _parser() -> argparse.ArgumentParser:
     server = _add(commands, "serve", "check the configuration and serve it under gunicorn")
     server.add_argument("--host", type=_given, help="the address to listen on (default: HOST, else 127.0.0.1)")
     server.add_argument("--port", type=_given, help="the port to listen on (default: PORT, else 8000)")
-    server.add_argument("--workers", type=_given, metavar="N", help="how many serve (default: WEB_CONCURRENCY, else 1)")
-    checker = _add(commands, "check", "check a configuration and print what would be served, secrets masked")
+    server.add_argument(
+        "--workers", type=_given, metavar="N", help="the number of workers (default: WEB_CONCURRENCY, else 1)"
+    )
+    checker = _add(commands, "check", "check a configuration and print what would be served, with secrets masked")
     default = "the YAML file (default: CHANNELS_CONFIG, else config/channels.yaml)"
     server.add_argument("--config", type=_given, metavar="FILE", help=default)
     checker.add_argument("file", type=_given, nargs="?", metavar="FILE", help=default)
     _add(commands, "migrate", "create or upgrade the Postgres schema")
     publisher = _add(commands, "publish", "publish one message on a running server and print its position")
-    subscriber = _add(commands, "subscribe", "print a channel's messages as they come, one a line, until Ctrl-C")
+    subscriber = _add(commands, "subscribe", "print a channel's messages as they arrive, one per line, until Ctrl-C")
     for command in (publisher, subscriber):
         command.add_argument("channel", help="the channel's name")
         command.add_argument("--url", default=_own_url(), help="the server (default: %(default)s, by PORT)")
-        command.add_argument("--key", help="one of the server's keys, where the channel asks for one")
+        command.add_argument("--key", help="one of the server's keys, if the channel asks for one")
     publisher.add_argument("data", help="the message as JSON; - reads it from stdin")
-    subscriber.add_argument("--since", metavar="P", help="begin after this position, or with the 'earliest' held")
-    subscriber.add_argument("--last", type=int, metavar="N", help="begin with the newest N messages")
+    subscriber.add_argument("--since", metavar="P", help="start after this position, or at the 'earliest' message kept")
+    subscriber.add_argument("--last", type=int, metavar="N", help="start with the newest N messages")
     subscriber.add_argument("--json", action="store_true", help="print objects with channel, position, time and data")
     _add(commands, "schema", "print the JSON Schema of the YAML file, for editors")
     return parser
@@ -216,10 +218,10 @@ def _given(text: str) -> str:
 
 
 def _own_url() -> str:
-    """Return the address of a server on this machine that has the same environment."""
+    """Return the address of a server on this machine with the same environment."""
     try:
         port = Environment.read().port
-    except ConfigError:  # the server's trouble, which it tells
+    except ConfigError:  # the server reports it
         port = Environment().port
     return f"http://127.0.0.1:{port}"
 

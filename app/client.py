@@ -1,6 +1,6 @@
 """A client in one file: publish, and subscribe without a hole.
 
-It needs the ``websockets`` package and nothing else of Abide, so it may be copied into another project.
+It needs the ``websockets`` package and nothing else of Abide: copy it into your project.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408}  # close
 _PASSING_STATUSES = {408, 425, 429}  # and from 500 on
 _CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed"}
 _CLOSED |= {4410: "gap", 4429: "too_many"}
-_LONGEST_WAIT = 60.0  # seconds of a Retry-After that are believed
-_LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and what stands around it
-_OPEN_SECONDS = 15.0  # until a connection is open, and from then until the first frame
-_ANSWER_SECONDS = 8.0  # until one attempt to publish is answered; the server needs six at most
-_MISSED = 2  # heartbeats, after which a connection is given up
+_LONGEST_WAIT = 60.0  # seconds of a Retry-After, at most
+_LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and its envelope
+_OPEN_SECONDS = 15.0  # seconds until a connection is open, and then until the first frame
+_ANSWER_SECONDS = 8.0  # seconds for one attempt to publish; the server needs six at most
+_MISSED = 2  # missing heartbeats after which a connection is given up
 _EXACT = re.compile(r'(?s)\{"type":"message","channel":"[^"]*","position":"([^"]*)","time":(\d{1,18}),"data":(.*)\}')
 
 
 class Undecodable(str):
-    """The data of a message that Python cannot decode, as it came."""
+    """The data of a message that Python cannot decode, as it arrived."""
 
     __slots__ = ()
 
@@ -54,9 +54,9 @@ class _Message(NamedTuple):
 
 
 class Message(_Message):
-    """What a subscriber gets: ``time`` is in milliseconds since the Unix epoch, ``data`` is decoded JSON.
+    """One message: ``time`` is in milliseconds since the Unix epoch, ``data`` is decoded JSON.
 
-    ``raw`` is the data as the publisher wrote it. Where Python cannot decode it, ``data`` is :class:`Undecodable`.
+    ``raw`` is the data as the publisher wrote it. If Python cannot decode it, ``data`` is :class:`Undecodable`.
     """
 
     raw: str = ""
@@ -75,7 +75,7 @@ class Message(_Message):
 
 
 class Gap(NamedTuple):
-    """Messages that cannot be delivered: all after ``after`` and before ``next``; ``reason`` as in the protocol."""
+    """Messages that cannot be delivered: all between ``after`` and ``next``; for ``reason`` see docs/protocol.md."""
 
     channel: str
     after: str
@@ -84,7 +84,7 @@ class Gap(NamedTuple):
 
 
 class ClientError(Exception):
-    """The server refused, or stayed away too long; ``str()`` says why.
+    """The server refused, or could not be reached in time; ``str()`` says why.
 
     ``status`` is the HTTP status or the close code, ``code`` the stable word of docs/codes.md; None if there is none.
     """
@@ -95,7 +95,7 @@ class ClientError(Exception):
 
 
 class _PassingError(ClientError):
-    """Trying again may help, after ``wait`` seconds."""
+    """A retry after ``wait`` seconds may help."""
 
     wait = 0.0
 
@@ -115,11 +115,12 @@ async def subscribe(  # noqa: PLR0913 — all but two have defaults
     on_gap: Callable[[Gap], object] = lambda _: None,
     on_notice: Callable[[str], object] = lambda _: None,
 ) -> AsyncGenerator[Message, None]:
-    """Yield the messages of a channel, each once and in order, and connect again by itself as often as it takes.
+    """Yield the messages of a channel, each once and in order; reconnect as often as necessary.
 
-    It begins after a position or with ``"earliest"`` (``since``), or with the newest messages (``last`` of them), else
-    with what comes from now on. ``on_gap`` is told what cannot be delivered, before the messages after it;
-    ``on_notice`` of lost and new connections, in words. Raises what these raise; :class:`ClientError` for a refusal.
+    It starts after the position ``since``, or with the oldest message kept (``since="earliest"``), or with the newest
+    ``last`` messages; otherwise with the next message. ``on_gap`` is called with each gap, before the messages after
+    it; ``on_notice`` with a sentence when a connection is lost or back. Raises :class:`ClientError` for a refusal, and
+    whatever the callbacks raise.
     """
     address, headers, clock = _address(url, channel, socket=True), _headers(key), asyncio.get_running_loop().time
     attempt, lost = 0, False
@@ -161,10 +162,10 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
     idempotency_key: str | None = None,
     patience: float = 10.0,
 ) -> str:
-    """Publish ``data``, anything that is JSON, and return its position once it is stored. Bytes are sent as they are.
+    """Publish ``data``, any JSON value, and return its position once it is stored. Bytes are sent as they are.
 
-    While the server is away or overloaded it tries again, for ``patience`` seconds; the message is stored once all the
-    same, by its idempotency key, which is made here if none is given. Raises :class:`ClientError` otherwise.
+    While the server is away or overloaded, it retries for ``patience`` seconds. The message is stored only once,
+    thanks to its idempotency key; one is made if none is given. Raises :class:`ClientError` if it fails.
     """
     body = (
         data
@@ -187,7 +188,7 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
 
 async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
     options: dict[str, Any] = {"compression": None, "max_size": _LARGEST_FRAME, "close_timeout": 2}
-    options |= {"open_timeout": _OPEN_SECONDS, "ping_interval": None}  # the server's heartbeat is enough
+    options |= {"open_timeout": _OPEN_SECONDS, "ping_interval": None}  # the server sends heartbeats
     try:
         socket = await connect(address, subprotocols=[_SUBPROTOCOL], additional_headers=headers, **options)
     except InvalidStatus as error:
@@ -199,22 +200,22 @@ async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
         raise ClientError(str(error)) from None
     if socket.subprotocol != _SUBPROTOCOL:
         await socket.close()
-        msg = f"what answers does not speak {_SUBPROTOCOL}: is this the address of a channel?"
+        msg = f"the server does not speak {_SUBPROTOCOL}: is this the address of a channel?"
         raise ClientError(msg)
     return socket
 
 
 class _Link:
-    """One WebSocket, which is given up when two of the server's heartbeats are missing."""
+    """One WebSocket; it is given up when two of the server's heartbeats are missing."""
 
     def __init__(self, channel: str, socket: ClientConnection) -> None:
         self._channel = channel
         self.socket = socket
         self._patience: float | None = _OPEN_SECONDS
-        """Seconds until something must come; None with a server that has no heartbeat."""
+        """Seconds within which something must arrive; None for a server without heartbeats."""
 
     async def receive(self) -> Message | Gap | dict[str, Any] | _PassingError:
-        """Return the next frame, or why there is none; raise where trying again is no use."""
+        """Return the next frame, or why there is none; raise an error that no retry can fix."""
         try:
             async with asyncio.timeout(self._patience):
                 text = (await self.socket.recv(decode=False)).decode("utf-8", "surrogateescape")
@@ -222,7 +223,7 @@ class _Link:
         except TimeoutError:
             return _PassingError(f"nothing came for {self._patience:g} s")
         except (ValueError, KeyError, TypeError, RecursionError):
-            return _PassingError(f"what came is no frame of {_SUBPROTOCOL}")
+            return _PassingError(f"the server sent something that is no frame of {_SUBPROTOCOL}")
         except ConnectionClosed as error:
             return _ended(error)
         if isinstance(frame, dict) and frame.get("type") == "heartbeat":
@@ -244,7 +245,7 @@ class _Link:
 
 
 def _ended(error: ConnectionClosed) -> _PassingError:
-    """Return why a connection ended; raise it where trying again is no use."""
+    """Return why a connection ended; raise an error that no retry can fix."""
     close = error.rcvd or error.sent
     status, reason = (close.code, close.reason) if close else (1006, "")
     detail = f"the connection ended with {status}{reason and f' ({reason})'}"
@@ -254,19 +255,19 @@ def _ended(error: ConnectionClosed) -> _PassingError:
 
 
 def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | None:
-    """Return where the subscription stands after a frame."""
+    """Return the position of the subscription after a frame."""
     if isinstance(frame, Message):
         return frame.position
     if isinstance(frame, Gap):
         epoch, _, offset = frame.next.partition(":")
         return f"{epoch}:{int(offset) - 1}"
     if frame.get("type") == "subscribed" and (frame["resumed"] or ":" not in (since or "")):
-        return str(frame["position"])  # else a gap comes next, which must not be lost with the connection
+        return str(frame["position"])  # otherwise a gap follows, which must not be lost with the connection
     return since
 
 
 async def _publish(address: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
-    """Return the position of what one attempt has stored."""
+    """Make one attempt; return the position of the stored message."""
     try:
         return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, body, seconds), seconds)
     except TimeoutError as error:
@@ -307,7 +308,7 @@ def _refused(status: int, body: bytes, retry_after: str | None) -> ClientError:
 
 
 def _wait(retry_after: str) -> float:
-    """Return the seconds that a ``Retry-After`` says, which may be a number or a date."""
+    """Return the seconds of a ``Retry-After``, which is a number or a date."""
     seconds = float(retry_after) if re.fullmatch(r"[0-9]{1,9}", retry_after) else 0.0
     with contextlib.suppress(ValueError, OverflowError):
         seconds = seconds or email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
@@ -333,7 +334,7 @@ def _headers(key: str | None, idempotency_key: str | None = None) -> dict[str, s
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401 — JSON
-    """Return the value of a JSON text (RFC 8259); raise ValueError for what is none, or is too deep for Python."""
+    """Return the value of a JSON text (RFC 8259); raise ValueError if it is not JSON, or too deep for Python."""
     try:
         return json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
     except RecursionError:

@@ -29,9 +29,9 @@ from app.config import (
     watch,
 )
 from app.core import turns
-from app.core.channel import History, Registry
+from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
-from app.core.intake import Intake
+from app.core.intake import BoundedIntake
 from app.core.ports import DIRECT, INTAKE, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
@@ -100,7 +100,7 @@ class Abide:
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
         self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
-        self._intake = Intake()
+        self._intake = BoundedIntake()
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
         self._hub = Hub(
@@ -123,7 +123,7 @@ class Abide:
         """Return who decides pushes by the settings that are in force now."""
         return self._routes.push, self._routes.cors
 
-    def _history(self, channel: str) -> History:
+    def _history(self, channel: str) -> HistoryWindow:
         return self._settings.registry.history(channel)
 
     def _config_state(self) -> ConfigState:

@@ -1,16 +1,61 @@
-"""What every test may ask for: an event loop, and real servers."""
+"""What every test may ask for: an event loop and real servers; and which process runs which tests."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+from xdist.scheduler.protocol import Scheduling
 
 from tests.support.server import Server
 
 ServerFactory = Callable[..., Server]
+
+LONGEST = (
+    "acceptance/test_faults_under_load",
+    "acceptance/test_metrics",
+    "browser/",
+    "acceptance/",
+    "bus/",
+    "web/test_",
+    "web/edge/test_origins",
+    "test_",
+    "server/test_",
+)
+"""How the paths begin of what takes longest, which is begun first."""
+
+
+class Schedule(LoadFileScheduling):
+    """Gives a process whole files, so that their tests share servers, and one process all that want a browser."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/browser" if file.startswith("tests/browser/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Schedule by file in the order of :func:`pytest_collection_modifyitems`, whatever ``--dist`` says."""
+    config.option.loadscopereorder = False
+    return Schedule(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: else one process has it to itself in the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    here = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(here).as_posix()
+        return next((number for number, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def gunicorn(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_check_shipped_file() -> None:
+def test_check_prints_what_the_shipped_file_serves() -> None:
     """Check prints what the shipped file serves, as a table."""
     done = run("check", PUSH_KEYS="first-key,second-key")
     assert (done.returncode, done.stderr) == (0, "")
@@ -67,7 +67,7 @@ def test_check_shipped_file() -> None:
     )
 
 
-def test_check_named_file(tmp_path: Path) -> None:
+def test_check_takes_its_argument_before_the_environment(tmp_path: Path) -> None:
     """Check takes a file's path before the environment's."""
     path = tmp_path / "c.yaml"
     path.write_text(
@@ -87,7 +87,7 @@ def test_check_named_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_wrong_file(command: str, broken: str) -> None:
+def test_a_wrong_file_is_one_line_for_each_problem(command: str, broken: str) -> None:
     """Command prints one line per problem on stderr and exits 1, without the URL's secrets."""
     done = run(command, CHANNELS_CONFIG=broken)
     assert (done.returncode, done.stdout) == (1, "")
@@ -96,7 +96,7 @@ def test_wrong_file(command: str, broken: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_wrong_environment(command: str) -> None:
+def test_wrong_variables_are_named_and_exit_with_1(command: str) -> None:
     """Command names the variables that are wrong and exits 1."""
     done = run(command, PORT="abc", LOG_LEVEL="loud")
     assert done.returncode == 1
@@ -104,7 +104,7 @@ def test_wrong_environment(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_workers_on_memory(command: str) -> None:
+def test_several_workers_on_memory_are_refused(command: str) -> None:
     """Command refuses memory:// with more than one worker."""
     done = run(command, WEB_CONCURRENCY="2")
     assert done.returncode == 1
@@ -112,14 +112,14 @@ def test_workers_on_memory(command: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_serve(gunicorn: str) -> None:
+def test_serve_becomes_gunicorn_with_our_configuration(gunicorn: str) -> None:
     """Serve becomes gunicorn, with the project's configuration and application."""
     done = run("serve", PYTHONPATH=gunicorn)
     assert done.returncode == 0
     assert done.stdout.strip() == str(["-c", str(ROOT / "gunicorn.conf.py"), "app.main:create_app()"])
 
 
-def test_options_go_before_variables(gunicorn: str, tmp_path: Path) -> None:
+def test_options_are_taken_before_variables(gunicorn: str, tmp_path: Path) -> None:
     """Serve takes options before the environment, and its messages name whichever of the two said what is wrong."""
     missing = str(tmp_path / "none.yaml")
     variables = {"PORT": "abc", "WEB_CONCURRENCY": "2", "HOST": "::", "CHANNELS_CONFIG": missing}
@@ -138,7 +138,7 @@ def test_options_go_before_variables(gunicorn: str, tmp_path: Path) -> None:
     assert "METRICS_PORT: is --port too (9000)" in run("serve", "--port=9000", METRICS_PORT="9000").stderr
 
 
-def test_from_anywhere(tmp_path: Path) -> None:
+def test_the_command_finds_its_checkout_from_anywhere(tmp_path: Path) -> None:
     """Command finds its checkout through symbolic links, and takes nobody else's package for its own."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "__main__.py").write_text("raise SystemExit(7)")
@@ -152,7 +152,7 @@ def test_from_anywhere(tmp_path: Path) -> None:
     assert f"abide {__version__}\n" == run("--version").stdout
 
 
-def test_without_an_environment(tmp_path: Path) -> None:
+def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> None:
     """Command of a checkout that is not set up says what to run, in one line."""
     shutil.copytree(ROOT / "bin", tmp_path / "bin")
     done = subprocess.run([tmp_path / "bin" / "abide"], capture_output=True, text=True, check=False)
@@ -160,7 +160,7 @@ def test_without_an_environment(tmp_path: Path) -> None:
     assert done.stderr == f"abide: there is no .venv in {tmp_path} yet: run 'make -C {tmp_path} setup' once\n"
 
 
-def test_check_needs_no_driver(tmp_path: Path) -> None:
+def test_check_works_without_a_driver(tmp_path: Path) -> None:
     """Check judges a Postgres configuration without Postgres' driver, and shows no password."""
     (tmp_path / "asyncpg.py").write_text("raise ImportError")
     urls = {"DATABASE_URL": "postgres://me:hunter2@pooler/app", "DIRECT_DATABASE_URL": "postgres://me:hunter2@db/app"}
@@ -169,7 +169,7 @@ def test_check_needs_no_driver(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[:2] == ["backend  postgres://***@pooler/app", "direct   postgres://***@db/app"]
 
 
-def test_check_for_a_reader_that_leaves(tmp_path: Path) -> None:
+def test_check_ends_in_silence_when_its_reader_leaves(tmp_path: Path) -> None:
     """Check ends without a word when nobody reads on, as in `check | head`."""
     path = tmp_path / "long.yaml"
     path.write_text("channels:\n" + "".join(f"  channel-{n}: {{}}\n" for n in range(3000)))
@@ -205,7 +205,9 @@ def migrated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
-def test_migrate(migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_prints_what_it_applied(
+    migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Migrate prints what it applied, and the next time that there is nothing to do; it goes around a pooler."""
     monkeypatch.setenv("DATABASE_URL", "postgres://pooler/app")
     assert main(["migrate"]) == 0
@@ -215,7 +217,7 @@ def test_migrate(migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr() == ("applied 001_messages\napplied 002_keys\nthe schema is current\n", "")
 
 
-def test_migrate_without_a_database(
+def test_migrate_says_why_it_cannot_and_exits_1(
     migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Migrate says why it cannot, and exits 1."""
@@ -225,7 +227,7 @@ def test_migrate_without_a_database(
     assert migrated == ["postgres://away/app"]
 
 
-def test_migrate_on_memory() -> None:
+def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")
     assert (done.returncode, done.stdout) == (1, "")
@@ -233,7 +235,7 @@ def test_migrate_on_memory() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_schema() -> None:
+def test_schema_prints_the_json_schema() -> None:
     """Schema prints the JSON Schema of the file."""
     done = run("schema")
     assert done.returncode == 0
@@ -250,19 +252,24 @@ def test_schema() -> None:
         (["schema"], ["JSON Schema"]),
     ],
 )
-def test_help(arguments: list[str], fragments: list[str]) -> None:
+def test_every_command_explains_itself_with_help(
+    arguments: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Command and each subcommand explain themselves."""
-    done = run(*arguments, "--help")
-    assert done.returncode == 0
-    assert all(fragment in done.stdout for fragment in fragments)
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    out, _ = capsys.readouterr()
+    assert all(fragment in out for fragment in fragments)
 
 
 @pytest.mark.parametrize("arguments", [[], ["chekc"], ["check", "a", "b"], ["serve", "--fast"]])
-def test_usage(arguments: list[str]) -> None:
+def test_an_unknown_call_is_answered_with_its_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Command answers a call that it does not know with its usage and exit code 2."""
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: abide")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: abide")
 
 
 def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def settings(env: Mapping[str, str]) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
 
 
-def test_bases() -> None:
+def test_both_stages_begin_with_the_same_python() -> None:
     """Both stages begin with the Python that the lock files are made for and the project asks for at least."""
     (base,) = DOCKERFILE.bases
     version = re.fullmatch(r"python:(3\.\d+)-slim-bookworm", base)  # no host: the engine knows its own
@@ -83,13 +83,13 @@ def test_bases() -> None:
     assert f"--python-version {version[1]} " in (ROOT / "Makefile").read_text()
 
 
-def test_user() -> None:
+def test_the_image_runs_as_a_number_that_is_not_roots() -> None:
     """Image runs as a number that is not root's."""
     (user,) = DOCKERFILE.arguments("USER")
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
 
 
-def test_command() -> None:
+def test_the_image_serves_or_runs_its_arguments() -> None:
     """Image serves, or does what its arguments say: a command of Abide's, whatever is put before it, or a shell's."""
     assert DOCKERFILE.entrypoint == ["entrypoint"]
     assert DOCKERFILE.command == ["serve"]
@@ -101,7 +101,7 @@ def test_command() -> None:
     assert served.stdout.startswith("usage: abide serve")
 
 
-def test_port() -> None:
+def test_the_port_is_the_same_everywhere() -> None:
     """Port is the same in the image, in fly.toml and as the default of the code."""
     port = Environment().port
     assert DOCKERFILE.environment["PORT"] == str(port)
@@ -110,19 +110,19 @@ def test_port() -> None:
     assert settings(DOCKERFILE.environment)["bind"].endswith(f":{port}']")
 
 
-def test_secrets() -> None:
+def test_no_variable_of_the_image_is_a_secret() -> None:
     """Image and fly.toml have no variable that is to be a secret."""
     assert DOCKERFILE.arguments("ARG") == []
     assert {*DOCKERFILE.environment, *FLY["env"]} & {"DATABASE_URL", "DIRECT_DATABASE_URL", "PUSH_KEYS"} == set()
 
 
-def test_health_check(server: Server) -> None:
+def test_the_health_check_passes_where_the_server_is_alive(server: Server) -> None:
     """Health check of the image passes where the server is alive, and fails where nobody listens."""
     assert run(*DOCKERFILE.health, env={"PORT": str(server.port)}).returncode == 0
     assert run(*DOCKERFILE.health, env={"PORT": str(free_port())}).returncode == 1
 
 
-def test_copied_files(tmp_path: Path) -> None:
+def test_the_copied_files_load_the_whole_application(tmp_path: Path) -> None:
     """What the image copies and .dockerignore lets through is enough to load the whole application."""
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     sources = {source for source, _ in DOCKERFILE.copied}
@@ -158,7 +158,7 @@ def test_run_lock_is_what_the_server_needs() -> None:
     assert set(pins("requirements-run.lock")) == needed
 
 
-def test_stop() -> None:
+def test_a_stop_on_fly_ends_before_flys_patience() -> None:
     """Stop on Fly is SIGTERM; the drain ends before gunicorn's patience does, and that before Fly's."""
     assert FLY["kill_signal"] == "SIGTERM"
     graceful = int(settings(FLY["env"])["graceful_timeout"])
@@ -167,7 +167,7 @@ def test_stop() -> None:
     assert graceful == drain + STOP_SECONDS
 
 
-def test_checks(server: Server) -> None:
+def test_the_checks_of_fly_ask_for_what_the_server_answers(server: Server) -> None:
     """Checks of fly.toml ask for what the server answers: readiness for traffic, life for people."""
     (traffic,) = FLY["http_service"]["checks"]
     assert (traffic["path"], FLY["checks"]["live"]["path"]) == ("/health/ready", "/health/live")
@@ -175,19 +175,19 @@ def test_checks(server: Server) -> None:
         assert httpx.request(check["method"], f"{server.url}{check['path']}").status_code == 200
 
 
-def test_limits() -> None:
+def test_the_limits_of_fly_count_connections() -> None:
     """Limits of fly.toml count connections, and half of what one machine takes at most has room on another."""
     limits = FLY["http_service"]["concurrency"]
     assert limits["type"] == "connections"
     assert limits["soft_limit"] * 2 <= limits["hard_limit"]
 
 
-def test_metrics() -> None:
+def test_the_metrics_are_not_published_by_fly() -> None:
     """Metrics are on a port of their own, which fly.toml does not publish."""
     assert FLY["metrics"]["port"] == int(FLY["env"]["METRICS_PORT"]) != FLY["http_service"]["internal_port"]
 
 
-def test_files() -> None:
+def test_the_files_that_fly_ships_exist() -> None:
     """File that fly.toml ships exists, and lies where the server in the image looks for it."""
     (file,) = FLY["files"]
     (folder,) = DOCKERFILE.arguments("WORKDIR")
@@ -195,7 +195,7 @@ def test_files() -> None:
     assert PurePosixPath(file["guest_path"]) == PurePosixPath(folder) / Environment().channels_config
 
 
-def test_release_command() -> None:
+def test_the_release_command_migrates_the_database() -> None:
     """Release command migrates the database that there is, and without one does nothing, successfully."""
     command = shlex.split(FLY["deploy"]["release_command"])
     without = run(*command)
@@ -216,7 +216,7 @@ def test_recipes_name_what_exists() -> None:
         assert run("abide", command, "--help").returncode == 0
 
 
-def test_table_of_platforms() -> None:
+def test_every_recipes_drain_fits_its_platform() -> None:
     """Drain of every recipe fits, with gunicorn's patience, into the platform's, and the age of connections too."""
     table = (ROOT / "docs/deploy/README.md").read_text()
     row = re.compile(
@@ -232,7 +232,7 @@ def test_table_of_platforms() -> None:
         assert not minutes or f"MAX_CONNECTION_AGE={age}" in text, recipe
 
 
-def test_structured_blocks() -> None:
+def test_the_recipes_blocks_can_be_read() -> None:
     """Recipes' YAML and JSON can be read."""
     for _, text in blocks("yaml"):
         assert list(yaml.safe_load_all(text))
@@ -240,7 +240,7 @@ def test_structured_blocks() -> None:
         assert json.loads(text)
 
 
-def test_compose() -> None:
+def test_the_compose_service_is_as_strict_as_the_image_allows() -> None:
     """Service of the compose file runs as strictly as the image allows, with time for its drain."""
     (project,) = documents("compose")
     service = project["services"]["abide"]
@@ -253,7 +253,7 @@ def test_compose() -> None:
     assert set(service["depends_on"]) <= set(project["services"])
 
 
-def test_kubernetes() -> None:
+def test_the_kubernetes_deployment_asks_the_right_paths() -> None:
     """Deployment for Kubernetes asks the right paths and ports, as the image's user, with time for its drain."""
     deployment, service, budget = documents("kubernetes")
     pod = deployment["spec"]["template"]["spec"]

@@ -124,7 +124,7 @@ def expressions(node: object) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     """Pages link to files that exist, and to headings that those have."""
     path = ROOT / page
     links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", without_code(path))
@@ -155,7 +155,7 @@ def test_quoted_messages_are_those_of_the_server() -> None:
     assert [message for message in quoted if message.strip("… ") not in said] == []
 
 
-def test_documented_events_exist() -> None:
+def test_every_documented_event_is_in_the_code() -> None:
     """Events that the docs explain are those of the code."""
     section = (ROOT / "docs/operations/README.md").read_text().partition("## Logs")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+`) \|", section, re.MULTILINE)

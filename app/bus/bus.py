@@ -1,10 +1,15 @@
 """The bus: from publish to every hub, over ``broadcaster``.
 
-``broadcaster`` hands what its backend publishes to this process's one subscription, by a listener and a queue; the
-log and the wake-ups are the backend's, and which channel's sink gets a batch is decided here: a subscription of
-broadcaster's for each channel would be a queue, a task and a generator, 6 KiB. Two of its habits are fenced in (as of
-0.3.1): an error in its backend kills its listener for good, so none gets out; and its queues have no bound, so the
-listener pauses after a few batches until they are empty.
+What broadcaster is for: it runs the one task that listens to the backend, and the queue from there to this process's
+one subscription. The log and the wake-ups are the backend's, and the bus picks the sink of each batch: a subscription
+of broadcaster's for each channel would be a queue, a task and a generator, 6 KiB.
+
+What broadcaster costs: one event object, one queue entry and one task switch for each batch of a channel, not for each
+message or subscriber. Three of its habits (as of 0.3.1) need a fence:
+
+* An error in its backend ends its listener for good. So :class:`_Events` lets none out.
+* Its queues have no bound. So the listener pauses after a few batches until the queue is empty.
+* Nobody is told when the reader of a queue fails. So :meth:`Bus._pump` survives every error, and logs it.
 """
 
 from __future__ import annotations
@@ -12,15 +17,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import structlog
 from broadcaster import Broadcast, BroadcastBackend, Event
 
-from app.bus.backend import Backend, Health
-from app.bus.commit import GroupCommit
-from app.core.channel import History
-from app.core.message import Batch, Page, Position, Record, Turn
+from app.bus.backend import Backend, BackendHealth
+from app.bus.group_commit import GroupCommit
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -32,19 +38,20 @@ _BATCHES_PER_TURN = 32
 _RETRY_SECONDS = 1.0
 
 _GROUP = "abide"
-"""What broadcaster takes for the one channel there is."""
+"""The one channel that broadcaster knows."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _Followed:
-    """One channel that is followed: its sink, and what comes before that can be started."""
+    """One followed channel: its sink, and the batches that came before the sink was started."""
 
-    __slots__ = ("_early", "_sink")
+    __slots__ = ("_early", "_meter", "_sink")
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, meter: Meter) -> None:
         self._sink = sink
-        self._early: list[Batch | Turn] | None = []
+        self._meter = meter
+        self._early: list[Batch | EpochChange] | None = []
         """None once the sink is started."""
 
     def start(self, position: Position) -> None:
@@ -54,30 +61,37 @@ class _Followed:
         for news in early or ():
             self._hand(news)
 
-    def deliver(self, news: Batch | Turn, meter: Meter) -> None:
-        """Hand the sink what is new."""
+    def deliver(self, news: Batch | EpochChange) -> None:
+        """Hand the sink a batch or a new epoch. Never raises: a bug ends this channel's subscriptions, nothing else."""
         if self._early is not None:
             self._early.append(news)
             return
         try:
             self._hand(news)
-        except Exception:  # noqa: BLE001 — a bug ends the subscriptions of one channel, and never its deliveries
+        except Exception:  # noqa: BLE001 — see above
             _log.exception("delivery_failed", channel=news.channel)
-            meter.failed("delivery")
-            self._sink.failed()
+            self.fail(news.channel)
 
-    def _hand(self, news: Batch | Turn) -> None:
-        if isinstance(news, Turn):
-            self._sink.turn(news)
+    def fail(self, channel: str) -> None:
+        """Count a failed delivery and end the channel's subscriptions, which then resume. Never raises."""
+        for step in (partial(self._meter.failed, "delivery"), self._sink.failed):
+            try:
+                step()
+            except Exception:  # noqa: BLE001 — the other step is still to come, and so are the next messages
+                _log.exception("delivery_failed", channel=channel)
+
+    def _hand(self, news: Batch | EpochChange) -> None:
+        if isinstance(news, EpochChange):
+            self._sink.change_epoch(news)
         else:
             self._sink.deliver(news)
 
 
-_Delivery = tuple[_Followed, Batch | Turn]
+_Delivery = tuple[_Followed, Batch | EpochChange]
 
 
 class _Events(BroadcastBackend):
-    """Shows a backend's batches to ``Broadcast`` as events, each with who follows its channel when it comes."""
+    """Shows a backend's batches to ``Broadcast`` as events, each with the sink that follows its channel by then."""
 
     def __init__(self, backend: Backend, followed: Mapping[str, _Followed]) -> None:
         self._backend = backend
@@ -97,13 +111,16 @@ class _Events(BroadcastBackend):
         """Nothing to do, as above."""
 
     async def next_published(self) -> Event:
+        """Return the next batch of a followed channel. Raises nothing, and is cancelled only by ``Broadcast``."""
         self._handed_over += 1
         if self._handed_over % _BATCHES_PER_TURN == 0:
             await asyncio.sleep(0)
         while True:
             try:
                 news = await self._backend.next_batch()
-            except Exception:  # noqa: BLE001 — one that got out would end broadcaster's listener for good
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
                 _log.exception("listener_failed", retry_seconds=_RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
@@ -155,7 +172,7 @@ class Bus:
     async def follow(self, channel: str, sink: Sink) -> None:
         """Hand ``sink`` what is appended from now on. One sink per channel at a time."""
         # Before the backend begins, so that no batch finds nobody there.
-        followed = self._followed[channel] = _Followed(sink)
+        followed = self._followed[channel] = _Followed(sink, self._meter)
         try:
             followed.start(await self._backend.follow(channel))
         except BaseException:
@@ -167,16 +184,33 @@ class Bus:
         if self._followed.pop(channel, None):
             await self._backend.unfollow(channel)
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read the log past ``after``; see :meth:`~app.bus.backend.Backend.read`."""
         return await self._backend.read(channel, after, limit, history)
 
-    async def health(self) -> Health:
-        """How the backend is."""
+    async def health(self) -> BackendHealth:
+        """Say whether the backend can be used now."""
         return await self._backend.health()
 
     async def _pump(self, subscriber: Subscriber) -> None:
+        """Hand each batch to its channel's sink until the bus ends, whatever fails."""
         while True:
-            followed, news = cast("_Delivery", (await subscriber.get()).message)
-            if self._followed.get(news.channel) is followed:  # who follows now may have begun after it
-                followed.deliver(news, self._meter)
+            try:
+                followed, news = cast("_Delivery", (await subscriber.get()).message)
+                if self._followed.get(news.channel) is followed:  # else the batch is older than what follows it now
+                    followed.deliver(news)
+            except Exception:  # noqa: BLE001 — it would go unheard, and so would every later message
+                _log.exception("pump_failed", retry_seconds=_RETRY_SECONDS)
+                self._fail_all()
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _fail_all(self) -> None:
+        """End every subscription, since a batch of some channel is lost here: each resumes from the log."""
+        for channel, followed in list(self._followed.items()):
+            followed.fail(channel)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has cancelled this task, rather than something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

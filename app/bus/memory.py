@@ -1,11 +1,11 @@
 """The log in memory: for development, for tests, and for one process that may forget.
 
-It lives as long as its process, and so does its epoch. What it holds is bounded: messages by each channel's
-history and by :data:`LOG_BYTES` over all channels, keys by :mod:`app.bus.memory_keys`.
+It lives as long as its process, and so does its epoch. It is bounded: messages by each channel's history and by
+:data:`LOG_BYTES` over all channels, keys by :mod:`app.bus.memory_keys`.
 
-A name that holds nothing is forgotten with its offset. No offset may come twice in one epoch, so whatever is named for
-the first time, or again, begins after the highest offset that was forgotten: then a position of a forgotten name is
-before the first message that will come, and whoever brings it is told of a gap rather than of nothing.
+A channel that holds nothing is forgotten with its offset. No offset may come twice in one epoch, so a channel that is
+new, or comes back, begins after the highest offset that was forgotten. A position in a forgotten channel is then before
+the first message that will come, and a subscriber with that position is told of a gap.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from app.bus.backend import PAGE_BYTES, Backend, Health, Retention
-from app.bus.memory_keys import MAX_KEYS, Keys
-from app.bus.memory_log import Logs
+from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
+from app.bus.memory_keys import MAX_KEYS, MemoryKeys
+from app.bus.memory_log import MemoryLogs
 from app.core import turns
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import AbideError, bare
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
 from app.core.turns import Pace, Steps
 
 LOG_BYTES = 64 * 1024 * 1024
-"""What the messages of all channels together take, at most: the oldest go first, whosever they are."""
+"""The most bytes of all channels' messages together. The oldest go first, of whichever channel."""
 
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 1024 * 1024
 _SHORTEST_REST, _LONGEST_REST = 0.5, 10.0
 _REST = 20
-"""So many times as long as a sweep took is the rest after it, in seconds, between these two: the more often names go,
-the less memory they take."""
+"""The rest after a sweep is this many times as long as the sweep, within those two bounds, in seconds. Frequent sweeps
+keep the memory of unused names small."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,8 +43,8 @@ _log = structlog.get_logger(__name__)
 class MemoryBackend(Backend):
     """A bounded log per channel.
 
-    ``clock`` returns seconds since the Unix epoch, which are the messages' times. It may jump: how old messages and
-    keys are goes by ``monotonic``, in seconds too.
+    ``clock`` returns seconds since the Unix epoch, which become the messages' times. It may jump, so the age of
+    messages and keys is measured by ``monotonic``, in seconds too.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class MemoryBackend(Backend):
         self._monotonic = monotonic
         self._cursors: dict[str, int] = {}
         """Offset of the last message handed out of each followed channel."""
-        self._logs = Logs(log_bytes, self._cursors)
-        self._keys = Keys(max_keys)
+        self._logs = MemoryLogs(log_bytes, self._cursors)
+        self._keys = MemoryKeys(max_keys)
         self._sweeping: asyncio.Task[None] | None = None
         self._behind: dict[str, None] = {}
         """Followed channels with more to hand out, the longest waiting first."""
@@ -92,7 +92,7 @@ class MemoryBackend(Backend):
         return outcomes
 
     async def sweep(self) -> None:
-        """Let go of what no history shows any more, and of names that hold nothing for as long as they might."""
+        """Drop what no history shows any more, and channels that have held nothing for as long as their history."""
         await turns.run(self._sweep())
 
     async def _sweep_on(self) -> None:
@@ -102,7 +102,7 @@ class MemoryBackend(Backend):
             began = time.monotonic()
             try:
                 await self.sweep()
-            except Exception:  # noqa: BLE001 — a bug is logged, and the next sweep comes all the same
+            except Exception:  # noqa: BLE001 — a bug is logged, and the next sweep still comes
                 _log.exception("sweep_failed")
             took = time.monotonic() - began
 
@@ -118,7 +118,7 @@ class MemoryBackend(Backend):
             yield from pace.pause()
         yield from self._logs.compact(pace)
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see the contract."""
         log = self._logs.get(channel)
         if log is None:
@@ -145,7 +145,7 @@ class MemoryBackend(Backend):
         self._logs.forget_unused(channel)
 
     async def next_batch(self) -> Batch:
-        """Hand out what the channel that waits longest has, as one batch."""
+        """Hand out the messages of the channel that has waited longest, as one batch."""
         while True:
             while not self._behind:
                 self._news.clear()
@@ -157,12 +157,12 @@ class MemoryBackend(Backend):
             if found:
                 return Batch(channel, self.epoch, found)
 
-    async def health(self) -> Health:
+    async def health(self) -> BackendHealth:
         """Memory is always there."""
-        return Health(ok=True, detail="memory, in this process alone")
+        return BackendHealth(ok=True, detail="memory, in this process alone")
 
     def _next(self, channel: str) -> tuple[Message, ...]:
-        """Return the next messages of a followed channel; none when they had to go before they were handed out."""
+        """Return the next messages of a followed channel; none if they were dropped before they could be handed out."""
         log = self._logs.get(channel)
         if log is None:
             return ()
@@ -192,6 +192,6 @@ class MemoryBackend(Backend):
         return Published(Position(self.epoch, message.offset))
 
     def _trim(self, channel: str, stamp: int) -> bool:
-        """Let go of some of what is not shown any more; return whether there is more of it."""
-        # What a follower has not been handed yet stays, whatever the history's size.
+        """Drop some of what is not shown any more; return whether there is more of it."""
+        # What a follower has not been handed yet stays, whatever the size of the history.
         return channel not in self._behind and self._logs.trim(channel, self._retention(channel), stamp)

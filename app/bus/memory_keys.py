@@ -1,4 +1,4 @@
-"""The idempotency keys that a process remembers by itself, of all channels together."""
+"""The idempotency keys of all channels that one process remembers in memory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from app.core.errors import KeyReusedError, OverloadedError
 from app.core.message import Record
 
 MAX_KEYS = 100_000
-"""Keys of the last ten minutes, at most; each takes about 400 bytes, however long it is.
+"""The most keys of the last ten minutes. Each takes about 400 bytes, however long it is.
 
-Publishers without a name, who may be anybody, have room for half of them together.
+Publishers without a name, which may be anybody, get half of them together.
 """
-
 
 _FORGOTTEN_AT_ONCE = 1000
 
 
 class _Stored(NamedTuple):
-    """What was stored under a key: enough to tell it from another message, and none of its data."""
+    """What was stored under a key: enough to tell the message from another one, and none of its data."""
 
     data: bytes
     """Its SHA-256."""
@@ -31,7 +30,7 @@ class _Stored(NamedTuple):
     """Whether its publisher has no name."""
 
 
-class Keys:
+class MemoryKeys:
     """Remembers for :data:`~app.bus.backend.KEY_LIFETIME` what was stored; times are in milliseconds."""
 
     def __init__(self, most: int = MAX_KEYS) -> None:
@@ -44,14 +43,14 @@ class Keys:
         return len(self._stored)
 
     def find(self, record: Record, now: int) -> int | None:
-        """Return the offset that the record was stored at before; None if it was not.
+        """Return the offset at which the record was stored before; None if it was not.
 
-        Raises :class:`KeyReusedError` when that was another message, and :class:`OverloadedError` when it
-        was not and there is no room for one more.
+        Raises :class:`KeyReusedError` if another message was stored under its key, and :class:`OverloadedError` if
+        its key is new and there is no room for it.
         """
         self.forget(now)
         known = self._stored.get(_name(record))
-        if known is not None and known.time < now - KEY_LIFETIME * 1000:  # there were too many to forget at once
+        if known is not None and known.time < now - KEY_LIFETIME * 1000:  # more expired than can be forgotten at once
             self._anonymous -= self._stored.pop(_name(record)).anonymous
             known = None
         if known is None:
@@ -68,7 +67,7 @@ class Keys:
         self._anonymous += anonymous
 
     def forget(self, now: int) -> bool:
-        """Forget the keys whose time is over, the oldest first, some at a time; return whether there may be more."""
+        """Forget some of the keys that have expired, the oldest first; return whether there may be more."""
         for _ in range(min(_FORGOTTEN_AT_ONCE, len(self._stored))):
             oldest, stored = next(iter(self._stored.items()))
             if stored.time >= now - KEY_LIFETIME * 1000:
@@ -85,8 +84,8 @@ class Keys:
         else:
             return
         msg = (
-            f"{most} idempotency keys{whose} of the last {KEY_LIFETIME // 60} minutes are remembered, which is "
-            "all that memory:// has room for: publish without a key, or again later"
+            f"memory:// already remembers {most} idempotency keys{whose} of the last {KEY_LIFETIME // 60} minutes and "
+            "has no room for more: publish without a key, or again later"
         )
         raise OverloadedError(msg)
 

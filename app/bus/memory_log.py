@@ -1,7 +1,7 @@
 """The logs of all channels in memory, bounded together.
 
-Times of messages are the wall's, which may jump, and are only told. How old something is goes by a clock that nobody
-sets: a *stamp*, in milliseconds since a moment that means nothing.
+A message's time is that of the wall clock, which may jump, so it is only reported. Ages are measured by a clock that
+nobody sets: a *stamp* is in milliseconds since an arbitrary moment.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.message import Message
 from app.core.tail import OVERHEAD, Messages, footprint
 from app.core.turns import Pace, Steps
 
 _SPARE = 1000
-"""Places that may be kept for nothing."""
+"""Unused places that may stay in a table before it is rebuilt."""
 
 _LOG_OVERHEAD = 550
-"""Bytes that CPython takes for a channel besides its messages."""
+"""Bytes that a channel takes in CPython besides its messages."""
 
 _DROPPED_AT_ONCE = 1000
-"""Messages that are let go of in one step: a quarter of a millisecond."""
+"""The most messages dropped in one step: a quarter of a millisecond."""
 
 _Entry = list[Any]
-"""In the queue: when the oldest message of a log was stored, or one that it had before that; a number, by which of two
-in one millisecond the one that entered earlier is the older; and the log's channel. No tuple: CPython keeps two
-thousand of these when they are free, spread over all the memory that could be given back."""
+"""An entry of the queue: the stamp of the log's oldest message, or of one that it had before; a serial number, which
+orders entries of the same millisecond; and the channel. It is a list, because CPython keeps two thousand freed
+tuples, spread over memory that could otherwise be given back."""
 
 
-class Log:
+class MemoryLog:
     """One channel's messages, and when each was stored."""
 
     __slots__ = ("_gone", "_stamps", "entry", "is_unused", "messages", "used")
@@ -42,13 +42,13 @@ class Log:
         self.messages = Messages(offset)
         self._stamps = array("Q")
         self._gone = 0
-        """How many of the stamps are those of messages that were dropped."""
+        """How many of the stamps belong to messages that were dropped."""
         self.entry = -1
         """The number of its entry in the queue; -1 if it has none."""
         self.used = stamp
         """When it was last appended to, or begun."""
         self.is_unused = True
-        """Whether nothing was ever appended: then it may go at once, for it has no offset to lose."""
+        """Whether nothing was ever appended. Then the log can be forgotten at once, since it has no offset to lose."""
 
     def append(self, message: Message, stamp: int) -> None:
         """Take one more message."""
@@ -66,15 +66,15 @@ class Log:
         return footprint(dropped)
 
     def oldest(self) -> int | None:
-        """Return when the oldest message was stored that is held."""
+        """Return when the oldest message held was stored."""
         return self._stamps[self._gone] if len(self.messages) else None
 
-    def shows_all(self, history: History, stamp: int) -> bool:
-        """Whether the history shows every message that is held, as it mostly does."""
+    def shows_all(self, history: HistoryWindow, stamp: int) -> bool:
+        """Whether the history shows every message held, as it mostly does."""
         oldest = self.oldest()
         return oldest is None or (len(self.messages) <= history.size and oldest >= stamp - history.ttl * 1000)
 
-    def first_shown(self, history: History, stamp: int) -> int:
+    def first_shown(self, history: HistoryWindow, stamp: int) -> int:
         """Return the offset of the oldest message that the history shows at this moment."""
         messages = self.messages
         first = max(messages.first, messages.head - history.size + 1)
@@ -82,8 +82,8 @@ class Log:
         return max(first, messages.first + bisect_left(self._stamps, since, self._gone) - self._gone)
 
 
-class Logs:
-    """All of them; those of ``followed`` channels are never forgotten. ``most`` is in bytes."""
+class MemoryLogs:
+    """The logs of all channels, in ``most`` bytes together. Logs of ``followed`` channels are never forgotten."""
 
     def __init__(self, most: int, followed: Container[str]) -> None:
         self._most = most
@@ -91,13 +91,13 @@ class Logs:
         self._used = 0
         self.floor = 0
         """The highest offset of a channel that was forgotten."""
-        self._logs: dict[str, Log] = {}
+        self._logs: dict[str, MemoryLog] = {}
         self._peak = 0
-        """How many there were when the table was as large as it is."""
+        """The most logs since the table was last rebuilt."""
         self._queue: list[_Entry] = []
         """A heap."""
         self._moving: list[_Entry] = []
-        """Another one, of what has not been moved to the first yet."""
+        """Another heap, of entries that have not been moved to the first one yet."""
         self._number = count()
 
     def __len__(self) -> int:
@@ -106,25 +106,25 @@ class Logs:
     def __iter__(self) -> Iterator[str]:
         return iter(self._logs)
 
-    def get(self, channel: str) -> Log | None:
+    def get(self, channel: str) -> MemoryLog | None:
         """Return a channel's log if it ever had a message."""
         return self._logs.get(channel)
 
-    def open(self, channel: str, stamp: int) -> Log:
+    def open(self, channel: str, stamp: int) -> MemoryLog:
         """Return a channel's log; begin it if there is none."""
         log = self._logs.get(channel)
         if log is None:
-            log = self._logs[channel] = Log(self.floor, stamp)
+            log = self._logs[channel] = MemoryLog(self.floor, stamp)
             self._used += _LOG_OVERHEAD
             self._peak = max(self._peak, len(self._logs))
         return log
 
     def compact(self, pace: Pace) -> Steps[None]:
-        """Give back what is kept for channels that were forgotten, in steps."""
+        """Give back the memory of channels that were forgotten, in steps."""
         if not self._moving and len(self._queue) > 2 * len(self._logs) + _SPARE:
             self._moving, self._queue = self._queue, []
         while self._moving:
-            entry = self._moving.pop()  # the last: what is left is a heap all the same
+            entry = self._moving.pop()  # the last one, so that the rest is still a heap
             if self._log_of(entry) is not None:
                 heappush(self._queue, entry)
             yield from pace.pause()
@@ -145,7 +145,7 @@ class Logs:
             self._forget_empty(channel, log)
 
     def append(self, channel: str, time: int, stamp: int, data: bytes) -> Message:
-        """Store a message, and let go of the oldest ones that no longer fit."""
+        """Store a message, and drop the oldest ones that no longer fit."""
         log = self._logs.get(channel) or self.open(channel, stamp)
         message = Message(log.messages.head + 1, time, data)
         log.append(message, stamp)
@@ -156,7 +156,7 @@ class Logs:
             self._drop_oldest()
         return message
 
-    def trim(self, channel: str, history: History, stamp: int) -> bool:
+    def trim(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
         """Forget some of what the history no longer shows; return whether there is more of it."""
         log = self._logs.get(channel)
         if log is None or log.shows_all(history, stamp):
@@ -166,15 +166,15 @@ class Logs:
             self._used -= log.drop_through(min(last, first + _DROPPED_AT_ONCE - 1))
         return last >= first + _DROPPED_AT_ONCE
 
-    def _enqueue(self, channel: str, log: Log) -> None:
+    def _enqueue(self, channel: str, log: MemoryLog) -> None:
         oldest = log.oldest()
         log.entry = -1
         if oldest is not None:
             log.entry = next(self._number)
             heappush(self._queue, [oldest, log.entry, channel])
 
-    def _log_of(self, entry: _Entry) -> Log | None:
-        """Return the log that an entry is of; None if that was forgotten."""
+    def _log_of(self, entry: _Entry) -> MemoryLog | None:
+        """Return the log of an entry; None if it was forgotten."""
         _, number, channel = entry
         log = self._logs.get(channel)
         return log if log is not None and log.entry == number else None
@@ -187,12 +187,12 @@ class Logs:
             return
         stamp, _, channel = entry
         oldest = log.oldest()
-        if oldest is not None and oldest <= stamp:  # else that one is gone already
+        if oldest is not None and oldest <= stamp:  # else that message is gone already
             self._used -= log.drop_through(log.messages.first)
         self._enqueue(channel, log)
         self._forget_empty(channel, log)
 
-    def _forget_empty(self, channel: str, log: Log) -> None:
+    def _forget_empty(self, channel: str, log: MemoryLog) -> None:
         if not len(log.messages) and channel not in self._followed:
             self.floor = max(self.floor, log.messages.head)
             del self._logs[channel]

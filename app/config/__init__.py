@@ -1,14 +1,14 @@
 """The YAML file and the environment, read once and turned into immutable settings.
 
-The only room that reads YAML or ``os.environ``. It logs nothing: what is wrong comes back as a
-:class:`ConfigError` that names file, line and column, and what is doubtful as
+The only room that reads YAML or ``os.environ``. It logs nothing. A mistake comes back as a
+:class:`ConfigError` that names the file, line and column; anything doubtful comes back in
 :attr:`Settings.warnings`.
 """
 
 from app.config.deployment import check_deployment, most_workers
-from app.config.diagnostics import ConfigError, Problem, first_of
+from app.config.diagnostics import ConfigError, Diagnostic, first_of
 from app.config.environment import Environment
-from app.config.last_good import KEPT
+from app.config.last_good import LAST_GOOD
 from app.config.load import load
 from app.config.model import json_schema
 from app.config.options import OPTIONS, Option
@@ -18,13 +18,13 @@ from app.config.settings import RESTART_NEEDED, Settings
 from app.config.values.backend_url import mask
 
 __all__ = [
-    "KEPT",
+    "LAST_GOOD",
     "OPTIONS",
     "RESTART_NEEDED",
     "ConfigError",
+    "Diagnostic",
     "Environment",
     "Option",
-    "Problem",
     "Settings",
     "check_deployment",
     "differences",

@@ -1,8 +1,8 @@
-"""What the file and the environment mean together: what cannot work, and what may not be meant."""
+"""Checks the file and the environment together: what cannot work, and what may be a mistake."""
 
 from __future__ import annotations
 
-from app.config.diagnostics import ConfigError, Problem
+from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
 from app.config.options import OPTIONS
 from app.config.settings import Operators, Settings
@@ -11,18 +11,18 @@ from app.core.channel import Access, Channel, Registry
 
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
-    """Raise :class:`ConfigError` when the settings cannot be served in this environment."""
+    """Raise :class:`ConfigError` if the settings cannot be served in this environment."""
     most = most_workers(settings)
     if most is not None and environment.workers > most:
         message = (
             f"{environment.workers} workers cannot share memory://, which lives in one process: "
-            "have one worker, or set DATABASE_URL to a backend that workers can share"
+            "run one worker, or set DATABASE_URL to a backend that workers can share"
         )
-        raise ConfigError([Problem("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
+        raise ConfigError([Diagnostic("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
     if environment.metrics_port == environment.port:
         port = OPTIONS.name("PORT")
         message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"
-        raise ConfigError([Problem("", 0, 0, "METRICS_PORT", message)])
+        raise ConfigError([Diagnostic("", 0, 0, "METRICS_PORT", message)])
 
 
 def most_workers(settings: Settings) -> int | None:
@@ -31,7 +31,7 @@ def most_workers(settings: Settings) -> int | None:
 
 
 def direct_url(environment: Environment, backend: str) -> str | None:
-    """Return the URL that goes around a pooler, where the backend is one to have a pooler.
+    """Return the URL of the database without its pooler; None if the backend is not Postgres.
 
     Raises :class:`ConfigError`.
     """
@@ -39,18 +39,18 @@ def direct_url(environment: Environment, backend: str) -> str | None:
     if url is None or kind(backend) != "postgres":
         return None
     if message := direct_refusal(url):
-        raise ConfigError([Problem("", 0, 0, "DIRECT_DATABASE_URL", message)])
+        raise ConfigError([Diagnostic("", 0, 0, "DIRECT_DATABASE_URL", message)])
     return url
 
 
 def warnings(
     environment: Environment, backend: str, keys: tuple[bytes, ...], operators: Operators, registry: Registry
 ) -> tuple[str, ...]:
-    """Return a sentence for everything that works but may not be meant."""
+    """Return a sentence for everything that works but may be a mistake."""
     on_loopback = operators is None and environment.on_loopback
     found = [_policy_warning(channel, backend, keys, operators, on_loopback) for channel in registry.channels]
     if operators is Access.ANYONE:
-        found.append("operators: anyone: whoever reaches the server sees its channels, metrics and documents")
+        found.append("operators: anyone: everybody who reaches the server sees its channels, metrics and documents")
     if kind(backend) == "memory" and not environment.on_loopback:
         found.append(f"memory:// on HOST {environment.host}: a stop loses all messages; set DATABASE_URL to keep them")
     return tuple(filter(None, found))
@@ -61,7 +61,7 @@ def _policy_warning(
     backend: str,
     keys: tuple[bytes, ...],
     operators: Operators,
-    on_loopback: bool,  # noqa: FBT001 — as the others, by position
+    on_loopback: bool,  # noqa: FBT001 — private, and called once
 ) -> str:
     if channel.publish is Access.ANYONE or (channel.publish is Access.OPERATORS and operators is Access.ANYONE):
         return f"anyone may publish to {channel.name!r}"

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said so that an editor or a log can lead to the place."""
+"""What is wrong with a configuration, and where: an editor or a log can lead to the place."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _LONGEST_SHOWN = 60
 _LONGEST_LINE = 500
 
 MOST_SHOWN = 10
-"""Lines of a list that are shown where nobody has asked for all of it."""
+"""Lines of a list that are shown unless the whole list was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Diagnostic:
     """One thing that is wrong, and where.
 
-    ``file`` is empty when the problem is the environment's; ``line`` and ``column`` count from 1
-    and are 0 when there is no place to point at; ``key_path`` is ``channels.news.history``, or
+    ``file`` is empty for a diagnostic about the environment; ``line`` and ``column`` count from 1
+    and are 0 if there is no place to point at; ``key_path`` is ``channels.news.history``, or
     the name of a variable.
     """
 
@@ -34,31 +34,31 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        """Write the problem as ``config/channels.yaml:4:10: channels.news.history: …``."""
+        """Return it as ``config/channels.yaml:4:10: channels.news.history: …``."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         return ": ".join(part for part in (place, self.key_path, self.message) if part)
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; ``str()`` is one line per problem."""
+    """The configuration cannot be used; ``str()`` has one line per diagnostic."""
 
-    def __init__(self, problems: Iterable[Problem], *, more: int = 0) -> None:
-        """Take the problems that were found, and how many there were besides."""
-        self.problems = tuple(problems)
+    def __init__(self, diagnostics: Iterable[Diagnostic], *, more: int = 0) -> None:
+        """Take the diagnostics, and how many more were found."""
+        self.diagnostics = tuple(diagnostics)
         self.more = more
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__("\n".join(map(str, self.diagnostics)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it be pickled."""
-        return partial(ConfigError, more=self.more), (self.problems,)
+        """Support pickling."""
+        return partial(ConfigError, more=self.more), (self.diagnostics,)
 
     def summary(self) -> list[str]:
-        """Return the first problems, a line for each, and how many more there are: a file may have thousands."""
-        return first_of(map(str, self.problems), more=self.more)
+        """Return one line for each of the first diagnostics, and how many more there are: a file may have thousands."""
+        return first_of(map(str, self.diagnostics), more=self.more)
 
 
 def first_of(lines: Iterable[str], *, more: int = 0) -> list[str]:
-    """Return the first lines, shortened, and how many there are besides them and ``more``: ``and 7 more``."""
+    """Return the first lines, shortened, then how many more there are, with ``more`` added: ``and 7 more``."""
     rest = iter(lines)
     shown = [_shortened(line, _LONGEST_LINE) for line in islice(rest, MOST_SHOWN)]
     more += sum(1 for _ in rest)
@@ -66,7 +66,7 @@ def first_of(lines: Iterable[str], *, more: int = 0) -> list[str]:
 
 
 def key_path(location: Sequence[str | int]) -> str:
-    """Write a location as ``channels.news.history``, ``auth.keys[1]`` or ``channels."chat.{room}"``."""
+    """Return a location as ``channels.news.history``, ``auth.keys[1]`` or ``channels."chat.{room}"``."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -77,7 +77,7 @@ def key_path(location: Sequence[str | int]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Write a user's text in double quotes: on one line, in ASCII, shortened when it is long."""
+    """Return a user's text in double quotes, on one line, in ASCII, shortened if it is long."""
     shown = _shortened(text, _LONGEST_SHOWN)
     return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
 
@@ -87,12 +87,12 @@ def _shortened(text: str, most: int) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """Write ``anyone, key or nobody``."""
+    """Return ``anyone, key or nobody``."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean key?)``, or nothing when no known word is near."""
+    """Return `` (did you mean key?)``, or nothing if no known word is similar."""
     near = get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

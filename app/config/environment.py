@@ -1,4 +1,4 @@
-"""The environment variables that the server knows, checked."""
+"""The environment variables that the server reads, checked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from app.config.diagnostics import ConfigError, Problem, listed, quoted
+from app.config.diagnostics import ConfigError, Diagnostic, listed, quoted
 from app.config.options import OPTIONS
 
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 CHANNELS_CONFIG = Path("config/channels.yaml")
-"""The file where none is named: that of the current directory, else the one that comes with Abide."""
+"""The file if none is named: in the current directory, else the one that ships with Abide."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PATH = re.compile(r"/|(/[A-Za-z0-9_.~-]+)+/?", re.ASCII)
@@ -25,15 +25,15 @@ _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the environment says, and the command line before it.
+    """The settings from the command line and the environment; the command line wins.
 
-    A variable that is set to the empty string counts as unset.
+    A variable set to the empty string counts as unset.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     metrics_port: int | None = None
-    """Where ``/metrics`` is; None for ``port``."""
+    """Port of ``/metrics``; None for ``port``."""
 
     channels_config: Path = CHANNELS_CONFIG
     workers: int = 1
@@ -42,22 +42,22 @@ class Environment:
     """Seconds; 0 for no limit."""
 
     log_format: str | None = None
-    """``json`` or ``console``; None leaves it to whether the output is a terminal."""
+    """``json`` or ``console``; None decides by whether the output is a terminal."""
 
     log_level: str = "info"
     otlp_endpoint: str | None = None
-    """Where spans are sent; the rest of OpenTelemetry's variables are read by its own packages."""
+    """Where spans are sent; OpenTelemetry's own packages read its other variables."""
 
     direct_database_url: str | None = field(default=None, repr=False)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Everything that was set, for the ``${…}`` of the YAML file."""
+    """All variables, for ``${…}`` in the YAML file."""
 
     root_path: str = ""
-    """The path that a proxy puts before every request's and keeps, as ``/realtime``; empty for none."""
+    """The path that a proxy puts before every request's path, such as ``/realtime``; empty for none."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Environment:
-        """Read ``environ``; raise :class:`ConfigError` that names every variable that is wrong."""
+        """Read ``environ``; raise a :class:`ConfigError` that names every wrong variable."""
         values = _Reader(environ)
         environment = cls(
             host=values.text("HOST", "127.0.0.1"),
@@ -74,13 +74,13 @@ class Environment:
             direct_database_url=values.text("DIRECT_DATABASE_URL", "").strip() or None,
             variables=dict(environ),
         )
-        if values.problems:
-            raise ConfigError(values.problems)
+        if values.diagnostics:
+            raise ConfigError(values.diagnostics)
         return environment
 
     @property
     def on_loopback(self) -> bool:
-        """Whether ``host`` is an address that only this machine reaches."""
+        """Whether only this machine can reach ``host``."""
         try:
             return self.host == "localhost" or ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
@@ -88,11 +88,11 @@ class Environment:
 
 
 class _Reader:
-    """Takes variables out of a mapping and collects what is wrong with them."""
+    """Reads variables from a mapping and collects what is wrong with them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.problems: list[Problem] = []
+        self.diagnostics: list[Diagnostic] = []
 
     def text(self, name: str, default: str) -> str:
         return OPTIONS.get(name) or self.environ.get(name) or default
@@ -111,7 +111,7 @@ class _Reader:
         return text or None
 
     def path(self, name: str) -> str:
-        """Return a path without the slash at its end: nothing for ``/``."""
+        """Return a path without its last slash: the empty string for ``/``."""
         text = self.text(name, "").strip()
         if text and not _PATH.fullmatch(text):
             self._wrong(name, f"must be a path such as /realtime, not {quoted(text)}")
@@ -119,7 +119,7 @@ class _Reader:
         return text.rstrip("/")
 
     def _wrong(self, name: str, message: str) -> None:
-        self.problems.append(Problem("", 0, 0, OPTIONS.name(name), message))
+        self.diagnostics.append(Diagnostic("", 0, 0, OPTIONS.name(name), message))
 
 
 def _default_channels_config() -> Path:

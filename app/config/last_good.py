@@ -1,11 +1,11 @@
-"""What a server keeps of the file: its newest content that could be used, and the backend that it was started with.
+"""The last good config: the newest content of the file that was valid, and the backend the server started with.
 
-A worker that begins while the file is broken, or away for a moment, serves this, as those do that were there before the
-edit. It lies in memory that workers have from the master by fork: on a disk it would have to be found, guarded and
-removed, for there may be secrets in it.
+A worker that starts while the file is broken or missing serves the last good config, as the older workers do. It is
+kept in memory that the master shares with its workers by fork. A copy on disk would have to be found, guarded and
+removed, because it may hold secrets.
 
-And whatever the file names by now, all workers of a server have one backend: were there two, some messages would go to
-one log and some to the other.
+All workers of a server use the backend it started with, whatever the file says now: with two backends, some messages
+would go to one log and some to the other.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ import struct
 from app.config.settings import Settings
 from app.config.yaml.syntax import MAX_BYTES
 
-_HEAD = struct.Struct("<I32s")
-"""Length and digest: two workers may write at the same time, and what is neither's is not to be taken for either's."""
+_HEADER = struct.Struct("<I32s")
+"""Length and digest. Two workers may write at the same time; the digest exposes a mix of both."""
 
 
-class Kept:
-    """Keeps nothing until it is shared: a command that only reads the file is to be told what is wrong with it."""
+class LastGood:
+    """Keeps nothing until it is shared: a command that only reads the file must report what is wrong with it."""
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
         self._first: Settings | None = None
-        """What the server was started with; workers have it by fork."""
+        """What the server was started with; workers inherit it by fork."""
 
     def share(self) -> None:
-        """Begin to keep, in the master before its first worker; harmless when it has begun."""
+        """Start to keep content. The master calls this before it forks; a second call does nothing."""
         if self._memory is None:
-            self._memory = mmap.mmap(-1, _HEAD.size + MAX_BYTES)
+            self._memory = mmap.mmap(-1, _HEADER.size + MAX_BYTES)
 
     def keep(self, content: bytes) -> None:
-        """Keep content that could be used, instead of what there was."""
+        """Replace the last good content."""
         if self._memory is not None:
-            kept = _HEAD.pack(len(content), hashlib.sha256(content).digest()) + content
-            self._memory[: len(kept)] = kept
+            saved = _HEADER.pack(len(content), hashlib.sha256(content).digest()) + content
+            self._memory[: len(saved)] = saved
 
     def over_one_backend(self, settings: Settings) -> Settings:
-        """Return settings over the backend of the first ones that were kept."""
+        """Return the settings with the backend that the server started with."""
         if self._memory is None:
             return settings
         if self._first is None:
@@ -49,13 +49,13 @@ class Kept:
         return settings.over_backend_of(self._first)
 
     def recall(self) -> bytes | None:
-        """Return what was kept, if there is something."""
+        """Return the last good content; None if there is none."""
         if self._memory is None:
             return None
-        length, digest = _HEAD.unpack_from(self._memory)
-        content = self._memory[_HEAD.size : _HEAD.size + length]
+        length, digest = _HEADER.unpack_from(self._memory)
+        content = self._memory[_HEADER.size : _HEADER.size + length]
         return content if hashlib.sha256(content).digest() == digest else None
 
 
-KEPT = Kept()
-"""This process's, and that of the processes that it forks."""
+LAST_GOOD = LastGood()
+"""The one of this process and of the processes it forks."""

@@ -1,4 +1,4 @@
-"""Content of the file + environment → :class:`Settings`."""
+"""Turns the content of the file and the environment into :class:`Settings`."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from pydantic import ValidationError
 
 from app.config import wording
 from app.config.deployment import direct_url, warnings
-from app.config.diagnostics import ConfigError, Problem, quoted
+from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import Environment
-from app.config.last_good import KEPT
+from app.config.last_good import LAST_GOOD
 from app.config.model import ChannelPolicy, File, Policy
 from app.config.options import OPTIONS
 from app.config.settings import Settings
 from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
-from app.core.channel import Channel, History, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 
 
 def load(environment: Environment) -> Settings:
-    """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with all that is wrong.
+    """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with every mistake in it.
 
-    In a server that has served before it is then the content of that time which is loaded: what is wrong is reported by
-    who watches the file. Its backend stays the one that it was started with.
+    If the file is broken, a server that has a last good config loads that instead; the watcher reports the mistakes.
+    The backend remains the one that the server started with.
     """
     try:
         content = read(environment.channels_config)
         settings = parse(content, environment)
     except ConfigError:
-        kept = KEPT.recall()
-        if kept is None:
+        last_good = LAST_GOOD.recall()
+        if last_good is None:
             raise
-        return KEPT.over_one_backend(parse(kept, environment))
-    KEPT.keep(content)
-    return KEPT.over_one_backend(settings)
+        return LAST_GOOD.over_one_backend(parse(last_good, environment))
+    LAST_GOOD.keep(content)
+    return LAST_GOOD.over_one_backend(settings)
 
 
 def read(path: Path) -> bytes:
-    """Return the file's content, cut when it is larger than any valid file; raise :class:`ConfigError`."""
+    """Return the file's content, cut off if it is larger than any valid file; raise :class:`ConfigError`."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     message = f"cannot be read ({reason}): {OPTIONS.name('CHANNELS_CONFIG')} names the file"
-    raise ConfigError([Problem(str(path), 0, 0, "", message)])
+    raise ConfigError([Diagnostic(str(path), 0, 0, "", message)])
 
 
 def digest(content: bytes) -> str:
-    """Return 12 hexadecimal digits that tell one content from another."""
+    """Return 12 hexadecimal digits that identify the content."""
     return hashlib.sha256(content).hexdigest()[:12]
 
 
 def parse(content: bytes, environment: Environment) -> Settings:
-    """Turn content into settings; raise :class:`ConfigError` with all that is wrong."""
+    """Turn content into settings; raise :class:`ConfigError` with every mistake in it."""
     document = Document(content, str(environment.channels_config), environment.variables)
     file = _validate(document)
-    if file is None or document.problems:
-        # The order of lines, not of checks.
-        raise ConfigError(sorted(document.problems, key=lambda problem: (problem.line, problem.column)))
+    if file is None or document.diagnostics:
+        # In the order of lines, not of checks.
+        raise ConfigError(sorted(document.diagnostics, key=lambda diagnostic: (diagnostic.line, diagnostic.column)))
     registry = _registry(file)
     return Settings(
         path=environment.channels_config,
@@ -90,13 +90,13 @@ def _validate(document: Document) -> File | None:
 
 
 def _check_channels(document: Document) -> None:
-    """Add what only all the channels together can show."""
+    """Add the diagnostics that concern several channels together."""
     channels = document.data.get("channels") if isinstance(document.data, dict) else None
     if channels == {}:
-        document.add(("channels",), "there are no channels: declare at least one")
+        document.add(("channels",), "no channels are declared: declare at least one")
     if isinstance(channels, dict):
         for name, earlier in clashes(channels).items():
-            message = f"this family has the same names as {quoted(earlier)}: keep one"
+            message = f"this family covers the same names as {quoted(earlier)}: keep one of them"
             document.add(("channels", name), message, at_key=True)
 
 
@@ -119,7 +119,7 @@ def _channel(name: str, policy: Policy) -> Channel:
         publish=policy.publish,
         subscribe=policy.subscribe,
         client_publish=policy.client_publish,
-        history=History(size=policy.history.size, ttl=policy.history.ttl),
+        history=HistoryWindow(size=policy.history.size, ttl=policy.history.ttl),
         max_message_size=policy.max_message_size,
         slow_subscriber=policy.slow_subscriber,
     )

@@ -34,7 +34,7 @@ from app.core.channel import Access, SlowSubscriber
 
 
 class Section(BaseModel):
-    """One mapping of the file. A section left empty is as good as absent."""
+    """One mapping of the file. An empty section counts as absent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
@@ -45,17 +45,17 @@ class Section(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Allow null in the editor too."""
+        """Let editors accept null, too."""
         schema = handler(core_schema)
         handler.resolve_ref_schema(schema)["type"] = ["object", "null"]
         return schema
 
 
 class History(Section):
-    """What is kept of a channel, for subscribers that come back."""
+    """How much of a channel is kept for subscribers that come back."""
 
     size: HistorySize = 1000
-    """How many messages are kept at most, 0 to 1000000; 0 keeps nothing."""
+    """The most messages that are kept, 0 to 1000000; 0 keeps none."""
 
     ttl: HistoryTtl = 24 * units.DURATIONS["h"]
     """How long a message is kept, 1s to 365d: 30s, 15m, 24h, 7d, or whole seconds."""
@@ -65,47 +65,47 @@ class Policy(Section):
     """Who may do what on a channel, and what fits."""
 
     publish: Publish = Access.KEY
-    """Who may publish: anyone, key (whoever has one of auth.keys), operators or nobody. token is not yet available."""
+    """Who may publish: anyone, key (holders of one of auth.keys), operators or nobody. token is not yet available."""
 
     subscribe: Subscribe = Access.ANYONE
     """Who may subscribe: anyone. token is not yet available."""
 
     client_publish: Boolean = False
-    """Whether a connected subscriber may publish by sending; publish must admit it as well."""
+    """Whether subscribers may publish over their WebSocket; publish must allow it as well."""
 
     history: History = Field(default_factory=History)
-    """What is kept, for subscribers that come back."""
+    """How much is kept for subscribers that come back."""
 
     max_message_size: MessageSize = 64 * units.SIZES["KiB"]
     """The largest message in bytes of JSON, up to 1MiB: a number, or 500B, 64kB, 64KiB, 1MiB."""
 
     slow_subscriber: Slow = SlowSubscriber.CATCH_UP
-    """What happens to one that reads too slowly: it is served from the history, disconnected, or misses messages."""
+    """What happens to subscribers that read too slowly: they catch up, are disconnected, or skip messages."""
 
     presence: Presence = False
-    """Whether subscribers may see who else is there. Only false is available yet."""
+    """Whether subscribers may see who else is subscribed. Only false is available yet."""
 
     rate_limit: RateLimit = None
     """How often one publisher may publish. Not yet available."""
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
-    # What a channel leaves out comes from `defaults`, whatever the code's own defaults are.
+    # A channel takes what it leaves out from `defaults`, not from the code's own defaults.
     for key in schema["properties"].values():
         key.pop("default", None)
 
 
 class ChannelPolicy(Policy):
-    """One channel or family of channels; what is left out is taken from `defaults`."""
+    """One channel or family of channels; it takes what it leaves out from `defaults`."""
 
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     schema_: MessageSchema = Field(default=None, alias="schema")
-    """Path of a JSON Schema that messages must fit. Not yet available."""
+    """Path of a JSON Schema that messages must match. Not yet available."""
 
 
 class AuthTokens(Section):
-    """How tokens are checked. Not yet available: leave everything empty."""
+    """How tokens are checked. Not yet available: leave every key empty."""
 
     secret: Tokens = None
     """The secret that tokens are signed with. Not yet available; empty means none."""
@@ -114,17 +114,17 @@ class AuthTokens(Section):
     """The https URL of the keys that tokens are signed with. Not yet available."""
 
     issuer: Tokens = None
-    """Who must have issued a token. Not yet available."""
+    """The issuer that tokens must have. Not yet available."""
 
     audience: Tokens = None
-    """Whom a token must be meant for. Not yet available."""
+    """The audience that tokens must have. Not yet available."""
 
 
 class Auth(Section):
-    """What publishers and subscribers prove themselves with."""
+    """How publishers and subscribers prove who they are."""
 
     keys: Keys = Field(default=(), repr=False)
-    """The keys for `publish: key`: text with commas between, or a list; each at least 8 visible ASCII characters."""
+    """The keys for `publish: key`: one text with commas, or a list; each has at least 8 visible ASCII characters."""
 
     tokens: AuthTokens = Field(default_factory=AuthTokens)
     """For `publish: token` and `subscribe: token`. Not yet available."""
@@ -134,7 +134,7 @@ class Postgres(Section):
     """How the Postgres backend works."""
 
     inline: Boolean = True
-    """Whether small commits carry their messages inside NOTIFY (fast); false where other roles must not read them."""
+    """Whether small commits carry their messages inside NOTIFY (fast); false if other roles must not read them."""
 
 
 class File(Section):
@@ -144,22 +144,22 @@ class File(Section):
     """Where messages are kept and how workers reach each other, as a URL: postgres:// or memory://."""
 
     postgres: Postgres = Field(default_factory=Postgres)
-    """How the Postgres backend works; without a meaning for others."""
+    """How the Postgres backend works; other backends ignore it."""
 
     auth: Auth = Field(default_factory=Auth)
-    """What publishers and subscribers prove themselves with."""
+    """How publishers and subscribers prove who they are."""
 
     origins: tuple[Origin, ...] = ("*",)
-    """The web origins whose pages may use the server: "*" for any, "null", or scheme://host[:port], also of *.host."""
+    """Web origins whose pages may use the server: "*" for any, "null", or scheme://host[:port]; host may be *.host."""
 
     operators: Operators = None
-    """Who sees channels, metrics and documents: anyone or key; left out, whoever is on loopback, else who has a key."""
+    """Who sees channels, metrics and documents: anyone or key; left out, callers on loopback, else holders of a key."""
 
     console: Boolean = True
     """Whether `/` serves the console, a page that shows the channels; client.js is served either way."""
 
     defaults: Policy = Field(default_factory=Policy)
-    """What a channel below inherits, key by key."""
+    """What channels inherit, key by key."""
 
     channels: dict[Name, ChannelPolicy] = Field(
         json_schema_extra={
@@ -174,7 +174,7 @@ class File(Section):
 
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:
-    """Return the keys that the section at ``location`` may have."""
+    """Return the keys of the section at ``location``."""
     section: type[Section] = File
     match location:
         case ("auth",):
@@ -193,16 +193,16 @@ def known_keys(location: tuple[str | int, ...]) -> list[str]:
 
 
 class _Schema(GenerateJsonSchema):
-    """Without the titles that pydantic makes up from the keys."""
+    """Leaves out the titles that pydantic derives from the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401, ARG002 — pydantic's signature
         return False
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the YAML file, for editors: what it takes, the loader takes."""
+    """Return the JSON Schema of the YAML file, for editors. It accepts exactly what the loader accepts."""
     schema = File.model_json_schema(schema_generator=_Schema)
-    # Unlike the sections in it, the file itself cannot be left empty.
+    # Sections may be empty; the file may not.
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -1,7 +1,7 @@
-"""What texts in the file look like, as regular expressions: the loader checks by them, and so do editors.
+r"""What texts in the file look like, as regular expressions that the loader and editors share.
 
-They mean the same to Python and to JSON Schema (ECMA-262): no classes such as that of all digits, which are larger in
-Python, and no dollar at the end, before which Python takes one more line break.
+They mean the same in Python and in JSON Schema (ECMA-262). So they use no classes such as ``\d``, which are
+larger in Python, and no ``$``, before which Python accepts one more line break.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 
 BLANKS = " \t\r\n"
-"""What may stand around a text that came from a variable or a file."""
+"""What may surround a text from a variable or a file."""
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-"""Of a variable, or of a family's parameter."""
+"""Name of a variable, or of a family's parameter."""
 
 SPACE = r"\x00-\x20\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""White space and control characters, for a class."""
+"""White space and control characters, for use in a class."""
 
 OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 IPV4 = rf"(?:{OCTET}\.){{3}}{OCTET}"
@@ -28,26 +28,26 @@ IPV6 = "(?:{})".format(
         + [rf"(?:{_H16}:){{1,7}}:"]
     )
 )
-"""Without an IPv4 address at its end."""
+"""An IPv6 address that does not end with an IPv4 address."""
 
 
 def whole(pattern: str) -> str:
-    """Return a pattern that only a whole text fits."""
+    """Return a pattern that matches only a whole text."""
     return rf"^(?:{pattern})(?![\s\S])"
 
 
 def fits(pattern: str, text: str) -> bool:
-    """Whether a text fits a pattern of :func:`whole`."""
+    """Whether a text matches a pattern of :func:`whole`."""
     return re.search(pattern, text) is not None
 
 
 def any_case(word: str) -> str:
-    """Return a pattern for a word of letters, whether they are small or not."""
+    """Return a pattern for a word in upper or lower case."""
     return "".join(f"[{letter.upper()}{letter.lower()}]" for letter in word)
 
 
 def number(least: int, most: int) -> str:
-    """Return a pattern for the decimal numbers from one to another, with any number of zeros before them."""
+    """Return a pattern for decimal numbers from ``least`` to ``most``, with any number of leading zeros."""
     found = []
     for digits in range(len(str(least)), len(str(most)) + 1):
         low, high = max(least, 10 ** (digits - 1) if digits > 1 else 0), min(most, 10**digits - 1)
@@ -56,7 +56,7 @@ def number(least: int, most: int) -> str:
 
 
 def _between(low: str, high: str) -> list[str]:
-    """Return patterns for the numbers between two that have as many digits."""
+    """Return patterns for the numbers between two with the same number of digits."""
     rest = len(low) - 1
     if not low:
         return [""]
@@ -79,4 +79,4 @@ _LITERAL = r"[^$]|\$(?!\$?\{)|\$\$\{"
 _REFERENCE = rf"\$\{{{NAME}(?::-[^}}]*)?\}}"
 
 VARIABLE = whole(rf"(?:{_LITERAL})*{_REFERENCE}(?:{_LITERAL}|{_REFERENCE})*")
-"""A text with a variable in it, whose value an editor does not know."""
+"""A text with a variable in it, whose value an editor cannot know."""

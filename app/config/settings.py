@@ -10,9 +10,9 @@ from app.config.values.backend_url import kind
 from app.core.channel import Access, Registry
 
 Operators = Access | None
-"""Who is an operator: ``anyone``, or who has a ``key``; None for whoever is on loopback, else who has a key."""
+"""Who is an operator: ``anyone``, or holders of a ``key``; None for callers on loopback, else holders of a key."""
 
-RESTART_NEEDED = "'backend' or 'postgres' has changed: the old serves until a restart"
+RESTART_NEEDED = "'backend' or 'postgres' has changed: restart the server to use the new value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,38 +27,38 @@ class Settings:
     """The backend's URL; it may hold a password."""
 
     direct_url: str | None = field(repr=False)
-    """The database without the pooler that ``backend`` may name; None where that is not Postgres, or names none."""
+    """The URL of the database without its pooler; None if none was given, or the backend is not Postgres."""
 
     inline: bool
     """Whether small commits carry their messages inside NOTIFY."""
 
     keys: tuple[bytes, ...] = field(repr=False)
-    """The keys for ``publish: key``."""
+    """The keys that ``publish: key`` asks for."""
 
     origins: tuple[str, ...]
-    """``*`` for any, ``null``, or ``scheme://host[:port]`` as browsers send it; the host may begin with ``*.``."""
+    """``*`` for any, ``null``, or ``scheme://host[:port]`` as browsers send it; the host may start with ``*.``."""
 
     operators: Operators
-    """Who sees what is going on here, and may publish where only operators may."""
+    """Who sees channels, metrics and documents, and may publish where ``publish: operators`` says so."""
 
     console: bool
     """Whether the console page is served."""
 
     registry: Registry
     warnings: tuple[str, ...]
-    """Sentences for the log, about what is allowed but may not be meant."""
+    """Sentences for the log, about settings that are valid but may be a mistake."""
 
     @property
     def backend_kind(self) -> str:
-        """``memory`` or ``postgres``, whichever way the URL spells it."""
+        """``memory`` or ``postgres``, however the URL spells it."""
         return kind(self.backend)
 
     def needs_restart_from(self, other: Settings) -> bool:
-        """Whether a process that was started with ``other`` must be restarted to serve these."""
+        """Whether a server that started with ``other`` must restart to use these settings."""
         return (self.backend, self.direct_url, self.inline) != (other.backend, other.direct_url, other.inline)
 
     def over_backend_of(self, other: Self) -> Self:
-        """Return these over the backend of ``other``; with a warning if it is not the one that the file names."""
+        """Return these settings with the backend of ``other``, and a warning if the file names another one."""
         if not self.needs_restart_from(other):
             return self
         return replace(

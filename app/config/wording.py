@@ -1,4 +1,4 @@
-"""pydantic's findings in plain words."""
+"""Says in plain words what pydantic found."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PLAIN = {
 
 
 def report(error: ErrorDetails, document: Document) -> None:
-    """Add one of pydantic's errors to the document's problems, at its place."""
+    """Add one of pydantic's errors to the document's diagnostics."""
     *location, last = error["loc"] or ("",)
     if last == "[key]":
         document.add(location, _message(error), at_key=True)
     elif error["type"] == "extra_forbidden":
         known = known_keys(tuple(location))
-        message = f"unknown key{did_you_mean(str(last), known)}; here may stand {', '.join(known)}"
+        message = f"unknown key{did_you_mean(str(last), known)}; the keys here are {', '.join(known)}"
         document.add((*location, last), message, at_key=True)
     else:
         document.add(error["loc"], _message(error))

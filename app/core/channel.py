@@ -20,13 +20,13 @@ from app.core.errors import (
 )
 
 MAX_NAME = 255
-"""Bytes of the longest name."""
+"""The most bytes that a name may have."""
 
 NAME = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
-"""What a channel may be called."""
+"""A valid name of a channel."""
 
 PARAMETER = r"[A-Za-z0-9_-]{1,128}"
-"""What a family's parameter may stand for."""
+"""A valid value of a family's parameter."""
 
 _PARAMETER = re.compile(PARAMETER, re.ASCII)
 
@@ -39,10 +39,13 @@ RESERVED = frozenset(
 """Names that are paths of the server itself."""
 
 _KNOWN_NAMES = 10_000
-"""Names whose family is remembered: looking for it takes longer than all else that is asked of a registry."""
+"""How many names the registry caches the family of: a search takes longer than everything else it does."""
 
 MAX_MESSAGE_SIZE = 1024 * 1024
-"""The most that a channel's ``max_message_size`` may be, in bytes."""
+"""The largest ``max_message_size`` of a channel, in bytes."""
+
+_SEND_A_KEY = "send 'Authorization: Bearer <key>'"
+_SET_KEYS = "set auth.keys in channels.yaml"
 
 
 class Access(StrEnum):
@@ -64,26 +67,27 @@ class SlowSubscriber(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """The window of messages kept for resume: at most ``size``, none older than ``ttl`` seconds."""
+class HistoryWindow:
+    """The messages that a channel shows: the newest ``size``, none older than ``ttl`` seconds."""
 
     size: int = 1000
     ttl: int = 24 * 3600
 
 
 class Caller(NamedTuple):
-    """What a caller showed when it came: enough for other settings to judge it anew."""
+    """What a caller's request showed: enough to judge the caller again under new settings."""
 
     digest: bytes | None = None
-    """Of the key that it sent; None where it sent none."""
+    """The digest of the key that it sent; None without a key."""
     is_near: bool = False
-    """It came from this machine, and by way of nobody."""
+    """The request came from this machine, and through no proxy."""
     origin: str | None = None
-    """Of its page; None where it is no page."""
+    """The origin of the page; None where no page sent the request."""
     is_own: bool = False
-    """The page is the server's own."""
+    """The page is one of this server's."""
     is_elsewhere: bool = False
-    """Own, but its host is not this machine, and no proxy passed it on: the name may have been made to lead here."""
+    """The page is this server's by its name, but the name is not this machine's and no proxy forwarded the request:
+    somebody may have pointed the name here (DNS rebinding)."""
 
 
 NOBODY = Caller()
@@ -93,20 +97,20 @@ class Identity(NamedTuple):
     """The authenticated caller."""
 
     has_key: bool = False
-    """It brought one of the configured keys."""
+    """The caller sent one of the configured keys."""
     reason: str = "no key was sent"
     """Why ``has_key`` is false, for the detail of a refusal."""
     name: str = ""
-    """Tells it from others, and is no secret; empty for all who show nothing. Idempotency keys belong to it."""
+    """Differs for each key, and is not secret; empty without a key. Idempotency keys are scoped by it."""
     is_operator: bool = False
-    """It may see what operators see, and publish where only they may."""
+    """The caller may see what operators see, and publish where only they may."""
     keys_exist: bool = True
-    """Whether there are keys to bring; without them nobody can become an operator by a key."""
+    """Whether any keys are configured; without them nobody can become an operator by a key."""
     caller: Caller = NOBODY
-    """By what it was judged."""
+    """What this identity was derived from."""
 
     def may(self, access: Access) -> bool:
-        """Whether it is one of those whom a policy admits."""
+        """Whether a policy admits this caller."""
         match access:
             case Access.ANYONE:
                 return True
@@ -118,16 +122,16 @@ class Identity(NamedTuple):
                 return False
 
     def check_operator(self, rule: str) -> None:
-        """Raise unless it is an operator's; ``rule`` says what only they may, and begins the detail.
+        """Raise unless the caller is an operator; ``rule`` says what only operators may do, and begins the detail.
 
-        Raises :class:`UnauthorisedError`, or :class:`ForbiddenError` where no credential would help.
+        Raises :class:`UnauthorisedError`, or :class:`ForbiddenError` where no key would help.
         """
         if self.is_operator:
             return
         if self.keys_exist:
-            msg = f"{rule}, and {self.reason}: send 'Authorization: Bearer <key>'"
+            msg = f"{rule}, and {self.reason}: {_SEND_A_KEY}"
             raise UnauthorisedError(msg)
-        msg = f"{rule}, and {self.reason} become one: set auth.keys in channels.yaml"
+        msg = f"{rule}, and {self.reason}: {_SET_KEYS}"
         raise ForbiddenError(msg)
 
 
@@ -142,7 +146,7 @@ class Channel:
     publish: Access = Access.KEY
     subscribe: Access = Access.ANYONE
     client_publish: bool = False
-    history: History = field(default_factory=History)
+    history: HistoryWindow = field(default_factory=HistoryWindow)
     max_message_size: int = 64 * 1024
     slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
 
@@ -157,100 +161,98 @@ class Channel:
         return self.name.partition("{")[0]
 
     def check_publish(self, identity: Identity) -> None:
-        """Raise :class:`UnauthorisedError` or :class:`ForbiddenError` if it may not publish."""
+        """Raise :class:`UnauthorisedError` or :class:`ForbiddenError` unless the caller may publish."""
         if identity.may(self.publish):
             return
         match self.publish:
             case Access.KEY:
-                msg = (
-                    f"channel {self.name!r} takes messages only with a key, and {identity.reason}: "
-                    "send 'Authorization: Bearer <key>'"
-                )
+                remedy = _SEND_A_KEY if identity.keys_exist else _SET_KEYS
+                msg = f"channel {self.name!r} accepts messages only with a key, and {identity.reason}: {remedy}"
                 raise UnauthorisedError(msg)
             case Access.OPERATORS:
                 identity.check_operator(f"only operators may publish to channel {self.name!r}")
             case _:
-                msg = f"channel {self.name!r} takes no messages here (publish: {self.publish})"
+                msg = f"channel {self.name!r} does not accept messages (publish: {self.publish})"
                 raise ForbiddenError(msg)
 
     def check_client_publish(self, identity: Identity) -> None:
-        """As :meth:`check_publish`, for a subscriber that publishes by sending."""
+        """Raise as :meth:`check_publish` does; also unless subscribers may publish over their sockets."""
         if not self.client_publish:
-            msg = f"channel {self.name!r} takes no messages from its subscribers (client_publish: false)"
+            msg = f"channel {self.name!r} does not accept messages from its subscribers (client_publish: false)"
             raise ForbiddenError(msg)
         self.check_publish(identity)
 
-    def most_from(self, identity: Identity) -> int:
-        """Return the bytes of the largest message that it may publish by sending; 0 where it may not."""
+    def max_publish_size(self, identity: Identity) -> int:
+        """Return the size of the largest message that the caller may publish over its socket, in bytes; 0 for none."""
         return self.max_message_size if self.client_publish and identity.may(self.publish) else 0
 
     def check_subscribe(self, identity: Identity) -> None:  # noqa: ARG002 — tokens will look at it
-        """Raise :class:`ForbiddenError` if it may not subscribe."""
+        """Raise :class:`ForbiddenError` unless the caller may subscribe."""
         if self.subscribe is not Access.ANYONE:
-            msg = f"channel {self.name!r} cannot be subscribed to (subscribe: {self.subscribe})"
+            msg = f"channel {self.name!r} does not accept subscribers (subscribe: {self.subscribe})"
             raise ForbiddenError(msg)
 
     def check_size(self, data: bytes) -> None:
-        """Raise :class:`TooLargeError` if the message does not fit."""
+        """Raise :class:`TooLargeError` if the message is larger than ``max_message_size``."""
         if len(data) > self.max_message_size:
             msg = (
-                f"the message has {len(data)} bytes as JSON; channel {self.name!r} takes at most "
+                f"the message has {len(data)} bytes as JSON; channel {self.name!r} accepts at most "
                 f"{self.max_message_size} (max_message_size)"
             )
             raise TooLargeError(msg)
 
 
 class Registry:
-    """The declared channels, found by the name of a request.
+    """The declared channels, looked up by name.
 
-    A plain channel goes before a family; among families the one with the longest prefix.
+    A plain channel takes precedence over a family; among families the longest prefix wins.
     """
 
     def __init__(self, channels: tuple[Channel, ...], defaults: Channel) -> None:
         self.channels = channels
         self.defaults = defaults
-        self._most_from: dict[Access, int] = {}
+        self._max_publish_size: dict[Access, int] = {}
         for channel in channels:
             if channel.client_publish:
-                most = self._most_from.get(channel.publish, 0)
-                self._most_from[channel.publish] = max(most, channel.max_message_size)
+                most = self._max_publish_size.get(channel.publish, 0)
+                self._max_publish_size[channel.publish] = max(most, channel.max_message_size)
         self._plain = {c.name: c for c in channels if not c.is_family}
         self._family = lru_cache(maxsize=_KNOWN_NAMES)(_Families(c for c in channels if c.is_family).find)
 
     def __reduce__(self) -> tuple[type[Registry], tuple[tuple[Channel, ...], Channel]]:
-        """Let it be pickled."""
+        """Pickle the channels alone: caches are rebuilt."""
         return Registry, (self.channels, self.defaults)
 
     def get(self, name: str) -> Channel | None:
-        """Return the channel that ``name`` stands for, or None."""
+        """Return the channel of this name or the family it belongs to; None if there is neither."""
         channel = self._plain.get(name)
         if channel is None and len(name) <= MAX_NAME:
             return self._family(name)
         return channel
 
     def forget_names(self) -> None:
-        """Forget which names belong to which family; each is found again when it is asked for."""
+        """Empty the cache of names: each is looked up again when it is used next."""
         self._family.cache_clear()
 
     def find(self, name: str) -> Channel:
-        """Return the channel that ``name`` stands for; raise :class:`UnknownChannelError`."""
+        """Return what :meth:`get` does; raise :class:`UnknownChannelError` instead of returning None."""
         channel = self.get(name)
         if channel is None:
             msg = f"there is no channel {name[:255]!r}: declare it in channels.yaml"
             raise UnknownChannelError(msg)
         return channel
 
-    def most_from(self, identity: Identity) -> int:
-        """Return the most that :meth:`Channel.most_from` is of any channel."""
-        return max((most for access, most in self._most_from.items() if identity.may(access)), default=0)
+    def max_publish_size(self, identity: Identity) -> int:
+        """Return the largest :meth:`Channel.max_publish_size` of all channels."""
+        return max((most for access, most in self._max_publish_size.items() if identity.may(access)), default=0)
 
-    def history(self, name: str) -> History:
-        """Return what is kept of a channel; of one that is not declared, what ``defaults`` say."""
+    def history(self, name: str) -> HistoryWindow:
+        """Return the window of a channel's history; for an undeclared channel, that of ``defaults``."""
         return (self.get(name) or self.defaults).history
 
 
 class _Families:
-    """The families by prefix: asking each in turn would take longer than a push does."""
+    """The families by prefix: trying one after the other would take longer than a push."""
 
     def __init__(self, families: Iterable[Channel]) -> None:
         self._by_prefix: dict[str, list[tuple[str, Channel]]] = {}

@@ -1,7 +1,7 @@
-"""Message data: RFC 8259 JSON text that is checked once and passed on byte for byte.
+"""Message data: JSON text (RFC 8259) that is checked once and passed on byte for byte.
 
-Small texts are read by the standard library's scanner, at once; large ones are walked (``core/scan.py``) in steps
-that take turns (``core/turns.py``), so that nobody waits for one of them.
+The standard library checks small texts at once. Large texts are scanned by ``core/scan.py`` in steps that take turns
+(``core/turns.py``), so that no client has to wait for another's large text.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Any, NoReturn
 from app.core import turns
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.errors import MalformedError
-from app.core.scan import MAX_DEPTH, Members, Walk, not_utf8
+from app.core.scan import MAX_DEPTH, Members, Scan, not_utf8
 from app.core.turns import Pace, Steps
 
 INLINE = 4 * 1024
-"""Bytes of a text that is read at once, without waiting for a turn: a quarter of a millisecond at most."""
+"""The most bytes of a text that is checked at once, without waiting for a turn: a quarter of a millisecond."""
 
 SMALL = 32 * 1024
-"""Bytes of a text that is read in one step: two milliseconds at most."""
+"""The most bytes of a text that is checked in one step: two milliseconds."""
 
 MAX_ENVELOPE = 8 * 1024
-"""Bytes that may stand around a message: its channel, its key, white space."""
+"""The most bytes around a message: its channel, its key, white space."""
 
 MAX_ITEM = MAX_MESSAGE_SIZE + MAX_ENVELOPE
-"""Bytes of a message with its envelope, at most."""
+"""The most bytes of a message with its envelope."""
 
 ENVELOPE_DEPTH = MAX_DEPTH + 1
-"""How deep an envelope may be nested: its message as deep as one that comes without."""
+"""How deep an envelope may be nested: one level more than its message."""
 
 SHOWN = 80
-"""Characters of what somebody sent that are repeated in an error."""
+"""How many characters of what a client sent an error repeats."""
 
-# The closing quote is optional so that an unterminated string is passed in one step: a
-# pattern that needed it would start again at every escaped quote, in quadratic time.
+# The closing quote is optional, so that an unterminated string is matched in one step: a
+# pattern that required it would start again at every escaped quote, in quadratic time.
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _DEEPER = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 _ARRAY = re.compile(rb"[ \t\n\r]*+\[")
 _SPACES = frozenset(" \t\n\r")
-# What most texts have, in one step each: an object's first name and each other one, without escapes, with all that
-# stands around it; its end; a string.
+# One match each for what most texts consist of: an object's first name, a further name, the object's end, and a
+# string, all without escapes.
 _FIRST = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 _NEXT = re.compile(r'[ \t\n\r]*,[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 _LAST = re.compile(r"[ \t\n\r]*\}[ \t\n\r]*\Z")
@@ -55,7 +55,7 @@ _PLAIN_STRING = re.compile(r'"([^"\\\x00-\x1f]*)"')
 
 
 class MemberError(MalformedError):
-    """An object has a member that it may not have; ``found`` are those that stand before it."""
+    """An object has a member that is not allowed; ``found`` has the members before it."""
 
     def __init__(self, detail: str, found: Members) -> None:
         super().__init__(detail)
@@ -67,7 +67,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise MalformedError(msg)
 
 
-# Numbers are only checked, never used: as floats they cost no time however long they are.
+# Numbers are only checked, never used: parsed as floats they take no time, however long they are.
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant)
 
 
@@ -91,13 +91,13 @@ def check(text: str) -> None:
 
 
 def check_bytes(body: bytes) -> bytes:
-    """Return the small ``body`` as it is; raise :class:`MalformedError` unless it is one JSON value."""
+    """Return the small ``body`` unchanged; raise :class:`MalformedError` unless it is one JSON value."""
     check(decode(body))
     return body
 
 
 async def read(body: bytes) -> bytes:
-    """As :func:`check_bytes`, for a body of any size."""
+    """Do what :func:`check_bytes` does, for a body of any size."""
     if len(body) <= INLINE:
         return check_bytes(body)
     return await turns.run(_whole(body))
@@ -109,7 +109,7 @@ def is_array(body: bytes) -> bool:
 
 
 def members(text: str, names: Container[str]) -> Members:
-    """Return the members of a small JSON object, each value as the text that stands there.
+    """Return the members of a small JSON object, each value as its JSON text.
 
     Raises :class:`MalformedError` for anything but one object, and :class:`MemberError` for the first name that is
     not among ``names`` or appears twice.
@@ -119,9 +119,9 @@ def members(text: str, names: Container[str]) -> Members:
 
 
 async def read_members(body: bytes, names: Container[str]) -> Members:
-    """As :func:`members`, for a body of any size.
+    """Do what :func:`members` does, for a body of any size.
 
-    Raises :class:`~app.core.errors.TooLargeError` as soon as a member has more bytes than any message.
+    Also raises :class:`~app.core.errors.TooLargeError`, as soon as a member is larger than any message may be.
     """
     if len(body) <= INLINE:
         return members(decode(body), names)
@@ -129,7 +129,7 @@ async def read_members(body: bytes, names: Container[str]) -> Members:
 
 
 def walk_members(body: bytes, names: Container[str], pace: Pace) -> Steps[Members]:
-    """As :func:`read_members`, in steps of ``pace``."""
+    """Do what :func:`read_members` does, in steps of ``pace``."""
     if len(body) <= SMALL:
         yield from pace.pause()
         return members(decode(body), names)
@@ -139,27 +139,27 @@ def walk_members(body: bytes, names: Container[str], pace: Pace) -> Steps[Member
         _check_name(name, names, found)
         return name
 
-    return (yield from Walk(body, MAX_ITEM, pace).members(take))
+    return (yield from Scan(body, MAX_ITEM, pace).members(take))
 
 
 def walk_items(body: bytes, most: int, pace: Pace) -> Steps[list[slice]]:
-    """Return where the items of a JSON array are, in steps of ``pace``.
+    """Return where each item of a JSON array is in ``body``, in steps of ``pace``.
 
-    Raises :class:`MalformedError` as soon as there are more than ``most``, and
-    :class:`~app.core.errors.TooLargeError` as soon as one is larger than any message with its envelope.
+    Raises :class:`MalformedError` as soon as there are more than ``most`` items, and
+    :class:`~app.core.errors.TooLargeError` as soon as an item is larger than any message with its envelope may be.
     """
-    return Walk(body, MAX_ITEM, pace, ENVELOPE_DEPTH).items(most)
+    return Scan(body, MAX_ITEM, pace, ENVELOPE_DEPTH).items(most)
 
 
 def _whole(body: bytes) -> Steps[bytes]:
     if len(body) <= SMALL:
         return check_bytes(body)
-    yield from Walk(body, len(body), Pace()).whole()
+    yield from Scan(body, len(body), Pace()).whole()
     return body
 
 
 def _plain_members(text: str, names: Container[str]) -> Members | None:
-    """Return what :func:`_members` would; None where it takes more to know."""
+    """Return what :func:`_members` does, for most texts; None for a text that needs a closer look."""
     found: Members = {}
     end = 0
     match = _FIRST.match(text)
@@ -196,9 +196,9 @@ def _check_name(name: str, names: Container[str], found: Members) -> None:
 
 
 def string(text: str, what: str) -> str:
-    """Return the value of a JSON string; raise :class:`MalformedError` that names ``what``.
+    """Return the value of a JSON string; raise a :class:`MalformedError` that names ``what`` for anything else.
 
-    Half of a surrogate pair, which could not be written again, is refused.
+    Refuses half of a surrogate pair, which has no UTF-8.
     """
     if plain := _PLAIN_STRING.fullmatch(text):
         return plain[1]
@@ -209,7 +209,7 @@ def string(text: str, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        msg = f"{what} has half of a surrogate pair, which is no character"
+        msg = f"{what} contains half of a surrogate pair, which is not a character"
         raise MalformedError(msg) from None
     return value
 
@@ -220,7 +220,7 @@ def from_text(body: bytes) -> bytes:
 
 
 async def read_text(body: bytes) -> bytes:
-    """As :func:`from_text`, for a body of any size that a message may have."""
+    """Do what :func:`from_text` does, for a body as large as a message may be."""
     if len(body) > INLINE:
         await turns.turn()
     return from_text(body)
@@ -265,7 +265,7 @@ def _closed(text: str, position: int) -> bool:
 
 
 def _name(text: str, position: int) -> tuple[str, int]:
-    """Return a member's name, and where its value begins."""
+    """Return a member's name and the position of its value."""
     position = _skip(text, position)
     if text[position : position + 1] != '"':
         _fail("Expecting property name in double quotes", text, position)
@@ -280,7 +280,7 @@ def _name(text: str, position: int) -> tuple[str, int]:
 
 
 def _next(text: str, position: int) -> int:
-    """Step over the comma after a value; stay before a closing bracket."""
+    """Return the position after the comma that follows a value, or of the closing bracket."""
     position = _skip(text, position)
     if text[position : position + 1] == ",":
         if _closed(text, position + 1):

@@ -23,38 +23,38 @@ ErrorT = TypeVar("ErrorT", bound=AbideError)
 
 
 def bare(error: ErrorT) -> ErrorT:
-    """Return the error without what it was raised in, to be kept.
+    """Return the error without its traceback and context, so that it can be stored.
 
-    Its traceback has the frames that it passed, and one of these the error: a cycle, which keeps all that those frames
-    hold, a large message maybe, until garbage is collected. That happens seldom.
+    The traceback refers to the frames that the error passed, and one of them to the error. That cycle would keep
+    whatever those frames hold, perhaps a large message, until the garbage collector runs, which is seldom.
     """
     error.__traceback__ = error.__context__ = None
     return error
 
 
 def of_bug(error: BaseException | None = None) -> AbideError:
-    """Return the refusal that somebody is told of an error that nobody expected; its cause has the trace."""
+    """Return what a client is told of an unexpected error; ``__cause__`` has the original with its traceback."""
     refusal = AbideError("the server failed; its log says why")
     refusal.__cause__ = error
     return refusal
 
 
 class MalformedError(AbideError):
-    """The request cannot be understood: bad JSON, a missing field, a bad query parameter."""
+    """The request is invalid: bad JSON, a missing member, a bad query parameter."""
 
     code = "malformed"
     title = "Malformed request"
 
 
 class UnauthorisedError(AbideError):
-    """No credentials, or wrong ones, where the channel's policy asks for some."""
+    """The channel's policy needs credentials, and the request has none or wrong ones."""
 
     code = "unauthorised"
     title = "Unauthorised"
 
 
 class ForbiddenError(AbideError):
-    """The channel's policy does not allow this, whoever asks."""
+    """The channel's policy does not allow this, and no credentials would help."""
 
     code = "forbidden"
     title = "Forbidden"
@@ -75,7 +75,7 @@ class ChannelRemovedError(AbideError):
 
 
 class TooManyError(AbideError):
-    """A connection has as many subscriptions as it may have."""
+    """The connection already has the maximum number of subscriptions."""
 
     code = "too_many"
     title = "Too many"
@@ -89,12 +89,12 @@ class KeyReusedError(AbideError):
 
     @classmethod
     def of(cls, key: str | None) -> Self:
-        """Name the key as its publisher spelled it."""
-        return cls(f"idempotency key {key!r} was used before with another message")
+        """Return the error for a key, which is shown as its publisher wrote it."""
+        return cls(f"idempotency key {key!r} was used before with another message: give each message a key of its own")
 
 
 class TooLargeError(AbideError):
-    """A body, message or frame is over its limit."""
+    """A body, message or frame is larger than its limit."""
 
     code = "too_large"
     title = "Too large"
@@ -126,18 +126,18 @@ class UnavailableError(AbideError):
 
 
 class OverloadedError(UnavailableError):
-    """The queue of messages that wait for the backend is full."""
+    """The queue of messages for the backend is full."""
 
     code = "overloaded"
     title = "Overloaded"
 
 
 class NoRoomError(OverloadedError):
-    """All clients together have sent so much of unfinished messages that this one cannot be held, too."""
+    """The unfinished messages of all clients together fill their limit, so this one cannot be buffered."""
 
 
 class OutcomeUnknownError(UnavailableError):
-    """The link to the backend broke during the commit: the message may be stored or not."""
+    """The connection to the backend broke during a commit: the message may be stored or not."""
 
     code = "outcome_unknown"
     title = "Outcome unknown"

@@ -1,32 +1,32 @@
-"""How much of unfinished messages a process holds for all clients together.
+"""Limits the bytes of unfinished messages that a process buffers for all clients together.
 
-A client that sends a large body slowly, or never ends it, makes the server keep what has come. One client's part is
-bounded by the size of the message; this bounds the sum.
+A client that sends a large body slowly, or never finishes it, makes the server buffer what has arrived. The size of a
+message limits one client's share; this limits the sum.
 """
 
 from __future__ import annotations
 
 SMALL = 64 * 1024
-"""Bytes that one message may hold of the whole bound; a larger one has to leave :data:`RESERVE` free."""
+"""A message of at most so many bytes may use the whole limit; a larger one must leave :data:`RESERVE` free."""
 
 TOTAL = 64 * 1024 * 1024
-"""Bytes of all unfinished messages together, at most."""
+"""The most bytes of all unfinished messages together."""
 
 RESERVE = 16 * 1024 * 1024
-"""Bytes of the total that large messages cannot take, so that small ones are served while somebody holds the rest."""
+"""Bytes of the total that only small messages may use, so that they are served while large ones fill the rest."""
 
 
-class Intake:
+class BoundedIntake:
     """Counts the bytes. Implements :class:`~app.core.ports.Intake`."""
 
     def __init__(self, total: int = TOTAL, reserve: int = RESERVE) -> None:
         self._total = total
         self._reserve = reserve
         self.held = 0
-        """Bytes of all messages now."""
+        """The bytes of all unfinished messages now."""
 
     def grow(self, held: int, more: int) -> bool:
-        """Count ``more`` bytes of a message that holds ``held``; return False, and count nothing, without room."""
+        """Add ``more`` bytes to a message of ``held``; return False, and add nothing, if that exceeds the limit."""
         limit = self._total if held + more <= SMALL else self._total - self._reserve
         if self.held + more > limit:
             return False
@@ -34,5 +34,5 @@ class Intake:
         return True
 
     def release(self, held: int) -> None:
-        """Count so many bytes no more."""
+        """Subtract the bytes of a message that is no longer buffered."""
         self.held -= held

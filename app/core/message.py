@@ -11,10 +11,10 @@ from typing import NamedTuple
 from app.core.errors import MalformedError
 
 MAX_OFFSET = 2**53 - 1
-"""The largest offset: what a double, and so every JSON reader, holds exactly."""
+"""The largest offset: the largest integer that every JSON parser reads exactly."""
 
 POSITION = re.compile(r"([A-Za-z0-9]{1,64}):(0|[1-9][0-9]{0,15})", re.ASCII)
-"""How a position is written."""
+"""The text form of a position."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
@@ -22,9 +22,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 class Position(NamedTuple):
     """A place in one channel's log: ``<epoch>:<offset>``.
 
-    ``offset`` is that of the last message before the place, so a reader that holds the
-    position of the last message it saw wants everything after it. ``epoch`` is a label of
-    :mod:`app.core.epochs`: it tells how far a log agrees with the one that the position is of.
+    ``offset`` is that of the last message before the place: a reader that resumes from the position
+    of the last message it saw gets everything after it. ``epoch`` is a label of
+    :mod:`app.core.epochs`: it shows how far another log agrees with the one of the position.
     """
 
     epoch: str
@@ -54,16 +54,16 @@ class Message(NamedTuple):
     """The publisher's JSON text, UTF-8, byte for byte."""
 
 
-class Turn(NamedTuple):
-    """A channel's log goes on in another epoch. Who has more of it than it has, by its lineage, has lost that."""
+class EpochChange(NamedTuple):
+    """A channel's log goes on in another epoch: messages that readers have and the log does not are lost."""
 
     channel: str
     offset: int
-    """After which the messages go on that are handed out."""
+    """The next messages come after this offset."""
     lineage: str
     """As in :mod:`app.core.epochs`."""
     head: int
-    """The newest offset when that was read."""
+    """The newest offset of the log when it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Batch:
 
     channel: str
     epoch: str
-    """What their positions are labelled with."""
+    """The label of their positions."""
     messages: tuple[Message, ...]
 
     @property
@@ -91,11 +91,11 @@ class Batch:
 
 
 class Published(NamedTuple):
-    """What a publisher is told: where its message stands."""
+    """What a publisher is told: the position of its message."""
 
     position: Position
     replayed: bool = False
-    """True when an idempotency key had stored it before and nothing was appended now."""
+    """True if a message with this idempotency key was stored before, so nothing was appended now."""
 
 
 class Record(NamedTuple):
@@ -105,15 +105,15 @@ class Record(NamedTuple):
     data: bytes
     """JSON text, UTF-8, checked by :mod:`app.core.data`."""
     key: str | None = None
-    """Idempotency key: within ten minutes the channel stores one message of this publisher under it."""
+    """Idempotency key: for ten minutes the channel stores one message of this publisher with it."""
     publisher: str = ""
     """The name of the identity that publishes it."""
 
     @property
     def scoped_key(self) -> str:
-        """The key as backends keep it, apart from other publishers'; of a record with a key.
+        """The key as backends store it, with the publisher's name before it; only for a record with a key.
 
-        A key has no space, so none is that of a publisher in SQL, which is kept as it is.
+        No key contains a space, so none equals a key from SQL, which is stored without a name.
         """
         return f"{self.publisher} {self.key}"
 
@@ -128,11 +128,11 @@ class Page(NamedTuple):
     messages: tuple[Message, ...]
     """Consecutive, ascending, starting at the later of ``after + 1`` and ``first``."""
     lineage: str
-    """Which epochs the channel has had, as in :mod:`app.core.epochs`."""
+    """The channel's epochs, as in :mod:`app.core.epochs`."""
 
 
 def consecutive(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return ascending messages up to the first offset that is missing, as where a row was deleted by hand."""
+    """Return ascending messages up to the first missing offset, such as that of a row deleted by hand."""
     if not messages or messages[-1].offset - messages[0].offset == len(messages) - 1:
         return tuple(messages)
     expected = enumerate(messages, messages[0].offset)

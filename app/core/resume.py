@@ -1,4 +1,4 @@
-"""Where a new subscription begins, and what it has to be told. Decisions only: no I/O."""
+"""Decides where a new subscription begins, and which gap it is told of. No I/O."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from app.core.message import Position
 EARLIEST = "earliest"
 
 MOST = 10**9
-"""The most that ``last`` may be."""
+"""The largest value of ``last``."""
 
 _COUNT = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 _SHOWN = 255
-"""Characters of a position that are repeated to who gave it."""
+"""How many characters of an unknown position a gap repeats."""
 
 
 class Reason(StrEnum):
-    """Why messages that were asked for do not come."""
+    """Why messages are missing."""
 
     EXPIRED = "expired"
     EPOCH = "epoch"
@@ -32,12 +32,12 @@ class Reason(StrEnum):
 
 
 class Gap(NamedTuple):
-    """What cannot be delivered: everything after ``after`` and before ``next``."""
+    """Messages that cannot be delivered: all after ``after`` and before ``next``."""
 
     after: str
-    """The position that the subscriber had, as it gave it."""
+    """The position that the subscriber had, as it wrote it."""
     next: Position
-    """Of the first message that will come."""
+    """The position of the first message that follows."""
     reason: Reason
 
 
@@ -48,20 +48,20 @@ class Start:
     since: Position | None = None
     """After this position."""
     given: str | None = None
-    """How the subscriber spelled ``since``, where that is not its usual form."""
+    """What the subscriber sent for ``since``, if that was not a position."""
     earliest: bool = False
-    """With the oldest message held."""
+    """At the oldest message of the history."""
     last: int = 0
-    """With so many messages before the head, as far as they are held."""
+    """At most so many messages before the head."""
 
     @property
     def is_head(self) -> bool:
-        """Whether it needs nothing of the past."""
+        """Whether the subscriber asks for no earlier messages."""
         return self.since is None and not self.earliest and not self.last
 
     @classmethod
     def after_event(cls, event_id: str) -> Start:
-        """Read a ``Last-Event-ID``: one that is not ours is a position that nobody knows, not an error."""
+        """Read a ``Last-Event-ID``; an id of another server is an unknown position, not an error."""
         try:
             return cls(since=Position.parse(event_id))
         except MalformedError:
@@ -69,7 +69,7 @@ class Start:
 
     @classmethod
     def parse(cls, since: str | None, last: str | None) -> Start:
-        """Read the two parameters; ``since`` wins. Raises :class:`MalformedError` for either."""
+        """Read the two parameters; ``since`` takes precedence. Raises :class:`MalformedError` for either."""
         count = 0
         if last is not None:
             if not _COUNT.fullmatch(last) or int(last) > MOST:
@@ -83,26 +83,26 @@ class Start:
         return cls(last=count)
 
 
-class Begin(NamedTuple):
+class Beginning(NamedTuple):
     """Where a subscription begins."""
 
     cursor: int
-    """Offset of the message before the first one that will come."""
+    """Offset of the message before the first one that follows."""
     resumed: bool
-    """Whether it had a position and nothing after that is missing."""
+    """Whether the subscriber gave a position and nothing after it is missing."""
     gap: Gap | None
 
 
-def begin(start: Start, lineage: str, first: int, head: int) -> Begin:
-    """Decide, knowing the channel's lineage, the oldest offset that its history shows, and its head."""
+def begin(start: Start, lineage: str, first: int, head: int) -> Beginning:
+    """Decide from the channel's lineage, the oldest offset of its history (``first``), and its head."""
     if start.since is not None:
         return _resume(start.since, start.given or str(start.since), lineage, first, head)
     if start.earliest:
-        return Begin(first - 1, resumed=False, gap=None)
-    return Begin(max(first - 1, head - start.last), resumed=False, gap=None)
+        return Beginning(first - 1, resumed=False, gap=None)
+    return Beginning(max(first - 1, head - start.last), resumed=False, gap=None)
 
 
-def _resume(since: Position, given: str, lineage: str, first: int, head: int) -> Begin:
+def _resume(since: Position, given: str, lineage: str, first: int, head: int) -> Beginning:
     common = shared(since, lineage, head)
     if common is None:
         return _with_gap(given, lineage, first, Reason.EPOCH)
@@ -110,9 +110,9 @@ def _resume(since: Position, given: str, lineage: str, first: int, head: int) ->
         return _with_gap(given, lineage, first, Reason.EXPIRED)
     if common < since.offset:
         return _with_gap(given, lineage, max(first, common + 1), Reason.AHEAD)
-    return Begin(since.offset, resumed=True, gap=None)
+    return Beginning(since.offset, resumed=True, gap=None)
 
 
-def _with_gap(given: str, lineage: str, following: int, reason: Reason) -> Begin:
+def _with_gap(given: str, lineage: str, following: int, reason: Reason) -> Beginning:
     gap = Gap(given, Position(label(lineage), following), reason)
-    return Begin(following - 1, resumed=False, gap=gap)
+    return Beginning(following - 1, resumed=False, gap=gap)

@@ -1,8 +1,8 @@
-"""JSON texts of any size, walked in steps that each take a few milliseconds.
+"""Checks JSON texts of any size in steps that each take a few milliseconds.
 
-The standard library's scanner holds the event loop until it has read all of a text, and builds an object for each
-value: 64 KiB take two milliseconds, eight MiB a third of a second and some hundred MiB of memory. Here the bytes are
-walked, nothing is built of them, and whoever walks gives others a turn at each ``yield``.
+The standard library's scanner blocks the event loop until it has read a whole text, and builds an object for each
+value: 64 KiB take two milliseconds, 8 MiB a third of a second and some hundred MiB of memory. This scanner builds
+nothing, and lets others run at each ``yield``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from app.core.errors import MalformedError, TooLargeError
 from app.core.turns import Pace, Steps
 
 MAX_DEPTH = 128
-"""How deep arrays and objects may be nested."""
+"""How many levels deep arrays and objects may be nested."""
 
 WINDOW = 16 * 1024
-"""Bytes that are matched at once: less than a millisecond."""
+"""Bytes that one match covers at most: less than a millisecond."""
 
 _SPACE = rb"[ \t\n\r]*+"
 _PIECE = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
@@ -30,27 +30,27 @@ _NAME = _STRING + _SPACE + rb":" + _SPACE
 
 
 def _container(value: bytes) -> bytes:
-    """Return the pattern of an array or object of such values."""
+    """Return the pattern of an array or object whose values match ``value``."""
     array = rb"\[%b(?:%b%b(?:,(?!%b\])%b|(?=\])))*+\]" % (_SPACE, value, _SPACE, _SPACE, _SPACE)
     members = rb"\{%b(?:%b%b%b(?:,(?!%b\})%b|(?=\})))*+\}" % (_SPACE, _NAME, value, _SPACE, _SPACE, _SPACE)
     return rb"(?:" + array + rb"|" + members + rb")"
 
 
 _DEEPEST = 3
-"""Levels of containers that are matched at once."""
+"""Levels of containers that one match covers at most."""
 
 _VALUES = [_ATOM]
-"""Patterns of values by how deep they are nested, at most."""
+"""Patterns of values by the most levels that they are nested."""
 for _ in range(_DEEPEST):
     _VALUES.append(rb"(?:" + _ATOM + rb"|" + _container(_VALUES[-1]) + rb")")
 
 _WHOLE = [
     re.compile(rb"(?!(?:%b[\[{]){%d})(?=[\[{])%b" % (_SPACE, levels + 1, value)) for levels, value in enumerate(_VALUES)
 ]
-"""A whole container of at most so many levels."""
+"""A whole container, by the most levels it may have."""
 _ITEMS = [re.compile(rb"(?:%b%b%b,)*+" % (_SPACE, value, _SPACE)) for value in _VALUES]
 _MEMBERS = [re.compile(rb"(?:%b%b%b%b,)*+" % (_SPACE, _NAME, value, _SPACE)) for value in _VALUES]
-"""As many as there are of what a comma follows."""
+"""Any number of items or members that are each followed by a comma."""
 _SKIP, _PIECES, _SCALAR = re.compile(_SPACE), re.compile(_PIECE), re.compile(_BARE)
 
 Members = dict[str, str]
@@ -59,46 +59,35 @@ _CLOSERS = {ord("["): ord("]"), ord("{"): ord("}")}
 _ARRAY_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = b']},:"'
 
 
-class Walk:
-    """A walk over one text, value by value. A position is an offset in bytes."""
+class Scan:
+    """A scan of one text, value by value. A position is an offset in bytes."""
 
     __slots__ = ("_closers", "_deepest", "_end", "_most", "_pace", "_text")
 
     def __init__(self, text: bytes, most: int, pace: Pace, deepest: int = MAX_DEPTH) -> None:
-        """``most`` is how many bytes one value may have, ``deepest`` how deep it may be nested."""
+        """Limit each value to ``most`` bytes and ``deepest`` levels of nesting."""
         self._text = text
         self._pace = pace
         self._most = most
         self._deepest = deepest
         self._end = 0
-        """How far the value that is walked may reach."""
+        """Where the value that is being scanned must have ended."""
         self._closers = bytearray()
-        """What ends the containers around the place, the innermost last; a quote within a string, a colon before it
-        within a name."""
-
-    def check_utf8(self) -> Steps[None]:
-        """Raise :class:`MalformedError` unless the text is UTF-8."""
-        decoder = getincrementaldecoder("utf-8")()
-        for begin in range(0, len(self._text) + 1, WINDOW):
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(self._text[begin : begin + WINDOW], final=begin + WINDOW > len(self._text))
-            except UnicodeDecodeError as error:
-                raise not_utf8(self._text, begin - pending + error.start) from None
-            yield from self._pace.pause()
+        """What closes the open containers, the innermost last; then a quote inside a string, and a colon and a quote
+        inside a name."""
 
     def whole(self) -> Steps[None]:
         """Raise :class:`MalformedError` unless the text is one value."""
         yield from self._check_utf8()
         position = yield from self._value(self._skip(0))
         if self._skip(position) != len(self._text):
-            self._fail("something follows the value", position)
+            self._fail("unexpected text after the value", position)
 
     def items(self, most: int) -> Steps[list[slice]]:
-        """Return where the items of an array are.
+        """Return where each item of an array is.
 
-        Raises :class:`MalformedError` as soon as there are more than ``most``, and :class:`TooLargeError` as soon as
-        one is too large.
+        Raises :class:`MalformedError` as soon as there are more than ``most`` items, and :class:`TooLargeError` as
+        soon as an item is too large.
         """
         yield from self._check_utf8()
         found: list[slice] = []
@@ -117,10 +106,10 @@ class Walk:
         return found
 
     def members(self, take: Callable[[bytes, Members], str]) -> Steps[Members]:
-        """Return the members of an object, each value as the text that stands there.
+        """Return the members of an object, each value as its JSON text.
 
-        ``take`` returns what a name means, as it stands there, or raises why the members before it cannot be followed
-        by it. Raises :class:`MalformedError`, and :class:`TooLargeError` as soon as a value is too large.
+        ``take`` gets the JSON text of a name and the members before it, and returns the name or raises. Raises
+        :class:`MalformedError`, and :class:`TooLargeError` as soon as a value is too large.
         """
         yield from self._check_utf8()
         found: Members = {}
@@ -155,16 +144,16 @@ class Walk:
             yield from self._pace.pause()
 
     def _skip(self, position: int) -> int:
-        """Return where the white space ends."""
+        """Return the position of the next byte that is not white space."""
         match = _SKIP.match(self._text, position)
         return match.end() if match else position
 
     def _at(self, position: int) -> int:
-        """Return the byte that stands there; -1 at the end."""
+        """Return the byte at a position; -1 at the end of the text."""
         return self._text[position] if position < len(self._text) else -1
 
     def _enter(self, bracket: bytes, what: str) -> int:
-        """Return where the first value of a container may begin."""
+        """Return the position after the opening bracket and white space; raise unless ``what`` begins here."""
         position = self._skip(0)
         if not self._text.startswith(bracket, position):
             msg = f"expected {what}"
@@ -172,21 +161,21 @@ class Walk:
         return self._skip(position + 1)
 
     def _leave(self, position: int, bracket: int) -> None:
-        """Hold that the container ends here, and the text with it."""
+        """Raise unless the container ends here, and the text with it."""
         if self._at(position) != bracket:
             self._fail(f"',' or {chr(bracket)!r} is missing", position)
         if self._skip(position + 1) != len(self._text):
-            self._fail("something follows the value", position + 1)
+            self._fail("unexpected text after the value", position + 1)
 
     def _value(self, position: int) -> Steps[int]:
-        """Return where the value ends that begins here."""
+        """Return the end of the value that begins at ``position``."""
         self._closers.clear()
         self._end = min(len(self._text), position + self._most + 1)
         step: _Step | None = self._begin
         while step is not None:
             step, position = step(position)
             if position >= self._end < len(self._text):
-                msg = f"a message with its envelope has at most {self._most} bytes: this one has more"
+                msg = f"a message with its envelope may have at most {self._most} bytes: this one has more"
                 raise TooLargeError(msg)
             if self._pace.is_over():
                 yield
@@ -198,11 +187,11 @@ class Walk:
         msg = f"not JSON: {message} at byte {position}"
         raise MalformedError(msg)
 
-    # The steps: each takes a place, and returns what is to be done at the next one, and where that is; None when the
-    # value is over.
+    # The steps: each takes a position, and returns the next step and its position; the step is None when the value is
+    # over.
 
     def _begin(self, position: int) -> _Next:
-        """Take a value, or its beginning."""
+        """Match a value, or its beginning."""
         byte = self._at(position)
         if byte == _QUOTE:
             self._closers.append(_QUOTE)
@@ -215,7 +204,7 @@ class Walk:
         return self._after, scalar.end()
 
     def _open(self, position: int) -> _Next:
-        """Take a container whole, if it fits the window and is not deep; else come to its first value."""
+        """Match a whole container if it fits the window and is not deep; otherwise go to its first value."""
         text, closers = self._text, self._closers
         while (byte := self._at(position)) in _CLOSERS:
             levels = min(_DEEPEST, self._deepest - len(closers))
@@ -231,7 +220,7 @@ class Walk:
         return self._fill, position
 
     def _fill(self, position: int) -> _Next:
-        """Take what fits the window, after a container's bracket or a comma; then come to the next value."""
+        """Match the values that fit the window, after a container's bracket or a comma; then go to the next value."""
         text, closer = self._text, self._closers[-1]
         levels = min(_DEEPEST, self._deepest - len(self._closers))
         pattern = (_ITEMS if closer == _ARRAY_END else _MEMBERS)[levels]
@@ -250,7 +239,7 @@ class Walk:
         return self._string, position + 1
 
     def _string(self, position: int) -> _Next:
-        """Take what fits the window of a string."""
+        """Match as much of a string as fits the window."""
         pieces = _PIECES.match(self._text, position, min(position + WINDOW, self._end))
         end = pieces.end() if pieces else position
         if self._at(end) == _QUOTE:
@@ -261,7 +250,7 @@ class Walk:
         return self._string, end
 
     def _after(self, position: int) -> _Next:
-        """Take what follows a value or a name: brackets that close, a colon or a comma."""
+        """Match what follows a value or a name: closing brackets, a colon or a comma."""
         closers = self._closers
         while closers:
             position = self._skip(position)
@@ -283,10 +272,10 @@ _Next = tuple[_Step | None, int]
 
 
 def too_deep(position: int) -> MalformedError:
-    """Return the error of a value that is nested too deep."""
+    """Return the error for a value that is nested too deep."""
     return MalformedError(f"the JSON is nested more than {MAX_DEPTH} deep at byte {position}")
 
 
 def not_utf8(text: bytes, position: int) -> MalformedError:
-    """Return the error of a text that is not UTF-8."""
+    """Return the error for a text that is not UTF-8."""
     return MalformedError(f"the body is not UTF-8: byte {position} is {text[position]:#04x}")

@@ -1,4 +1,4 @@
-"""The tail: the newest messages of a channel, kept in memory once for all who read them."""
+"""The tail: the newest messages of a channel, kept in memory once for all its subscriptions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable, Sequence
 from app.core.message import Batch, Message, Position
 
 _SPARE = 8
-"""One of so many messages that are kept may be one that was dropped."""
+"""At most one in so many messages in the list is one that was dropped already."""
 
 OVERHEAD = 200
-"""Bytes that CPython takes for a message besides its data: tuple, int objects, bytes header, its place in a list."""
+"""Bytes that CPython needs for a message besides its data: tuple, int objects, bytes header, a place in a list."""
 
 _BATCH_OVERHEAD = 160
-"""Bytes that it takes to remember how large a batch is."""
+"""Bytes that the budget needs for a batch."""
 
 
 def footprint(messages: Iterable[Message]) -> int:
-    """Return how many bytes of memory messages take."""
+    """Return how many bytes of memory messages need."""
     return sum([len(message.data) + OVERHEAD for message in messages])
 
 
 def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
-    """Return the first messages, with at most so many bytes of data, but one at least if there is one."""
+    """Return as many of the first messages as have at most ``max_bytes`` of data; at least one if there is one."""
     size = 0
     for count, message in enumerate(messages):
         size += len(message.data)
@@ -35,7 +35,7 @@ def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
 class Messages:
     """Consecutive messages of one channel: appended at the end, dropped at the start.
 
-    A list with a moving start, so that a read anywhere costs only what it returns.
+    A list with a moving start, so that the cost of a read depends only on how much it returns.
     """
 
     __slots__ = ("_items", "_start", "head")
@@ -50,7 +50,7 @@ class Messages:
 
     @property
     def first(self) -> int:
-        """Offset of the oldest message held; ``head + 1`` when none is."""
+        """Offset of the oldest message held; ``head + 1`` if there is none."""
         return self.head + 1 - len(self)
 
     def oldest(self) -> Message | None:
@@ -80,8 +80,8 @@ class Messages:
         return fitting(self._items[begin : begin + max_messages], max_bytes)
 
 
-class Budget:
-    """Bounds the bytes of all tails of a process: the oldest batch goes first, whosever it is."""
+class TailBudget:
+    """Limits the bytes of all tails of a process: the oldest batch is dropped first, whichever channel it is of."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -89,7 +89,7 @@ class Budget:
         self._order: deque[tuple[Tail, int, int]] = deque()
 
     def take(self, tail: Tail, batch: Batch) -> None:
-        """Count a batch that ``tail`` now holds, and let go of old ones that no longer fit."""
+        """Count a batch that ``tail`` now holds, and drop the oldest batches until all fit."""
         size = footprint(batch.messages) + _BATCH_OVERHEAD
         self._order.append((tail, batch.last, size))
         self._used += size
@@ -104,9 +104,9 @@ class Tail:
 
     __slots__ = ("_budget", "epoch", "messages", "told")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: TailBudget) -> None:
         self.epoch = self.told = ""
-        """What positions are labelled with, and what the newest one was; valid once started."""
+        """The label of positions, and the label of the newest message; valid after :meth:`start`."""
         self.messages = Messages(0)
         self._budget = budget
 
@@ -120,8 +120,8 @@ class Tail:
         self.epoch = self.told = position.epoch
         self.messages = Messages(position.offset)
 
-    def turn(self, position: Position) -> None:
-        """Go on after ``position``, in another epoch; what was held beyond it is forgotten."""
+    def change_epoch(self, position: Position) -> None:
+        """Go on after ``position``, in another epoch; forget the messages after it."""
         self.epoch = position.epoch
         if position.offset != self.head:
             self.told = position.epoch
@@ -130,8 +130,8 @@ class Tail:
     def deliver(self, batch: Batch) -> None:
         """Take the next messages.
 
-        When the bus had to leave some out, what was held before is dropped, so that the tail
-        stays consecutive and a cursor before the hole finds out from the log.
+        If the bus left some out, the messages before them are dropped: the tail stays
+        consecutive, and a cursor before the hole reads the log.
         """
         self.epoch = self.told = batch.epoch
         if batch.first != self.head + 1:

@@ -1,6 +1,6 @@
-"""Long computations take turns: one step of one of them in each turn of the event loop.
+"""Long computations take turns: each turn of the event loop runs one step of one of them.
 
-However many clients ask for them at once, everybody else waits for one step.
+However many computations are under way, everything else on the loop waits for one step at a time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 STEP_SECONDS = 0.002
-"""How long a step takes, and what it has begun when the time is over."""
+"""How long a step takes; it finishes what it has begun by then."""
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-"""A computation that yields where others may have their turn, and returns its result."""
+"""A computation that yields where others may run, and returns its result."""
 
 
 class Pace:
@@ -33,24 +33,24 @@ class Pace:
         self._due = time.perf_counter() + STEP_SECONDS
 
     def is_over(self) -> bool:
-        """Whether the step is."""
+        """Whether the step has taken long enough."""
         return time.perf_counter() > self._due
 
     def pause(self) -> Steps[None]:
-        """Let others have their turn if the step is over."""
+        """Let others run if the step is over."""
         if self.is_over():
             yield
             self.begin()
 
 
 class _Queue:
-    """Those who wait for a turn of one event loop."""
+    """The computations that wait for a turn of one event loop."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def join(self) -> asyncio.Future[None]:
-        """Return what is done when the turn has come."""
+        """Return a future that is done when the turn has come."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
@@ -59,7 +59,7 @@ class _Queue:
         return turn
 
     def _call(self) -> None:
-        """Call the next one, unless it has gone away."""
+        """Give the next one its turn, unless it was cancelled."""
         turn = self._waiting.popleft()
         if not turn.done():
             turn.set_result(None)
@@ -71,7 +71,7 @@ _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue] = WeakKeyDictionar
 
 
 async def turn() -> None:
-    """Wait for a turn of the loop that nobody else who waits here has."""
+    """Wait for a turn of the loop that no other waiting computation shares."""
     await _queues.setdefault(asyncio.get_running_loop(), _Queue()).join()
 
 

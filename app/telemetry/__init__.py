@@ -1,7 +1,7 @@
-"""What the server says about itself: log lines and metrics. A leaf that knows nothing of the other rooms.
+"""What the server says about itself: log lines, metrics and spans. Imports none of the other rooms.
 
-``prometheus_client`` decides when it is imported whether it works for several processes, so
-``metrics`` and ``exporter`` are imported by who needs them, when :data:`metrics.DIRECTORY` is set.
+``prometheus_client`` decides at import whether it works for several processes. So import ``metrics`` and
+``exporter`` only once the variable :data:`metrics.DIRECTORY` is set.
 """
 
 from app.telemetry.logs import MASK, GunicornLogger, configure_logging, mask_secrets

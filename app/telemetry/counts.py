@@ -1,7 +1,7 @@
-"""What the channels have in each worker, so that any of them can say what they have in all.
+"""Counts each channel's subscriptions in every worker, so that any worker can tell the sum.
 
-Each worker writes its counts into a file of its own beside its metrics, when they have changed. The master removes the
-file when the worker has ended, however it did.
+Each worker writes its counts to its own file beside its metrics when they change. The master removes the file when the
+worker has ended, however it ended.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import orjson
 from app.telemetry.metrics import DIRECTORY
 
 Count = tuple[int, int | None]
-"""How many subscriptions, and the newest offset, where it is known."""
+"""Number of subscriptions, and the newest offset; None if it is not known."""
 
 EVERY = 0.25
-"""Seconds between two looks at whether the counts have changed."""
+"""Seconds between two checks for changed counts."""
 
 _PREFIX, _SUFFIX = "counts-", ".json"
 
 
 class Counts:
-    """This worker's counts, and those of the others; without a directory there are no others."""
+    """The counts of this worker and of the others; without a directory there are no others."""
 
     def __init__(self, directory: str | None = None) -> None:
         directory = directory or os.environ.get(DIRECTORY)
@@ -33,7 +33,7 @@ class Counts:
         self._own: dict[str, Count] = {}
 
     def tell(self, own: dict[str, Count]) -> None:
-        """Let the other workers know what this one counts, by declared name."""
+        """Publish this worker's counts, by declared name, to the other workers."""
         if own == self._own:
             return
         self._own = own
@@ -41,10 +41,10 @@ class Counts:
             file = _file(self._directory, os.getpid())
             new = file.with_suffix(".new")
             new.write_bytes(orjson.dumps(own))
-            new.replace(file)  # nobody reads half of it
+            new.replace(file)  # so nobody reads half a file
 
     def of_all(self) -> Mapping[str, Count]:
-        """Return what all workers count; it reads a file for each, so not on the event loop."""
+        """Return the counts of all workers. Reads a file for each worker: call it in a thread."""
         if self._directory is None:
             return self._own
         found: dict[str, Count] = {}
@@ -56,7 +56,7 @@ class Counts:
         return found
 
     async def run(self, count: Callable[[], dict[str, Count]]) -> None:
-        """Tell again and again what ``count`` returns; never returns."""
+        """Publish what ``count`` returns again and again; never returns."""
         while True:
             self.tell(count())
             await asyncio.sleep(EVERY)

@@ -1,4 +1,4 @@
-"""Where the workers' numbers are: a directory that lives as long as gunicorn's master."""
+"""The directory of the workers' numbers, which lives as long as gunicorn's master."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _PREFIX = "abide-metrics-"
 def make_directory(parent: str | None) -> str:
     """Make an empty directory, and remove it when this process exits.
 
-    A process that is killed leaves its own behind. Each is locked for as long as its processes
-    live, so one that is not is removed here, whoever's it was.
+    A killed process leaves its directory behind. Processes lock theirs while they live, so a directory
+    without a lock is removed here.
     """
     parent = parent or tempfile.gettempdir()
     for left in Path(parent).glob(f"{_PREFIX}*"):
@@ -26,14 +26,14 @@ def make_directory(parent: str | None) -> str:
     while True:
         directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         _lock(directory, fcntl.LOCK_SH)  # until this process and its workers have ended
-        if Path(directory).is_dir():  # nobody took it for one that was left behind before it was locked
+        if Path(directory).is_dir():  # nobody removed it before it was locked
             break
     atexit.register(_remove, directory, os.getpid())
     return directory
 
 
 def _lock(directory: str, how: int) -> int | None:
-    """Return the descriptor that holds the lock; None if it cannot be had."""
+    """Return the descriptor that holds the lock; None if it cannot be taken."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -47,5 +47,5 @@ def _lock(directory: str, how: int) -> int | None:
 
 
 def _remove(directory: str, master: int) -> None:
-    if os.getpid() == master:  # not a worker, which has inherited this
+    if os.getpid() == master:  # not a worker, which inherits this handler
         shutil.rmtree(directory, ignore_errors=True)

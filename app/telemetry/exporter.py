@@ -1,6 +1,6 @@
-"""The numbers of all workers, as gunicorn's master keeps them: where their files are, and a port of their own.
+"""Serves the numbers of all workers on a port of its own, from gunicorn's master.
 
-Imported when the directory's name is in the environment, and never before: see ``metrics``.
+Import it only once the directory's name is in the environment: see ``metrics``.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from app.telemetry.metrics import DIRECTORY, expose
 PATH = "/metrics"
 
 MAX_REQUESTS = 8
-"""Requests that are answered at a time; the others wait in the kernel's queue."""
+"""Requests that are answered at the same time; others wait in the kernel's queue."""
 
 REQUEST_SECONDS = 10
-"""How long a request may take to arrive as a whole, and an answer to be read."""
+"""Seconds for a request to arrive whole, and for an answer to be read."""
 
 Names = Callable[[str], bool]
-"""Whether a ``Host`` is one that may be asked for."""
+"""Whether a ``Host`` header is allowed."""
 
 
 def forget(pid: int) -> None:
-    """Drop what only a living worker has; what a dead one has counted stays."""
+    """Drop the gauges of a worker that has ended; its counters stay."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
     counts.forget(os.environ[DIRECTORY], pid)
 
 
 class Exporter:
-    """An HTTP server with one page, in a thread of the master: it answers while all workers are busy, or gone."""
+    """An HTTP server with one page, in a thread of the master: it answers even if all workers are busy or gone."""
 
     running: ClassVar[Exporter | None] = None
-    """The one of this process; not gunicorn.conf.py's, which a SIGHUP executes anew."""
+    """The one of this process. It is not kept in gunicorn.conf.py, which SIGHUP executes again."""
 
     def __init__(self, host: str, port: int, names: Names | None) -> None:
-        """Bind; raise :class:`OSError`. ``names`` says what may be asked for; without it, every name."""
+        """Bind the port; raise :class:`OSError`. ``names`` says which ``Host`` is allowed; None allows all."""
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self._server = _Server(port, names)
         self._server.socket.close()
@@ -61,9 +61,9 @@ class Exporter:
 
     @classmethod
     def leave(cls) -> None:
-        """Give up the port in a process that was forked, for it is the master's."""
+        """Close the port in a forked process: it belongs to the master."""
         if cls.running is not None:
-            cls.running._server.socket.close()  # noqa: SLF001 — its own
+            cls.running._server.socket.close()  # noqa: SLF001 — its own class
             cls.running = None
 
 
@@ -73,30 +73,30 @@ class _Server(ThreadingHTTPServer):
         self.names = names
         self._room = BoundedSemaphore(MAX_REQUESTS)
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — socketserver's
-        """Answer in a thread of its own, when there is room for one."""
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — socketserver's signature
+        """Answer in a new thread, once there is room for one."""
         self._room.acquire()
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started
+        except BaseException:  # no thread could start
             self._room.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — as above
-        """Answer, and make room."""
+        """Answer, then make room."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 — as above
-        """Tell of a bug, and not of a client that went away."""
+        """Report a bug, but not a client that went away."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 class _Arriving(io.RawIOBase):
-    """Reads a request until it is late."""
+    """Reads a request until its deadline."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -148,4 +148,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 — http.server calls it so
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — as above
-        """Nothing: it is asked all the time."""
+        """Log nothing: scrapers ask all the time."""

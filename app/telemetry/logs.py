@@ -1,9 +1,9 @@
 """Log lines.
 
-Every line of the process goes through one handler on stdout, whoever wrote it: the application
-(structlog), uvicorn, gunicorn's master or a library. As JSON each is one object on one line,
-tracebacks included, with ``timestamp`` (ISO 8601, UTC), ``level``, ``logger``, ``event``, ``pid``
-and whatever else the writer bound. Secrets are masked on the way out.
+Every line of the process goes through one handler on stdout: those of the application (structlog),
+uvicorn, gunicorn's master and libraries. In JSON each line is one object, tracebacks included, with
+``timestamp`` (ISO 8601, UTC), ``level``, ``logger``, ``event``, ``pid`` and whatever else was bound.
+Secrets are masked on the way out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from gunicorn.glogging import Logger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 MASK = "***"
-"""What stands in a log line where a secret was."""
+"""Replaces a secret in a log line."""
 
 _OWN_HANDLERS = ("gunicorn.error", "gunicorn.access", "uvicorn.error")
-"""Loggers that do not propagate, so that the handler must stand on them too."""
+"""Loggers that do not propagate, and so need the handler themselves."""
 
 _SECRET_NAME = re.compile(r"(?i)(?:^|[_\-.])(?:authorization|cookie|passw(?:or)?d|secret|token|jwt|key)s?$")
 
@@ -56,8 +56,8 @@ def configure_logging(log_format: str | None, level: str) -> None:
     """Send every log line of this process to stdout.
 
     ``log_format`` is ``json`` or ``console``; None means console if stdout is a terminal.
-    ``level`` is the least that is written: ``debug`` … ``critical``. Calling it again replaces
-    what an earlier call set up.
+    ``level`` is the lowest level that is written: ``debug`` … ``critical``. A second call replaces
+    the setup of the first.
     """
     if log_format is None:
         log_format = "console" if sys.stdout.isatty() else "json"
@@ -66,8 +66,8 @@ def configure_logging(log_format: str | None, level: str) -> None:
     handler = logging.StreamHandler(_stdout)
     handler.setFormatter(_formatter(render))
     _install(handler, number)
-    # Our own lines take the same steps, but not the way round through `logging`: it costs more
-    # than all of them together, once for each request.
+    # Our own lines take the same steps, but bypass `logging`, which costs more than all the steps
+    # together, for each request.
     structlog.configure(
         processors=[*_COLLECT, *render],
         logger_factory=_Lines,
@@ -89,16 +89,16 @@ class GunicornLogger(Logger):
 
 
 class _Stdout:
-    """Writes lines in order; those of one turn of an event loop in one piece, at its end.
+    """Writes lines in order; the lines of one turn of the event loop go out together at its end.
 
-    A system call for each line costs more than the line. What is left when the loop stops is written
-    with the next line, or when the process exits, whether by an exception or not.
+    A system call for each line costs more than the line itself. Lines that are left when the loop stops
+    are written with the next line, or when the process exits, even by an exception.
     """
 
     def __init__(self) -> None:
         self._waiting: list[str] = []
         self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that is to call flush
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that will call flush
         atexit.register(self.flush)
 
     def write(self, text: str) -> None:
@@ -107,7 +107,7 @@ class _Stdout:
             self._waiting.append(text)
             if self._loop is not None and self._loop.is_running():
                 return
-            try:  # only once in a turn: CPython 3.11 asks the system for the process's id each time
+            try:  # only once a turn: CPython 3.11 makes a system call for it
                 self._loop = asyncio.get_running_loop()
             except RuntimeError:
                 self.flush()
@@ -115,7 +115,7 @@ class _Stdout:
                 self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what was taken."""
+        """Write the lines that wait."""
         with self._lock:
             text, self._waiting, self._loop = "".join(self._waiting), [], None
             if text:
@@ -140,7 +140,7 @@ class _Lines:
 
 
 def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace secrets in an event, by the names of fields and by the looks of values, at any depth."""
+    """Replace secrets in an event at any depth: by the names of fields, and by what values look like."""
     return {name: _masked(name, value) for name, value in event.items()}
 
 
@@ -181,8 +181,8 @@ def _install(handler: logging.Handler, level: int) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    # uvicorn writes an access line as soon as this logger has a handler; the application writes
-    # its own, without the query string. The same goes for the lines that uvicorn's WebSockets write.
+    # uvicorn writes access lines as soon as this logger has a handler. The application writes its
+    # own, without the query string. The same goes for the lines of uvicorn's WebSockets.
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False
     logging.getLogger("uvicorn.error").addFilter(_is_not_access)
@@ -215,10 +215,10 @@ def _console() -> list[Processor]:
 
 
 def _masked_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    """Do what ``mask_secrets`` and ``json.dumps`` do; mask only what may need it, for that costs twice the rest.
+    """Do what ``mask_secrets`` and ``json.dumps`` do, but mask only lines that may need it: masking is costly.
 
-    A line is looked at whole: of flat fields with harmless names, without anything that a secret's
-    looks begin with. A quote inside a value is known by its backslash.
+    A line needs no masking if its fields are flat and have harmless names, and no text in it starts like a
+    secret. A backslash gives away a quote inside a value.
     """
     if _are_harmless(tuple(event)):
         line = _encode(event)
@@ -228,10 +228,10 @@ def _masked_json(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 
 def _encode(event: Mapping[str, object]) -> str:
-    """Write a line in ASCII, which whatever reads it takes for text and for one line."""
+    """Return a line in ASCII, which every reader takes for text on one line."""
     try:
         line = orjson.dumps(event, default=str).decode()
-    except orjson.JSONEncodeError:  # names that are no strings, integers of more than 64 bits, half a surrogate pair
+    except orjson.JSONEncodeError:  # names that are not strings, integers over 64 bits, lone surrogates
         return _encode_anything(event)
     return line if line.isascii() else _encode_anything(event)
 
@@ -245,12 +245,12 @@ def _are_harmless(names: tuple[str, ...]) -> bool:
 
 
 def _is_suspicious(text: str) -> bool:
-    """Whether any of the patterns could match, but for that which needs a quote."""
+    """Whether one of the patterns could match, except the one that needs a quote."""
     return "://" in text or "=" in text or "eyJ" in text or "bearer" in text.lower()
 
 
 class _Process:
-    """This process's id, asked for once: a system call for each line is felt."""
+    """This process's id, read once: a system call for each line costs too much."""
 
     def __init__(self) -> None:
         self.look()
@@ -264,7 +264,7 @@ _process = _Process()
 
 
 class _Clock:
-    """Tells the time in ISO 8601, UTC; the seconds are put into words once each."""
+    """Tells the time in ISO 8601, UTC; it formats each second only once."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -285,14 +285,14 @@ _stack_info = structlog.processors.StackInfoRenderer()
 
 
 def _tracebacks(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Put tracebacks into words: a string, not a structure, so that local variables stay out of it."""
+    """EpochChange a traceback into a string, not a structure, so that local variables stay out of it."""
     if "exc_info" in event or "stack_info" in event:
         event = structlog.processors.format_exc_info(logger, method, _stack_info(logger, method, event))
     return event
 
 
 def _begin(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Put in front what every line has; strip the line breaks that uvicorn ends some messages with."""
+    """Put the fields of every line first; strip the line breaks that end some of uvicorn's messages."""
     record = event.get("_record")
     first = {
         "timestamp": _clock.now(),
@@ -305,7 +305,7 @@ def _begin(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 
 _LEVELS = {"warn": "warning", "exception": "error"}
-"""What is not called like its method."""
+"""Levels whose name differs from their method's."""
 
 _COLLECT: list[Processor] = [
     structlog.contextvars.merge_contextvars,

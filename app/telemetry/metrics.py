@@ -1,12 +1,11 @@
 """What the server counts and measures, for Prometheus.
 
-Under gunicorn each worker writes its numbers into files of its own, and whoever is asked for them
-reads the files of all (``prometheus_client``'s multiprocess mode). Those of a worker that has died
-stay, but for what only a living one has (``live…``). In a single process, without
-:data:`DIRECTORY`, they are in memory.
+Under gunicorn each worker writes its numbers to its own files, and the one that is asked reads the files
+of all (``prometheus_client``'s multiprocess mode). Numbers of a dead worker stay, except gauges of
+living workers (``live…``). In a single process, without :data:`DIRECTORY`, numbers are in memory.
 
-Writing a number into a file costs a microsecond, so what is counted waits in plain ones and is
-written once a second, and before a reload and an answer of this worker.
+Writing a number to a file costs a microsecond. So counts wait in plain variables and are written once a
+second, and also before a reload and before this worker answers a scrape.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -24,18 +22,18 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that holds the directory of the files; ``prometheus_client`` looks at it when it is imported."""
+"""The variable that holds the directory of the files; ``prometheus_client`` reads it at import."""
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # when a series began: the files have none of it
+disable_created_metrics()  # type: ignore[no-untyped-call] # times at which a series began: the files do not have them
 
 TICK_SECONDS = 0.1
-"""Between two looks at how late the event loop is."""
+"""Seconds between two measurements of the event loop's delay."""
 
 _SLICE = 500
-"""Numbers that are passed on in one turn of the loop."""
+"""Numbers that are written in one turn of the loop."""
 
 _TICKS = 10
-"""Between two flushes."""
+"""Measurements between two flushes."""
 
 _APPEND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -44,33 +42,32 @@ _DELAY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 Label = Callable[[str], str | None]
-"""Returns the declared name that a channel's name stands for, or None."""
+"""Returns the declared name of a channel's name; None if it is not declared."""
 
 
-class _Histogram(Histogram):
-    """A histogram without labels whose observations wait in plain numbers."""
+class _Noted:
+    """A histogram without labels, whose observations wait in a list."""
 
-    def _metric_init(self) -> None:
-        super()._metric_init()
-        self._counts = [0] * len(self._upper_bounds)
-        self._total = 0.0
-
-    def note(self, value: float) -> None:
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._waiting: list[float] = []
+        self.note = self._waiting.append
         """Take one observation."""
-        self._counts[bisect_left(self._upper_bounds, value)] += 1
-        self._total += value
 
-    def flush(self) -> None:
-        """Pass on those that wait."""
-        for bucket, count in zip(self._buckets, self._counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self._sum.inc(self._total)
-        self._counts, self._total = [0] * len(self._upper_bounds), 0.0
+    def flush(self) -> Iterator[None]:
+        """Write what waits, one observation at a time."""
+        waiting = self._waiting.copy()
+        self._waiting.clear()
+        return self._write(waiting)
+
+    def _write(self, waiting: list[float]) -> Iterator[None]:
+        for value in waiting:
+            self._histogram.observe(value)
+            yield
 
 
 class _Tallied:
-    """A counter with one label whose increments wait in plain numbers."""
+    """A counter with one label, whose increments wait in plain numbers."""
 
     def __init__(self, counter: Counter, values: Iterable[str] = ()) -> None:
         self._counter = counter
@@ -78,12 +75,12 @@ class _Tallied:
         self.show(values)
 
     def show(self, values: Iterable[str]) -> None:
-        """Let series begin with 0, before there is anything to count: else its first increment is not seen as one."""
+        """Start series at 0 before there is anything to count: otherwise Prometheus misses the first increment."""
         for value in values:
             self._counter.labels(value)
 
     def flush(self, label: Label = str, unlabelled: Counter | None = None) -> Iterator[None]:
-        """Pass on what waits, one after the other, under what ``label`` says of it; what has none is ``unlabelled``."""
+        """Write what waits, one number at a time, labelled by ``label``; names without a label are ``unlabelled``."""
         waiting, self.waiting = self.waiting, Tally()
         return self._pass_on(waiting, label, unlabelled)
 
@@ -100,8 +97,7 @@ class _Tallied:
 class Metrics:
     """One worker's numbers. Implements the core's ``Meter``.
 
-    Only names that are ``declared`` become labels, so that there are as many series as the file makes, whatever is
-    asked for.
+    Only ``declared`` names become labels, so that requests cannot create series.
     """
 
     def __init__(self, declared: Label) -> None:
@@ -136,11 +132,11 @@ class Metrics:
         self._backend_ok = self._gauge("abide_backend_ok", "Whether the backend stores, reads and is heard", "livemin")
         self._connected: Tally[str] = Tally(dict.fromkeys(("websocket", "sse", "poll"), 0))
         self._shown: dict[str, int] = {}
-        """What the gauge of subscriptions says."""
+        """The values that the gauge of subscriptions has."""
         self.config_ok = True
-        """Whether the file on disk could be applied."""
+        """Whether the file on disk is the one in force."""
 
-    # What the core's Meter has.
+    # The core's Meter.
 
     def appended(self, messages: int, seconds: float) -> None:
         """Count one append."""
@@ -157,7 +153,7 @@ class Metrics:
         self._roundtrip.note(seconds)
 
     def delivered(self, channel: str, messages: int) -> None:
-        """Count messages that connections were handed."""
+        """Count messages that were handed to connections."""
         self._delivered.waiting[channel] += messages
 
     def resumed(self, *, complete: bool) -> None:
@@ -173,7 +169,7 @@ class Metrics:
         self._connected[kind] += 1
 
     def disconnected(self, kind: str) -> None:
-        """Count it no more."""
+        """Count one connection less."""
         self._connected[kind] -= 1
 
     def refused(self, code: str) -> None:
@@ -181,17 +177,17 @@ class Metrics:
         self._refused.waiting[code] += 1
 
     def failed(self, kind: str) -> None:
-        """Count what a bug has ended."""
+        """Count something that a bug ended."""
         self._failed.waiting[kind] += 1
 
     def limited(self, limit: str) -> None:
-        """Count somebody who met a bound."""
+        """Count a client that met a bound."""
         self._limited.waiting[limit] += 1
 
-    # What the composition root has.
+    # For the composition root.
 
     def declare(self, channels: Iterable[str]) -> None:
-        """Show these channels from now on. Those that were shown before keep their counts."""
+        """Show these channels from now on. Channels that were shown before keep their counts."""
         names = list(channels)
         self._published.show(names)
         self._delivered.show(names)
@@ -199,9 +195,9 @@ class Metrics:
             self._subscribers.labels(name)
 
     def sample(self, subscribers: Mapping[str, int], *, slow: int, lag: int, backend_ok: bool) -> None:
-        """Take what is not counted but looked at: subscriptions by declared name, and how the slow ones are."""
+        """Take what is sampled, not counted: subscriptions by declared name, and how far the slow ones are behind."""
         for channel, count in subscribers.items():
-            if self._shown.get(channel) != count:  # of thousands of channels few have changed
+            if self._shown.get(channel) != count:  # few of thousands of channels have changed
                 self._shown[channel] = count
                 self._subscribers.labels(channel).set(count)
         for kind, count in self._connected.items():
@@ -212,44 +208,43 @@ class Metrics:
         self._backend_ok.set(backend_ok)
 
     async def rename(self, declared: Label) -> None:
-        """Count under other names from now on; what was counted until now is passed on under the old ones."""
+        """Count under other names from now on; earlier counts are written under the old ones."""
         counted = self._counted()
         self._declared = declared
         await _in_slices(counted)
 
     def flush(self) -> None:
-        """Pass on what was counted."""
+        """Write what was counted."""
         for _ in self._counted():
             pass
 
     async def flush_in_slices(self) -> None:
-        """As :meth:`flush`, and let others go on in between: there may be hundreds of thousands of names."""
+        """As :meth:`flush`, in slices that let other tasks run: there may be hundreds of thousands of names."""
         await _in_slices(self._counted())
 
     def _counted(self) -> Iterator[None]:
-        """Take what was counted until now, and return what passes it on step by step."""
-        for histogram in (self._append, self._batch, self._roundtrip, self._delay):
-            histogram.flush()
+        """Take what was counted, and return an iterator that writes it step by step."""
         return chain(
+            *[noted.flush() for noted in (self._append, self._batch, self._roundtrip, self._delay)],
             self._published.flush(self._declared, self._undeclared),
             self._delivered.flush(self._declared),
             *[tallied.flush() for tallied in (self._gaps, self._resumes, self._refused, self._failed, self._limited)],
         )
 
     async def run(self, sample: Callable[[], Awaitable[None]]) -> None:
-        """Measure the event loop, and once a second ``sample`` and flush; never returns."""
+        """Measure the event loop's delay, and once a second ``sample`` and flush; never returns."""
         while True:
             await sample()
             await self.flush_in_slices()
             for _ in range(_TICKS):
-                due = time.monotonic() + TICK_SECONDS  # the loop's own clock stands still while it is busy
+                due = time.monotonic() + TICK_SECONDS  # the loop's own clock does not move while it is busy
                 await asyncio.sleep(TICK_SECONDS)
                 self._delay.note(max(0.0, time.monotonic() - due))
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the numbers of all workers and their content type, for who accepts ``accept``.
+        """Return the numbers of all workers, and their content type, for the ``Accept`` header ``accept``.
 
-        They are put together in a thread: with thousands of channels it takes a while.
+        A thread puts them together: with thousands of channels it takes a while.
         """
         await self.flush_in_slices()
         return await asyncio.to_thread(expose, accept, self._registry)
@@ -257,8 +252,8 @@ class Metrics:
     def _counter(self, name: str, means: str, label: str) -> Counter:
         return Counter(name, means, [label], registry=self._registry)
 
-    def _histogram(self, name: str, means: str, bounds: tuple[float, ...]) -> _Histogram:
-        return _Histogram(name, means, registry=self._registry, buckets=bounds)
+    def _histogram(self, name: str, means: str, bounds: tuple[float, ...]) -> _Noted:
+        return _Noted(Histogram(name, means, registry=self._registry, buckets=bounds))
 
     def _gauge(self, name: str, means: str, over_workers: str, *labels: str) -> Gauge:
         return Gauge(name, means, labels, registry=self._registry, multiprocess_mode=over_workers)  # type: ignore[arg-type]
@@ -271,7 +266,7 @@ async def _in_slices(steps: Iterator[None]) -> None:
 
 
 def expose(accept: str, single: CollectorRegistry | None = None) -> tuple[bytes, str]:
-    """Return what all processes have written, and its content type; without files, what ``single`` holds."""
+    """Return what all processes have written, and its content type; without files, the numbers of ``single``."""
     registry = single
     if registry is None or DIRECTORY in os.environ:
         registry = CollectorRegistry()

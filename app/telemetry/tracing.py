@@ -1,22 +1,23 @@
 """A message's way as spans of OpenTelemetry: publish, commit, wake-up, fan-out.
 
-Imported only when there is a collector to send them to (``OTEL_EXPORTER_OTLP_ENDPOINT``). Nothing of
-the server knows of it: :class:`Tracing` stands between the rooms, in place of what it wraps.
+Imported only when there is a collector to send them to (``OTEL_EXPORTER_OTLP_ENDPOINT``). :class:`Tracing` wraps the
+publisher, the source and the meter (``core/ports``) that the composition root hands on; no other room knows of it.
 
-The log keeps no trace, so only the process that a message was published in can tell its way to the
-end; what others do with it is in no trace. A wake-up may come before the publisher is told that its
-message is stored, so the last two spans are made when both are known.
+The log keeps no trace. So only the process in which a message was published can trace its way to the end; what other
+processes do with it is in no trace. A wake-up may come before the publisher is told that its message is stored, so the
+last two spans are made when both are known.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
+from asyncio import CancelledError, Future
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -24,18 +25,23 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from app.core.channel import HistoryWindow
+from app.core.message import Batch, EpochChange, Page, Position, Published, Record
+from app.core.ports import Meter, Outcome, Publisher, Sink, Source
+
 _LIMIT = 10_000
-"""Messages whose way is not complete, and channels; the oldest are given up."""
+"""The most messages whose way is not complete, and the most channels. The oldest are given up."""
 
 _PATIENCE = 2.0
-"""Seconds that a stop waits for the collector."""
+"""Seconds for which a stop waits for the collector."""
 
 _Event = MutableMapping[str, Any]
-_App = Callable[..., Awaitable[None]]
-_T = TypeVar("_T")
+_Receive = Callable[[], Awaitable[_Event]]
+_Send = Callable[[_Event], Awaitable[None]]
+_App = Callable[[_Event, _Receive, _Send], Awaitable[None]]
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -53,9 +59,7 @@ class Tracing:
     def app(self, app: _App) -> _App:
         """Return an ASGI application whose pushes are spans, children of their ``traceparent``."""
 
-        async def traced(
-            scope: MutableMapping[str, Any], receive: object, send: Callable[..., Awaitable[None]]
-        ) -> None:
+        async def traced(scope: _Event, receive: _Receive, send: _Send) -> None:
             if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/push"):
                 await app(scope, receive, send)
                 return
@@ -73,20 +77,20 @@ class Tracing:
 
         return traced
 
-    def publisher(self, publisher: _T) -> _T:
+    def publisher(self, publisher: Publisher) -> Publisher:
         """Return a publisher whose commits are spans, with the time in the queue."""
-        return cast("_T", _Publisher(publisher, self._tracer, self._ways))
+        return _Publisher(publisher, self._tracer, self._ways)
 
-    def source(self, source: _T) -> _T:
+    def source(self, source: Source) -> Source:
         """Return a source that notes when this process hears of messages."""
-        return cast("_T", _Source(source, self._ways))
+        return _Source(source, self._ways)
 
-    def meter(self, meter: _T) -> _T:
+    def meter(self, meter: Meter) -> Meter:
         """Return a meter that notes when they have been handed to connections."""
-        return cast("_T", _Meter(meter, self._ways))
+        return _Meter(meter, self._ways)
 
     def close(self) -> None:
-        """Send what waits, as long as the collector answers soon; blocks."""
+        """Send the spans that wait, if the collector answers soon. Blocks."""
         closing = Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         closing.start()
         closing.join(_PATIENCE)
@@ -161,48 +165,98 @@ class _Ways:
         self._tracer.start_span("fan-out", context, start_time=way.heard, attributes=attributes).end(way.sent)
 
 
-class _Wrapper:
-    """Stands for what it wraps, but for what it does itself."""
+class _Publisher:
+    """A :class:`~app.core.ports.Publisher`."""
 
-    def __init__(self, wrapped: Any, ways: _Ways) -> None:  # noqa: ANN401 — a room that this one may not know
-        self._wrapped = wrapped
+    def __init__(self, publisher: Publisher, tracer: trace.Tracer, ways: _Ways) -> None:
+        self._publisher = publisher
+        self._tracer = tracer
         self._ways = ways
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 — as above
-        return getattr(self._wrapped, name)
-
-
-class _Publisher(_Wrapper):
-    def __init__(self, wrapped: object, tracer: trace.Tracer, ways: _Ways) -> None:
-        super().__init__(wrapped, ways)
-        self._tracer = tracer
-
-    def publish(self, records: Sequence[Any]) -> asyncio.Future[list[Any]]:
-        return asyncio.ensure_future(self._publish(records))
-
-    async def _publish(self, records: Sequence[Any]) -> list[Any]:
-        attributes = {"abide.channel": records[0].channel, "abide.messages": len(records)}
-        with self._tracer.start_as_current_span("commit", kind=SpanKind.PRODUCER, attributes=attributes) as span:
-            outcomes: list[Any] = await self._wrapped.publish(records)
-            context = trace.set_span_in_context(span)
-        for record, outcome in zip(records, outcomes, strict=True):
-            if not getattr(outcome, "replayed", True):
-                self._ways.committed(record.channel, outcome.position.offset, context)
+    def publish(self, records: Sequence[Record]) -> Future[list[Outcome]]:
+        attributes: dict[str, str | int] = {"abide.channel": records[0].channel, "abide.messages": len(records)}
+        span = self._tracer.start_span("commit", kind=SpanKind.PRODUCER, attributes=attributes)
+        try:
+            outcomes = self._publisher.publish(records)
+        except BaseException as error:
+            _fail(span, error)
+            raise
+        outcomes.add_done_callback(partial(self._committed, span, records))
         return outcomes
 
+    def _committed(self, span: trace.Span, records: Sequence[Record], done: Future[list[Outcome]]) -> None:
+        error = CancelledError() if done.cancelled() else done.exception()
+        if error is not None:
+            _fail(span, error)
+            return
+        span.end()
+        context = trace.set_span_in_context(span)
+        for record, outcome in zip(records, done.result(), strict=True):
+            if isinstance(outcome, Published) and not outcome.replayed:
+                self._ways.committed(record.channel, outcome.position.offset, context)
 
-class _Source(_Wrapper):
-    async def follow(self, channel: str, sink: object) -> None:
-        await self._wrapped.follow(channel, _Sink(sink, self._ways))
+
+def _fail(span: trace.Span, error: BaseException) -> None:
+    span.record_exception(error)
+    span.set_status(StatusCode.ERROR, str(error))
+    span.end()
 
 
-class _Sink(_Wrapper):
-    def deliver(self, batch: Any) -> None:  # noqa: ANN401 — as above
+class _Source:
+    """A :class:`~app.core.ports.Source`."""
+
+    def __init__(self, source: Source, ways: _Ways) -> None:
+        self._source = source
+        self._ways = ways
+
+    async def follow(self, channel: str, sink: Sink) -> None:
+        await self._source.follow(channel, _Sink(sink, self._ways))
+
+    async def unfollow(self, channel: str) -> None:
+        await self._source.unfollow(channel)
+
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
+        return await self._source.read(channel, after, limit, history)
+
+
+class _Sink:
+    """A :class:`~app.core.ports.Sink`."""
+
+    def __init__(self, sink: Sink, ways: _Ways) -> None:
+        self._sink = sink
+        self._ways = ways
+
+    def start(self, position: Position) -> None:
+        self._sink.start(position)
+
+    def deliver(self, batch: Batch) -> None:
         self._ways.heard(batch.channel, batch.first, batch.last)
-        self._wrapped.deliver(batch)
+        self._sink.deliver(batch)
+
+    def change_epoch(self, change: EpochChange) -> None:
+        self._sink.change_epoch(change)
+
+    def failed(self) -> None:
+        self._sink.failed()
 
 
-class _Meter(_Wrapper):
+class _Meter:
+    """A :class:`~app.core.ports.Meter`: all but ``delivered`` are the methods of the one that it wraps."""
+
+    def __init__(self, meter: Meter, ways: _Ways) -> None:
+        self._meter = meter
+        self._ways = ways
+        self.appended = meter.appended
+        self.published = meter.published
+        self.heard = meter.heard
+        self.resumed = meter.resumed
+        self.missed = meter.missed
+        self.connected = meter.connected
+        self.disconnected = meter.disconnected
+        self.refused = meter.refused
+        self.failed = meter.failed
+        self.limited = meter.limited
+
     def delivered(self, channel: str, messages: int) -> None:
         self._ways.sent(channel, messages)
-        self._wrapped.delivered(channel, messages)
+        self._meter.delivered(channel, messages)

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.channel import Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, MalformedError, UnknownChannelError
-from app.core.intake import Intake
+from app.core.intake import BoundedIntake
 from app.core.ports import Meter, Publisher, Source
 from app.web.documents import asyncapi
 from app.web.documents.lazy_document import Document
@@ -61,7 +61,7 @@ class Edge:
     """What ``GET /metrics`` answers with; None where it is on a port of its own."""
     version: str
     console: bool = True
-    intake: Intake = field(default_factory=Intake)
+    intake: BoundedIntake = field(default_factory=BoundedIntake)
     """Where bodies that are not complete are counted; the process's."""
     count_all: CountAll | None = None
     """Counts the subscriptions of all workers; None where this process is the only one."""

@@ -244,7 +244,6 @@ def frame(opcode: int, payload: bytes) -> bytes:
 PING_FRAME = frame(PING, b"")
 
 
-@cache
 def text_frame(data: bytes) -> bytes:
     """Return ``data`` as one unfragmented, unmasked WebSocket text frame (RFC 6455 §5.2)."""
     size = len(data)
@@ -255,6 +254,7 @@ def text_frame(data: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + data
 
 
+@cache
 def with_ping(data: bytes) -> bytes:
     """Return frames and a ping behind them: the same bytes for all who are sent the same frames."""
     return data + PING_FRAME

@@ -14,9 +14,9 @@ from broadcaster._backends.postgres import PostgresBackend
 
 from app.bus import postgres
 from app.bus.bus import Bus
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import AbideError, UnavailableError
-from app.core.message import Batch, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Position, Record
 from benchmarks.support.messages import Ledger
 from benchmarks.support.waiting import until
 
@@ -118,7 +118,7 @@ class _Sink:
         for message in batch.messages:
             self._ledger.take(self._channel, message.data, message.offset)
 
-    def turn(self, turn: Turn) -> None:
+    def change_epoch(self, change: EpochChange) -> None:
         """Nothing: the log does not go back here."""
 
     def failed(self) -> None:
@@ -152,7 +152,7 @@ async def _stock(
 
 @contextlib.asynccontextmanager
 async def _abide(url: str) -> AsyncIterator[Side]:
-    bus = Bus(postgres.PostgresBackend(url, retention=lambda _: History()))
+    bus = Bus(postgres.PostgresBackend(url, retention=lambda _: HistoryWindow()))
 
     async def is_connected() -> bool:
         return (await bus.health()).ok

@@ -123,7 +123,7 @@ def test_every_worker_counts_the_subscribers_of_all(server: Server) -> None:
     expect_counted(server, "news", 0, None)
 
 
-def test_messages_and_subscribers(server: Server) -> None:
+def test_messages_and_subscribers_are_counted_by_declared_name(server: Server) -> None:
     """Server counts what both workers published and delivered, by declared name, and who is connected."""
     with contextlib.ExitStack() as stack:
         sockets = [
@@ -165,7 +165,7 @@ def test_messages_and_subscribers(server: Server) -> None:
     assert not any("chat.a" in name for name in samples)
 
 
-def test_streams_and_polls(server: Server) -> None:
+def test_streams_and_polls_are_counted_apart_from_sockets(server: Server) -> None:
     """Server counts event streams and long-polls apart from WebSockets."""
     push(server, "news", 1)
     with (
@@ -187,7 +187,7 @@ def test_streams_and_polls(server: Server) -> None:
         expect(server.url, {'abide_connections{kind="poll"}': 0, 'abide_connections{kind="sse"}': 1})
 
 
-def test_resumes_and_gaps(server: Server) -> None:
+def test_resumes_and_gaps_are_counted(server: Server) -> None:
     """Server counts who came back with a position, and who had to be told that messages are missing."""
     first = push(server, "chat.a", 0)
     for number in (1, 2, 3):
@@ -207,7 +207,7 @@ def test_resumes_and_gaps(server: Server) -> None:
     )
 
 
-def test_publishing_from_sql(server: Server, database: str, postgres: PostgresServer) -> None:
+def test_what_sql_publishes_is_counted_once(server: Server, database: str, postgres: PostgresServer) -> None:
     """Server counts what SQL publishes, once over all workers, and apart what goes to undeclared channels."""
     name = database.rpartition("/")[2].partition("?")[0]
     for channel, key in (("news", "a"), ("news", "a"), ("news", "b"), ("unheard.of", "a")):
@@ -215,7 +215,7 @@ def test_publishing_from_sql(server: Server, database: str, postgres: PostgresSe
     expect(server.url, {'abide_published_total{channel="news"}': 2, "abide_undeclared_total": 1})
 
 
-def test_a_slow_subscriber(server: Server) -> None:
+def test_a_slow_subscriber_is_shown_until_it_has_caught_up(server: Server) -> None:
     """Server says that a subscriber is slow, and how far behind, until it has read everything."""
     with Wire.open(server.port, "/orders", receive_buffer=4096) as slow:
         count = 20
@@ -235,7 +235,7 @@ def test_a_slow_subscriber(server: Server) -> None:
         )
 
 
-def test_a_broken_file_and_a_removed_channel(server: Server) -> None:
+def test_metrics_say_that_a_broken_file_is_not_in_force(server: Server) -> None:
     """Server says that the file on disk is not in force; a removed channel's series stay, and grow no more."""
     with subscribe(server, "news"):
         push(server, "news", 1)
@@ -255,7 +255,7 @@ def test_a_broken_file_and_a_removed_channel(server: Server) -> None:
         )
 
 
-def test_a_killed_worker(server: Server) -> None:
+def test_a_killed_workers_counts_are_kept_and_its_connections_forgotten(server: Server) -> None:
     """Server keeps what a killed worker has counted, and forgets its connections."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(subscribe(server, "news")) for _ in range(SUBSCRIBERS)]
@@ -280,7 +280,7 @@ def is_open(socket: ClientConnection) -> bool:
         return False
 
 
-def test_a_database_that_is_away(server_factory: ServerFactory) -> None:
+def test_a_server_whose_database_is_away_is_alive_and_not_ready(server_factory: ServerFactory) -> None:
     """Server whose database is away is alive, not ready, and says why; its numbers say so too."""
     with PostgresServer() as own:
         server = server_factory(channels=CHANNELS, env={"DATABASE_URL": own.url()}, ready_path="/health/ready")
@@ -333,7 +333,7 @@ def test_clients_are_not_told_where_a_database_is_that_is_away(server_factory: S
             assert str(own.port) not in text
 
 
-def test_a_port_of_their_own(server_factory: ServerFactory, database: str) -> None:
+def test_metrics_are_served_on_a_port_of_their_own(server_factory: ServerFactory, database: str) -> None:
     """Server has the numbers of all workers on METRICS_PORT, and only there, also of those that a SIGHUP replaced."""
     port = free_port()
     env = {"DATABASE_URL": database, "WEB_CONCURRENCY": "2", "METRICS_PORT": str(port)}
@@ -354,7 +354,7 @@ def test_a_port_of_their_own(server_factory: ServerFactory, database: str) -> No
     assert httpx.get(f"{server.url}/metrics").status_code == 404
 
 
-def test_a_port_that_is_taken(server_factory: ServerFactory) -> None:
+def test_a_port_that_is_taken_keeps_the_server_from_starting(server_factory: ServerFactory) -> None:
     """Server whose METRICS_PORT is taken does not start, and says so in one line."""
     port = free_port()
     server_factory(env={"METRICS_PORT": str(port)})
@@ -364,7 +364,7 @@ def test_a_port_that_is_taken(server_factory: ServerFactory) -> None:
     assert second.stderr == [f"METRICS_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"]
 
 
-def test_scrapes_are_bounded(server_factory: ServerFactory) -> None:
+def test_scrapes_are_bounded_in_number_and_time(server_factory: ServerFactory) -> None:
     """Server answers eight requests on METRICS_PORT at a time, and cuts off those that take too long to arrive."""
     port = free_port()
     server_factory(env={"METRICS_PORT": str(port)})

@@ -81,14 +81,14 @@ async def frames(url: str, protocols: tuple[str, ...], count: int) -> list[objec
         return [await websocket.receive_json() for _ in range(count)]
 
 
-def test_aiohttp_on_a_plain_socket(lives: Lives) -> None:
+def test_aiohttp_gets_data_on_a_plain_socket(lives: Lives) -> None:
     """Client of aiohttp gets the data of each message, as it was published."""
     messages = [{"the": "Dude"}, "κόσμε", 1.5, None, "x" * 60_000]
     lives.push(*messages)
     assert asyncio.run(frames(f"{lives.url}/lebowski?last=5", (), 5)) == messages
 
 
-def test_aiohttp_resumes(lives: Lives) -> None:
+def test_aiohttp_resumes_after_its_position(lives: Lives) -> None:
     """Client of aiohttp gets what came after its position from the server that was started again."""
     first, second = lives.push(1, 2)
     began, message = asyncio.run(frames(f"{lives.url}/lebowski?since={first}", ("abide.v1",), 2))
@@ -122,7 +122,7 @@ def test_curl_resumes_an_event_stream(lives: Lives) -> None:
         ]  # fmt: skip
 
 
-def test_curl_polls(lives: Lives) -> None:
+def test_curl_polls_for_the_next_message(lives: Lives) -> None:
     """Curl that waits for the next message gets it, and goes on from there when the server was started again.
 
     A server that has only just started may ask it to try again.
@@ -173,7 +173,7 @@ def node(lives: Lives, transport: str) -> Program:
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
-def test_client_js_in_node_resumes(lives: Lives, transport: str) -> None:
+def test_client_js_resumes_in_node(lives: Lives, transport: str) -> None:
     """Client.js in Node shows each message once, in order, when the server is killed and started again."""
     with node(lives, transport) as client:
         told = [client.line() for _ in range(4)]

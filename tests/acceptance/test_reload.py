@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import httpx
@@ -20,9 +20,23 @@ from tests.support.server import LogLine, Server
 BEFORE = "channels: {lebowski: {publish: anyone}, walter: {publish: anyone}}\n"
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    with Server(channels=BEFORE) as server:
+        yield server
+
+
 @pytest.fixture
-def server(server_factory: ServerFactory) -> Server:
-    return server_factory(channels=BEFORE)
+def server(shared: Server) -> Server:
+    """Return the server of all tests that end no process, with the file ``BEFORE``."""
+    return serving(shared, BEFORE)
+
+
+def serving(server: Server, text: str) -> Server:
+    """Let a server serve a file, and return it: it does already where its file is this one."""
+    if server.channels_path.read_text() != text:
+        edit(server, text)
+    return server
 
 
 def edit(server: Server, text: str, event: str = "config_applied", *, timeout: float = 5) -> LogLine:
@@ -83,14 +97,14 @@ def test_a_removed_channel_is_gone_and_others_stay(server: Server) -> None:
 
 def test_a_channel_that_comes_back_continues_its_offsets(server: Server) -> None:
     """Server keeps a removed channel's log, and goes on from there when it is declared again."""
-    push(server, "walter")
+    epoch, offset = position(server, "walter")
     edit(server, "channels: {lebowski: {publish: anyone}}\n")
     edit(server, BEFORE)
-    assert httpx.post(f"{server.url}/push/walter", json="x").json()["offset"] == 2
+    assert position(server, "walter") == (epoch, offset + 1)
 
 
 def test_a_broken_edit_changes_nothing_and_is_reported_with_its_line(server: Server) -> None:
-    """Server goes on with the old file, says what is wrong in log and health, and forgets it when mended."""
+    """Server goes on with the old file, says what is wrong in log and health, and forgets it when it is corrected."""
     with connect(f"{server.ws_url}/walter") as subscriber:
         before = httpx.get(f"{server.url}/health/ready").json()["config"]
         line = edit(server, "channels:\n  lebowski: {publsh: anyone}\n", "config_refused")
@@ -149,9 +163,10 @@ def is_told(beginning: str, line: LogLine) -> bool:
 @pytest.mark.parametrize("replace", [kill_worker, replace_workers])
 @pytest.mark.parametrize("broken", ["channels:\n  lebowski: {publsh: anyone}\n", ""], ids=["mistaken", "empty"])
 def test_a_worker_that_begins_while_the_file_is_broken_serves_the_last_good_one(
-    server: Server, replace: Callable[[Server], None], broken: str
+    server_factory: ServerFactory, replace: Callable[[Server], None], broken: str
 ) -> None:
-    """Worker that takes over after a broken edit serves what the others did, says what is wrong, takes the mended."""
+    """Worker that takes over after a broken edit serves what the others did, says what is wrong, takes the next."""
+    server = server_factory(channels=BEFORE)
     edit(server, BEFORE.replace("walter", "donny: {publish: anyone}, walter"))
     edit(server, broken, "config_refused")
     seen = len(server.log)
@@ -188,12 +203,16 @@ def close_code(socket: ClientConnection) -> int:
     return closed.value.rcvd.code
 
 
+def stored(server: Server) -> int:
+    """Return how many messages channel ``a`` has."""
+    return len(httpx.get(f"{server.url}/a/history", headers=SECOND).json()["messages"])
+
+
 @pytest.mark.parametrize(("path", "subprotocol"), [("/a", None), ("/a", "abide.v1"), ("/ws", "abide.v1")])
-def test_a_key_that_is_taken_away_takes_its_sockets_with_it(
-    server_factory: ServerFactory, path: str, subprotocol: str | None
-) -> None:
+def test_a_key_that_is_taken_away_takes_its_sockets_with_it(shared: Server, path: str, subprotocol: str | None) -> None:
     """Server closes the sockets of a key that is removed with 4401, and leaves those of other keys."""
-    server = server_factory(channels=KEYED + HELD)
+    server = serving(shared, KEYED + HELD)
+    before = stored(server)
     asked = [Subprotocol(subprotocol)] if subprotocol else None
     url = f"{server.ws_url}{path}"
     with (
@@ -206,12 +225,12 @@ def test_a_key_that_is_taken_away_takes_its_sockets_with_it(
         kept.send('{"type": "publish", "channel": "a", "data": 1}')
         kept.ping().wait(5)
         keyless.ping().wait(5)
-        assert len(httpx.get(f"{server.url}/a/history", headers=SECOND).json()["messages"]) == 1
+        assert stored(server) == before + 1
 
 
-def test_operators_that_are_none_any_more_publish_nothing(server_factory: ServerFactory) -> None:
+def test_operators_that_are_none_any_more_publish_nothing(shared: Server) -> None:
     """Server that is told `operators: key` takes nothing more of sockets that were operators' for being local."""
-    server = server_factory(channels=HELD)
+    server = serving(shared, HELD)
     with connect(f"{server.ws_url}/b") as socket:
         socket.send("1")
         assert socket.recv(timeout=5) == "1"
@@ -220,9 +239,9 @@ def test_operators_that_are_none_any_more_publish_nothing(server_factory: Server
         assert close_code(socket) == 4401
 
 
-def test_a_page_whose_origin_is_removed_is_disconnected(server_factory: ServerFactory) -> None:
+def test_a_page_whose_origin_is_removed_is_disconnected(shared: Server) -> None:
     """Server closes the sockets of a removed origin with 4403, and ends its event streams and long-polls."""
-    server = server_factory(channels=KEYED + HELD)
+    server = serving(shared, KEYED + HELD)
     page = Origin("https://app.example")
     headers = {"origin": page, "accept": "text/event-stream"}
     with (

@@ -48,7 +48,7 @@ async def take(messages: AsyncIterator[Message], count: int) -> list[int]:
     return [(await anext(messages)).data for _ in range(count)]
 
 
-async def test_what_sql_publishes_while_no_server_runs(postgres: PostgresServer) -> None:
+async def test_what_sql_publishes_while_no_server_runs_is_delivered_later(postgres: PostgresServer) -> None:
     """Subscriber that stays gets what SQL published while no server ran, once and in order, before what comes after."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -68,7 +68,7 @@ async def test_what_sql_publishes_while_no_server_runs(postgres: PostgresServer)
     assert gaps == []
 
 
-async def test_a_subscriber_that_comes_back_later_than_the_server(postgres: PostgresServer) -> None:
+async def test_a_subscriber_that_returns_after_the_server_misses_nothing(postgres: PostgresServer) -> None:
     """Subscriber that left with its position before the stop finds all that came since, from either side."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -84,7 +84,7 @@ async def test_a_subscriber_that_comes_back_later_than_the_server(postgres: Post
         assert await take(messages, 1) == [12]
 
 
-async def test_memory_forgets() -> None:
+async def test_memory_forgets_its_log_with_the_server() -> None:
     """Subscriber on memory:// is told of a gap, because a stopped server takes its log with it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -111,10 +111,12 @@ def test_a_hangup_ends_the_log_of_memory_before_another_begins(server_factory: S
 
 
 def test_workers_that_share_postgres_come_and_go_by_signals(server_factory: ServerFactory, database_url: str) -> None:
-    """Server on Postgres has as many workers as GUNICORN_CMD_ARGS says, one more by TTIN, and as many after SIGHUP."""
+    """Server on Postgres has as many workers as GUNICORN_CMD_ARGS says, one more by TTIN, and no new master by USR2."""
     env = {"DATABASE_URL": database_url, "GUNICORN_CMD_ARGS": "--workers=2"}
     server = server_factory(channels="backend: ${DATABASE_URL}\n" + CHANNELS, env=env)
     until(lambda: len(children(server)) == 2, "second worker")
+    server.send_signal(signal.SIGUSR2)
+    assert "start a new process" in told(server, "USR2")
     server.send_signal(signal.SIGTTIN)
     until(lambda: len(children(server)) == 3, "third worker")
     server.write_channels("backend: memory://\n" + CHANNELS)

@@ -182,7 +182,7 @@ def tab_to(page: Page, selector: str) -> None:
     pytest.fail(f"{selector} is not reached by Tab")
 
 
-def test_console_by_keyboard(page: Page, served: Server) -> None:
+def test_console_can_be_used_by_keyboard(page: Page, served: Server) -> None:
     """Console can be used without a mouse: choose a channel, publish, and reach the messages and what to copy."""
     page.open(f"{served.url}/")
     page.until(button("lebowski"))
@@ -223,7 +223,7 @@ TEXTS += ["#messages time", "#messages .offset", "#messages .data", "h4", "pre",
 
 
 @pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
-def test_console_is_readable(page: Page, served: Server, scheme: str, is_dark: bool) -> None:  # noqa: FBT001
+def test_console_is_readable_in_light_and_dark(page: Page, served: Server, scheme: str, is_dark: bool) -> None:  # noqa: FBT001
     """Console follows the light or dark scheme of its user, and each of its texts stands out from what is behind it."""
     page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     push(served, "lebowski", "a message")
@@ -239,7 +239,7 @@ def test_console_is_readable(page: Page, served: Server, scheme: str, is_dark: b
 # What browsers do by themselves
 
 
-def test_event_source_resumes(page: Page, served: Server) -> None:
+def test_event_source_resumes_after_a_restart(page: Page, served: Server) -> None:
     """EventSource gets messages, and a gap from the server that was started again on the same port."""
     page.open(f"{served.url}/health/live")
     page.run("""
@@ -304,7 +304,7 @@ def seen(page: Page, count: int, *, timeout: float = 20) -> list[Any]:
     return told
 
 
-def test_client_resumes(page: Page, served: Server) -> None:
+def test_client_resumes_each_channel_after_a_crash(page: Page, served: Server) -> None:
     """Client keeps many channels on one socket, and resumes each when the server was killed and started again."""
     page.open(f"{served.url}/health/live")
     page.run(f"""{CLIENT}

@@ -111,7 +111,7 @@ def test_what_is_copied_is_harmless_and_right(page: Page, url: str, tmp_path: Pa
     assert json.loads(done.stdout) == [url, CHANNEL]
 
 
-def test_client_encodes_names(page: Page) -> None:
+def test_client_encodes_names_that_look_like_paths(page: Page) -> None:
     """Client that is given a name with a path in it asks for no other path than a channel's."""
     with Server(channels=CHANNELS) as server:
         page.open(f"{server.url}/health/live")

@@ -6,18 +6,18 @@ from typing import Protocol
 import pytest
 
 from app.bus.backend import KEY_LIFETIME, PAGE_BYTES, Backend
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Batch, Position, Published, Record
 
-ALL = History(size=1_000_000, ttl=86_400)
+ALL = HistoryWindow(size=1_000_000, ttl=86_400)
 
 
 class Subject(Protocol):
     """A connected backend, and how its world is made older."""
 
-    retention: dict[str, History]
+    retention: dict[str, HistoryWindow]
 
     @property
     def backend(self) -> Backend:
@@ -42,7 +42,9 @@ async def epoch(subject: Subject, channel: str = "a") -> str:
     return label((await subject.backend.read(channel, 0, 0, ALL)).lineage)
 
 
-async def texts(subject: Subject, channel: str, after: int = 0, limit: int = 1000, history: History = ALL) -> list[str]:
+async def texts(
+    subject: Subject, channel: str, after: int = 0, limit: int = 1000, history: HistoryWindow = ALL
+) -> list[str]:
     """Read page by page, at most ``limit`` messages in all."""
     found: list[str] = []
     while len(found) < limit:
@@ -104,7 +106,7 @@ class Conformance:
         await append(subject, "a", *odd)
         assert await texts(subject, "a") == odd
 
-    async def test_large_messages_pass(self, subject: Subject) -> None:
+    async def test_large_messages_are_stored_and_handed_out(self, subject: Subject) -> None:
         """Backend stores and hands out messages of a megabyte."""
         await subject.backend.follow("a")
         large = '"' + "é" * 500_000 + '"'
@@ -138,19 +140,19 @@ class Conformance:
         """Backend shows the newest ``size`` messages, whatever is stored."""
         await append(subject, "a", "1", "2", "3")
         await append(subject, "a", "4", "5")
-        page = await subject.backend.read("a", 0, 100, History(size=3, ttl=100))
+        page = await subject.backend.read("a", 0, 100, HistoryWindow(size=3, ttl=100))
         assert (page.first, page.head, [m.offset for m in page.messages]) == (3, 5, [3, 4, 5])
-        assert (await subject.backend.read("a", 0, 100, History(size=0, ttl=100)))[:3] == (6, 5, ())
+        assert (await subject.backend.read("a", 0, 100, HistoryWindow(size=0, ttl=100)))[:3] == (6, 5, ())
 
     async def test_a_read_shows_nothing_older_than_the_ttl(self, subject: Subject) -> None:
         """Backend hides messages older than ``ttl``, and says where what it shows begins."""
         await append(subject, "a", "1", "2")
         await subject.age(100)
         await append(subject, "a", "3")
-        page = await subject.backend.read("a", 0, 100, History(size=100, ttl=50))
+        page = await subject.backend.read("a", 0, 100, HistoryWindow(size=100, ttl=50))
         assert (page.first, page.head, [m.offset for m in page.messages]) == (3, 3, [3])
         await subject.age(100)
-        assert (await subject.backend.read("a", 0, 100, History(size=100, ttl=50)))[:3] == (4, 3, ())
+        assert (await subject.backend.read("a", 0, 100, HistoryWindow(size=100, ttl=50)))[:3] == (4, 3, ())
 
     async def test_head_is_the_newest_offset(self, subject: Subject) -> None:
         """Backend knows the head of a channel, 0 for one without messages."""
@@ -194,7 +196,7 @@ class Conformance:
 
     async def test_followers_hear_what_the_history_does_not_keep(self, subject: Subject) -> None:
         """Backend hands out the messages of a channel that keeps none."""
-        subject.retention["a"] = History(size=0, ttl=100)
+        subject.retention["a"] = HistoryWindow(size=0, ttl=100)
         await subject.backend.follow("a")
         await append(subject, "a", "1", "2")
         await append(subject, "a", "3")

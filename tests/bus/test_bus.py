@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.message import Batch, Message, Position, Record, Turn
+from app.core.message import Batch, EpochChange, Message, Position, Record
 from app.core.ports import Meter
 from tests.bus.conformance import ALL
 
@@ -29,8 +30,8 @@ class Collector:
         self.texts += [message.data.decode() for message in batch.messages]
         self._news.set()
 
-    def turn(self, turn: Turn) -> None:
-        self.position = Position(turn.lineage, turn.offset)
+    def change_epoch(self, change: EpochChange) -> None:
+        self.position = Position(change.lineage, change.offset)
         self._news.set()
 
     def failed(self) -> None:
@@ -43,6 +44,12 @@ class Collector:
                 self._news.clear()
                 await self._news.wait()
         return self.texts
+
+    async def wait_for_failure(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.failures:
+                self._news.clear()
+                await self._news.wait()
 
 
 class FlakyBackend(MemoryBackend):
@@ -172,6 +179,104 @@ async def test_a_delivery_that_fails_deafens_nobody() -> None:
     assert sink.ended == 1
     assert told == ["delivery"]
     assert [(line["event"], line["channel"]) for line in logs] == [("delivery_failed", "a")]
+
+
+async def test_a_sink_that_cannot_even_be_ended_deafens_nobody() -> None:
+    """Bus goes on with a channel, and with all others, when its sink and the meter fail to take the failure in."""
+
+    class Stubborn(Collector):
+        def deliver(self, batch: Batch) -> None:
+            super().deliver(batch)
+            if self.texts == ["1"]:
+                msg = "a bug"
+                raise RuntimeError(msg)
+
+        def failed(self) -> None:
+            super().failed()
+            msg = "a bug in ending, too"
+            raise RuntimeError(msg)
+
+    class Broken(Meter):
+        def failed(self, kind: str) -> None:
+            msg = f"a bug in counting: {kind}"
+            raise RuntimeError(msg)
+
+    meter: Meter = Broken()  # type: ignore[abstract] # it counts nothing else
+    bus, stubborn, other = Bus(MemoryBackend(lambda _: ALL), meter), Stubborn(), Collector()
+    with capture_logs() as logs:
+        async with bus.running():
+            await bus.follow("a", stubborn)
+            await bus.follow("b", other)
+            await bus.publish([Record("a", b"1"), Record("b", b"2")])
+            await bus.publish([Record("a", b"3")])
+            assert await other.wait_for(1) == ["2"]
+            assert await stubborn.wait_for(2) == ["1", "3"]
+    assert stubborn.failures == 1
+    assert {(line["event"], line["channel"]) for line in logs} == {("delivery_failed", "a")}
+
+
+class Unreadable:
+    """A batch whose channel can be read once: by the listener, and not by the pump."""
+
+    def __init__(self, channel: str) -> None:
+        self._channels = [channel]
+
+    @property
+    def channel(self) -> str:
+        return self._channels.pop()
+
+
+class UnreadableBackend(MemoryBackend):
+    """Hands out an unreadable batch in place of the first."""
+
+    handed_over = False
+
+    async def next_batch(self) -> Batch:
+        batch = await super().next_batch()
+        if self.handed_over:
+            return batch
+        self.handed_over = True
+        return cast("Batch", Unreadable(batch.channel))
+
+
+async def test_a_pump_that_fails_is_logged_ends_what_it_may_have_lost_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bus whose pump fails says so, ends every subscription, and hands over what comes later."""
+    monkeypatch.setattr("app.bus.bus._RETRY_SECONDS", 0.01)
+    bus, sinks = Bus(UnreadableBackend(lambda _: ALL)), [Collector(), Collector()]
+    with capture_logs() as logs:
+        async with bus.running():
+            for channel, sink in zip("ab", sinks, strict=True):
+                await bus.follow(channel, sink)
+            await bus.publish([Record("a", b"lost")])
+            await sinks[1].wait_for_failure()
+            await bus.publish([Record("a", b"1"), Record("b", b"2")])
+            assert [await sink.wait_for(1) for sink in sinks] == [["1"], ["2"]]
+    assert [sink.failures for sink in sinks] == [1, 1]
+    assert [line["event"] for line in logs] == ["pump_failed"]
+
+
+class CancellingBackend(MemoryBackend):
+    """Has something cancelled that its listener waits for, once."""
+
+    cancelled = False
+
+    async def next_batch(self) -> Batch:
+        if not self.cancelled:
+            self.cancelled = True
+            raise asyncio.CancelledError
+        return await super().next_batch()
+
+
+async def test_a_listener_that_waits_for_something_cancelled_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bus takes a cancellation that nobody asked its listener for as one more error of the backend."""
+    monkeypatch.setattr("app.bus.bus._RETRY_SECONDS", 0.01)
+    bus, sink = Bus(CancellingBackend(lambda _: ALL)), Collector()
+    async with bus.running():
+        await bus.follow("a", sink)
+        await bus.publish([Record("a", b"1")])
+        assert await sink.wait_for(1) == ["1"]
 
 
 class FloodBackend(MemoryBackend):

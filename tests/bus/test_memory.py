@@ -10,7 +10,7 @@ from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
 from app.bus.memory import LOG_BYTES, MemoryBackend
 from app.bus.memory_keys import MAX_KEYS
-from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import OverloadedError
@@ -23,7 +23,7 @@ class MemorySubject:
     """A memory backend whose clocks a test can set forward."""
 
     def __init__(self, *, log_bytes: int = LOG_BYTES, max_keys: int = MAX_KEYS) -> None:
-        self.retention: dict[str, History] = {}
+        self.retention: dict[str, HistoryWindow] = {}
         self.offset = 0.0
         self.jump = 0.0
         """How far the wall's clock is from the other one, besides."""
@@ -50,7 +50,7 @@ class TestMemory(Conformance):
 
 async def test_the_log_is_bounded_by_size(subject: MemorySubject) -> None:
     """MemoryBackend lets go of what the history's size no longer covers."""
-    subject.retention["a"] = History(size=3, ttl=1000)
+    subject.retention["a"] = HistoryWindow(size=3, ttl=1000)
     for number in range(10):
         await append(subject, "a", str(number))
     assert await texts(subject, "a", history=ALL) == ["7", "8", "9"]
@@ -58,7 +58,7 @@ async def test_the_log_is_bounded_by_size(subject: MemorySubject) -> None:
 
 async def test_the_log_is_bounded_by_age_though_nobody_publishes_there(subject: MemorySubject) -> None:
     """MemoryBackend lets go of old messages of an idle channel when it sweeps."""
-    subject.retention["a"] = History(size=10, ttl=60)
+    subject.retention["a"] = HistoryWindow(size=10, ttl=60)
     await append(subject, "a", "1")
     await subject.backend.follow("a")
     await subject.age(120)
@@ -71,7 +71,7 @@ async def test_names_that_hold_nothing_cost_nothing(subject: MemorySubject) -> N
     """MemoryBackend forgets a name whose last message has expired, and takes no memory for ten thousand."""
     tracemalloc.start()
     for number in range(10_000):
-        subject.retention[f"c{number}"] = History(size=10, ttl=60)
+        subject.retention[f"c{number}"] = HistoryWindow(size=10, ttl=60)
     before, _ = tracemalloc.get_traced_memory()
     await subject.backend.append([Record(f"c{number}", b"1") for number in range(10_000)])
     await subject.age(61)
@@ -108,7 +108,7 @@ async def test_names_that_were_only_followed_leave_nothing(subject: MemorySubjec
 
 async def test_a_clock_that_jumps_shortens_and_lengthens_nothing(subject: MemorySubject) -> None:
     """MemoryBackend keeps messages and keys as long as it says, whatever the clock on the wall does meanwhile."""
-    subject.retention["a"] = history = History(size=10, ttl=60)
+    subject.retention["a"] = history = HistoryWindow(size=10, ttl=60)
     await append(subject, "a", "before")
     for jump in (365 * 24 * 3600.0, -365 * 24 * 3600.0):
         subject.jump = jump
@@ -132,7 +132,7 @@ async def test_a_clock_that_jumps_shortens_and_lengthens_nothing(subject: Memory
 
 async def test_a_sweep_lets_others_go_on(subject: MemorySubject) -> None:
     """MemoryBackend forgets tens of thousands of messages and names by turns, and serves pushes meanwhile."""
-    subject.retention = {name: History(size=100_000, ttl=60) for name in ("a", *map(str, range(30_000)))}
+    subject.retention = {name: HistoryWindow(size=100_000, ttl=60) for name in ("a", *map(str, range(30_000)))}
     await subject.backend.append([Record("a", b"1")] * 30_000)
     await subject.backend.append([Record(f"{number}", b"1") for number in range(30_000)])
     await subject.age(61)
@@ -153,7 +153,7 @@ async def test_a_sweep_lets_others_go_on(subject: MemorySubject) -> None:
 async def test_names_that_come_and_go_again_and_again_leave_nothing(subject: MemorySubject) -> None:
     """MemoryBackend holds no more after a name was forgotten and came back a hundred times."""
     names = [f"c{number}" for number in range(100)]
-    subject.retention = {name: History(size=10, ttl=60) for name in names}
+    subject.retention = {name: HistoryWindow(size=10, ttl=60) for name in names}
     tracemalloc.start()
     for _ in range(100):
         await subject.backend.append([Record(name, b"1") for name in names])
@@ -167,7 +167,7 @@ async def test_names_that_come_and_go_again_and_again_leave_nothing(subject: Mem
 
 async def test_no_offset_comes_twice(subject: MemorySubject) -> None:
     """MemoryBackend begins a name that it has forgotten, and new ones, after whatever was forgotten."""
-    subject.retention["a"] = subject.retention["b"] = History(size=10, ttl=60)
+    subject.retention["a"] = subject.retention["b"] = HistoryWindow(size=10, ttl=60)
     await append(subject, "a", "1", "2", "3")
     await subject.age(200)
     await subject.backend.sweep()
@@ -179,7 +179,7 @@ async def test_no_offset_comes_twice(subject: MemorySubject) -> None:
 
 async def test_a_key_keeps_no_data(subject: MemorySubject) -> None:
     """MemoryBackend remembers a key and lets go of the message that was stored under it."""
-    subject.retention["a"] = History(size=0, ttl=60)
+    subject.retention["a"] = HistoryWindow(size=0, ttl=60)
     tracemalloc.start()
     for number in range(50):
         await subject.backend.append([Record("a", b"1" * 1_000_000, str(number))])
@@ -225,7 +225,7 @@ async def test_strangers_leave_room_for_the_keys_of_others() -> None:
 async def test_keys_that_expire_together_are_forgotten_in_turns() -> None:
     """MemoryBackend forgets a hundred thousand keys without holding the loop, and takes new ones meanwhile."""
     subject = MemorySubject()
-    subject.retention["a"] = History(size=0, ttl=60)
+    subject.retention["a"] = HistoryWindow(size=0, ttl=60)
     for number in range(0, MAX_KEYS, 1000):
         await subject.backend.append(
             [Record("a", b"1", f"k{place}", "named") for place in range(number, number + 1000)]
@@ -260,7 +260,7 @@ async def test_the_log_is_bounded_over_all_channels() -> None:
 async def test_a_busy_channel_that_keeps_little_takes_nothing_from_others() -> None:
     """MemoryBackend counts what it holds, not what was published: a channel of three messages crowds out nobody."""
     subject = MemorySubject(log_bytes=100_000)
-    subject.retention["busy"] = History(size=3, ttl=1000)
+    subject.retention["busy"] = HistoryWindow(size=3, ttl=1000)
     await append(subject, "quiet", "1")
     for _ in range(1000):
         await subject.age(0.001)

@@ -7,7 +7,7 @@ import pytest
 
 from app.bus.backend import Backend
 from app.bus.postgres import PostgresBackend
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from tests.bus.conformance import ALL, Conformance
 from tests.support.postgres import PostgresServer
 
@@ -23,7 +23,7 @@ class PostgresSubject:
     """A connected backend on a database of its own."""
 
     def __init__(self, server: PostgresServer, database: str, *, inline: bool = True) -> None:
-        self.retention: dict[str, History] = {}
+        self.retention: dict[str, HistoryWindow] = {}
         self._server, self._database = server, database
         self.backend = PostgresBackend(
             server.url(database), retention=lambda channel: self.retention.get(channel, ALL), inline=inline

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ConfigError, Environment, Problem, Settings, load
+from app.config import ConfigError, Diagnostic, Environment, Settings, load
 
 MARK = "‸"
 """Stands in a test's YAML where the problem is expected to point."""
 
 Configure = Callable[..., Environment]
 Load = Callable[..., Settings]
-Problems = Callable[..., tuple[Problem, ...]]
+Problems = Callable[..., tuple[Diagnostic, ...]]
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def load_text(configure: Configure) -> Load:
 def problems(configure: Configure) -> Problems:
     """Write a file, load it, and return what is wrong with it."""
 
-    def refused(content: str | bytes, **variables: str) -> tuple[Problem, ...]:
+    def refused(content: str | bytes, **variables: str) -> tuple[Diagnostic, ...]:
         with pytest.raises(ConfigError) as caught:
             load(configure(content, **variables))
-        return caught.value.problems
+        return caught.value.diagnostics
 
     return refused
 

@@ -9,7 +9,7 @@ import pytest
 from app.config import ConfigError, Environment
 
 
-def test_defaults() -> None:
+def test_defaults_are_those_of_a_developers_machine() -> None:
     """Environment without any variable is that of a developer's machine."""
     environment = Environment.read({})
     assert environment == Environment()
@@ -18,7 +18,7 @@ def test_defaults() -> None:
     assert environment.channels_config == Path("config/channels.yaml")
 
 
-def test_values() -> None:
+def test_values_that_are_set_are_taken() -> None:
     """Environment takes what is set."""
     variables = {
         "HOST": "::",
@@ -51,7 +51,7 @@ def test_values() -> None:
     )
 
 
-def test_empty_is_unset() -> None:
+def test_an_empty_variable_is_an_unset_one() -> None:
     """Environment takes an empty variable for an unset one."""
     names = ["HOST", "PORT", "CHANNELS_CONFIG", "WEB_CONCURRENCY", "DRAIN_SECONDS", "LOG_FORMAT", "LOG_LEVEL"]
     variables = dict.fromkeys(
@@ -75,7 +75,7 @@ def test_empty_is_unset() -> None:
         ("LOG_LEVEL", "loud", "LOG_LEVEL: must be debug, info, warning, error or critical"),
     ],
 )
-def test_bad_values(name: str, value: str, message: str) -> None:
+def test_a_bad_value_is_named_with_what_is_expected(name: str, value: str, message: str) -> None:
     """Environment names the variable that is wrong and what is expected."""
     with pytest.raises(ConfigError) as caught:
         Environment.read({name: value})
@@ -83,8 +83,8 @@ def test_bad_values(name: str, value: str, message: str) -> None:
     assert str(caught.value).startswith(name)
 
 
-def test_all_bad_values_at_once() -> None:
+def test_all_bad_values_are_named_at_once() -> None:
     """Environment names every variable that is wrong."""
     with pytest.raises(ConfigError) as caught:
         Environment.read({"PORT": "x", "LOG_LEVEL": "y"})
-    assert [problem.key_path for problem in caught.value.problems] == ["PORT", "LOG_LEVEL"]
+    assert [problem.key_path for problem in caught.value.diagnostics] == ["PORT", "LOG_LEVEL"]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.config import ConfigError, Environment, Settings, check_deployment, load
-from app.core.channel import Access, Channel, History
+from app.core.channel import Access, Channel, HistoryWindow
 
 Load = Callable[..., Settings]
 Configure = Callable[..., Environment]
@@ -25,7 +25,7 @@ def channel(settings: Settings, name: str) -> Channel:
     return next(c for c in settings.registry.channels if c.name == name)
 
 
-def test_shipped_file() -> None:
+def test_the_shipped_file_serves_four_channels_from_memory() -> None:
     """Shipped file serves four channels from memory, and its defaults are the code's own."""
     loaded = load(Environment.read({"CHANNELS_CONFIG": str(SHIPPED)}))
     assert [c.name for c in loaded.registry.channels] == ["lebowski", "events", "orders", "chat.{room}"]
@@ -37,7 +37,7 @@ def test_shipped_file() -> None:
     assert loaded.operators is None
 
 
-def test_smallest_file(load_text: Load) -> None:
+def test_the_smallest_file_names_one_channel(load_text: Load) -> None:
     """File needs nothing but a channel's name."""
     assert load_text("channels:\n  a:\n").registry.channels == (Channel("a"),)
 
@@ -54,26 +54,26 @@ def test_smallest_file(load_text: Load) -> None:
         "backend: memory://\nauth:\norigins: ['*']\nchannels: {a: {subscribe: anyone, publish: key}}",
     ],
 )
-def test_off_values(load_text: Load, text: str) -> None:
+def test_every_key_can_be_set_to_its_off_value(load_text: Load, text: str) -> None:
     """Loader takes every key at its default or off value, and empty secrets and sections."""
     assert load_text(text).registry.channels == (Channel("a"),)
 
 
-def test_inheritance(load_text: Load) -> None:
+def test_channels_inherit_from_defaults_key_by_key(load_text: Load) -> None:
     """Channel inherits from the defaults key by key, and its history part by part."""
     loaded = load_text(
         "defaults: {publish: nobody, client_publish: true, max_message_size: 10, history: {size: 5, ttl: 1h}}\n"
         "channels:\n  a: {publish: anyone, history: {size: 0}}\n  b: {history: {ttl: 2d}, client_publish: false}\n"
     )
-    inherited = Channel("a", Access.ANYONE, client_publish=True, history=History(0, 3600), max_message_size=10)
+    inherited = Channel("a", Access.ANYONE, client_publish=True, history=HistoryWindow(0, 3600), max_message_size=10)
     assert channel(loaded, "a") == inherited
     assert channel(loaded, "b") == replace(
-        inherited, name="b", publish=Access.NOBODY, client_publish=False, history=History(5, 2 * 86400)
+        inherited, name="b", publish=Access.NOBODY, client_publish=False, history=HistoryWindow(5, 2 * 86400)
     )
-    assert loaded.registry.history("elsewhere") == History(5, 3600)
+    assert loaded.registry.history("elsewhere") == HistoryWindow(5, 3600)
 
 
-def test_aliases(load_text: Load) -> None:
+def test_plain_aliases_are_followed(load_text: Load) -> None:
     """Loader follows plain aliases."""
     loaded = load_text("channels: {a: &open {publish: anyone}, b: *open}")
     assert channel(loaded, "b").publish is Access.ANYONE
@@ -83,7 +83,7 @@ def test_aliases(load_text: Load) -> None:
     ("written", "size"),
     [("1", 1), ("500B", 500), ("64kB", 64000), ("64KiB", 65536), ("64 KiB", 65536), ("1MiB", 2**20)],
 )
-def test_sizes(load_text: Load, written: str, size: int) -> None:
+def test_sizes_have_decimal_and_binary_units(load_text: Load, written: str, size: int) -> None:
     """Loader reads sizes with decimal and binary units."""
     assert channel(load_text(f"channels: {{a: {{max_message_size: {written}}}}}"), "a").max_message_size == size
 
@@ -91,25 +91,25 @@ def test_sizes(load_text: Load, written: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("written", "ttl"), [("90", 90), ("30s", 30), ("15m", 900), ("24h", 86400), ("7d", 604800), ("365d", 31536000)]
 )
-def test_durations(load_text: Load, written: str, ttl: int) -> None:
+def test_durations_are_seconds_or_have_a_unit(load_text: Load, written: str, ttl: int) -> None:
     """Loader reads durations in seconds, or with a unit."""
     assert channel(load_text(f"channels: {{a: {{history: {{ttl: {written}}}}}}}"), "a").history.ttl == ttl
 
 
 @pytest.mark.parametrize("name", ["'on'", '"42"', "'null'", "'1e3'", "'2026-01-02'", "news:eu", "a.b-c_d", "y"])
-def test_names(load_text: Load, name: str) -> None:
+def test_any_name_of_allowed_characters_is_taken(load_text: Load, name: str) -> None:
     """Loader takes any name of the allowed characters, once it is quoted where YAML would misread it."""
     assert load_text(f"channels:\n  {name}: {{}}\n").registry.channels[0].name == name.strip("'\"")
 
 
-def test_families(load_text: Load) -> None:
+def test_families_that_differ_by_more_than_a_parameter_coexist(load_text: Load) -> None:
     """Family takes a suffix, and families that differ by more than their parameter stand side by side."""
     loaded = load_text("channels: {'a.{x}': {}, 'a.{x}.log': {publish: anyone}, 'b.{x}': {}}")
     assert loaded.registry.find("a.1.log").publish is Access.ANYONE
     assert loaded.registry.find("a.1").publish is Access.KEY
 
 
-def test_keys(load_text: Load) -> None:
+def test_keys_are_a_text_or_a_list(load_text: Load) -> None:
     """Loader takes keys as a text with commas or as a list, and drops the empty ones."""
     expected = (b"first-key", b"second-key")
     assert load_text("auth: {keys: 'first-key, second-key,'}\nchannels: {a: }").keys == expected
@@ -117,7 +117,7 @@ def test_keys(load_text: Load) -> None:
     assert load_text("auth:\n  keys: ${K}\nchannels: {a: }", K="first-key,second-key").keys == expected
 
 
-def test_origins(load_text: Load) -> None:
+def test_origins_are_written_as_browsers_send_them(load_text: Load) -> None:
     """Loader writes origins as browsers send them: in lower case, without the scheme's own port."""
     text = "origins: ['https://Example.com:443', 'http://[::1]:8080', 'http://a']\nchannels: {a: }"
     assert load_text(text).origins == ("https://example.com", "http://[::1]:8080", "http://a")
@@ -140,7 +140,7 @@ def test_origins(load_text: Load) -> None:
         ("capacitor://localhost", "capacitor://localhost"),
     ],
 )
-def test_origins_of_every_kind(load_text: Load, written: str, read: str) -> None:
+def test_origins_of_every_kind_are_taken(load_text: Load, written: str, read: str) -> None:
     """Loader takes `null`, hosts below a name, and Unicode names, which it writes as a browser sends them."""
     assert load_text(f"origins: ['{written}']\nchannels: {{a: }}").origins == (read,)
 
@@ -149,7 +149,7 @@ def test_origins_of_every_kind(load_text: Load, written: str, read: str) -> None
     ("written", "read"),
     [("", None), ("operators:", None), ("operators: key", Access.KEY), ("operators: '${O:-anyone}'", Access.ANYONE)],
 )
-def test_operators(load_text: Load, written: str, read: Access | None) -> None:
+def test_the_file_says_who_is_an_operator(load_text: Load, written: str, read: Access | None) -> None:
     """File says who is an operator, or leaves it to where they are."""
     assert load_text(f"{written}\nchannels: {{a: }}").operators is read
 
@@ -165,13 +165,15 @@ def test_operators(load_text: Load, written: str, read: Access | None) -> None:
         ("${O}${P}", {"O": "http://", "P": "a"}, "http://a"),
     ],
 )
-def test_interpolation(load_text: Load, written: str, variables: dict[str, str], read: str) -> None:
+def test_variables_are_replaced_inside_strings(
+    load_text: Load, written: str, variables: dict[str, str], read: str
+) -> None:
     """Loader replaces variables inside scalar strings, in quotes as well as without."""
     for text in (f"origins:\n- {written}\nchannels: {{a: }}", f"origins: ['{written}']\nchannels: {{a: }}"):
         assert load_text(text, **variables).origins == (read,)
 
 
-def test_interpolation_of_numbers(load_text: Load) -> None:
+def test_variables_give_numbers_and_booleans_too(load_text: Load) -> None:
     """Loader takes numbers and booleans out of variables too."""
     policy = "  client_publish: ${YES}\n  max_message_size: ${SIZE}\n  history:\n    size: ${SIZE}\n"
     read = channel(load_text(f"defaults:\n{policy}channels: {{a: }}", YES="true", SIZE="12"), "a")
@@ -184,7 +186,7 @@ def test_interpolation_is_not_repeated(load_text: Load) -> None:
     assert loaded.keys == (b"${HOME}:x", b"'{[&*#!key")
 
 
-def test_interpolation_escape(load_text: Load) -> None:
+def test_an_escaped_reference_becomes_a_literal_one(load_text: Load) -> None:
     """Loader turns an escaped reference into a literal one."""
     assert load_text("auth:\n  keys: $${KEY}-literal$\nchannels: {a: }").keys == (b"${KEY}-literal$",)
 
@@ -196,18 +198,18 @@ def test_keys_of_the_file_are_not_interpolated(configure: Configure) -> None:
 
 
 @pytest.mark.parametrize(("written", "served"), [("", True), ("console: true", True), ("console: false", False)])
-def test_console(load_text: Load, written: str, *, served: bool) -> None:
+def test_the_file_turns_the_console_off(load_text: Load, written: str, *, served: bool) -> None:
     """File turns the console off, which is on by default."""
     assert load_text(f"{written}\nchannels: {{a: }}").console is served
 
 
-def test_digest(load_text: Load) -> None:
+def test_the_digest_belongs_to_the_content(load_text: Load) -> None:
     """Digest is the content's: the same for the same content, another for any other."""
     text = "channels: {a: {}}"
     assert load_text(text).digest == load_text(text, HOST="::").digest != load_text(text + "\n").digest
 
 
-def test_byte_order_mark(load_text: Load) -> None:
+def test_a_byte_order_mark_is_ignored(load_text: Load) -> None:
     """Loader ignores a byte order mark."""
     assert load_text(b"\xef\xbb\xbfchannels: {a: {}}").registry.channels == (Channel("a"),)
 
@@ -239,7 +241,7 @@ def test_byte_order_mark(load_text: Load) -> None:
             {},
             [
                 "anyone may publish to 'a'",
-                "operators: anyone: whoever reaches the server sees its channels, metrics and documents",
+                "operators: anyone: everybody who reaches the server sees its channels, metrics and documents",
             ],
         ),
         ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),
@@ -254,12 +256,14 @@ def test_byte_order_mark(load_text: Load) -> None:
         ),
     ],
 )
-def test_warnings(load_text: Load, text: str, variables: dict[str, str], warnings: list[str]) -> None:
+def test_settings_warn_of_what_may_not_be_meant(
+    load_text: Load, text: str, variables: dict[str, str], warnings: list[str]
+) -> None:
     """Settings warn of what works but may not be meant."""
     assert list(load_text(text, **variables).warnings) == warnings
 
 
-def test_postgres(load_text: Load) -> None:
+def test_settings_hold_the_urls_as_they_were_given(load_text: Load) -> None:
     """Settings hold the backend's URL as it was given, the direct one beside it, and whether commits go inline."""
     text = "backend: ${URL}\npostgres: {inline: '${INLINE}'}\nchannels: {a: }"
     url, direct = "postgresql+asyncpg://pooler/db", "postgres://h/db"
@@ -269,7 +273,7 @@ def test_postgres(load_text: Load) -> None:
     assert (plain.direct_url, plain.inline) == (None, True)
 
 
-def test_blanks_around_urls(load_text: Load) -> None:
+def test_blanks_around_urls_are_left_away(load_text: Load) -> None:
     """Settings leave away blanks and line breaks at the ends of URLs, which secrets often have."""
     loaded = load_text(
         "backend: ${URL}\nchannels: {a: }", URL=" postgres://pooler/db\r\n", DIRECT_DATABASE_URL="postgres://h/db\n"
@@ -277,12 +281,12 @@ def test_blanks_around_urls(load_text: Load) -> None:
     assert (loaded.backend, loaded.direct_url) == ("postgres://pooler/db", "postgres://h/db")
 
 
-def test_direct_url_of_another_backend(load_text: Load) -> None:
+def test_a_direct_url_is_left_alone_without_postgres(load_text: Load) -> None:
     """Settings leave DIRECT_DATABASE_URL alone where the backend is not Postgres."""
     assert load_text("channels: {a: }", DIRECT_DATABASE_URL="hunter2").direct_url is None
 
 
-def test_restart(load_text: Load) -> None:
+def test_only_another_backend_asks_for_a_restart(load_text: Load) -> None:
     """Settings need a restart from others of another backend, and from no others."""
     variables = {"DIRECT_DATABASE_URL": "postgres://direct"}
     text = "backend: postgres://h\npostgres: {inline: true}\nchannels: {a: }"
@@ -293,7 +297,7 @@ def test_restart(load_text: Load) -> None:
     assert load_text(text).needs_restart_from(loaded)
 
 
-def test_deployment(configure: Configure) -> None:
+def test_several_workers_on_memory_are_refused(configure: Configure) -> None:
     """Several workers on memory:// are refused, one is not."""
     environment = configure("channels: {a: {}}", WEB_CONCURRENCY="2")
     loaded = load(environment)
@@ -303,7 +307,7 @@ def test_deployment(configure: Configure) -> None:
     check_deployment(environment, replace(loaded, backend="postgres://h"))
 
 
-def test_ports(configure: Configure) -> None:
+def test_the_metrics_port_differs_from_the_servers(configure: Configure) -> None:
     """Port of the metrics is another than that of the server."""
     environment = configure("channels: {a: {}}", PORT="8000", METRICS_PORT="8000")
     with pytest.raises(ConfigError, match="METRICS_PORT: is PORT too"):
@@ -311,7 +315,7 @@ def test_ports(configure: Configure) -> None:
     check_deployment(replace(environment, metrics_port=9091), load(environment))
 
 
-def test_repr_hides_secrets(configure: Configure) -> None:
+def test_no_secret_is_shown_by_repr(configure: Configure) -> None:
     """Neither settings nor environment show a secret when they are printed."""
     text = "backend: postgres://me:hunter2@h\nauth: {keys: '${K}'}\nchannels: {a: }"
     environment = configure(text, K="hunter2-hunter2", DIRECT_DATABASE_URL="postgres://me:hunter2@h")
@@ -334,16 +338,16 @@ TEXTS = st.one_of(
 @example(b'"\\uD800": 1')
 @example(b"channels: {a: {}}")
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_content(configure: Configure, content: bytes) -> None:
+def test_any_content_becomes_settings_or_printable_problems(configure: Configure, content: bytes) -> None:
     """Loader turns any content at all into settings or into an error with problems that can be printed."""
     outcome = attempt(configure(content))
     if isinstance(outcome, Settings):
         assert outcome.registry.channels
         return
-    assert outcome.problems
-    assert len(str(outcome).splitlines()) == len(outcome.problems)
+    assert outcome.diagnostics
+    assert len(str(outcome).splitlines()) == len(outcome.diagnostics)
     assert str(outcome).encode()
-    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.problems)
+    assert all(problem.line >= 1 and problem.column >= 1 for problem in outcome.diagnostics)
 
 
 def attempt(environment: Environment) -> Settings | ConfigError:

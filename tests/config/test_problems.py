@@ -8,9 +8,9 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from app.config import Problem, json_schema
+from app.config import Diagnostic, json_schema
 
-Problems = Callable[..., tuple[Problem, ...]]
+Problems = Callable[..., tuple[Diagnostic, ...]]
 Expected = Callable[[str], tuple[str, tuple[int, int]]]
 Row = tuple[str, str, str, bool]
 Judge = Callable[[Row], None]
@@ -149,7 +149,7 @@ WHOLE = [
     (f"origins: [‸'http://[1::2::3]']\n{ROOT}", "origins[0]", "an origin without a path", True),
     (f"origins: [‸'https://a:99999']\n{ROOT}", "origins[0]", "an origin without a path", True),
     (f"origins: [‸'https://a:0']\n{ROOT}", "origins[0]", "an origin without a path", True),
-    (f"origins: [‸'wss://a.example']\n{ROOT}", "origins[0]", "begins with https:// or http://", True),
+    (f"origins: [‸'wss://a.example']\n{ROOT}", "origins[0]", "starts with https:// or http://", True),
     (f"origins: [‸5]\n{ROOT}", "origins[0]", "not 5", True),
     (f"origins: [‸null]\n{ROOT}", "origins[0]", "not nothing", True),
     (f"‸origin: ['*']\n{ROOT}", "origin", "did you mean origins?", True),
@@ -160,7 +160,7 @@ WHOLE = [
     ("‸backend: memory://\n", "channels", "this key is missing", True),
     ("‸chanels: {a: {}}\n", "chanels", "did you mean channels?", True),
     ("channels:‸\n", "channels", "must be a mapping of channel names", True),
-    ("channels: ‸{}\n", "channels", "there are no channels", True),
+    ("channels: ‸{}\n", "channels", "no channels are declared", True),
     ("channels: ‸[a, b]\n", "channels", "must be a mapping of channel names", True),
     ("channels: ‸a\n", "channels", "must be a mapping of channel names", True),
     ("channels: {a: ‸anyone}\n", "channels.a", "must be a mapping", True),
@@ -168,8 +168,8 @@ WHOLE = [
     ("channels: {a: {schema: ‸order.json}}\n", "channels.a.schema", "message schemas are not yet available", True),
     ("channels: {a: {schema: ‸{}}}\n", "channels.a.schema", "message schemas are not yet available", True),
     ("channels: {a: {‸schemas: ''}}\n", "channels.a.schemas", "did you mean schema?", True),
-    ("channels: {‸push: {}}\n", "channels.push", "the server's own", True),
-    ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "the server's own", True),
+    ("channels: {‸push: {}}\n", "channels.push", "this name is reserved", True),
+    ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "this name is reserved", True),
     ("channels: {‸a/b: {}}\n", 'channels."a/b"', "1 to 255 letters", True),
     ("channels: {‸a b: {}}\n", 'channels."a b"', "1 to 255 letters", True),
     ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 letters", True),
@@ -209,14 +209,14 @@ WHOLE = [
 
 @pytest.mark.parametrize(("start", "section", "end"), PLACES)
 @pytest.mark.parametrize("row", POLICY, ids=lambda row: row[0])
-def test_policy(judge: Judge, row: Row, start: str, section: str, end: str) -> None:
+def test_a_wrong_policy_is_pointed_at_and_corrected(judge: Judge, row: Row, start: str, section: str, end: str) -> None:
     """Loader points at a wrong policy, in the defaults and in a channel, and says what to write."""
     entry, path, fragment, editor = row
     judge((start + entry + end, f"{section}.{path}", fragment, editor))
 
 
 @pytest.mark.parametrize("row", WHOLE, ids=lambda row: row[0])
-def test_file(judge: Judge, row: Row) -> None:
+def test_whatever_else_is_wrong_in_the_file_is_pointed_at(judge: Judge, row: Row) -> None:
     """Loader points at whatever else is wrong in the file and says what to write."""
     judge(row)
 
@@ -253,13 +253,13 @@ def judge(problems: Problems, expected: Expected) -> Judge:
         ("channels: {a: ‸*nothing}\n", "found undefined alias"),
         ("channels: {a: {}}\n‸---\nchannels: {b: {}}\n", "remove the line ---"),
         ("channels: ‸!!python/object/apply:os.system ['true']\n", 'remove "tag:yaml.org,2002:python/object/apply'),
-        ("channels: {a: {publish: ‸!!str key}}\n", "tags are not taken"),
+        ("channels: {a: {publish: ‸!!str key}}\n", "tags are not supported"),
         ("channels: {a: {publish: ‸!local key}}\n", 'remove "!local"'),
-        ("channels: {‸!!str a: {}}\n", "tags are not taken"),
-        ("channels: {a: &x {}, b: {‸<<: *x}}\n", "merge keys (<<) are not taken"),
+        ("channels: {‸!!str a: {}}\n", "tags are not supported"),
+        ("channels: {a: &x {}, b: {‸<<: *x}}\n", "merge keys (<<) are not supported"),
         ("channels: {a: {}, ‸[b]: {}}\n", "a key must be text"),
         ("channels: {a: {}, ‸{{b}}: {}}\n", "a key must be text"),
-        ("channels: ‸&x {a: {}, b: *x}\n", "cannot stand inside itself"),
+        ("channels: ‸&x {a: {}, b: *x}\n", "cannot be inside itself"),
         (f"channels: {'[' * 19}‸{'[' * 1000}\n", "nested deeper than 20"),
         ("channels: {a: {}} # \ud83d\ude00‸\x07\n".encode("utf-16", "surrogatepass").decode("utf-16"), "'\\x07'"),
         ("‸%YAML 1." + "9" * 5000 + "\n---\na: b\n", "far too large"),
@@ -270,7 +270,9 @@ def judge(problems: Problems, expected: Expected) -> Judge:
         ("backend: ‸x${unclosed\nchannels: {a: {}}\n", "write ${NAME} or ${NAME:-default}"),
     ],
 )
-def test_syntax(problems: Problems, expected: Expected, marked: str, fragment: str) -> None:
+def test_text_that_is_no_plain_yaml_document_is_pointed_at(
+    problems: Problems, expected: Expected, marked: str, fragment: str
+) -> None:
     """Loader points at text that is not one plain YAML document, and says why."""
     text, place = expected(marked)
     first = problems(text)[0]
@@ -278,7 +280,7 @@ def test_syntax(problems: Problems, expected: Expected, marked: str, fragment: s
     assert fragment in first.message
 
 
-def test_all_problems_at_once(problems: Problems) -> None:
+def test_all_problems_are_reported_at_once(problems: Problems) -> None:
     """Loader reports all the problems of a file, in the order of its lines, one line each."""
     found = problems("backend: ${NO}\nchannels:\n  push: {publish: x}\n  on: {y: 1}\norigins: a\n")
     assert [(p.line, p.key_path) for p in found] == [
@@ -291,34 +293,34 @@ def test_all_problems_at_once(problems: Problems) -> None:
     ]
 
 
-def test_text_of_a_problem(problems: Problems) -> None:
-    """Problem reads as file, line, column, key path and message."""
+def test_a_problem_reads_as_place_and_message(problems: Problems) -> None:
+    """Diagnostic reads as file, line, column, key path and message."""
     (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
     assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
     assert problem.file.endswith("/channels.yaml")
 
 
-def test_not_utf8(problems: Problems) -> None:
+def test_the_first_byte_that_is_not_utf8_is_pointed_at(problems: Problems) -> None:
     """Loader points at the first byte that is not UTF-8."""
     (problem,) = problems(b"channels:\n  caf\xe9: {}\n")
     assert (problem.line, problem.column) == (2, 6)
     assert "not UTF-8 (byte 0xe9)" in problem.message
 
 
-def test_too_large(problems: Problems) -> None:
+def test_a_file_over_a_mebibyte_is_refused_unparsed(problems: Problems) -> None:
     """Loader refuses a file of more than 1 MiB without parsing it."""
     (problem,) = problems(b"# " + b"x" * 1024 * 1024)
     assert "more than 1048576 bytes" in problem.message
 
 
-def test_alias_bomb(problems: Problems) -> None:
+def test_an_alias_bomb_is_refused_in_no_time(problems: Problems) -> None:
     """Loader reads aliases of aliases of aliases in no time, and refuses what they make."""
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 60))
     found = problems(f"l0: &l0 [a]\n{levels}channels: *l59\n")
     assert any(p.key_path == "channels" for p in found)
 
 
-def test_chain_of_aliases_in_duplicates(problems: Problems) -> None:
+def test_a_chain_of_aliases_in_duplicates_ends_no_loader(problems: Problems) -> None:
     """Loader is not led into deep recursion by aliases that only refused keys hold."""
     chain = "".join(f"a: &x{n} [*x{n - 1}]\n" for n in range(1, 3000))
     assert len(problems(f"a: &x0 []\n{chain}channels: *x2999\n")) > 2999
@@ -339,7 +341,7 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
 
 
 @pytest.mark.parametrize("url", ["hunter2", "hunter2://h", "memory://hunter2", "postgres://h:hunter2/db"])
-def test_wrong_direct_url(problems: Problems, url: str) -> None:
+def test_a_wrong_direct_url_is_named_and_not_shown(problems: Problems, url: str) -> None:
     """Loader names DIRECT_DATABASE_URL when it does not lead to a Postgres, and does not show it."""
     (problem,) = problems("backend: postgres://h/db\nchannels: {a: {}}", DIRECT_DATABASE_URL=url)
     assert str(problem).startswith("DIRECT_DATABASE_URL: ")
@@ -348,7 +350,7 @@ def test_wrong_direct_url(problems: Problems, url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
-def test_unreadable_file(problems: Problems, tmp_path: object, kind: str) -> None:
+def test_an_unreadable_file_is_named_with_its_variable(problems: Problems, tmp_path: object, kind: str) -> None:
     """Loader names the file that it cannot read, and the variable that chose it."""
     path = f"{tmp_path}/none.yaml" if kind == "missing" else str(tmp_path)
     (problem,) = problems("", CHANNELS_CONFIG=path)

@@ -39,18 +39,18 @@ def keys() -> dict[str, Any]:
     return {f"{name}.{key}": value for name, part in sections.items() for key, value in part["properties"].items()}
 
 
-def test_committed_schema() -> None:
+def test_the_committed_schema_is_what_the_command_writes() -> None:
     """Committed schema is what `bin/abide schema > config/channels.schema.json` writes."""
     text = (ROOT / "config" / "channels.schema.json").read_text(encoding="utf-8")
     assert text == json.dumps(json_schema(), indent=2) + "\n"
 
 
-def test_schema_is_valid() -> None:
+def test_the_schema_is_a_valid_json_schema() -> None:
     """Schema is itself a valid JSON Schema."""
     jsonschema_rs.meta.validate(json_schema())
 
 
-def test_shipped_file() -> None:
+def test_the_schema_takes_the_shipped_file() -> None:
     """Schema takes the shipped file, its variables included."""
     shipped = yaml.safe_load((ROOT / "config" / "channels.yaml").read_text(encoding="utf-8"))
     jsonschema_rs.validate(json_schema(), shipped)
@@ -66,26 +66,26 @@ def test_shipped_file() -> None:
         "channels: {a: {history: {size: 10, ttl: 60}, max_message_size: 5}, b: {history: {ttl: 7d}}}",
     ],
 )
-def test_valid_files(text: str) -> None:
+def test_the_schema_takes_what_the_loader_takes(text: str) -> None:
     """Schema takes what the loader takes."""
     jsonschema_rs.validate(json_schema(), yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(("name", "schema"), keys().items())
-def test_descriptions(name: str, schema: dict[str, Any]) -> None:
+def test_every_key_is_described_in_the_schema(name: str, schema: dict[str, Any]) -> None:
     """Schema describes every key."""
     target = json_schema()["$defs"].get(schema.get("$ref", "").rpartition("/")[2], {})
     assert schema.get("description") or target.get("description"), name
 
 
 @pytest.mark.parametrize("name", sorted({name.rpartition(".")[2] for name in keys()}))
-def test_documented_keys(name: str) -> None:
+def test_every_key_is_named_in_the_documentation(name: str) -> None:
     """Documentation names every key of the file."""
     assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_documented_variables(name: str) -> None:
+def test_every_variable_is_named_in_the_documentation(name: str) -> None:
     """Documentation names every environment variable."""
     assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 

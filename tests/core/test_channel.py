@@ -2,12 +2,12 @@
 
 import pytest
 
-from app.core.channel import ANONYMOUS, Access, Channel, History, Identity, Registry
+from app.core.channel import ANONYMOUS, Access, Channel, HistoryWindow, Identity, Registry
 from app.core.errors import ForbiddenError, TooLargeError, UnauthorisedError, UnknownChannelError
 
 KEYED = Identity(has_key=True)
 OPERATOR = Identity(is_operator=True)
-DEFAULTS = Channel("", history=History(size=7, ttl=70))
+DEFAULTS = Channel("", history=HistoryWindow(size=7, ttl=70))
 
 
 def test_anyone_may_publish_where_the_policy_says_so() -> None:
@@ -22,7 +22,7 @@ def test_a_key_opens_a_keyed_channel_and_nothing_else_does() -> None:
         Channel("c", publish=Access.KEY).check_publish(Identity(reason="a reason"))
 
 
-def test_nobody_means_nobody() -> None:
+def test_nobody_may_publish_where_nobody_is_said() -> None:
     """Channel with publish: nobody refuses the holder of a key too."""
     with pytest.raises(ForbiddenError):
         Channel("c", publish=Access.NOBODY).check_publish(KEYED)
@@ -46,7 +46,7 @@ def test_a_subscriber_needs_both_permissions_to_publish() -> None:
         (Identity(has_key=True, is_operator=True), {"a": 1, "k": 2, "o": 3, "n": 0}),
     ],
 )
-def test_most_that_is_taken_depends_on_who_sends_it(identity: Identity, most: dict[str, int]) -> None:
+def test_the_largest_message_depends_on_who_sends_it(identity: Identity, most: dict[str, int]) -> None:
     """Channel takes nothing by sending of who may not publish to it; the registry says the most of all channels."""
     accesses = {"a": Access.ANYONE, "k": Access.KEY, "o": Access.OPERATORS, "n": Access.NOBODY}
     channels = tuple(
@@ -54,10 +54,10 @@ def test_most_that_is_taken_depends_on_who_sends_it(identity: Identity, most: di
         for size, (name, access) in enumerate(accesses.items(), start=1)
     )
     registry = Registry((*channels, Channel("silent", publish=Access.ANYONE, max_message_size=9)), DEFAULTS)
-    assert registry.find("silent").most_from(identity) == 0
+    assert registry.find("silent").max_publish_size(identity) == 0
     for name, size in most.items():
-        assert registry.find(name).most_from(identity) == size
-    assert registry.most_from(identity) == max(most.values())
+        assert registry.find(name).max_publish_size(identity) == size
+    assert registry.max_publish_size(identity) == max(most.values())
 
 
 def test_size_is_counted_to_the_byte() -> None:
@@ -96,9 +96,9 @@ def test_a_family_may_end_in_a_literal() -> None:
 
 def test_an_undeclared_channel_is_kept_under_the_defaults() -> None:
     """Registry answers the defaults' history for a name that it does not know."""
-    registry = Registry((Channel("c", history=History(1, 2)),), DEFAULTS)
-    assert registry.history("c") == History(1, 2)
-    assert registry.history("other") == History(7, 70)
+    registry = Registry((Channel("c", history=HistoryWindow(1, 2)),), DEFAULTS)
+    assert registry.history("c") == HistoryWindow(1, 2)
+    assert registry.history("other") == HistoryWindow(7, 70)
 
 
 def test_operators_may_publish_where_only_they_may() -> None:
@@ -108,4 +108,4 @@ def test_operators_may_publish_where_only_they_may() -> None:
     with pytest.raises(UnauthorisedError, match=r"only operators .* no key was sent"):
         channel.check_publish(ANONYMOUS)
     with pytest.raises(ForbiddenError, match=r"set auth\.keys"):
-        channel.check_publish(Identity(reason="no keys are configured, so nobody can", keys_exist=False))
+        channel.check_publish(Identity(reason="no keys are configured", keys_exist=False))

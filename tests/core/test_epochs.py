@@ -13,19 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.bus.backend import Backend, Health
+from app.bus.backend import Backend, BackendHealth
 from app.bus.bus import Bus
 from app.bus.postgres.listen import follower as follower_module
-from app.bus.postgres.listen.follower import Follower, Place
+from app.bus.postgres.listen.follower import Follower
+from app.bus.postgres.place import Place
 from app.core import epochs
-from app.core.channel import ANONYMOUS, Channel, History, Registry
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module
-from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.delivery.encodings import TEXT_END, V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
-from app.core.message import MAX_OFFSET, Batch, Message, Page, Position, Published, Record, Turn
+from app.core.message import MAX_OFFSET, Batch, EpochChange, Message, Page, Position, Published, Record
 from app.core.ports import Outcome, Writer
 from app.core.resume import Gap, Start
 
@@ -53,7 +54,7 @@ ROOT = "0123456789abcdef0123456789abcdef"
         (ROOT[:-1] + "x", 3, ROOT, 9, None),
     ],
 )
-def test_what_a_position_shares_with_a_log(
+def test_a_position_shares_with_a_log_what_came_before_they_part(
     epoch: str, offset: int, lineage: str, head: int, common: int | None
 ) -> None:
     """Position shares with a log what was there before either of them began an epoch that the other does not know."""
@@ -135,7 +136,7 @@ class Worker(Backend):
         self._follower = Follower(self._fetch)
         self.is_deaf = False
         self.bus = Bus(self)
-        channel = Channel("c", history=History(size=10**6))
+        channel = Channel("c", history=HistoryWindow(size=10**6))
         self.hub = Hub(self.bus, Registry((channel,), Channel("")), tail_bytes=800)
 
     def hear(self, epoch: str, messages: tuple[Message, ...]) -> None:
@@ -161,7 +162,7 @@ class Worker(Backend):
         await asyncio.sleep(0)
         return [Published(position) for position in self._database.append(len(records))]
 
-    async def read(self, channel: str, after: int, limit: int, history: History) -> Page:  # noqa: ARG002
+    async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:  # noqa: ARG002
         await asyncio.sleep(0)
         place = self._database.place
         page = Page(1, place.head, self._database.read(after, min(limit, 7)), place.lineage)
@@ -179,11 +180,11 @@ class Worker(Backend):
     async def unfollow(self, channel: str) -> None:
         self._follower.unfollow(channel)
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         return await self._follower.next_batch()
 
-    async def health(self) -> Health:
-        return Health(ok=True, detail="")
+    async def health(self) -> BackendHealth:
+        return BackendHealth(ok=True, detail="")
 
     async def _place(self, _: str) -> Place:
         place = self._database.place
@@ -223,7 +224,7 @@ class Reader(Writer):
             return
         since = Position.parse(self.position) if self.position else None
         self._full, self._hub = False, hub
-        self._subscription, where = await hub.subscribe("c", ANONYMOUS, V1_RECORDS, Start(since=since))
+        self._subscription, where = await hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
         if where.gap is not None:
             self.lost(self._subscription, where.gap)
         elif since is None:
@@ -242,13 +243,13 @@ class Reader(Writer):
             self._full = True
             self._subscription.full()
 
-    def drain(self) -> None:
+    def flow(self) -> None:
         if self._subscription is not None and self._full:
             self._full = False
-            self._subscription.drained()
+            self._subscription.writable()
 
     def write(self, data: bytes) -> None:
-        for text in data.split(RECORD_END)[:-1]:
+        for text in data.split(TEXT_END)[:-1]:
             message = json.loads(text)
             offset = Position.parse(message["position"]).offset
             assert offset == self.last + 1, f"got {offset} after {self.last}"
@@ -287,7 +288,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), st.integers(1, 6)),
         st.tuples(st.just("publish unheard"), st.integers(1, 6)),
-        st.tuples(st.sampled_from(["come", "leave", "stall", "drain"]), st.integers(0, READERS - 1)),
+        st.tuples(st.sampled_from(["come", "leave", "stall", "flow"]), st.integers(0, READERS - 1)),
         st.tuples(st.just("poll"), st.integers(0, WORKERS - 1)),
         st.tuples(st.just("restore"), st.integers(0, 5)),
         st.tuples(st.just("restart"), st.just(0)),
@@ -333,7 +334,7 @@ async def settle(database: Database, readers: list[Reader]) -> None:
     """Let everybody come back, and read to the end: then each has the present log from where it began."""
     for number, reader in enumerate(readers):
         await reader.come(database.workers[number % WORKERS].hub)
-        reader.drain()
+        reader.flow()
     await database.workers[0].bus.publish([Record("c", b"")])
     for _ in range(400):
         for worker in database.workers:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from app.core.intake import SMALL, Intake
+from app.core.intake import SMALL, BoundedIntake
 
 
 def test_large_messages_leave_the_reserve_to_small_ones() -> None:
     """Message of more than SMALL bytes finds no room where only the reserve is left; a small one does."""
-    intake = Intake(total=4 * SMALL, reserve=2 * SMALL)
+    intake = BoundedIntake(total=4 * SMALL, reserve=2 * SMALL)
     assert intake.grow(0, 2 * SMALL)
     assert not intake.grow(2 * SMALL, 1)
     assert intake.grow(0, SMALL)
@@ -17,7 +17,7 @@ def test_large_messages_leave_the_reserve_to_small_ones() -> None:
 
 def test_what_is_refused_is_not_counted() -> None:
     """Message that finds no room leaves the count as it was, and what is released can be taken again."""
-    intake = Intake(total=SMALL, reserve=0)
+    intake = BoundedIntake(total=SMALL, reserve=0)
     assert not intake.grow(0, SMALL + 1)
     assert intake.held == 0
     assert intake.grow(0, SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from app.bus.commit import GroupCommit
+from app.bus.group_commit import GroupCommit
 from app.core.channel import ANONYMOUS, Channel, Registry
 from app.core.delivery import encodings
 from app.core.delivery.fanout import SLICE, Fanout
@@ -13,7 +13,7 @@ from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome, Sink, Writer
-from app.core.tail import Budget
+from app.core.tail import TailBudget
 from app.telemetry.metrics import Metrics
 
 SUBSCRIBERS = 10
@@ -92,7 +92,7 @@ def batch(first: int, count: int) -> Batch:
 async def test_fanout_tells_once_in_a_turn() -> None:
     """Fan-out tells of a turn's messages at once, however many there are, and subscriptions; of nobody, nothing."""
     told = Told()
-    fanout: Fanout[Cursor] = Fanout("news", Budget(10**6), told)
+    fanout: Fanout[Cursor] = Fanout("news", TailBudget(10**6), told)
     fanout.start(Position("e", 0))
     fanout.deliver(batch(1, 1))
     await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_fanout_tells_once_in_a_turn() -> None:
 async def test_fanout_tells_of_each_slice() -> None:
     """Fan-out to more than one slice of subscriptions tells of each slice when it is written."""
     told = Told()
-    fanout: Fanout[Cursor] = Fanout("news", Budget(10**6), told)
+    fanout: Fanout[Cursor] = Fanout("news", TailBudget(10**6), told)
     fanout.start(Position("e", 0))
     for _ in range(SLICE + 1):
         cursor = Cursor()

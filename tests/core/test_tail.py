@@ -3,7 +3,7 @@
 import tracemalloc
 
 from app.core.message import Batch, Message, Position
-from app.core.tail import Budget, Messages, Tail
+from app.core.tail import Messages, Tail, TailBudget
 
 
 def batch(first: int, last: int, data: bytes = b"x") -> Batch:
@@ -37,7 +37,7 @@ def test_a_read_is_bounded_in_messages_and_bytes_but_never_empty() -> None:
 
 def test_a_tail_that_missed_something_keeps_only_what_follows() -> None:
     """Tail drops what stands before a hole, so that it stays consecutive."""
-    tail = Tail(Budget(10_000))
+    tail = Tail(TailBudget(10_000))
     tail.start(Position("e", 4))
     tail.deliver(batch(5, 6))
     assert tail.messages.first == 5
@@ -47,7 +47,7 @@ def test_a_tail_that_missed_something_keeps_only_what_follows() -> None:
 
 def test_the_budget_is_shared_and_the_oldest_go_first() -> None:
     """Budget bounds all tails together and lets go of the oldest batch, whosever it is."""
-    budget = Budget(4000)  # three messages, and what is around them
+    budget = TailBudget(4000)  # three messages, and what is around them
     old, new = Tail(budget), Tail(budget)
     for tail in (old, new):
         tail.start(Position("e", 0))
@@ -60,7 +60,7 @@ def test_the_budget_is_shared_and_the_oldest_go_first() -> None:
 
 def test_a_budget_bounds_memory_whatever_the_size_of_messages() -> None:
     """Budget counts what is around a message and a batch, so that tiny ones are bounded, too."""
-    tail = Tail(Budget(500_000))
+    tail = Tail(TailBudget(500_000))
     tail.start(Position("e", 0))
     tracemalloc.start()
     try:

@@ -15,7 +15,7 @@ MESSAGES: list[str | bytes] = ["", "hello", "κόσμε", b"", b"\xff\x00", "x" 
 pytestmark = pytest.mark.parametrize("path", ["/echo", "/detached"])
 
 
-async def test_websockets(edge: Server, path: str) -> None:
+async def test_the_websockets_client_talks_and_closes(edge: Server, path: str) -> None:
     """Client of websockets gets back what it sends, whole and in fragments, is answered pings and closes."""
     async with connect(edge.ws_url + path, max_size=None) as websocket:
         assert websocket.response is not None
@@ -30,7 +30,7 @@ async def test_websockets(edge: Server, path: str) -> None:
     assert websocket.close_code == 4000
 
 
-async def test_websockets_at_once(edge: Server, path: str) -> None:
+async def test_the_websockets_client_gets_everything_back_in_order(edge: Server, path: str) -> None:
     """Client of websockets that sends before it reads gets everything back in order."""
     async with connect(edge.ws_url + path) as websocket:
         for number in range(2000):
@@ -38,7 +38,7 @@ async def test_websockets_at_once(edge: Server, path: str) -> None:
         assert [await websocket.recv() for _ in range(2000)] == [str(number) for number in range(2000)]
 
 
-async def test_websockets_mistake(edge: Server, path: str) -> None:
+async def test_the_websockets_client_reads_why_it_is_closed(edge: Server, path: str) -> None:
     """Client of websockets reads why it is closed."""
     async with connect(edge.ws_url + path) as websocket:
         await websocket.send(b"x" * 1_200_000)
@@ -49,7 +49,7 @@ async def test_websockets_mistake(edge: Server, path: str) -> None:
     assert closed.value.rcvd.reason.startswith("message is over ")
 
 
-async def test_aiohttp(edge: Server, path: str) -> None:
+async def test_the_aiohttp_client_talks_and_closes(edge: Server, path: str) -> None:
     """Client of aiohttp gets back what it sends, and closes."""
     async with aiohttp.ClientSession() as session:
         timeout = aiohttp.ClientWSTimeout(ws_receive=PATIENCE)

@@ -27,7 +27,9 @@ def local() -> Iterator[LocalServer]:
         *(pytest.param(one, 1, id=f"{one.name}, in pieces") for one in ALL),
     ],
 )
-def test_conversation(local: LocalServer, conversation: Conversation, size: int | None, path: str) -> None:
+def test_every_conversation_ends_as_the_rfc_says(
+    local: LocalServer, conversation: Conversation, size: int | None, path: str
+) -> None:
     """Server answers as the RFC says, tells the application the close code, and ends the connection in order."""
     if size is not None and len(conversation.sent) > 2000:
         size = 1447  # what a packet often has

@@ -53,7 +53,7 @@ class Clock:
         return self.now
 
 
-async def test_spread() -> None:
+async def test_a_drain_tells_everybody_once_and_evenly() -> None:
     """Drain tells everybody once, the first at once, and no more in any part of the window than in another."""
     clock = Clock()
     connections = [Connection(clock) for _ in range(1000)]
@@ -65,7 +65,7 @@ async def test_spread() -> None:
     assert max(times.count(time) for time in times) <= 26
 
 
-async def test_spread_over_nothing() -> None:
+async def test_a_drain_without_a_window_tells_all_at_once() -> None:
     """Drain without a window tells all at once, and waits for nothing."""
     clock = Clock()
     connections = [Connection(clock) for _ in range(10)]
@@ -74,7 +74,7 @@ async def test_spread_over_nothing() -> None:
     assert clock.now == 0.0
 
 
-async def test_spread_over_those_who_leave() -> None:
+async def test_a_drain_ends_when_everybody_has_left() -> None:
     """Drain ends as soon as everybody has left, and tells nobody who has."""
     connections: set[Connection] = set()
     clock = Clock(connections.clear)
@@ -85,7 +85,7 @@ async def test_spread_over_those_who_leave() -> None:
     assert clock.now == 0.05
 
 
-async def test_spread_in_a_hurry() -> None:
+async def test_a_drain_tells_all_at_once_when_its_window_shrinks() -> None:
     """Drain tells all who are left at once when its window shrinks."""
     clock = Clock()
     connections = [Connection(clock) for _ in range(10)]
@@ -132,7 +132,7 @@ def assert_nothing_wrong(server: Server) -> None:
     assert not [line for line in server.log if line["level"] == "warning" and line["event"] != "config_warning"]
 
 
-def test_readiness(server_factory: ServerFactory) -> None:
+def test_a_draining_server_says_that_it_is_not_ready(server_factory: ServerFactory) -> None:
     """Server that drains tells probes on open connections that it is not ready, and takes no new ones."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with kept_alive(server) as connection, subscribed(server, 2):
@@ -146,7 +146,7 @@ def test_readiness(server_factory: ServerFactory) -> None:
             httpx.get(f"{server.url}/health/live")
 
 
-def test_push_meanwhile(server_factory: ServerFactory) -> None:
+def test_a_draining_server_still_publishes(server_factory: ServerFactory) -> None:
     """Server that drains still publishes what comes on open connections, and closes them after the answer."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with kept_alive(server) as connection, subscribed(server, 2) as subscribers:
@@ -163,7 +163,7 @@ def test_push_meanwhile(server_factory: ServerFactory) -> None:
     assert sorted(received, key=str) == ["1", None]
 
 
-def test_handshake_meanwhile(server_factory: ServerFactory) -> None:
+def test_a_draining_server_refuses_websockets(server_factory: ServerFactory) -> None:
     """Server that drains refuses a WebSocket on an open connection with 503, for its peer to try elsewhere."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with kept_alive(server) as connection, subscribed(server, 2):
@@ -175,7 +175,7 @@ def test_handshake_meanwhile(server_factory: ServerFactory) -> None:
         assert answer.getheader("retry-after") == "1"
 
 
-def test_half_sent_body(server_factory: ServerFactory) -> None:
+def test_a_draining_server_takes_the_rest_of_a_body(server_factory: ServerFactory) -> None:
     """Server that drains takes the rest of a body, and answers."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with kept_alive(server) as connection, subscribed(server, 2):
@@ -189,7 +189,7 @@ def test_half_sent_body(server_factory: ServerFactory) -> None:
         assert (answer.status, answer.getheader("connection")) == (200, "close")
 
 
-def test_body_that_stalls(server_factory: ServerFactory) -> None:
+def test_a_stopping_server_gives_up_a_body_that_stalls(server_factory: ServerFactory) -> None:
     """Server that stops gives up a body whose rest does not come, and calls nothing an error."""
     server = server_factory()
     with socket.create_connection(("127.0.0.1", server.port)) as link:
@@ -202,7 +202,7 @@ def test_body_that_stalls(server_factory: ServerFactory) -> None:
     assert_nothing_wrong(server)
 
 
-def test_mute_peer(server_factory: ServerFactory) -> None:
+def test_a_stopping_server_does_not_wait_for_mute_peers(server_factory: ServerFactory) -> None:
     """Server that stops does not wait long for peers that don't answer its close."""
     server = server_factory()
     with Wire.open(server.port, "/news"):
@@ -210,14 +210,14 @@ def test_mute_peer(server_factory: ServerFactory) -> None:
     assert_nothing_wrong(server)
 
 
-def test_nothing_to_drain(server_factory: ServerFactory) -> None:
+def test_a_server_without_sockets_ends_at_once(server_factory: ServerFactory) -> None:
     """Server without sockets ends at once, whatever its window and its idle connections."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with kept_alive(server):
         assert server.stop(timeout=5) == 0
 
 
-def test_last_one_leaves(server_factory: ServerFactory) -> None:
+def test_a_drain_ends_when_the_last_socket_leaves(server_factory: ServerFactory) -> None:
     """Server that drains ends when the last socket has gone by itself."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with subscribed(server, 3):
@@ -226,7 +226,7 @@ def test_last_one_leaves(server_factory: ServerFactory) -> None:
     assert_nothing_wrong(server)
 
 
-def test_streams(server_factory: ServerFactory) -> None:
+def test_a_drain_ends_streams_as_responses_end(server_factory: ServerFactory) -> None:
     """Server that drains ends event streams and long-polls as responses end, so that they come back."""
     server = server_factory(env={"DRAIN_SECONDS": "1"})
     with httpx.Client(base_url=server.url) as reader, ExitStack() as stack:
@@ -246,7 +246,7 @@ def test_streams(server_factory: ServerFactory) -> None:
     assert_nothing_wrong(server)
 
 
-def test_quick_stop_meanwhile(server_factory: ServerFactory) -> None:
+def test_a_quick_stop_ends_a_drain_at_once(server_factory: ServerFactory) -> None:
     """Server that drains ends at once on SIGINT, and tells everybody."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with subscribed(server, 5) as subscribers:
@@ -258,7 +258,7 @@ def test_quick_stop_meanwhile(server_factory: ServerFactory) -> None:
     assert_nothing_wrong(server)
 
 
-def test_signal_to_all(server_factory: ServerFactory) -> None:
+def test_a_signal_to_all_processes_drains_once(server_factory: ServerFactory) -> None:
     """Worker that has SIGTERM twice at once, from systemd and from the master, drains; another one later ends it."""
     server = server_factory(env={"DRAIN_SECONDS": LONG})
     with subscribed(server, 5) as subscribers:
@@ -276,7 +276,7 @@ def test_signal_to_all(server_factory: ServerFactory) -> None:
     assert server.wait(timeout=5) == 0
 
 
-def test_heartbeat(server_factory: ServerFactory) -> None:
+def test_a_worker_that_drains_is_not_taken_for_one_that_hangs(server_factory: ServerFactory) -> None:
     """Worker that drains longer than gunicorn's timeout is not taken for one that hangs."""
     command = (*GUNICORN, "--timeout", "2")
     server = server_factory(command=command, env={"DRAIN_SECONDS": "5"})
@@ -288,7 +288,7 @@ def test_heartbeat(server_factory: ServerFactory) -> None:
     assert "WORKER TIMEOUT" not in server.text(last=1000)
 
 
-async def test_ages() -> None:
+async def test_connections_end_at_ages_spread_below_the_greatest() -> None:
     """Connections end at ages from 80 to 100 percent of the greatest, spread over all of that."""
     settings = {name: value for name, value in AbideWorker.CONFIG_KWARGS.items() if name.startswith("ws")}
     shared = Shared(Config("a:b", **settings), set(), {}, handshake_timeout=10, closing_timeout=10)
@@ -303,7 +303,7 @@ async def test_ages() -> None:
     assert shared.is_due(1)
 
 
-def test_greatest_age(server_factory: ServerFactory) -> None:
+def test_connections_that_are_too_old_end_and_may_come_back(server_factory: ServerFactory) -> None:
     """Server ends WebSockets and event streams that have become too old, and serves them when they come back."""
     server = server_factory(env={"MAX_CONNECTION_AGE": "1"})
     with connect(f"{server.ws_url}/news") as websocket, httpx.Client(base_url=server.url, timeout=20) as reader:

@@ -45,7 +45,7 @@ def wire(local: LocalServer) -> Iterator[Wire]:
         yield wire
 
 
-def test_accepted(wire: Wire) -> None:
+def test_a_handshake_is_accepted_as_the_rfc_says(wire: Wire) -> None:
     """Server answers the RFC's example as the RFC does, with the application's headers."""
     wire.send(request("/"))
     head = wire.read_head().split(b"\r\n")
@@ -59,7 +59,7 @@ def test_accepted(wire: Wire) -> None:
     assert not any(line.lower().startswith((b"sec-websocket-ex", b"sec-websocket-pr")) for line in head)
 
 
-def test_scope(wire: Wire) -> None:
+def test_the_scope_says_what_asgi_says(wire: Wire) -> None:
     """Application learns of the request what ASGI says."""
     wire.send(request("/a%2Fb?x=%20y", add=("Sec-WebSocket-Protocol: one, two", "Sec-WebSocket-Protocol: three")))
     assert b"sec-websocket-protocol: three" in wire.read_head()
@@ -96,7 +96,7 @@ def test_scope(wire: Wire) -> None:
     ],
     ids=["case", "list", "two headers", "extension", "empty body", "absolute URL"],
 )
-def test_also_accepted(wire: Wire, sent: bytes) -> None:
+def test_other_spellings_of_a_handshake_are_accepted(wire: Wire, sent: bytes) -> None:
     """Server accepts a handshake that says the same in another way."""
     wire.send(sent)
     head = wire.read_head()
@@ -127,7 +127,7 @@ def test_also_accepted(wire: Wire, sent: bytes) -> None:
         (request("/\xff"), 400, b"not of the form"),
     ],
 )
-def test_refused(wire: Wire, sent: bytes, status: int, text: bytes) -> None:
+def test_a_wrong_handshake_is_refused_with_its_reason(wire: Wire, sent: bytes, status: int, text: bytes) -> None:
     """Server refuses a handshake that is not the RFC's, says why, and closes."""
     wire.send(sent)
     head = wire.read_head()
@@ -146,13 +146,13 @@ def test_refused(wire: Wire, sent: bytes, status: int, text: bytes) -> None:
     ],
     ids=["no connection", "another upgrade", "no upgrade"],
 )
-def test_plain(wire: Wire, sent: bytes) -> None:
+def test_a_request_that_asks_for_no_websocket_is_plain_http(wire: Wire, sent: bytes) -> None:
     """Server takes a request that does not ask for a WebSocket for one of plain HTTP."""
     wire.send(sent)
     assert wire.read_head().startswith(b"HTTP/1.1 200 ")
 
 
-def test_after_another_request(wire: Wire) -> None:
+def test_a_websocket_may_follow_another_request(wire: Wire) -> None:
     """Server opens a WebSocket on a connection that was kept alive."""
     wire.send(request("/", drop=("Upgrade",)))
     assert wire.read_head().startswith(b"HTTP/1.1 200 ")
@@ -162,7 +162,7 @@ def test_after_another_request(wire: Wire) -> None:
     assert wire.read_frame() == (TEXT, b"x")
 
 
-def test_before_the_answer(wire: Wire) -> None:
+def test_a_websocket_opens_when_the_request_before_it_is_answered(wire: Wire) -> None:
     """Server opens a WebSocket that was asked for behind another request when that has been answered."""
     wire.send(request("/", drop=("Upgrade",)) + request("/") + frame(TEXT, b"x"))
     assert wire.read_head().startswith(b"HTTP/1.1 200 ")
@@ -170,13 +170,13 @@ def test_before_the_answer(wire: Wire) -> None:
     assert wire.read_frame() == (TEXT, b"x")
 
 
-def test_in_pieces(wire: Wire) -> None:
+def test_a_handshake_may_come_byte_by_byte(wire: Wire) -> None:
     """Server takes a handshake that comes byte by byte."""
     wire.send(request("/"), size=1)
     assert wire.read_head().startswith(b"HTTP/1.1 101 ")
 
 
-def test_early_frame(wire: Wire) -> None:
+def test_frames_that_come_with_the_handshake_are_kept(wire: Wire) -> None:
     """Server keeps frames that came with the handshake until it is answered."""
     wire.send(request("/") + frame(TEXT, b"early"))
     assert wire.read_head().startswith(b"HTTP/1.1 101 ")

@@ -48,7 +48,7 @@ def kept() -> Iterator[Counted]:
     gc.enable()
 
 
-def test_what_a_connection_holds(local: LocalServer, kept: Counted) -> None:
+def test_an_idle_connection_holds_nothing_of_its_past(local: LocalServer, kept: Counted) -> None:
     """Connection that is idle holds nothing of its handshake and of past messages, with no help of the collector."""
     with contextlib.ExitStack() as wires:
         for _ in range(10):
@@ -64,7 +64,7 @@ def test_what_a_connection_holds(local: LocalServer, kept: Counted) -> None:
     wait_for(lambda: kept() == {})
 
 
-def test_what_a_response_holds(kept: Counted) -> None:
+def test_a_lasting_response_holds_nothing_of_its_request(kept: Counted) -> None:
     """Response that was handed over holds nothing of its request, with no help of the collector."""
     streaming = Streaming(Heartbeat(b"", 3600))
     with LocalServer(streaming) as server:
@@ -79,7 +79,7 @@ def test_what_a_response_holds(kept: Counted) -> None:
         wait_for(lambda: kept() == {})
 
 
-def test_what_a_refused_handshake_leaves(local: LocalServer, kept: Counted) -> None:
+def test_a_refused_handshake_leaves_nothing_behind(local: LocalServer, kept: Counted) -> None:
     """Handshake that is refused leaves nothing, with no help of the collector."""
     with Wire(local.port) as wire:
         wire.send(request("/", drop=("Sec-WebSocket-Key",)))

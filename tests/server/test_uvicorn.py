@@ -27,18 +27,18 @@ def config() -> Config:
     return config
 
 
-def test_constructor() -> None:
+def test_uvicorn_makes_our_protocol_as_its_own() -> None:
     """Server of uvicorn makes our HTTP protocol as it makes its own."""
     assert list(inspect.signature(H11Protocol).parameters) == list(inspect.signature(HttpProtocol).parameters)
 
 
-def test_addresses() -> None:
+def test_uvicorn_tells_addresses_and_encryption() -> None:
     """Helpers of uvicorn tell a transport's addresses, and whether it is encrypted."""
     for function in (get_local_addr, get_remote_addr, is_ssl):
         assert list(inspect.signature(function).parameters) == ["transport"]
 
 
-def test_config(config: Config) -> None:
+def test_uvicorns_config_has_what_we_ask_for(config: Config) -> None:
     """Configuration of uvicorn has what our protocols ask it for."""
     assert config.loaded
     assert config.timeout_keep_alive > 0
@@ -51,20 +51,20 @@ def test_config(config: Config) -> None:
     assert (config.ws_ping_interval, config.ws_ping_timeout) == (20.0, 20.0)
 
 
-def test_state() -> None:
+def test_uvicorns_state_holds_what_connections_share() -> None:
     """State of uvicorn has the sets and headers that connections share, and can be a weak key."""
     state = ServerState()
     assert (state.connections, state.tasks, state.default_headers, state.total_requests) == (set(), set(), [], 0)
     assert state.__weakref__ is None  # type: ignore[attr-defined]
 
 
-def test_shutdown() -> None:
+def test_uvicorn_stops_by_calling_shutdown_of_every_connection() -> None:
     """Server of uvicorn stops by calling ``shutdown`` of every connection, and waits until they are gone."""
     assert "connection.shutdown()" in inspect.getsource(Server.shutdown)
     assert "self.server_state.connections" in inspect.getsource(Server._wait_tasks_to_complete)  # noqa: SLF001 — pinned
 
 
-def test_stop() -> None:
+def test_uvicorn_has_the_parts_of_a_stop_that_ours_calls() -> None:
     """Server of uvicorn has the parts of a stop that ours calls, replaces, or does before."""
     startup, tick = inspect.getsource(Server.startup), inspect.getsource(Server.on_tick)
     stop = inspect.getsource(Server.shutdown)

@@ -39,7 +39,7 @@ def start(server_factory: ServerFactory, **env: str) -> Server:
     return server_factory(command=asgi_app.COMMAND, ready_path="/ok", env=env)
 
 
-def test_stop(server_factory: ServerFactory) -> None:
+def test_a_stop_exits_with_0_and_every_line_is_json(server_factory: ServerFactory) -> None:
     """Server exits with 0 on SIGTERM, open connections or not, and every line is JSON."""
     server = start(server_factory)
     kept_alive = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
@@ -58,7 +58,9 @@ def test_stop(server_factory: ServerFactory) -> None:
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the master", "to all, as Ctrl-C"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_quick_stop(server_factory: ServerFactory, send: Callable[[int, int], None], number: signal.Signals) -> None:
+def test_a_quick_stop_ends_at_once_and_says_why(
+    server_factory: ServerFactory, send: Callable[[int, int], None], number: signal.Signals
+) -> None:
     """Server ends at once on SIGINT and SIGQUIT too, and tells its connections why."""
     server = start(server_factory)
     with connect(f"{server.ws_url}/echo") as websocket:
@@ -72,7 +74,7 @@ def test_quick_stop(server_factory: ServerFactory, send: Callable[[int, int], No
     assert "error" not in {line["level"] for line in server.log}
 
 
-def test_reload_of_gunicorn(server_factory: ServerFactory) -> None:
+def test_a_hangup_replaces_the_workers(server_factory: ServerFactory) -> None:
     """Server replaces its workers on SIGHUP, and the master still writes JSON, once per line."""
     server = start(server_factory)
     server.send_signal(signal.SIGHUP)
@@ -85,7 +87,7 @@ def test_reload_of_gunicorn(server_factory: ServerFactory) -> None:
     assert len([line for line in server.log if line["event"].startswith("Handling signal: hup")]) == 1
 
 
-def test_traceback(server_factory: ServerFactory) -> None:
+def test_a_traceback_is_one_line_without_secrets(server_factory: ServerFactory) -> None:
     """Server writes an exception of the application as one line, without the secret in it."""
     server = start(server_factory)
     assert httpx.get(f"{server.url}/boom").status_code == 500
@@ -97,7 +99,7 @@ def test_traceback(server_factory: ServerFactory) -> None:
     assert_all_json(server)
 
 
-def test_secrets(server_factory: ServerFactory) -> None:
+def test_secrets_and_queries_are_not_logged(server_factory: ServerFactory) -> None:
     """Server masks secrets in what the application logs, and logs no query string."""
     server = start(server_factory)
     httpx.get(f"{server.url}/log?token=hunter2")
@@ -110,7 +112,7 @@ def test_secrets(server_factory: ServerFactory) -> None:
     assert "/echo" not in server.text(last=1000)
 
 
-def test_level(server_factory: ServerFactory) -> None:
+def test_nothing_below_the_level_is_logged(server_factory: ServerFactory) -> None:
     """Server writes nothing below LOG_LEVEL, whoever logs it."""
     server = start(server_factory, LOG_LEVEL="error")
     httpx.get(f"{server.url}/log")
@@ -120,14 +122,14 @@ def test_level(server_factory: ServerFactory) -> None:
     assert {line["level"] for line in server.log} == {"error"}
 
 
-def test_headers(edge: Server) -> None:
+def test_answers_say_when_and_not_by_what(edge: Server) -> None:
     """Server says when it answered, and not what it runs on."""
     headers = httpx.get(f"{edge.url}/ok").headers
     assert "date" in headers
     assert "server" not in headers
 
 
-def test_largest_frame(edge: Server) -> None:
+def test_a_frame_over_the_largest_closes_with_1009(edge: Server) -> None:
     """Server takes a frame around the largest message uncompressed, and closes with 1009 on a larger one."""
     with connect(f"{edge.ws_url}/echo", max_size=None) as websocket:
         assert websocket.response is not None
@@ -142,7 +144,7 @@ def test_largest_frame(edge: Server) -> None:
 
 
 @pytest.mark.parametrize("host", ["::", "[::]", "0.0.0.0", "localhost"])  # noqa: S104 — what users write
-def test_host(server_factory: ServerFactory, host: str) -> None:
+def test_the_server_listens_where_host_says(server_factory: ServerFactory, host: str) -> None:
     """Server listens where HOST says, and ``::`` takes IPv4 too."""
     server = server_factory(command=asgi_app.COMMAND, ready_path="/ok", env={"HOST": host})
     assert httpx.get(f"{server.url}/ok").status_code == 200
@@ -157,7 +159,7 @@ def test_host(server_factory: ServerFactory, host: str) -> None:
     ],
     ids=["file", "environment", "both together"],
 )
-def test_wrong_configuration(channels: str, env: dict[str, str], expected: str) -> None:
+def test_a_wrong_configuration_is_refused_before_listening(channels: str, env: dict[str, str], expected: str) -> None:
     """Server refuses a wrong configuration with 1 and lines on stderr, before it listens."""
     server = Server(command=GUNICORN, channels=channels, env=env)
     server.launch()
@@ -168,7 +170,7 @@ def test_wrong_configuration(channels: str, env: dict[str, str], expected: str) 
     assert server.unparsed == []
 
 
-def test_supervised(server_factory: ServerFactory) -> None:
+def test_a_killed_worker_is_replaced_and_logged(server_factory: ServerFactory) -> None:
     """Master starts another worker when one is killed, and says so in JSON."""
     server = start(server_factory)
     booted = server.wait_log(is_boot)

@@ -98,13 +98,13 @@ class EchoPeer:
     def received(self, data: bytes, *, text: bool) -> None:
         self.writer.write(frames.frame(frames.TEXT if text else frames.BINARY, data))
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         return 2**63
 
     def full(self) -> None:
         self.writer.pause()
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         self.writer.resume()
 
     def closed(self, code: int) -> None:

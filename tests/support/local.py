@@ -163,14 +163,14 @@ class Recorder:
     def received(self, data: bytes, *, text: bool) -> None:
         self.messages.append((data, text))
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         return 2**63
 
     def full(self) -> None:
         self.flow.append("full")
 
-    def drained(self) -> None:
-        self.flow.append("drained")
+    def writable(self) -> None:
+        self.flow.append("writable")
 
     def closed(self, code: int) -> None:
         self.codes.append(code)

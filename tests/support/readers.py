@@ -19,15 +19,15 @@ import asyncpg
 from app.bus.backend import Backend
 from app.bus.bus import Bus
 from app.bus.postgres import PostgresBackend
-from app.core.channel import History
+from app.core.channel import HistoryWindow
 from app.core.errors import OutcomeUnknownError, UnavailableError
-from app.core.message import Batch, Position, Published, Record, Turn
+from app.core.message import Batch, EpochChange, Position, Published, Record
 from app.core.ports import Outcome
 
 SECONDS = 20.0
 """The longest that a condition is waited for."""
 
-ALL = History(size=1_000_000, ttl=86_400)
+ALL = HistoryWindow(size=1_000_000, ttl=86_400)
 
 
 async def until(condition: Callable[[], object | Awaitable[object]], what: str, *, seconds: float = SECONDS) -> None:
@@ -99,12 +99,12 @@ class Reader:
         self.log += [message.data for message in batch.messages]
         self._news.set()
 
-    def turn(self, turn: Turn) -> None:
+    def change_epoch(self, change: EpochChange) -> None:
         """Take back what is not in the log any more."""
-        self.turns.append((self.last, turn.offset))
-        if turn.offset < self.last:
-            del self.log[max(0, turn.offset - self.begin.offset) :]
-            self.begin = Position(self.begin.epoch, min(self.begin.offset, turn.offset))
+        self.turns.append((self.last, change.offset))
+        if change.offset < self.last:
+            del self.log[max(0, change.offset - self.begin.offset) :]
+            self.begin = Position(self.begin.epoch, min(self.begin.offset, change.offset))
 
     def failed(self) -> None:
         """Only the protocol: to take a batch cannot fail."""

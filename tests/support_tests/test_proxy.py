@@ -59,7 +59,7 @@ async def ask(streams: Streams, data: bytes = b"ping") -> float:
     return time.perf_counter() - began
 
 
-async def test_pass() -> None:
+async def test_a_proxy_without_a_fault_passes_everything() -> None:
     """Proxy without a fault passes large data both ways, and the end of the stream."""
     async with echo() as (proxy, _), connection(proxy) as client:
         await ask(client, bytes(3_000_000))
@@ -68,7 +68,7 @@ async def test_pass() -> None:
         assert (proxy.accepted, proxy.refused) == (1, 0)
 
 
-async def test_cut() -> None:
+async def test_a_cut_resets_both_ends_and_new_connections_pass() -> None:
     """Proxy cuts every live connection with a reset at both ends, and takes new ones."""
     async with echo() as (proxy, ends), connection(proxy) as client:
         await ask(client)
@@ -83,7 +83,7 @@ async def test_cut() -> None:
             await ask(again)
 
 
-async def test_cut_of_silent_connection() -> None:
+async def test_a_cut_ends_a_silent_connection_too() -> None:
     """Proxy cuts a connection that it has only just accepted while half open."""
     async with echo() as (proxy, _):
         proxy.half_open()
@@ -94,7 +94,7 @@ async def test_cut_of_silent_connection() -> None:
                 await client[0].read()
 
 
-async def test_half_open() -> None:
+async def test_a_half_open_proxy_is_silent_until_it_is_healed() -> None:
     """Proxy half open keeps old and new connections open and silent, and delivers everything when healed."""
     async with echo() as (proxy, ends), connection(proxy) as old:
         await ask(old)
@@ -112,7 +112,7 @@ async def test_half_open() -> None:
             assert await new[0].readexactly(3) == b"new"
 
 
-async def test_half_open_hides_the_end() -> None:
+async def test_a_half_open_proxy_hides_the_end() -> None:
     """Proxy half open doesn't tell one end that the other has gone, by close or by reset."""
     async with echo() as (proxy, ends), connection(proxy) as client:
         await ask(client)
@@ -124,7 +124,7 @@ async def test_half_open_hides_the_end() -> None:
         assert await client[0].read(1) == b""
 
 
-async def test_delay() -> None:
+async def test_a_delay_holds_each_direction_once() -> None:
     """Proxy delays each direction, without making what follows at once wait any longer."""
     async with echo() as (proxy, _), connection(proxy) as client:
         await ask(client)
@@ -135,14 +135,14 @@ async def test_delay() -> None:
         assert await ask(client) < 0.1
 
 
-async def test_throttle() -> None:
+async def test_a_throttle_bounds_the_bytes_of_a_second() -> None:
     """Proxy throttles each direction to so many bytes a second."""
     async with echo() as (proxy, _), connection(proxy) as client:
         proxy.throttle(50_000)
         assert 0.3 < await ask(client, bytes(20_000)) < 1.5
 
 
-async def test_forge() -> None:
+async def test_a_forging_proxy_replaces_bytes_until_it_is_healed() -> None:
     """Proxy replaces bytes until it is healed."""
     async with echo() as (proxy, _), connection(proxy) as client:
         proxy.forge(b"b", b"x")
@@ -153,7 +153,7 @@ async def test_forge() -> None:
         assert await client[0].readexactly(3) == b"abc"
 
 
-async def test_refuse() -> None:
+async def test_a_refusing_proxy_resets_new_connections_alone() -> None:
     """Proxy refuses new connections with a reset until it is healed, and leaves live ones alone."""
     async with echo() as (proxy, _), connection(proxy) as live:
         await ask(live)
@@ -168,7 +168,7 @@ async def test_refuse() -> None:
             await ask(client)
 
 
-async def test_target_down() -> None:
+async def test_a_client_is_reset_when_the_target_is_down() -> None:
     """Proxy resets a client whose target can't be reached."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
@@ -177,7 +177,7 @@ async def test_target_down() -> None:
                 await client[0].read()
 
 
-async def test_wait_accepted() -> None:
+async def test_a_waiting_test_is_woken_by_a_reconnection() -> None:
     """Proxy wakes a test that waits for a reconnection."""
     async with echo() as (proxy, _), anyio.create_task_group() as group:
         group.start_soon(proxy.wait_accepted, 2)
@@ -187,7 +187,7 @@ async def test_wait_accepted() -> None:
 
 
 @pytest.mark.parametrize("fault", [FaultProxy.half_open, FaultProxy.refuse, FaultProxy.heal])
-async def test_exit(fault: Callable[[FaultProxy], None]) -> None:
+async def test_a_proxy_leaves_no_task_behind(fault: Callable[[FaultProxy], None]) -> None:
     """Proxy leaves no task behind, whatever its fault and however full its connections."""
     async with echo() as (target, _):
         before = asyncio.all_tasks()
@@ -201,14 +201,14 @@ async def test_exit(fault: Callable[[FaultProxy], None]) -> None:
         assert asyncio.all_tasks() == before
 
 
-async def test_repr() -> None:
+async def test_a_proxy_tells_its_state() -> None:
     """Proxy tells its state."""
     async with FaultProxy("127.0.0.1", 9) as proxy:
         proxy.half_open()
         assert repr(proxy) == f"<FaultProxy 127.0.0.1:{proxy.port} to 127.0.0.1:9, 0 live, half open>"
 
 
-def test_synchronous_use() -> None:
+def test_a_synchronous_test_uses_a_portal() -> None:
     """Proxy serves a synchronous test through a portal."""
     with start_blocking_portal() as portal:
         proxy = FaultProxy("127.0.0.1", 9)
@@ -218,7 +218,7 @@ def test_synchronous_use() -> None:
                 client.recv(1)
 
 
-async def test_forget() -> None:
+async def test_forgotten_connections_are_left_without_a_word() -> None:
     """Proxy that has forgotten its connections leaves both ends without a word, also healed; new ones flow."""
     async with echo() as (proxy, _), connection(proxy) as old:
         await ask(old)
@@ -231,7 +231,7 @@ async def test_forget() -> None:
             await asyncio.wait_for(old[0].read(1), SILENCE)
 
 
-async def test_lead_to() -> None:
+async def test_new_connections_are_led_to_the_other_server() -> None:
     """Proxy whose name has moved leads new connections to the other server, and leaves the old ones alone."""
     async with echo() as (proxy, ends), echo() as (other, others), connection(proxy) as old:
         await ask(old)

@@ -73,7 +73,7 @@ def unresumed() -> Log:
         plain("2", "3", "1", "2", cut_at=2),
     ],
 )
-def test_kept_promises(kept: Log) -> None:
+def test_kept_promises_have_no_fault(kept: Log) -> None:
     """Verdict finds no fault in a log without a hole, one that was resumed, one with a gap, and a plain one."""
     assert ledger().faults([kept]) == []
 
@@ -96,7 +96,7 @@ def test_kept_promises(kept: Log) -> None:
         (plain("1", "no such"), "nobody published 'no such'"),
     ],
 )
-def test_broken_promises(broken: Log, said: str) -> None:
+def test_broken_promises_are_named_each(broken: Log, said: str) -> None:
     """Verdict names a hole, a double, a wrong order, an end too early, a gap without need or with the wrong ends."""
     faults = ledger().faults([broken])
     assert any(said in fault for fault in faults), faults
@@ -111,7 +111,7 @@ def _twice(told: Log) -> None:
 
 
 @pytest.mark.parametrize(("tell_wrongly", "said"), [(_other_data, "elsewhere"), (_twice, "is stored at")])
-def test_what_is_stored_wrongly(tell_wrongly: Callable[[Log], None], said: str) -> None:
+def test_what_is_stored_wrongly_is_named(tell_wrongly: Callable[[Log], None], said: str) -> None:
     """Verdict names data that is not what was acknowledged, and a message that is stored twice."""
     told = log()
     tell_wrongly(told)

@@ -31,7 +31,7 @@ def path(process: subprocess.Popen[str]) -> Path:
     return Path(process.stdout.readline().strip())
 
 
-def test_it_goes_with_its_process(tmp_path: Path) -> None:
+def test_the_directory_goes_with_its_process(tmp_path: Path) -> None:
     """Directory is private, outlives the workers, and is removed by the process that made it."""
     with master(tmp_path) as process:
         directory = path(process)
@@ -42,7 +42,7 @@ def test_it_goes_with_its_process(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_leaves(tmp_path: Path) -> None:
+def test_a_killed_processs_directory_is_removed_by_the_next(tmp_path: Path) -> None:
     """Directory of a process that was killed is removed by the next one that starts."""
     with master(tmp_path) as killed:
         left = path(killed)

@@ -46,7 +46,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["app", "asyncio", "gunicorn.error", "gunicorn.access", "uvicorn.error"])
-def test_everyone(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_loggers_line_has_one_shape(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Line of any logger, ours or a library's, is written once and has one shape."""
     configure_logging("json", "info")
     logging.getLogger(name).warning("%s at %d\n", "hello", 7)
@@ -59,7 +59,7 @@ def test_everyone(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert foreign["timestamp"].endswith("Z")
 
 
-def test_bound_context(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_carries_the_bound_context(capsys: pytest.CaptureFixture[str]) -> None:
     """Line carries what the request has bound, a library's line too."""
     configure_logging("json", "info")
     with structlog.contextvars.bound_contextvars(request_id="r1"):
@@ -67,7 +67,7 @@ def test_bound_context(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(capsys)[0]["request_id"] == "r1"
 
 
-def test_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuring_twice_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     """Configuring again replaces the first configuration: level and handlers."""
     configure_logging("json", "debug")
     configure_logging("json", "warning")
@@ -78,7 +78,7 @@ def test_twice(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stdlib", "structlog"])
-def test_exception(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_is_inside_its_line(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Traceback stands inside its line, without local variables and with secrets masked."""
     configure_logging("json", "info")
     hidden = "in a variable"
@@ -94,7 +94,7 @@ def test_exception(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "exc_info" not in line
 
 
-def test_warning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_python_warning_becomes_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Python warning becomes a line."""
     configure_logging("json", "info")
     with warnings.catch_warnings():
@@ -107,7 +107,7 @@ def test_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert "DeprecationWarning: old" in line["event"]
 
 
-def test_access_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_uvicorns_access_lines_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     """Access lines of uvicorn are not written: they would carry the query string."""
     configure_logging("json", "debug")
     logging.getLogger("uvicorn.access").info("GET /news?token=hunter2")
@@ -116,7 +116,7 @@ def test_access_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(capsys) == []
 
 
-def test_console(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_format_is_text_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     """Console format is text for people, with secrets masked and without colours outside a terminal."""
     configure_logging("console", "info")
     structlog.get_logger("app").info("told", password="hunter2", channel="news")
@@ -127,7 +127,7 @@ def test_console(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in text
 
 
-def test_unnamed_format(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_format_is_json_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Format is JSON by itself where stdout is not a terminal."""
     configure_logging(None, "info")
     logging.getLogger("app").info("hello")
@@ -148,7 +148,7 @@ def test_unnamed_format(capsys: pytest.CaptureFixture[str]) -> None:
         "push_keys",
     ],
 )
-def test_masked_names(name: str) -> None:
+def test_a_field_named_like_a_secret_is_masked(name: str) -> None:
     """Field named like a secret is masked, whatever it holds, at any depth."""
     assert masked(**{name: "hunter2"}) == {name: MASK}
     assert masked(headers=[{name: ["hunter2"]}]) == {"headers": [{name: MASK}]}
@@ -169,7 +169,7 @@ def test_masked_names(name: str) -> None:
         ("got eyJhbGciOiJub25lIn0.eyJzdWIiOiJtZSJ9.c2ln here", "got *** here"),
     ],
 )
-def test_masked_values(text: str, expected: str) -> None:
+def test_a_value_that_looks_like_a_secret_is_masked(text: str, expected: str) -> None:
     """Value that looks like a secret is masked, in any field, as bytes and inside other objects too."""
     assert masked(event=text) == {"event": expected}
     assert masked(raw=text.encode()) == {"raw": expected}
@@ -189,12 +189,12 @@ def test_masked_values(text: str, expected: str) -> None:
         True,
     ],
 )
-def test_unmasked(value: object) -> None:
+def test_a_value_without_a_secret_is_left_alone(value: object) -> None:
     """Value without a secret is left as it is."""
     assert masked(event=value, keyboard=value, has_key=True) == {"event": value, "keyboard": value, "has_key": True}
 
 
-async def test_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_lines_of_one_turn_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of one turn of the event loop are one write at its end, and a library's line does not overtake them."""
 
     class Written(io.StringIO):
@@ -217,7 +217,7 @@ async def test_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit", "raise RuntimeError", "loop.stop()", "return"])
-def test_last_line(end: str) -> None:
+def test_the_last_line_is_written_whatever_ends_the_process(end: str) -> None:
     """Line that waits for the turn's end is written whatever ends the loop or the process meanwhile."""
     script = f"""
 import asyncio, structlog
@@ -247,7 +247,9 @@ asyncio.run(main())
         ({"found": {"hunter"}}, {"found": ["hunter"]}),
     ],
 )
-def test_masked_lines(fields: dict[str, Any], expected: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_line_has_a_secret_however_it_was_made(
+    fields: dict[str, Any], expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Line as it is written has no secret, by whichever way it was made."""
     configure_logging("json", "info")
     structlog.get_logger("app").info("told", **fields)
@@ -260,7 +262,9 @@ def test_masked_lines(fields: dict[str, Any], expected: dict[str, Any], capsys: 
     [(2**64, 2**64), ("\ud800", "\ud800"), ({1: "one"}, {"1": "one"}), (ValueError("x"), "x"), ("é\u2028", "é\u2028")],
     ids=["large integer", "half a pair", "name that is no string", "any object", "not ASCII"],
 )
-def test_any_value(value: object, expected: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_value_becomes_one_line_of_ascii(
+    value: object, expected: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Line is written whatever its values are, and is one line of ASCII."""
     configure_logging("json", "info")
     structlog.get_logger("app").info("x", value=value)

@@ -25,7 +25,7 @@ async def samples(metrics: Metrics) -> dict[str, float]:
     return parse(body.decode())
 
 
-async def test_labels_are_declared_names(metrics: Metrics) -> None:
+async def test_labels_are_always_declared_names(metrics: Metrics) -> None:
     """Label of a channel is its declared name, the family's for its members; the rest is one number."""
     metrics.published({"news": 2, "chat.a": 3, "nobody": 5})
     metrics.published({"chat.b": 4, "else": 1})
@@ -37,14 +37,14 @@ async def test_labels_are_declared_names(metrics: Metrics) -> None:
     assert found["abide_undeclared_total"] == 6
 
 
-async def test_series_begin_at_zero(metrics: Metrics) -> None:
+async def test_every_series_begins_at_zero(metrics: Metrics) -> None:
     """Series of a declared channel are there before anything happens, so that their first increment shows."""
     found = await samples(metrics)
     for name in ("abide_published_total", "abide_delivered_total", "abide_subscribers"):
         assert found[f'{name}{{channel="news"}}'] == 0
 
 
-async def test_histogram(metrics: Metrics) -> None:
+async def test_a_histogram_puts_each_observation_into_its_bucket(metrics: Metrics) -> None:
     """Histogram puts an observation into the first bucket whose bound is not below it, and adds up."""
     for seconds in (0.0001, 0.0003, 0.0005, 70):
         metrics.appended(10, seconds)
@@ -56,7 +56,7 @@ async def test_histogram(metrics: Metrics) -> None:
     assert found["abide_append_batch_messages_count"] == 4
 
 
-async def test_what_is_looked_at(metrics: Metrics) -> None:
+async def test_gauges_say_what_the_last_sample_said(metrics: Metrics) -> None:
     """Gauges say what the last sample said; a connection that has ended is not counted."""
     for kind in ("websocket", "websocket", "sse"):
         metrics.connected(kind)
@@ -70,7 +70,7 @@ async def test_what_is_looked_at(metrics: Metrics) -> None:
     assert (found["abide_config_ok"], found["abide_backend_ok"]) == (0, 1)
 
 
-async def test_loop_delay(metrics: Metrics) -> None:
+async def test_a_late_loop_is_seen_to_be_late(metrics: Metrics) -> None:
     """Loop that stands still for a moment is seen to have been late by as much."""
     sampled = asyncio.Event()
 
@@ -90,7 +90,7 @@ async def test_loop_delay(metrics: Metrics) -> None:
     assert found["abide_loop_delay_seconds_sum"] > 0.35
 
 
-async def test_formats(metrics: Metrics) -> None:
+async def test_the_exposition_is_in_the_format_that_is_asked_for(metrics: Metrics) -> None:
     """Exposition is in the format that is asked for, and says in which."""
     _, plain = await metrics.exposition("text/html")
     body, open_metrics = await metrics.exposition("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")

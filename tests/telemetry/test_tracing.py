@@ -81,7 +81,7 @@ def server(server_factory: ServerFactory, collector: Collector) -> Server:
     return server_factory(env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"})
 
 
-def test_the_way_of_a_message(server: Server, collector: Collector) -> None:
+def test_a_message_is_traced_from_push_to_fanout(server: Server, collector: Collector) -> None:
     """Push with a traceparent is the parent of publish, commit, wake-up and fan-out, in this order."""
     with connect(f"{server.ws_url}/news") as first, connect(f"{server.ws_url}/news") as second:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -97,7 +97,7 @@ def test_the_way_of_a_message(server: Server, collector: Collector) -> None:
     assert collector.services == {"abide"}
 
 
-def test_a_push_without_subscribers(server: Server, collector: Collector) -> None:
+def test_a_push_without_a_parent_begins_its_own_trace(server: Server, collector: Collector) -> None:
     """Push without a traceparent begins a trace of its own; nobody to deliver to, no fan-out; a stop sends the rest."""
     assert httpx.post(f"{server.url}/push/news", json="x").status_code == 200
     assert server.stop() == 0
@@ -123,7 +123,7 @@ def test_it_is_loaded_only_where_it_is_wanted(endpoint: str) -> None:
     assert done.stdout == f"{bool(endpoint)}\n"
 
 
-def test_without_the_packages(server_factory: ServerFactory, tmp_path: Path) -> None:
+def test_a_server_without_the_packages_warns_and_serves(server_factory: ServerFactory, tmp_path: Path) -> None:
     """Server without the packages serves all the same, and says in a warning what to install."""
     package = tmp_path / "opentelemetry/exporter"  # found before the installed one
     package.mkdir(parents=True)

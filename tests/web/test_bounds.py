@@ -19,19 +19,19 @@ from app.core.channel import ANONYMOUS, Channel, Registry
 from app.core.delivery.encodings import V1_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
-from app.core.intake import RESERVE, TOTAL, Intake
+from app.core.intake import RESERVE, TOTAL, BoundedIntake
 from app.core.ports import Writer
-from app.core.scan import Walk
+from app.core.scan import Scan
 from app.web.edge.access import Line
 from app.web.publish.asgi_push import HeldBody
 from app.web.publish.push import MAX_BODY
-from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, Session
+from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, V1Socket
 from app.web.subscribe.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
-from tests.web.test_push import JSON, assert_problem, head
-from tests.web.test_push_outcomes import STORED, Log, routes
-from tests.web.test_session import speak
+from tests.web.publish.test_push import JSON, assert_problem, head
+from tests.web.publish.test_push_outcomes import STORED, Log, routes
+from tests.web.subscribe.test_v1 import speak
 
 ROOM = TOTAL - RESERVE
 """Bytes of unfinished bodies that are not small, at most."""
@@ -62,7 +62,7 @@ def test_bodies_that_do_not_end_are_bounded(crowd: list[Wire], http: httpx.Clien
     assert b"connection: close" in answer.lower()
     assert http.post("/push/lebowski", content=b"1", headers=JSON).status_code == 200
     large = http.post("/push", content=b" " * (MAX_BODY - 100), headers=JSON)
-    assert_problem(large, 503, "overloaded", "held already")
+    assert_problem(large, 503, "overloaded", "too many unfinished messages")
 
 
 def test_room_is_given_back(edge: Server, http: httpx.Client) -> None:
@@ -209,7 +209,7 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
     log: Any = Log(STORED)
     registry = Registry((Channel("c"),), Channel("defaults"))
     hub, line = Hub(log, registry), Line("connection", "/ws", None, None)
-    session = Session(hub, log, Intake(), ANONYMOUS, line, V1_FRAMES, None)
+    session = V1Socket(hub, log, BoundedIntake(), ANONYMOUS, line, V1_FRAMES, None)
     session.begin(Nobody(), None, None)
     push, reused = routes(log), routes(Log(KeyReusedError("used")))
     gc.collect()
@@ -230,7 +230,7 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
 
 def living() -> list[object]:
     """Return what would hold a text."""
-    return [one for one in gc.get_objects() if isinstance(one, Walk | HeldBody | AbideError)]
+    return [one for one in gc.get_objects() if isinstance(one, Scan | HeldBody | AbideError)]
 
 
 async def post(app: Any, body: bytes) -> None:  # noqa: ANN401 — ASGI
@@ -253,7 +253,7 @@ async def test_a_body_in_tiny_pieces_takes_what_it_has() -> None:
         piece = next(pieces, None)
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
-    body = HeldBody(receive, Intake())
+    body = HeldBody(receive, BoundedIntake())
     tracemalloc.start()
     assert await body.read(2**20) == b"ab" * 100_000
     _, peak = tracemalloc.get_traced_memory()

@@ -15,10 +15,9 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from app.core.channel import Access, Channel, Registry
+from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
-from app.core.delivery.fanout import Fanout
 from app.core.delivery.hub import Hub
-from app.core.delivery.subscription import Subscription
 from app.core.errors import UnavailableError
 from app.core.message import Batch, Message, Page, Position, Record
 from app.core.ports import Meter, Sink
@@ -27,7 +26,7 @@ from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 from app.web.subscribe import sse
-from app.web.subscribe.v1 import Session
+from app.web.subscribe.v1 import V1Socket
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 
@@ -207,7 +206,7 @@ def test_a_stream_waits_for_the_backend(world: World) -> None:
 
 def test_a_stream_waits_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream that waits for the backend in vain ends as a response ends, and its reader may come back."""
-    monkeypatch.setattr(sse, "_LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(sse, "LONGEST_WAIT", 0.2)
     world.log.is_away = True
     with Wire(world.server.port) as wire:
         wire.send(STREAM)
@@ -252,21 +251,21 @@ def test_a_bug_of_a_callback_closes_its_socket(
         msg = "a bug of the session"
         raise RuntimeError(msg)
 
-    sessions: list[Session] = []
-    begin = Session.begin
+    sessions: list[V1Socket] = []
+    begin = V1Socket.begin
 
-    def note(session: Session, *args: Any) -> None:  # noqa: ANN401 — as begin takes them
+    def note(session: V1Socket, *args: Any) -> None:  # noqa: ANN401 — as begin takes them
         sessions.append(session)
         begin(session, *args)
 
-    monkeypatch.setattr(Session, "begin", note)
+    monkeypatch.setattr(V1Socket, "begin", note)
     with world.connect("/ws", v1=True) as socket:
         (session,) = wait_for(lambda: sessions)
-        monkeypatch.setattr(Session, method, fail)
+        monkeypatch.setattr(V1Socket, method, fail)
         if method == "release":
             socket.close()
         else:
-            world.server.call({"stall": session.full, "go_on": session.drained}[method])
+            world.server.call({"stall": session.full, "go_on": session.writable}[method])
             assert code_of(socket) == 1011
     line = reported(logged, world)
     assert "a bug of the session" in str(line["exc_info"])
@@ -274,17 +273,17 @@ def test_a_bug_of_a_callback_closes_its_socket(
 
 def test_a_bug_of_a_delivery_ends_its_subscriptions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Subscribers that could not be sent a message are closed, not left without it; those of other channels stay."""
-    encode = Fanout._encode  # noqa: SLF001 — to let it fail for one channel
+    encode = Encoding.__call__
 
-    def fail(self: Fanout[Subscription], messages: Iterable[Message]) -> dict[Encoding, bytes]:
-        if self.name == "c":
+    def fail(encoding: Encoding, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
+        if channel == "c":
             msg = "a bug of the encoding"
             raise RuntimeError(msg)
-        return encode(self, messages)
+        return encode(encoding, channel, epoch, messages)
 
     with world.connect("/c") as one, world.connect("/c", v1=True) as two, world.connect("/other") as other:
         two.recv(timeout=10)
-        monkeypatch.setattr(Fanout, "_encode", fail)
+        monkeypatch.setattr(Encoding, "__call__", fail)
         world.deliver("c")
         assert [code_of(one), code_of(two)] == [1011, 1011]
         world.deliver("other")
@@ -308,7 +307,7 @@ def test_a_subscription_that_fails_as_it_is_sent_ends(
     world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Subscription that fails while it catches up ends its connection."""
-    world_send = Subscription._send  # noqa: SLF001
+    encode = EncodedBlocks.encode
 
     def fail(*_: object) -> None:
         msg = "a bug of the subscription"
@@ -317,10 +316,10 @@ def test_a_subscription_that_fails_as_it_is_sent_ends(
     with world.connect("/c") as first:
         world.deliver("c")
         assert first.recv(timeout=10) == "6"
-        monkeypatch.setattr(Subscription, "_send", fail)
+        monkeypatch.setattr(EncodedBlocks, "encode", fail)
         with world.connect("/c?last=1") as late:
             assert code_of(late) == 1011
-        monkeypatch.setattr(Subscription, "_send", world_send)
+        monkeypatch.setattr(EncodedBlocks, "encode", encode)
     reported(logged, world)
 
 

@@ -24,13 +24,13 @@ def grows_by(work: Callable[[int], object], *, times: int) -> int:
     return held
 
 
-def test_names_of_a_family() -> None:
+def test_remembered_names_of_a_family_are_bounded() -> None:
     """Registry remembers what some thousand names stand for, and forgets the oldest of more."""
     registry = Registry((Channel("chat.{room}"),), Channel("defaults"))
     assert grows_by(lambda number: registry.get(f"chat.{number}"), times=50_000) < 4_000_000
 
 
-def test_media_types() -> None:
+def test_long_media_types_are_refused_and_forgotten() -> None:
     """Media type of thousands of characters is refused, and none of it is kept."""
 
     def ask(number: int) -> None:
@@ -40,7 +40,7 @@ def test_media_types() -> None:
     assert grows_by(ask, times=200) < 200_000
 
 
-def test_forwarded_addresses() -> None:
+def test_long_forwarded_addresses_are_not_remembered() -> None:
     """Server remembers no address of a proxy that is longer than a name can be."""
     proxies = TrustedProxies(("127.0.0.1",))
 

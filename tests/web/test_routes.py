@@ -43,7 +43,7 @@ def test_channels_cost_a_request_nothing(edges: dict[int, Edge]) -> None:
     assert len(Routes(edges[MANY]).documented.routes) == len(Routes(edges[1]).documented.routes)
 
 
-def test_document_of_many_channels(edges: dict[int, Edge]) -> None:
+def test_openapi_names_all_of_many_channels(edges: dict[int, Edge]) -> None:
     """OpenAPI document names all of 2000 channels, and is made once."""
     app = Routes(edges[MANY]).documented
     paths = app.openapi()["paths"]
@@ -51,7 +51,7 @@ def test_document_of_many_channels(edges: dict[int, Edge]) -> None:
     assert app.openapi()["paths"] is paths
 
 
-def test_asyncapi_of_many_channels() -> None:
+def test_asyncapi_names_all_of_many_channels() -> None:
     """AsyncAPI document names all of 2000 channels, by operations that are all different."""
     channels = tuple(Channel(f"channel-{n}") for n in range(MANY))
     document = describe(channels, "0")

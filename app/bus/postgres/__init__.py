@@ -1,10 +1,8 @@
 """The log in PostgreSQL: durable, shared by workers and machines.
 
-Reading order: ``backend`` (how it is put together), ``append`` (a commit), ``listener`` and
-``follower`` (how word of it comes back, and what of it is believed), ``outbox`` (publishing from SQL),
-``link`` (connections), ``store`` (how a commit gets in by its deadline, and the probe), ``outcomes`` (what readiness
-says), ``slow`` (what sessions wait for), ``faults`` (what an error means, and what to do), ``migrations``.
-The SQL is in ``app/bus/postgres/sql``.
+Read ``backend`` first: it puts the rest together. Then ``append/`` (how messages get into the log), ``listen/`` (how
+word of them comes back, and what of it is believed), ``log_reads``, ``sessions/`` (connections, and what their errors
+mean) and ``outcomes`` (what readiness says). All SQL is in ``sql/``. docs/design/bus.md walks through it.
 """
 
 from app.bus.postgres.backend import PostgresBackend

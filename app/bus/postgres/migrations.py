@@ -1,7 +1,7 @@
-"""The schema: created and upgraded by numbered steps, one server at a time.
+"""The schema: created and upgraded in numbered steps, by one server at a time.
 
-The lock is on a table of ours, which a role without rights there cannot take. Before there is one, servers that
-create the schema at once run into each other: all but one are refused a name, and find the schema when they look again.
+The lock is on a table of ours, which a role without rights there cannot take. Before that table exists, servers that
+create the schema at the same time collide: all but one are refused a name, and find the schema when they look again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app import COMMAND
 from app.bus.postgres import sql
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.faults import MIGRATE, explain
-from app.bus.postgres.sessions.work_connection import Session, connect
+from app.bus.postgres.sessions.session import Session, connect
 from app.core.errors import UnavailableError
 
 _OLDEST_SERVER = 130000
@@ -29,30 +29,26 @@ _TAKEN = (
     asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError,
     asyncpg.DuplicateFunctionError, asyncpg.DuplicateObjectError, asyncpg.DeadlockDetectedError,
 )  # fmt: skip
-"""What says that another server creates the schema, too."""
+"""Errors that say that another server is creating the schema, too."""
 
-_UNHURRIED = """
-SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '10s' ELSE '0' END, true)
-FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout', 'lock_timeout')
-"""
 _STEP_SECONDS = 3600.0
-"""A step may take a while, though not for a lock, which appends would wait for behind it."""
+"""A step may take a while; for its locks it has the time that migration_timeouts.sql sets."""
 
 EMPTY = f"abide.installation is empty: restore a backup, or drop the schema 'abide' and run '{COMMAND} migrate'"
 
 _INCOMPLETE = "the schema 'abide' is not complete: a backup is being restored, or was not restored to its end"
 
 _GONE = (
-    "the schema 'abide' is gone, and this server has served a log from it: restore it, or run "
-    f"'{COMMAND} migrate' to begin a new one"
+    "the schema 'abide' is gone, and this server has already used it: restore it, or run "
+    f"'{COMMAND} migrate' to begin with an empty log"
 )
 
 
 async def migrate(url: str) -> list[str]:
     """Create or upgrade the schema; return the names of the steps taken, none when it is current.
 
-    Raises :class:`UnavailableError` when the database cannot be reached, the role may not, or the
-    schema is newer than this code.
+    Raises :class:`UnavailableError` when the database cannot be reached, when the role may not change the schema, or
+    when the schema is newer than this code.
     """
     connection = await connect(parse(url), "abide migrate")
     try:
@@ -66,9 +62,9 @@ async def migrate(url: str) -> list[str]:
 
 
 async def ensure(connection: Session, *, may_create: bool) -> None:
-    """Bring the schema up to date if it is not and the role may; make it where there is none if it ``may_create``.
+    """Upgrade the schema if it is old and the role may; create a missing one only if it ``may_create``.
 
-    Raises :class:`UnavailableError` that says what to do.
+    Raises :class:`UnavailableError`, which says what to do.
     """
     _check_encoding(connection)
     try:
@@ -86,11 +82,11 @@ async def ensure(connection: Session, *, may_create: bool) -> None:
 
 async def _take(connection: Session, step: sql.Migration) -> None:
     """Take one step; a new version alone ends no epoch."""
-    has_epoch = step.number > _FIRST_WITH_EPOCH and await connection.fetchval("SELECT certified FROM abide.epoch")
+    has_epoch = step.number > _FIRST_WITH_EPOCH and await connection.fetchval(sql.query("certified"))
     await connection.execute(step.sql, timeout=_STEP_SECONDS)
-    await connection.execute("UPDATE abide.installation SET version = $1", step.number)
+    await connection.execute(sql.query("set_version"), step.number)
     if has_epoch or step.number == _FIRST_WITH_EPOCH:
-        await connection.execute("UPDATE abide.installation SET writer = xmin")
+        await connection.execute(sql.query("certify"))
 
 
 async def _upgrade_at_start(connection: Session) -> None:
@@ -105,7 +101,7 @@ def _check_encoding(connection: Session) -> None:
     encoding = connection.get_settings().server_encoding
     if encoding != "UTF8":
         msg = (
-            f"the database's encoding is {encoding}, which cannot hold every message: use one of encoding UTF8 "
+            f"the database's encoding is {encoding}, which cannot hold every message: use a database with UTF8 "
             "(CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
         )
         raise UnavailableError(msg)
@@ -113,26 +109,25 @@ def _check_encoding(connection: Session) -> None:
 
 async def _version(connection: Session) -> int:
     """Return the schema's version, 0 when there is none; raise when it is newer than this code."""
-    # Not to_regclass(): it would answer from a cache that another session's new schema has not reached.
-    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'abide')"):
+    if not await connection.fetchval(sql.query("has_tables")):
         return 0
     try:
-        version: int | None = await connection.fetchval("SELECT version FROM abide.installation")
+        version: int | None = await connection.fetchval(sql.query("version"))
     except asyncpg.UndefinedTableError as error:
         raise UnavailableError(_INCOMPLETE) from error
     if version is None:
         raise UnavailableError(EMPTY)
     newest = len(sql.migrations())
     if version > newest:
-        msg = f"the schema 'abide' has version {version}, this server knows {newest}: deploy a newer server"
+        msg = f"the schema 'abide' has version {version}, and this server knows {newest}: deploy a newer server"
         raise UnavailableError(msg)
     return version
 
 
 async def _upgrade(connection: Session) -> list[str]:
-    number = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
+    number = int(await connection.fetchval(sql.query("server_version")))
     if number < _OLDEST_SERVER:
-        msg = f"PostgreSQL {number // 10000} is too old: 13 or newer is needed"
+        msg = f"PostgreSQL {number // 10000} is too old: use 13 or newer"
         raise UnavailableError(msg)
     for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(*_TAKEN):
@@ -143,16 +138,14 @@ async def _upgrade(connection: Session) -> list[str]:
 
 async def _take_steps(connection: Session) -> list[str]:
     async with connection.transaction():
-        await connection.execute(_UNHURRIED)
-        # Where every role may create functions in public, none of them is to run with our rights.
-        await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+        await connection.execute(sql.query("migration_timeouts"))
+        await connection.execute(sql.query("safe_search_path"))
         if await _version(connection):
-            await connection.execute("LOCK TABLE abide.installation IN SHARE ROW EXCLUSIVE MODE")
+            await connection.execute(sql.query("lock_installation"))
         version = await _version(connection)
         steps = [step for step in sql.migrations() if step.number > version]
-        # An administrator may have made it, for a role that may make none.
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'abide')"):
-            await connection.execute("CREATE SCHEMA abide")
+        if not await connection.fetchval(sql.query("has_schema")):
+            await connection.execute(sql.query("create_schema"))
         for step in steps:
             await _take(connection, step)
     return [step.name for step in steps]

@@ -1,9 +1,8 @@
-"""What commits, drains, reads and the listening session came to: by this the backend is well or not.
+"""The last outcomes of commits, reads, moves of the outbox and the listening session. They decide readiness.
 
 Nothing else decides: a database that lets us connect and then refuses each commit is not well, and one whose commits
-work is. Each way that messages go has its last outcome. A way that failed is well again when it has worked since; to
-see it fail again a moment later, nobody needs to be told that it is well, so it must have worked for
-:data:`SETTLE_SECONDS`.
+work is well. Each way that messages go keeps its last outcome. After a failure a way is well again only when it has
+worked for :data:`SETTLE_SECONDS`, so that readiness does not flicker between failures.
 """
 
 from __future__ import annotations
@@ -14,47 +13,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-Way = Literal["commit", "listen", "poll", "drain", "read"]
+Way = Literal["commit", "listen", "poll", "move", "read"]
 
 LATE_SECONDS = 2.0
-"""What is under way for longer is late."""
+"""Whatever has been under way for longer is late."""
 
 DOUBT_SECONDS = 1.0
-"""A connection that broke may be made again for so long, before the way counts as failed."""
+"""A broken connection has this long to be made again before its way counts as failed."""
 
 SETTLE_SECONDS = 3.0
-"""So long after its last failure a way counts as failed, though it has worked since."""
+"""A way counts as failed for this long after its last failure, even if it has worked since."""
 
 FORGET_SECONDS = 6.0
-"""A look, a drain or a read that failed counts for so long, when no other came. Commits and sessions always come."""
+"""A look, a move or a read that failed counts for this long if no other follows. Commits and sessions always follow."""
 
 _NAMES: dict[Way, str] = {
     "commit": "a commit",
     "listen": "LISTEN",
     "poll": "a look at the heads",
-    "drain": "a drain of the outbox",
+    "move": "a move of the outbox",
     "read": "a read",
 }
-"""What is under way; the ways in the order in which one is named."""
+"""What is under way, by its way. Of several that fail, readiness names the first in this order."""
 _NEVER = float("-inf")
 
 
 @dataclass(slots=True)
-class _Record:
-    """What one way came to."""
+class _Status:
+    """The last outcomes of one way."""
 
     name: str
     lasting: bool
     """Whether its failure counts until it has worked."""
     under_way: list[float] = field(default_factory=list)
-    """When each began that is under way."""
+    """When each one under way began."""
     failed: float = _NEVER
     worked: float = _NEVER
     believed: bool = False
     """Whether the failure counts at once."""
     reason: str = ""
     hint: str = ""
-    """What is known of why what is under way has not worked yet."""
+    """What is known of why the one under way has not worked yet."""
 
     def wrong(self, now: float) -> str | None:
         failing = self.failed > self.worked
@@ -71,65 +70,65 @@ class _Record:
 
 
 class Outcomes:
-    """Remembers the last outcomes; ``first`` is why nothing works before the first session."""
+    """Remembers the last outcome of each way. ``first`` says why nothing works before the first session."""
 
     def __init__(self, first: str) -> None:
-        self._records: dict[Way, _Record] = {
-            way: _Record(name, lasting=way in ("commit", "listen")) for way, name in _NAMES.items()
+        self._statuses: dict[Way, _Status] = {
+            way: _Status(name, lasting=way in ("commit", "listen")) for way, name in _NAMES.items()
         }
         self.waits(first)
 
     def waits(self, reason: str) -> None:
-        """Say why there is no session that hears, before that is a failure. It is well as soon as there is one."""
-        record = self._records["listen"]
-        record.reason, record.believed, record.worked = reason, True, _NEVER
-        record.failed = time.monotonic() - SETTLE_SECONDS
+        """Say why no session hears yet, without calling it a failure. It is well as soon as one does."""
+        status = self._statuses["listen"]
+        status.reason, status.believed, status.worked = reason, True, _NEVER
+        status.failed = time.monotonic() - SETTLE_SECONDS
 
     def failed(self, way: Way, reason: str, *, certain: bool = True) -> None:
-        """Learn that something failed. It may be a broken connection alone, where it is not ``certain``."""
-        record, now = self._records[way], time.monotonic()
-        again = now - record.failed < FORGET_SECONDS
-        record.believed = certain or again or (record.believed and record.failed > record.worked)
-        record.failed, record.reason = now, reason
+        """Learn that something failed. Unless it is ``certain``, only a connection may have broken."""
+        status, now = self._statuses[way], time.monotonic()
+        again = now - status.failed < FORGET_SECONDS
+        status.believed = certain or again or (status.believed and status.failed > status.worked)
+        status.failed, status.reason = now, reason
 
     def worked(self, way: Way) -> None:
         """Learn that it works."""
-        record = self._records[way]
-        record.worked = time.monotonic()
-        if way == "listen":  # a session that hears is the proof of all that can be wrong with one
-            record.failed = _NEVER
+        status = self._statuses[way]
+        status.worked = time.monotonic()
+        if way == "listen":  # a session that hears proves that nothing is wrong with it
+            status.failed = _NEVER
 
     @contextlib.contextmanager
     def under_way(self, way: Way) -> Iterator[None]:
         """Time what goes on inside."""
-        record, began = self._records[way], time.monotonic()
-        if not record.under_way:
-            record.hint = ""
-        record.under_way.append(began)
+        status, began = self._statuses[way], time.monotonic()
+        if not status.under_way:
+            status.hint = ""
+        status.under_way.append(began)
         try:
             yield
         finally:
-            record.under_way.remove(began)
+            status.under_way.remove(began)
 
     def hint(self, way: Way, reason: str) -> None:
-        """Learn why an attempt did not work, of something that goes on."""
-        self._records[way].hint = reason
+        """Learn why an attempt failed, while another follows."""
+        self._statuses[way].hint = reason
 
     def hinted(self, way: Way) -> str:
-        """Return what is known of why the last one that was under way has not worked."""
-        return self._records[way].hint
+        """Return what is known of why the last one under way has not worked."""
+        return self._statuses[way].hint
 
     def slow(self) -> list[Way]:
-        """Return what has been under way for half as long as would be late."""
+        """Return the ways that have been under way for half the time after which they are late."""
         before = time.monotonic() - LATE_SECONDS / 2
-        return [way for way, record in self._records.items() if record.under_way and record.under_way[0] < before]
+        return [way for way, status in self._statuses.items() if status.under_way and status.under_way[0] < before]
 
     def wrong(self) -> str | None:
         """Say in one line what is wrong now; None while all is well."""
         now = time.monotonic()
-        return next((reason for record in self._records.values() if (reason := record.wrong(now))), None)
+        return next((reason for status in self._statuses.values() if (reason := status.wrong(now))), None)
 
     def listens(self) -> bool:
         """Whether there is a session that hears."""
-        record = self._records["listen"]
-        return record.worked > record.failed
+        status = self._statuses["listen"]
+        return status.worked > status.failed

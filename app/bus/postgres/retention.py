@@ -1,4 +1,4 @@
-"""Retention: in the background, by one worker at a time, what no history shows any more is deleted."""
+"""Retention: deletes what no history shows any more, in the background and by one worker at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import asyncpg
 import structlog
 
 from app.bus.backend import Retention
+from app.bus.postgres import sql
 from app.bus.postgres.sessions.faults import explain
-from app.bus.postgres.sessions.work_connection import LOST, Link
+from app.bus.postgres.sessions.session import LOST
+from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.errors import UnavailableError
 
 _EVERY_SECONDS = 10.0
@@ -20,23 +22,23 @@ _PAGE_CHANNELS = 500
 _BATCH_ROWS = 2000
 
 _JUMP_SECONDS = 60.0
-"""By more than this no clock is off by itself, and so long another time has to last until it is believed."""
+"""No clock drifts by more than this. A clock that has jumped further must keep its new time for this long."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Clock:
-    """Tells when the database's clock may be believed: nothing young is to go because it has jumped for a moment."""
+    """Tells when to trust the database's clock: one that jumps for a moment must not delete young messages."""
 
     def __init__(self) -> None:
         self._offset: float | None = None
-        """Its seconds, less those of our monotonic clock; None before it was seen."""
+        """Its seconds minus those of our monotonic clock; None before it was seen."""
         self._since = 0.0
 
     def believes(self, now: float) -> bool:
-        """Whether ``now``, in seconds since 1970, goes on from what was seen before, or has lasted.
+        """Whether ``now``, in seconds since 1970, continues what was seen before, or has lasted since a jump.
 
-        What is seen first is compared with the time of this machine.
+        The first time is compared with the clock of this machine.
         """
         offset = now - time.monotonic()
         if self._offset is None and abs(now - time.time()) < _JUMP_SECONDS:
@@ -46,47 +48,43 @@ class Clock:
         return time.monotonic() - self._since >= _JUMP_SECONDS
 
 
-async def run(link: Link, retention: Retention) -> None:
+async def run(connection: WorkConnection, retention: Retention) -> None:
     """Trim the log again and again; never returns."""
     clock = Clock()
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
         try:
-            async with link.connection() as connection:
-                now = await connection.fetchval("SELECT abide.now_ms()")
+            async with connection.session() as session:
+                now = await session.fetchval(sql.query("now"))
             if clock.believes(now / 1000):
-                await trim(link, retention)
+                await trim(connection, retention)
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
             _log.warning("retention_failed", reason=explain(error))
-        except Exception:  # noqa: BLE001 — a bug fails one round, and the next one is heard of, too
+        except Exception:  # noqa: BLE001 — a bug fails one round, and is logged each time
             _log.exception("retention_failed")
 
 
-async def trim(link: Link, retention: Retention) -> int:
+async def trim(connection: WorkConnection, retention: Retention) -> int:
     """Trim every channel once; return how many rows were deleted."""
     deleted = 0
-    async with contextlib.aclosing(_pages(link)) as pages:
+    async with contextlib.aclosing(_pages(connection)) as pages:
         async for page in pages:
             histories = [retention(channel) for channel in page]
             sizes, ttls = [h.size for h in histories], [h.ttl * 1000 for h in histories]
             while True:
-                async with link.connection() as connection:
-                    gone = await connection.fetchval(
-                        "SELECT abide.trim($1, $2, $3, $4)", page, sizes, ttls, _BATCH_ROWS
-                    )
+                async with connection.session() as session:
+                    gone = await session.fetchval(sql.query("trim"), page, sizes, ttls, _BATCH_ROWS)
                 deleted += gone
                 if gone < _BATCH_ROWS:
                     break
     return deleted
 
 
-async def _pages(link: Link) -> AsyncGenerator[list[str]]:
+async def _pages(connection: WorkConnection) -> AsyncGenerator[list[str]]:
     last = ""
     while True:
-        async with link.connection() as connection:
-            rows = await connection.fetch(
-                "SELECT channel FROM abide.head WHERE channel > $1 ORDER BY channel LIMIT $2", last, _PAGE_CHANNELS
-            )
+        async with connection.session() as session:
+            rows = await session.fetch(sql.query("channels"), last, _PAGE_CHANNELS)
         if rows:
             yield [row["channel"] for row in rows]
             last = rows[-1]["channel"]

@@ -1,7 +1,7 @@
-"""Whether a server has found its log already: then it makes none, where the schema is away.
+"""Whether a server has found its log before. Then it creates no new one where the schema is missing.
 
-A schema that is away may be about to be restored, and a new one would be in the way. So what one worker has found
-counts for all of its server, those that are born later, too: it lies in memory that they have from the master by fork.
+A schema that is missing may be about to be restored, and a new one would be in the way. So what one worker has found
+counts for its whole server, later workers included: it is in memory that they inherit from the master by fork.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import mmap
 
 
 class Seen:
-    """What one backend knows, and those of the same server."""
+    """Whether this backend, or another of the same server, has found the log."""
 
     _shared: mmap.mmap | None = None
 
     @classmethod
     def share(cls) -> None:
-        """Begin to share it, in the master before its first worker; harmless when that has begun."""
+        """Begin to share it: called in the master before its first worker; a second call does nothing."""
         cls._shared = cls._shared or mmap.mmap(-1, 1)
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a reload has changed, key by key, for the log."""
+"""What a reload has changed, key by key, for the log line."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _POLICY: dict[str, tuple[Callable[[Channel], Any], Write]] = {
     "max_message_size": (lambda channel: channel.max_message_size, write_size),
     "slow_subscriber": (lambda channel: channel.slow_subscriber, _word),
 }
-"""What a channel has under each key, and how that is written."""
+"""How to read each key of a channel, and how to write its value."""
 
 Changed = dict[str, tuple[Any, Any]]
 """Old and new value, by key."""
 
 
 class Differences(NamedTuple):
-    """The names and lines that a person reads: the first of each, and how many more there are."""
+    """The names and lines for a person to read: the first of each, and how many more there are."""
 
     added: list[str]
     removed: list[str]
     changed: list[str]
-    """``channels.news.publish: key -> anyone``; of keys only how many they are."""
+    """``channels.news.publish: key -> anyone``; for keys only their number."""
 
 
 def differences(before: Settings, after: Settings) -> Differences:
-    """Return what is different. With thousands of channels it takes a while, so not on the event loop."""
+    """Return what is different. With thousands of channels this takes a while: call it in a thread."""
     old = {channel.name: channel for channel in before.registry.channels}
     new = {channel.name: channel for channel in after.registry.channels}
     return Differences(
@@ -59,7 +59,7 @@ def _lines(before: Settings, after: Settings, channels: Iterable[tuple[Channel, 
     yield from _written(("defaults",), defaults)
     for old, new in channels:
         if old != new:
-            # What a channel has from the defaults is said there, once for all.
+            # A change of the defaults is reported once, not for each channel.
             own = {key: values for key, values in _changed(old, new).items() if defaults.get(key) != values}
             yield from _written(("channels", new.name), own)
 
@@ -81,7 +81,7 @@ _SERVER: dict[str, Callable[[Settings], str]] = {
     "operators": lambda settings: settings.operators or "left out",
     "console": lambda settings: _word(settings.console),
 }
-"""How what is no channel's is written, by key."""
+"""How to write the settings of the server itself, by key."""
 
 
 def _changed(old: Channel, new: Channel) -> Changed:

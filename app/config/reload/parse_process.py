@@ -1,8 +1,8 @@
-"""Parsing in a process of its own, so that the one that serves goes on meanwhile.
+"""Parses a large file in a separate process, so that the server keeps serving.
 
-To read YAML and to check it holds the interpreter: in a thread, a large file would hold up the event loop again and
-again, and for more than half a second where it is full of mistakes. What comes back is taken in small pieces, because
-unpickling holds the interpreter as well.
+Parsing YAML holds the interpreter lock. In a thread, a large file would block the event loop again and again, and for
+more than half a second if it is full of mistakes. The result comes back in small pieces, because unpickling holds the
+lock as well.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _CHUNK = 100
 _RUN = f"from {__name__} import serve; serve()"
 
 
-def parse_elsewhere(content: bytes, environment: Environment) -> Settings:
-    """As :func:`~app.config.load.parse`, though not with all problems; raise :class:`OSError` where it cannot be."""
+def parse_in_process(content: bytes, environment: Environment) -> Settings:
+    """As :func:`~app.config.load.parse`, with fewer diagnostics. Raises :class:`OSError` if no process can start."""
     command = (sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {_RUN}")
-    with subprocess.Popen(  # noqa: S603 — this Python, and nothing of the file
+    with subprocess.Popen(  # noqa: S603 — this Python; nothing comes from the file
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C on a terminal is not meant for it
+        start_new_session=True,  # Ctrl-C in a terminal must not reach it
     ) as process:
-        assert process.stdin is not None  # noqa: S101 — as asked for, and the next one too
+        assert process.stdin is not None  # noqa: S101 — a PIPE was asked for
         assert process.stdout is not None  # noqa: S101
         pickle.dump((content, environment), process.stdin)
         process.stdin.close()
         try:
             return _receive(process.stdout)
         except EOFError:
-            msg = "the process that parses channels.yaml has ended without an answer"
+            msg = "the process that parses channels.yaml ended without an answer"
             raise ChildProcessError(msg) from None
 
 
 def serve() -> None:
     """Answer one request on stdin."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who has asked may be gone
-    content, environment = pickle.load(sys.stdin.buffer)  # noqa: S301 — from the process that has started this one
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent may be gone
+    content, environment = pickle.load(sys.stdin.buffer)  # noqa: S301 — it comes from the parent
     for piece in _pieces(content, environment):
         pickle.dump(piece, sys.stdout.buffer)
 
@@ -59,8 +59,8 @@ def _pieces(content: bytes, environment: Environment) -> Iterator[Any]:
     try:
         settings = parse(content, environment)
     except ConfigError as error:
-        shown = error.problems[:MOST_SHOWN]
-        yield ConfigError(shown, more=len(error.problems) - len(shown))
+        shown = error.diagnostics[:MOST_SHOWN]
+        yield ConfigError(shown, more=len(error.diagnostics) - len(shown))
         return
     channels = settings.registry.channels
     yield replace(settings, registry=Registry((), settings.registry.defaults))
@@ -70,10 +70,10 @@ def _pieces(content: bytes, environment: Environment) -> Iterator[Any]:
 
 
 def _receive(pipe: IO[bytes]) -> Settings:
-    settings = pickle.load(pipe)  # noqa: S301 — as above, and so is the next one
+    settings = pickle.load(pipe)  # noqa: S301 — it comes from our own child
     if isinstance(settings, ConfigError):
         raise settings
-    assert isinstance(settings, Settings)  # noqa: S101 — as it was sent
+    assert isinstance(settings, Settings)  # noqa: S101 — the child sends it first
     channels: list[Channel] = []
     while piece := pickle.load(pipe):  # noqa: S301
         channels += piece

@@ -1,4 +1,4 @@
-"""Watching the file's content while the server runs."""
+"""Watches the file's content while the server runs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from contextlib import suppress
 
 from app.config.diagnostics import ConfigError
 from app.config.environment import Environment
-from app.config.last_good import KEPT
+from app.config.last_good import LAST_GOOD
 from app.config.load import digest as digest_of
 from app.config.load import parse, read
-from app.config.reload.parse_process import parse_elsewhere
+from app.config.reload.parse_process import parse_in_process
 from app.config.settings import Settings
 
 _LARGE = 16 * 1024
-"""Bytes of a file that is parsed in a process of its own: to start one takes as long as to parse so many."""
+"""Bytes above which a file is parsed in its own process: starting one takes as long as parsing this many bytes."""
 
 
 async def watch(
     environment: Environment, digest: str, *, interval: float = 0.5
 ) -> AsyncGenerator[Settings | ConfigError, None]:
-    """Yield what the file means each time that its content changes.
+    """Yield the new settings each time the file's content changes.
 
     ``digest`` is that of the content in use; ``interval`` is in seconds. The file is opened by its
-    path each time, so renames, bind mounts and symlink swaps are seen. Content counts once two
-    reads in a row agree, because editors truncate first. What cannot be used, or read, is yielded
-    as an error, once; whatever follows it is yielded again, the content in use included.
+    path each time, so renames, bind mounts and symlink swaps are noticed. A change counts once two
+    reads in a row agree, because editors truncate a file first. A file that is broken or cannot be
+    read is yielded as an error, once. Whatever follows an error is yielded, even the content in use.
     """
     reported = previous = digest
     while True:
@@ -51,12 +51,12 @@ def _parse(content: bytes, environment: Environment) -> Settings | ConfigError:
         settings = _parse_anywhere(content, environment)
     except ConfigError as error:
         return error
-    KEPT.keep(content)
+    LAST_GOOD.keep(content)
     return settings
 
 
 def _parse_anywhere(content: bytes, environment: Environment) -> Settings:
     if len(content) > _LARGE:
-        with suppress(OSError):  # no room for another process: then it is to be done here
-            return parse_elsewhere(content, environment)
+        with suppress(OSError):  # no process can start: parse it here
+            return parse_in_process(content, environment)
     return parse(content, environment)

@@ -1,4 +1,4 @@
-"""The backend's URL: which schemes there are, and how to show a URL without its secrets."""
+"""The backend's URL: its schemes, its check, and how to show it without secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.config import patterns
 from app.config.diagnostics import did_you_mean, listed
 
 AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
-"""The schemes that can be served now."""
+"""The schemes that are available now."""
 
 KNOWN = ("memory", "postgres", "postgresql", "redis", "rediss", "redis-stream", "kafka")
 
@@ -33,7 +33,7 @@ _POSTGRES_PATTERN = patterns.whole(_POSTGRES_URL)
 PATTERN = patterns.whole(
     rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|{_POSTGRES_URL}[{patterns.BLANKS}]*)"
 )
-"""What the URL of a backend looks like that can be served."""
+"""Pattern of a backend's URL that can be served."""
 
 _POSTGRES = ("postgres", "postgresql")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]{0,30})://", re.ASCII)
@@ -44,7 +44,7 @@ _HIGHEST_PORT = 65535
 
 
 def kind(url: str) -> str:
-    """Return what the URL leads to: its scheme in lower case, and ``postgres`` for all of Postgres' spellings.
+    """Return the kind of backend: the scheme in lower case, and ``postgres`` for every spelling of Postgres.
 
     Hosts hand out ``postgresql://`` and, for SQLAlchemy, ``postgresql+asyncpg://`` as well.
     """
@@ -54,7 +54,7 @@ def kind(url: str) -> str:
 
 
 def refusal(url: str) -> str | None:
-    """Return why the URL cannot be a backend, or None. Of the URL only the scheme is ever shown."""
+    """Return why the URL cannot be a backend's; None if it can. The text shows only the scheme."""
     found = kind(url)
     if found == "postgres":
         return _postgres_refusal(url)
@@ -70,7 +70,7 @@ def refusal(url: str) -> str | None:
 
 
 def direct_refusal(url: str) -> str | None:
-    """Return why the URL cannot be that of a Postgres without its pooler, or None. Nothing of it is shown."""
+    """Return why the URL cannot be that of a Postgres without its pooler; None if it can. It is never shown."""
     if kind(url) != "postgres":
         return f"must be a URL that starts with {listed(f'{scheme}://' for scheme in _POSTGRES)}"
     return _postgres_refusal(url)
@@ -88,7 +88,7 @@ def _postgres_refusal(url: str) -> str | None:
     if any(character.isspace() for character in url):
         return f"{expected}: it holds a space or a line break"
     try:
-        # urlsplit does not take every driver's name for a part of the scheme.
+        # urlsplit does not accept every driver's name as part of the scheme.
         parts = urlsplit("postgres" + url[url.index("://") :])
         parameters = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Every kind of value in the file: how it is checked, what is said when it is wrong, and its JSON Schema."""
+"""Every kind of value in the file: its check, its messages, and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEY = "[!-~]{8,}"
 _BLANK = f"[{BLANKS}]*"
 _ONE_KEY = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:{_KEY})?{_BLANK}")
 _SOME_KEYS = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK}(?:,{_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK})*")
-"""Where commas are between them, there is none in a key."""
+"""In one text with commas between the keys, no key has a comma."""
 
 
 def _refuse(message: str) -> NoReturn:
@@ -36,21 +36,21 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _show(value: object) -> str:
-    """Write a wrong value; one that came from the environment may be a secret and is not shown."""
+    """Return a wrong value as text. A value from the environment may be a secret, and is not shown."""
     if isinstance(value, Interpolated):
-        return "what its variable holds"
+        return "the value of its variable"
     if isinstance(value, str):
         return quoted(value)
     return _KINDS.get(type(value)) or str(value).lower()
 
 
 def _or_variable(schema: JsonSchemaValue) -> WithJsonSchema:
-    """Let a key hold ``${VAR}`` in the editor, where its value is not known."""
+    """Let editors accept ``${VAR}``, whose value they do not know."""
     return WithJsonSchema({"anyOf": [schema, {"type": "string", "pattern": VARIABLE}]})
 
 
 def _text(*patterns: str) -> JsonSchemaValue:
-    """Return the schema of a text that fits one of these."""
+    """Return the schema of a text that matches one of these patterns."""
     return {"anyOf": [{"type": "string", "pattern": pattern} for pattern in (*patterns, VARIABLE)]}
 
 
@@ -103,7 +103,7 @@ def _later(what: str) -> Callable[[object], None]:
     return validate
 
 
-def _no_presence(value: bool) -> bool:  # noqa: FBT001 — a validator takes its value by position
+def _no_presence(value: bool) -> bool:  # noqa: FBT001 — pydantic passes the value by position
     if value:
         _refuse("presence is not yet available: write false")
     return value
@@ -112,7 +112,7 @@ def _no_presence(value: bool) -> bool:  # noqa: FBT001 — a validator takes its
 def _backend(value: object) -> str:
     if not isinstance(value, str):
         _refuse(f"must be a URL such as memory://, not {_show(value)}")
-    url = str(value).strip(BLANKS)  # secrets often end with a line break
+    url = str(value).strip(BLANKS)  # secrets often end with a newline
     if message := backend_url.refusal(url):
         _refuse(message)
     return url
@@ -137,7 +137,7 @@ def _key(value: object) -> bytes:
         _refuse("a key is text: put it in quotes")
     key = value.strip(BLANKS)
     if key and not re.fullmatch(_KEY, key):
-        _refuse("a key has at least 8 characters, all of them visible ASCII (the key is not shown here)")
+        _refuse("a key needs at least 8 characters, all visible ASCII (the key is not shown here)")
     return key.encode("ascii")
 
 
@@ -145,7 +145,9 @@ def _origin(value: object) -> str:
     origin = origins.parse(value) if isinstance(value, str) else None
     if origin is None:
         if isinstance(value, str) and value.lower().startswith(origins.SOCKETS):
-            _refuse(f"a page's origin begins with https:// or http://, also where it opens sockets, not {_show(value)}")
+            _refuse(
+                f"a page's origin starts with https:// or http://, even if the page opens sockets, not {_show(value)}"
+            )
         examples = "https://example.com:8443 or https://*.example.com"
         _refuse(f'write "*", "null" or an origin without a path, as in {examples}, not {_show(value)}')
     return origin

@@ -1,4 +1,4 @@
-"""What a channel, or a family of channels, may be called in the file."""
+"""Names of channels and families of channels."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _CHARACTER = "[A-Za-z0-9_.:-]"
 _PARAMETER = rf"\{{{patterns.NAME}\}}"
 
 PLAIN = patterns.whole(rf"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED)))})(?![\s\S])){NAME.pattern}")
-"""The name of a channel."""
+"""Pattern of a channel's name."""
 
 FAMILY = patterns.whole(
-    # As long as 255 characters in which the parameter counts as one, with a letter before it.
+    # At most 255 characters, of which the parameter counts as one, and a letter before it.
     rf"(?=(?:{_CHARACTER}|{_PARAMETER}){{2,255}}(?![\s\S]))(?=[^{{]*[A-Za-z])"
     rf"{_CHARACTER}+{_PARAMETER}{_CHARACTER}*"
 )
-"""The name of a family."""
+"""Pattern of a family's name."""
 
 _FAMILY = re.compile(r"(?P<prefix>[^{}]*)\{(?P<parameter>[^{}]*)\}(?P<suffix>[^{}]*)", re.DOTALL)
 _LONGEST = 255
 
 
 def refusal(name: str) -> str | None:
-    """Return why nothing may have this name, or None."""
+    """Return why this is no valid name; None if it is one."""
     if patterns.fits(PLAIN, name) or patterns.fits(FAMILY, name):
         return None
     if name in RESERVED:
-        return "this name is the server's own: choose another"
+        return "this name is reserved: choose another"
     if "{" in name or "}" in name:
         return _family_refusal(name)
     return f"a name is 1 to {_LONGEST} letters, digits, '_', '-', '.' or ':'"
@@ -46,7 +46,7 @@ def _family_refusal(name: str) -> str:
 
 
 def clashes(names: Iterable[str]) -> dict[str, str]:
-    """Return the families that stand for the same names as an earlier one: family → that earlier one."""
+    """Return each family that covers the same names as an earlier one, and that earlier one."""
     earlier: dict[tuple[str, str], str] = {}
     found = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Web origins as people write them → as browsers send them in ``Origin``."""
+"""Turns web origins as people write them into what browsers send in ``Origin``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import idna
 from app.config import patterns
 
 ANY, OPAQUE = "*", "null"
-"""Every origin; and what browsers send for pages that have none: files, sandboxed frames."""
+"""Any origin; and what browsers send for pages without one: files, sandboxed frames."""
 
 WILDCARD = "*."
-"""What a host may begin with, for all names below it."""
+"""What a host may start with, to mean all names below it."""
 
 _BEYOND_ASCII = (
     r"\u00a1-\u00a7\u00a9\u00ab-\u00ac\u00ae\u00b0-\u00b1\u00b5-\u00b7\u00bb\u00bf-\u012f\u0131\u0134-\u013e"
@@ -47,20 +47,20 @@ _BELOW = rf"\*\.{_NO_NUMBER}(?:{_LABEL}(?:\.{_LABEL})+|{patterns.any_case('local
 PATTERN = patterns.whole(
     rf"\*|null|{_SCHEME}://(?:{_BELOW}|{_HOST})(?::{patterns.number(1, 65535)})?",
 )
-"""What an origin looks like."""
+"""Pattern of an origin."""
 
 _PARTS = re.compile(r"(?P<scheme>[^:]*)://(?P<wildcard>\*\.)?(?P<host>\[.*\]|[^:]*)(:0*(?P<port>[0-9]+))?")
 
 SOCKETS = ("ws://", "wss://")
-"""Where sockets lead; a page that opens one has the origin of its own address."""
+"""Schemes of sockets. A page that opens one still has the origin of its own address."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse(text: str) -> str | None:
-    """Return the origin as a browser writes it: in lower case, in ASCII, without the scheme's own port.
+    """Return the origin as a browser writes it: in lower case, in ASCII, without the scheme's default port.
 
-    None when it is none.
+    None if the text is not an origin.
     """
     if text in (ANY, OPAQUE):
         return text
@@ -74,10 +74,10 @@ def parse(text: str) -> str | None:
 
 
 def _in_ascii(host: str) -> str:
-    """Return a host as browsers write it: its Unicode labels in Punycode, an address of IPv6 as short as it can be.
+    """Return a host as browsers write it: Unicode labels in Punycode, an IPv6 address in its shortest form.
 
-    By UTS #46: the standard library's codec knows only the older IDNA 2003, which makes another name of
-    ``straße.example``. Stricter than browsers, idna's own encoding refuses emoji.
+    Labels follow UTS #46. The standard library's codec knows only the older IDNA 2003, which turns
+    ``straße.example`` into another name, and idna's own encoding refuses emoji, which browsers accept.
     """
     if host.startswith("["):
         return f"[{_short(IPv6Address(host[1:-1]))}]"
@@ -90,7 +90,7 @@ def _in_ascii(host: str) -> str:
 def _mapped(character: str) -> str:
     try:
         return idna.uts46_remap(character, std3_rules=False, transitional=False)
-    except idna.IDNAError:  # no browser sends it, as far as is known here
+    except idna.IDNAError:  # no browser is known to send it
         return character
 
 
@@ -98,5 +98,5 @@ def _short(address: IPv6Address) -> str:
     mapped = address.ipv4_mapped
     if mapped is None:
         return str(address)
-    # Newer versions of Python write the address within it, which browsers do not.
+    # Newer versions of Python write the inner address in dotted form; browsers do not.
     return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"

@@ -14,13 +14,13 @@ DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 """Seconds of each unit."""
 
 COUNT: dict[str, int] = {}
-"""No unit at all."""
+"""No units: a plain number."""
 
 _TEXT = re.compile(r"0*([0-9]{1,12})( ?)([A-Za-z]*)", re.ASCII)
 
 
 def amount(text: str, units: Mapping[str, int]) -> int | None:
-    """Return what ``64KiB`` or ``500`` means, where these are the units; None of anything else."""
+    """Return what ``64KiB`` or ``500`` means in these units; None for anything else."""
     match = _TEXT.fullmatch(text)
     if match is None or (match[3] and match[3] not in units) or (match[2] and not units):
         return None
@@ -28,19 +28,19 @@ def amount(text: str, units: Mapping[str, int]) -> int | None:
 
 
 def pattern(units: Mapping[str, int], least: int, most: int) -> str:
-    """Return the pattern of the texts whose :func:`amount` is from one to the other."""
+    """Return the pattern of the texts whose :func:`amount` is from ``least`` to ``most``."""
     written = [rf"{number(-(-least // size), most // size)} ?{unit}" for unit, size in units.items() if most >= size]
     bare = number(least, most) + (" ?" if units else "")
     return whole("|".join([bare, *written]))
 
 
 def write_size(amount: int) -> str:
-    """Write bytes with the largest binary unit that leaves no fraction."""
+    """Return bytes in the largest binary unit that leaves no fraction."""
     return _write(amount, {unit: SIZES[unit] for unit in ("B", "KiB", "MiB")})
 
 
 def write_duration(amount: int) -> str:
-    """Write seconds with the largest unit that leaves no fraction."""
+    """Return seconds in the largest unit that leaves no fraction."""
     return _write(amount, DURATIONS)
 
 

@@ -13,14 +13,14 @@ _REFERENCE = re.compile(
 
 
 class InterpolationError(Exception):
-    """A reference that cannot be replaced; ``str()`` says why and never shows a value."""
+    """A reference that cannot be replaced; ``str()`` says why, and never shows a value."""
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """Replace the references in ``text``, once: what a variable holds is not looked at again.
+    """Replace the references in ``text``, once: references inside a variable's value remain.
 
-    As in a shell, ``${VAR:-default}`` takes the default for an empty variable too. ``$${`` stands
-    for a literal ``${``. Raises :class:`InterpolationError`.
+    As in a shell, ``${VAR:-default}`` takes the default for an empty variable, too. ``$${`` is a
+    literal ``${``. Raises :class:`InterpolationError`.
     """
     return _REFERENCE.sub(lambda match: _value(match, variables), text)
 

@@ -1,4 +1,4 @@
-"""Bytes → the node tree of one YAML document, or the place where it stops being one."""
+"""Turns bytes into the node tree of one YAML document, or says where they stop being YAML."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Any
 
 import yaml
 
-from app.config.diagnostics import ConfigError, Problem
+from app.config.diagnostics import ConfigError, Diagnostic
 
 MAX_BYTES = 1024 * 1024
 """The largest file that is read."""
 
 NULL = "tag:yaml.org,2002:null"
-"""The tag of what YAML reads as nothing."""
+"""The tag of an empty value."""
 
 EXPLICIT = "explicit "
-"""What the tag of a node starts with when it was written out in the file."""
+"""Prefix of the tag of a node whose tag is written in the file."""
 
 _MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes to a limited depth and remembers which tags were written out."""
+    """Composes nodes to a limited depth, and remembers which tags the file writes."""
 
     depth = 0
 
@@ -38,52 +38,56 @@ class _Loader(yaml.SafeLoader):
 
 
 def compose(content: bytes, file: str) -> yaml.Node:
-    """Return the root node; raise :class:`ConfigError` when there is none."""
+    """Return the root node; raise :class:`ConfigError` if there is none."""
     text = _decode(content, file)
     try:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
-        problem = _syntax_problem(error, text, file)
+        diagnostic = _syntax_diagnostic(error, text, file)
     except yaml.reader.ReaderError as error:
-        message = f"the character {chr(error.character)!a} may not stand in a YAML file: remove it"
-        problem = _problem_at(text[: error.position], file, message)
+        message = f"the character {chr(error.character)!a} is not allowed in a YAML file: remove it"
+        diagnostic = _diagnostic_at(text[: error.position], file, message)
     except (ValueError, ArithmeticError):
-        # PyYAML's scanner trusts the digits of "\UFFFFFFFF" and of %YAML 1.99…9.
-        problem = Problem(file, 1, 1, "", "this is not YAML: a number in an escape or a directive is far too large")
+        # PyYAML's scanner does not check the digits of "\UFFFFFFFF" and of %YAML 1.99…9.
+        diagnostic = Diagnostic(
+            file, 1, 1, "", "this is not YAML: a number in an escape or a directive is far too large"
+        )
     else:
         if node is not None and node.tag != NULL:
             return node
-        problem = Problem(file, 1, 1, "", "the file is empty: declare at least one channel under 'channels:'")
-    raise ConfigError([problem])
+        diagnostic = Diagnostic(file, 1, 1, "", "the file is empty: declare at least one channel under 'channels:'")
+    raise ConfigError([diagnostic])
 
 
 def _decode(content: bytes, file: str) -> str:
     if len(content) > MAX_BYTES:
-        problem = Problem(file, 1, 1, "", f"the file has more than {MAX_BYTES} bytes (1 MiB): is this the right one?")
-        raise ConfigError([problem])
+        diagnostic = Diagnostic(
+            file, 1, 1, "", f"the file has more than {MAX_BYTES} bytes (1 MiB): is this the right one?"
+        )
+        raise ConfigError([diagnostic])
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         before, byte = content[: error.start].decode(), content[error.start]
     message = f"the file is not UTF-8 (byte 0x{byte:02x}): save it as UTF-8"
-    raise ConfigError([_problem_at(before.removeprefix("\ufeff"), file, message)])
+    raise ConfigError([_diagnostic_at(before.removeprefix("\ufeff"), file, message)])
 
 
-def _problem_at(before: str, file: str, message: str) -> Problem:
+def _diagnostic_at(before: str, file: str, message: str) -> Diagnostic:
     lines = before.split("\n")
-    return Problem(file, len(lines), len(lines[-1]) + 1, "", message)
+    return Diagnostic(file, len(lines), len(lines[-1]) + 1, "", message)
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
+def _syntax_diagnostic(error: yaml.MarkedYAMLError, text: str, file: str) -> Diagnostic:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line, mark.column) if mark else (0, 0)
     lines = text.splitlines()
-    problem = error.problem or "unreadable"
-    message = f"this is not YAML: {', '.join(part for part in (error.context, problem) if part)}"
-    if "another document" in problem:
+    diagnostic = error.problem or "unreadable"
+    message = f"this is not YAML: {', '.join(part for part in (error.context, diagnostic) if part)}"
+    if "another document" in diagnostic:
         message = "the file must be one YAML document: remove the line ---"
-    elif "'\\t'" in problem:
-        message = "this is not YAML: a tab where only spaces may stand: indent with spaces"
+    elif "'\\t'" in diagnostic:
+        message = "this is not YAML: a tab where only spaces are allowed: indent with spaces"
     elif line < len(lines) and "{" in lines[line]:
         message += '; text that holds { or } goes in "quotes" here'
-    return Problem(file, line + 1, column + 1, "", message)
+    return Diagnostic(file, line + 1, column + 1, "", message)

@@ -1,8 +1,7 @@
-"""Reads of the log that many wait for are made once.
+"""Shares reads of the log among the subscriptions that catch up.
 
-After a deploy thousands of subscribers come back at nearly the same position. What the tail no
-longer holds they read in the same aligned pages, each of which is asked for once and kept for a
-moment.
+After a deploy thousands of subscribers reconnect with nearly the same position. They read what the
+tail no longer holds in aligned pages: each page is read once, and cached for a moment.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ PAGE_MESSAGES = 256
 KEEP_SECONDS = 1.0
 
 _STALE_AT_MOST = 2
-"""The aligned page and the exact one may both be older than the cursor; the next one is read now."""
+"""How many cached pages may be older than the cursor: the aligned one and the exact one. The next is read now."""
 
 TURN_SECONDS = 0.05
-"""Between two reads while the log is in another epoch than this process knows of."""
+"""Pause between two reads while the log is in an epoch that this process has not reached."""
 
 PATIENCE_SECONDS = 5.0
-"""How long that is waited for."""
+"""How long to wait for this process to reach the epoch of the log."""
 
 KEPT_BYTES = 16 * 1024 * 1024
-"""What is kept of all channels together, at most."""
+"""The most bytes of cached pages, over all channels."""
 
 _OVERHEAD = 200
-"""Bytes that CPython takes for a message besides its data."""
+"""Bytes that CPython needs for a message besides its data."""
 
 Read = Callable[[int, int], Awaitable[Page]]
 """Reads at most so many messages (second) past an offset (first)."""
 
 
-class Kept:
-    """Bounds the bytes of the pages that are kept, of all channels of a process: the oldest goes first."""
+class PageBudget:
+    """Limits the bytes of the cached pages of all channels of a process: the oldest page is dropped first."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -47,7 +46,7 @@ class Kept:
         self._sizes: dict[tuple[Catchup, tuple[int, int]], int] = {}
 
     def take(self, catchup: Catchup, key: tuple[int, int], page: Page) -> None:
-        """Count a page, and let go of old ones that no longer fit."""
+        """Count a page, and drop the oldest pages until all fit."""
         size = _OVERHEAD + sum([len(message.data) + _OVERHEAD for message in page.messages])
         self.drop(catchup, key)
         self._sizes[catchup, key] = size
@@ -57,34 +56,34 @@ class Kept:
             catchup.drop(key)
 
     def drop(self, catchup: Catchup, key: tuple[int, int]) -> None:
-        """Count a page no more."""
+        """Stop counting a page."""
         self._used -= self._sizes.pop((catchup, key), 0)
 
 
 class Catchup:
-    """One channel's pages. They are kept for a moment, and as long as ``kept`` has room.
+    """Reads one channel's pages, and caches them for a moment and within a budget.
 
-    ``epoch`` returns the label of what this process is handed. Only pages of the same epoch are given out: else a
-    reader could get messages of two histories.
+    ``epoch`` returns the label of the channel's newest message in this process. Only pages of that epoch are returned:
+    otherwise a subscription could get messages of two histories.
     """
 
-    __slots__ = ("_epoch", "_kept", "_pages", "_read")
+    __slots__ = ("_budget", "_epoch", "_pages", "_read")
 
-    def __init__(self, read: Read, epoch: Callable[[], str], kept: Kept | None = None) -> None:
+    def __init__(self, read: Read, epoch: Callable[[], str], budget: PageBudget | None = None) -> None:
         self._read = read
         self._epoch = epoch
-        self._kept = kept or Kept()
+        self._budget = budget or PageBudget()
         self._pages: dict[tuple[int, int], asyncio.Task[Page]] = {}
 
     async def window(self, offset: int = 0) -> Page:
-        """Return a page without messages: the ends of what the history shows, or showed a moment ago.
+        """Return a page without messages: the first offset and the head of the history, now or a moment ago.
 
-        Who asks with an offset shares it only with those who asked with the same one.
+        Callers share the page only with those who passed the same offset.
         """
         return await self._page(offset, 0)
 
     async def after(self, offset: int) -> tuple[int, tuple[Message, ...]]:
-        """Return the oldest offset shown, and the next messages past ``offset``; none when there are none."""
+        """Return the oldest offset of the history, and the next messages past ``offset``, if there are any."""
         at, stale = offset - offset % PAGE_MESSAGES, 0
         while True:
             page = await self._page(at, PAGE_MESSAGES)
@@ -92,8 +91,8 @@ class Catchup:
             if newer or page.first > offset + 1 or stale == _STALE_AT_MOST:
                 return page.first, newer
             if page.head > offset and page.messages:
-                at = offset  # it was cut short by its bytes; those who go on where it ends ask for the same
-            else:  # it was read before there was anything past our offset
+                at = offset  # the page ended early because of its size; others that go on here need the same one
+            else:  # the page was read before there was anything past our offset
                 self._forget((at, PAGE_MESSAGES), page)
                 at, stale = offset, stale + 1
 
@@ -104,7 +103,7 @@ class Catchup:
             if name(page.lineage) == name(self._epoch()):
                 return page
             if time.monotonic() > deadline:
-                msg = "the log has begun another epoch, and this server is not there yet: try again in a moment"
+                msg = "the log has begun an epoch that this server has not reached yet: try again in a moment"
                 raise UnavailableError(msg)
             self._forget((at, limit), page)
             await asyncio.sleep(TURN_SECONDS)
@@ -117,31 +116,31 @@ class Catchup:
             task = self._pages[key] = loop.create_task(self._fetch(at, limit))
             task.add_done_callback(_retrieve)
             loop.call_later(KEEP_SECONDS, self.drop, key)
-        # Who waits may go away; the read is for the others too.
+        # A caller may be cancelled; the read goes on for the others.
         return await asyncio.shield(task)
 
     def _forget(self, key: tuple[int, int], page: Page) -> None:
-        """Forget a page, unless it is being read anew already."""
+        """Drop a page, unless it is being read again already."""
         task = self._pages.get(key)
         if task is not None and task.done() and task.result() is page:
             self.drop(key)
 
     def drop(self, key: tuple[int, int]) -> None:
-        """Keep a page no longer."""
+        """Drop a page from the cache."""
         self._pages.pop(key, None)
-        self._kept.drop(self, key)
+        self._budget.drop(self, key)
 
     async def _fetch(self, at: int, limit: int) -> Page:
         try:
             page = await self._read(at, limit)
         except BaseException:
-            self._pages.pop((at, limit), None)  # a failure is not kept for who comes next
+            self._pages.pop((at, limit), None)  # a failure is not cached
             raise
-        self._kept.take(self, (at, limit), page)
+        self._budget.take(self, (at, limit), page)
         return page
 
 
 def _retrieve(task: asyncio.Task[Page]) -> None:
-    """Take note of a failure that nobody may be waiting for any more."""
+    """Retrieve the error of a task that nobody may be waiting for any more."""
     if not task.cancelled():
         task.exception()

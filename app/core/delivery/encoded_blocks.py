@@ -1,8 +1,8 @@
-"""Encoded messages that many catch up with are encoded once.
+"""Encodes the messages that many subscriptions catch up on once.
 
-After a deploy thousands of subscribers come back, each from its own position of the last few hundred.
-What they lack differs in where it begins, and is the same from there on: so it is cut at the same
-offsets for everybody, and each piece is kept for a while.
+After a deploy thousands of subscribers reconnect, each with a position of its own among the last few
+hundred. The messages that they need differ only in where they begin. So they are cut into blocks at
+the same offsets for everybody, and each encoded block is cached.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ from collections.abc import Iterator, Sequence
 from app.core.delivery.encodings import Encoding
 from app.core.message import Message
 
-PIECE_MESSAGES = 32
-"""A piece ends with an offset that this divides, or where the messages end."""
+BLOCK_MESSAGES = 32
+"""A block ends at an offset that is divisible by this, or at the last message."""
 
-PIECES_BYTES = 8 * 1024 * 1024
-"""What is kept of all channels together, at most."""
+BLOCKS_BYTES = 8 * 1024 * 1024
+"""The most bytes in the cache, over all channels."""
 
 _OVERHEAD = 512
-"""Bytes that CPython takes for a piece besides its data: its key, its entry, a bytes header."""
+"""Bytes that CPython needs for a block besides its data: its key, its entry, a bytes header."""
 
 _Key = tuple[str, str, Encoding, int, int, int, int]
 """Channel, epoch, encoding, offset and time of the first message and of the last.
 
-Times, because a log that was put back has the same offsets again, but later.
+Times, because a log that was restored from a backup has the same offsets again, but later.
 """
 
 
-class Pieces:
-    """Those kept, the oldest first."""
+class EncodedBlocks:
+    """The cache; the oldest block is dropped first."""
 
-    def __init__(self, limit: int = PIECES_BYTES) -> None:
+    def __init__(self, limit: int = BLOCKS_BYTES) -> None:
         self._limit = limit
         self._kept: dict[_Key, bytes] = {}
         self._size = 0
 
     def encode(self, channel: str, epoch: str, encoding: Encoding, messages: Sequence[Message]) -> bytes:
-        """Return consecutive messages, one after the other: what ``encoding`` makes of them."""
-        return b"".join([self._piece(channel, epoch, encoding, piece) for piece in _cut(messages)])
+        """Return what ``encoding`` makes of consecutive messages."""
+        return b"".join([self._block(channel, epoch, encoding, block) for block in _cut(messages)])
 
-    def _piece(self, channel: str, epoch: str, encoding: Encoding, messages: Sequence[Message]) -> bytes:
+    def _block(self, channel: str, epoch: str, encoding: Encoding, messages: Sequence[Message]) -> bytes:
         first, last = messages[0], messages[-1]
         key = (channel, epoch, encoding, first.offset, first.time, last.offset, last.time)
-        piece = self._kept.get(key)
-        if piece is None:
-            piece = self._kept[key] = encoding(channel, epoch, messages)
-            self._size += len(piece) + _OVERHEAD
+        block = self._kept.get(key)
+        if block is None:
+            block = self._kept[key] = encoding(channel, epoch, messages)
+            self._size += len(block) + _OVERHEAD
             while self._size > self._limit:
                 self._size -= len(self._kept.pop(next(iter(self._kept)))) + _OVERHEAD
-        return piece
+        return block
 
 
 def _cut(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     begin = 0
     while begin < len(messages):
-        end = begin + PIECE_MESSAGES - (messages[begin].offset - 1) % PIECE_MESSAGES
+        end = begin + BLOCK_MESSAGES - (messages[begin].offset - 1) % BLOCK_MESSAGES
         yield messages[begin:end]
         begin = end

@@ -1,4 +1,4 @@
-"""Wire formats: messages as the bytes that subscribers get, made once and shared by all of them."""
+"""Encodings: messages as the bytes that subscribers get, made once and shared by all of them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,37 @@ from app.wire.events import SPACES
 from app.wire.frames import text_frame
 from app.wire.http1 import chunk
 
-RECORD_END = b"\x1e"
-"""Ends each text of an encoding for plain ASGI. A control character, so no JSON text can hold it."""
+TEXT_END = b"\x1e"
+"""Ends each text of an encoding for plain ASGI. A control character, so no JSON text contains it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """One wire format: how a message is written, and what is put around each."""
+    """One wire format: how a message becomes a text, and how a text is wrapped."""
 
     write: Callable[[str, str, Message], bytes]
-    """The channel, the epoch and a message as text."""
+    """Returns the text of a message, from the channel, the epoch and the message."""
     wrap: Callable[[bytes], bytes]
-    """A text as a frame, a chunk, …; control messages are wrapped by it too."""
+    """Returns a text as a frame, a chunk and so on; also for texts that are not messages, such as a gap."""
 
     def __call__(self, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
-        """Return messages one after the other."""
+        """Return the encoded messages, joined."""
         write, wrap = self.write, self.wrap
         return b"".join([wrap(write(channel, epoch, message)) for message in messages])
 
 
-def record(data: bytes) -> bytes:
-    """Return ``data`` with its end marked."""
-    return data + RECORD_END
-
-
-def bare(data: bytes) -> bytes:
-    """Return ``data``."""
-    return data
-
-
-def control(**members: Any) -> bytes:  # noqa: ANN401 — JSON
-    """Return a message of the server itself as JSON; members that are None are left out."""
+def json_object(**members: Any) -> bytes:  # noqa: ANN401 — JSON
+    """Return a JSON object, as UTF-8 without white space; members that are None are left out."""
     present = {name: value for name, value in members.items() if value is not None}
     return json.dumps(present, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _with_end(text: bytes) -> bytes:
+    return text + TEXT_END
+
+
+def _as_it_is(text: bytes) -> bytes:
+    return text
 
 
 def _plain(_: str, __: str, message: Message) -> bytes:
@@ -66,8 +64,8 @@ def _sse(_: str, epoch: str, message: Message) -> bytes:
 
 
 PLAIN_FRAMES = Encoding(_plain, text_frame)
-PLAIN_RECORDS = Encoding(_plain, record)
+PLAIN_TEXTS = Encoding(_plain, _with_end)
 V1_FRAMES = Encoding(_v1, text_frame)
-V1_RECORDS = Encoding(_v1, record)
+V1_TEXTS = Encoding(_v1, _with_end)
 SSE_CHUNKS = Encoding(_sse, chunk)
-SSE_BARE = Encoding(_sse, bare)
+SSE_BARE = Encoding(_sse, _as_it_is)

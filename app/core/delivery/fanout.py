@@ -1,8 +1,8 @@
 """Fan-out: one channel's messages to all subscriptions of a process.
 
-Those at the head are *live*: they share one write of the same bytes. What is appended within one
-turn of the loop goes out in one write, however many messages it is: a system call costs the same
-for a few bytes and for some thousands, so fewer writes are all that is faster than one by one.
+Subscriptions at the head are *live*: they are written the same bytes together. All messages that
+arrive within one turn of the loop go out in one write: a system call costs the same for a few bytes
+and for some thousands, so the only way to be faster is to write less often.
 """
 
 from __future__ import annotations
@@ -10,117 +10,127 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
-from app.core.delivery.encoded_blocks import Pieces
+from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
+from app.core.delivery.live import LiveGroup
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
-from app.core.message import Batch, Message, Position, Turn
+from app.core.message import Batch, EpochChange, Message, Position
 from app.core.ports import UNMETERED, Meter, Writer
-from app.core.tail import Budget, Tail
+from app.core.tail import Tail, TailBudget
 
 SLICE = 2000
-"""Writes in one turn of the loop, so that thousands of subscribers do not hold up everybody else."""
+"""The most writes in one turn of the loop, so that thousands of subscribers do not block everything else."""
 
 _EVERYTHING = 2**63
 
 
-class Cursor(Protocol):
+class FanoutMember(Protocol):
     """What the fan-out needs of a subscription."""
 
     cursor: int
     encoding: Encoding
 
     def advance(self) -> None:
-        """Go on from the cursor: behind the head by itself, at the head with the others."""
+        """Send on from the cursor, and join the live subscriptions at the head."""
 
     def rewound(self, epoch: str, offset: int) -> None:
-        """Learn that what was sent past ``offset`` is lost; ``epoch`` labelled it."""
+        """Learn that messages past ``offset``, labelled ``epoch``, are lost."""
 
     def end(self, error: AbideError) -> None:
         """Send nothing more, and tell the subscriber why."""
 
 
-SubscriptionT = TypeVar("SubscriptionT", bound=Cursor)
+SubscriptionT = TypeVar("SubscriptionT", bound=FanoutMember)
 
 
 class Fanout(Generic[SubscriptionT]):
     """One channel: its tail, the subscriptions that are live, and those that are not.
 
-    A :class:`~app.core.ports.Sink`. Invariants: every live subscription has been sent everything
-    up to ``_sent``, or stands in ``_rest`` and is about to be; those of one encoding have writers of
-    one class.
+    A :class:`~app.core.ports.Sink`. Invariant: every live subscription has been sent everything up to
+    ``_sent``, or up to ``_before`` while it waits for the payload that is being written.
     """
 
     __slots__ = (
-        "_before", "_behind", "_joining", "_live", "_messages", "_payloads", "_rest", "_scheduled", "_sent", "meter",
-        "name", "pieces", "slow", "tail",
+        "_before",
+        "_behind",
+        "_joining",
+        "_live",
+        "_messages",
+        "_payloads",
+        "_scheduled",
+        "_sent",
+        "blocks",
+        "meter",
+        "name",
+        "slow",
+        "tail",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        budget: Budget,
+        budget: TailBudget,
         meter: Meter = UNMETERED,
         slow: set[SubscriptionT] | None = None,
-        pieces: Pieces | None = None,
+        blocks: EncodedBlocks | None = None,
     ) -> None:
         self.name = name
         self.tail = Tail(budget)
         self.meter = meter
-        self.pieces = pieces or Pieces()
-        """What those who are not live are sent; the hub's, of all channels."""
+        self.blocks = blocks or EncodedBlocks()
+        """Cached encodings for subscriptions that are not live; shared by all channels of the hub."""
         self.slow: set[SubscriptionT] = set() if slow is None else slow
-        """Subscriptions whose writer is full; the hub's, of all channels."""
-        self._live: dict[Encoding, dict[SubscriptionT, Writer]] = {}
+        """Subscriptions whose writer is full; shared by all channels of the hub."""
+        self._live: dict[tuple[Encoding, type[Writer]], LiveGroup[SubscriptionT, Writer]] = {}
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
-        self._rest: dict[Encoding, dict[SubscriptionT, Writer]] = {}
         self._payloads: dict[Encoding, bytes] = {}
+        """What is being written to the live subscriptions, slice by slice; empty in between."""
         self._messages = 0
-        """How many are in a payload."""
+        """How many messages a payload has."""
         self._before = 0
         self._sent = 0
         self._scheduled = False
 
     def __len__(self) -> int:
-        return sum(map(len, self._live.values())) + len(self._behind)
+        return sum(len(group.members) for group in self._live.values()) + len(self._behind)
 
     def __iter__(self) -> Iterator[SubscriptionT]:
         yield from self._all_live()
         yield from list(self._behind)
 
     def __contains__(self, subscription: SubscriptionT) -> bool:
-        return subscription in self._behind or self._is_live(subscription)
+        return subscription in self._behind or self._group_of(subscription) is not None
 
     def start(self, position: Position) -> None:
-        """Begin after ``position``."""
+        """Start after ``position``."""
         self.tail.start(position)
         self._sent = position.offset
 
     def deliver(self, batch: Batch) -> None:
-        """Take the next messages; they go out when this turn of the loop is over."""
+        """Take the next messages; they are written in the next turn of the loop."""
         self.tail.deliver(batch)
         self._schedule()
 
-    def turn(self, turn: Turn) -> None:
-        """Go on in another epoch; who was sent more than the log has is told of a gap."""
-        if turn.offset > self.tail.head:
-            self._skip_to(turn.offset)
-        epoch, told, goes_back = self.tail.epoch, self.tail.told, turn.offset < self.tail.head
-        self.tail.turn(Position(label(turn.lineage), turn.offset))
+    def change_epoch(self, change: EpochChange) -> None:
+        """Go on in another epoch; tell subscriptions that were sent more than the log has of a gap."""
+        if change.offset > self.tail.head:
+            self._skip_to(change.offset)
+        epoch, told, goes_back = self.tail.epoch, self.tail.told, change.offset < self.tail.head
+        self.tail.change_epoch(Position(label(change.lineage), change.offset))
         if goes_back:
             self._all_leave()
             self._joining.clear()
         for subscription in list(self._behind):
-            if subscription.cursor > turn.offset:  # the log may have had it, and this process not yet
+            if subscription.cursor > change.offset:  # the log may have had it, and this process not yet
                 had = Position(epoch, subscription.cursor)
-                subscription.rewound(told, shared(had, turn.lineage, turn.head) or 0)
+                subscription.rewound(told, shared(had, change.lineage, change.head) or 0)
 
     def _skip_to(self, offset: int) -> None:
-        """Go on after ``offset``: the channel had no messages up to there."""
+        """Go on after ``offset``: the channel has no messages before it."""
         head = self.tail.head
         if self._sent == head:
             self._sent = offset
@@ -129,36 +139,39 @@ class Fanout(Generic[SubscriptionT]):
                 subscription.cursor = offset
 
     def failed(self) -> None:
-        """End every subscription, for nobody knows what each was sent; later messages go to those that come back."""
+        """End every subscription, because nobody knows what each was sent; clients reconnect and resume."""
         self._all_leave()
-        self._payloads, self._rest, self._joining = {}, {}, []
-        error = AbideError("a delivery failed in the server, and its log says why: come back and resume")
+        self._payloads, self._joining = {}, []
+        error = AbideError("a delivery failed in the server; its log says why: reconnect and resume")
         for subscription in list(self._behind):
-            with contextlib.suppress(Exception):  # one that cannot be told keeps it from no other
+            with contextlib.suppress(Exception):  # the others must be told even if this one cannot be
                 subscription.end(error)
 
     def add(self, subscription: SubscriptionT) -> None:
-        """Take in a subscription; it is live when it has joined."""
+        """Add a subscription; it becomes live by :meth:`join`."""
         self._behind.add(subscription)
 
     def join(self, subscription: SubscriptionT, writer: Writer) -> None:
-        """Make a subscription live whose cursor stands at the head, or will when the head gets there."""
-        # Others may still have to be sent what it has already.
-        if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._rest:
+        """Make a subscription live, at once or when the head has reached its cursor."""
+        # The live ones may still have to be sent what this one has already.
+        if subscription.cursor != self.tail.head or self._sent != self.tail.head or self._payloads:
             self._joining.append(subscription)
             return
         self._behind.discard(subscription)
-        self._live.setdefault(subscription.encoding, {})[subscription] = writer
+        key = subscription.encoding, type(writer)
+        group = self._live.get(key)
+        if group is None:
+            group = self._live[key] = LiveGroup(*key)
+        group.members[subscription] = writer
 
     def leave(self, subscription: SubscriptionT) -> None:
-        """Make a subscription no longer live, its cursor after what it was sent; harmless if it is not."""
-        if self._is_live(subscription):
+        """Make a subscription no longer live, with its cursor after what it was sent; do nothing if it is not live."""
+        group = self._group_of(subscription)
+        if group is not None:
             subscription.cursor = self.position(subscription)
-            live = self._live[subscription.encoding]
-            del live[subscription]
-            if not live:
-                del self._live[subscription.encoding]
-            self._rest.get(subscription.encoding, {}).pop(subscription, None)
+            group.remove(subscription)
+            if not group.members:
+                del self._live[group.encoding, group.writer_class]
             self._behind.add(subscription)
 
     def remove(self, subscription: SubscriptionT) -> None:
@@ -167,19 +180,24 @@ class Fanout(Generic[SubscriptionT]):
         self._behind.discard(subscription)
 
     def position(self, subscription: SubscriptionT) -> int:
-        """Return the offset up to which a subscription was sent everything."""
-        if self._is_live(subscription):
-            return self._before if subscription in self._rest.get(subscription.encoding, {}) else self._sent
-        return subscription.cursor
+        """Return the offset up to which a subscription was sent every message."""
+        group = self._group_of(subscription)
+        if group is None:
+            return subscription.cursor
+        return self._before if group.is_waiting(subscription) else self._sent
 
-    def _is_live(self, subscription: SubscriptionT) -> bool:
-        return subscription in self._live.get(subscription.encoding, ())
+    def _group_of(self, subscription: SubscriptionT) -> LiveGroup[SubscriptionT, Writer] | None:
+        """Return the group of a live subscription; None if it is not live."""
+        for group in self._live.values():
+            if subscription in group.members:
+                return group
+        return None
 
     def _all_live(self) -> list[SubscriptionT]:
-        return list(chain.from_iterable(self._live.values()))
+        return [subscription for group in self._live.values() for subscription in group.members]
 
     def _all_leave(self) -> list[SubscriptionT]:
-        """Make nobody live any more, and begin anew at the head; return who was."""
+        """Make no subscription live, and start again at the head; return those that were live."""
         stragglers = self._all_live()
         for subscription in stragglers:
             self.leave(subscription)
@@ -192,16 +210,16 @@ class Fanout(Generic[SubscriptionT]):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send what has come since the last time to all who are live."""
+        """Write what has arrived since the last time to all live subscriptions."""
         self._scheduled = False
-        if not self._rest:  # else the flush before this one is not through; it goes on by itself
+        if not self._payloads:  # else the flush before is still under way, and sends this too
             self._or_fail(self._send_news)
 
     def _or_fail(self, step: Callable[[], None]) -> None:
-        """Do one step of the loop's; nobody else would hear that it failed."""
+        """Run one step that the event loop calls; if it fails, end the subscriptions and report the error."""
         try:
             step()
-        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, and never the deliveries
+        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, but not the channel
             self.meter.failed("delivery")
             self.failed()
             context = {"message": "delivery_failed", "exception": error, "channel": self.name}
@@ -213,11 +231,12 @@ class Fanout(Generic[SubscriptionT]):
             self._before, self._sent = self._sent, messages[-1].offset
             self._messages = len(messages)
             self._payloads = self._encode(messages)
-            self._rest = {encoding: dict(self._live[encoding]) for encoding in self._payloads}
+            for group in self._live.values():
+                group.begin()
         self._write_slice()
 
     def _news(self) -> tuple[Message, ...]:
-        """Return what the live ones lack; if the tail no longer holds it all, make them catch up instead."""
+        """Return the messages to write; if the tail no longer has all of them, make everybody catch up instead."""
         if self.tail.messages.first > self._sent + 1:
             for subscription in self._all_leave():
                 subscription.advance()
@@ -225,31 +244,20 @@ class Fanout(Generic[SubscriptionT]):
         return self.tail.messages.after(self._sent, _EVERYTHING, _EVERYTHING)
 
     def _encode(self, messages: Iterable[Message]) -> dict[Encoding, bytes]:
-        return {
-            encoding: encoding(self.name, self.tail.epoch, messages) for encoding, live in self._live.items() if live
-        }
+        name, epoch = self.name, self.tail.epoch
+        return {encoding: encoding(name, epoch, messages) for encoding in {encoding for encoding, _ in self._live}}
 
     def _write_slice(self) -> None:
         room = SLICE
-        for encoding, payload in self._payloads.items():
-            writers = self._take(encoding, room)
-            room -= len(writers)
-            if writers:  # a write may make its subscription full, and leave: it has been sent the payload then
-                writers[0].write_all(writers, payload)
+        groups = [group for group in self._live.values() if not group.is_done()]
+        for group in groups:
+            room -= group.write(self._payloads[group.encoding], room)
         if room < SLICE:
             self.meter.delivered(self.name, (SLICE - room) * self._messages)
-        if self._rest:
-            asyncio.get_running_loop().call_soon(self._or_fail, self._write_slice)
-        else:
+        if all(group.is_done() for group in groups):
             self._finish()
-
-    def _take(self, encoding: Encoding, most: int) -> list[Writer]:
-        """Return the writers of subscriptions that count as sent from now on, at most so many."""
-        rest = self._rest.get(encoding, {})
-        if len(rest) > most:
-            return [rest.pop(subscription) for subscription in list(islice(rest, most))]
-        self._rest.pop(encoding, None)
-        return list(rest.values())
+        else:
+            asyncio.get_running_loop().call_soon(self._or_fail, self._write_slice)
 
     def _finish(self) -> None:
         self._payloads = {}

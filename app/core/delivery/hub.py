@@ -1,4 +1,4 @@
-"""The hub: one process's subscriptions, channel by channel."""
+"""The hub: all subscriptions of one process, by channel."""
 
 from __future__ import annotations
 
@@ -12,70 +12,70 @@ from weakref import WeakValueDictionary
 
 from app.core import turns
 from app.core.channel import ANONYMOUS, Identity, Registry
-from app.core.delivery.catchup import Catchup, Kept
-from app.core.delivery.encoded_blocks import Pieces
+from app.core.delivery.catchup import Catchup, PageBudget
+from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError
 from app.core.message import Page
 from app.core.ports import UNMETERED, Meter, Source
-from app.core.resume import Begin, Start, begin
-from app.core.tail import Budget
+from app.core.resume import Beginning, Start, begin
+from app.core.tail import TailBudget
 from app.core.turns import Pace, Steps
 
 TAIL_BYTES = 64 * 1024 * 1024
-"""What all tails of a process hold together, at most."""
+"""The most bytes that all tails of a process hold together."""
 
 _HEAD = Start()
 
 Judge = Callable[[Identity], Identity]
-"""Returns what a caller is by the rules in force; raises :class:`~app.core.errors.AbideError` if it may not be here."""
+"""Returns a caller's identity under the current rules; raises :class:`~app.core.errors.AbideError` to refuse it."""
 
 
 class Admitted(Protocol):
-    """A connection that acts for somebody: it publishes, and subscribes."""
+    """A connection that publishes and subscribes for an identity."""
 
     identity: Identity
 
     def fail(self, error: AbideError) -> None:
-        """Close, and say why."""
+        """Close the connection with an error."""
 
 
 @dataclass(slots=True)
-class _Followed:
-    """A channel that the bus hands over to this process."""
+class _OpenChannel:
+    """A channel that the bus delivers to this process."""
 
     fanout: Fanout[Subscription]
     catchup: Catchup
     opening: int = 0
-    """Subscriptions that are being opened: they keep the channel, too."""
+    """How many subscriptions are being opened: the channel is needed for them too."""
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         return not self.opening and not len(self.fanout)
 
 
 class Hub:
-    """Follows each channel once, however many subscriptions it has in this process."""
+    """Opens and closes subscriptions; follows each channel once, however many subscriptions it has."""
 
     def __init__(
         self, source: Source, registry: Registry, *, meter: Meter = UNMETERED, tail_bytes: int = TAIL_BYTES
     ) -> None:
         self.meter = meter
-        """Who counts what happens to subscriptions; connections tell it of themselves."""
+        """Counts what happens to subscriptions, and to connections, which report it themselves."""
         self.subscribers: Counter[str] = Counter()
-        """How many subscriptions there are, by declared name; one that is not declared any more stays, with 0."""
+        """Number of subscriptions by declared name; a name that is no longer declared stays, with 0."""
         self.slow: set[Subscription] = set()
-        """Those whose writer is full."""
+        """Subscriptions whose writer is full."""
         self._source = source
         self._registry = registry
         self._judge_caller: Judge = _as_it_is
         self._connections: set[Admitted] = set()
-        self._budget = Budget(tail_bytes)
-        self._pieces = Pieces()
-        self._kept = Kept()
-        self._followed: dict[str, _Followed] = {}
+        self._tail_budget = TailBudget(tail_bytes)
+        self._blocks = EncodedBlocks()
+        self._page_budget = PageBudget()
+        self._followed: dict[str, _OpenChannel] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -89,9 +89,9 @@ class Hub:
         return sum(len(followed.fanout) for followed in self._followed.values())
 
     def counts(self) -> dict[str, tuple[int, int | None]]:
-        """Return the declared names that are subscribed to: how many subscriptions, and the newest offset.
+        """Return the number of subscriptions and the head of each declared name that has subscriptions.
 
-        A family's subscriptions are those of all its channels; it has no offset.
+        A family has the sum of its channels' subscriptions, and None for a head.
         """
         return {name: (count, self._head(name)) for name, count in self.subscribers.items() if count}
 
@@ -100,31 +100,31 @@ class Hub:
         return followed.fanout.tail.head if followed else None
 
     async def apply(self, registry: Registry, judge: Judge | None = None) -> None:
-        """Bring open connections and subscriptions under new rules; end those that they no longer admit.
+        """Apply new rules to open connections and subscriptions; end those that are no longer allowed.
 
-        ``judge`` says of each caller what it is now; without it, nobody has become another. The rules are in force at
-        once for all that is asked from now on; who is there already has its turn one after the other.
+        ``judge`` derives each caller's identity again; without it identities stay as they are. New requests are under
+        the new rules at once; existing connections and subscriptions follow one by one.
         """
         self._registry = registry
         self._judge_caller = judge or _as_it_is
         await turns.run(self._judge_all())
 
     def admit(self, connection: Admitted) -> None:
-        """Keep a connection under the rules in force until :meth:`leave`; it has its writer."""
+        """Apply all later rules to a connection until :meth:`leave`. It must have its writer."""
         self._connections.add(connection)
-        self._judge_connection(connection)  # they may have changed since its handshake
+        self._judge_connection(connection)  # the rules may have changed since its handshake
 
     def leave(self, connection: Admitted) -> None:
-        """Forget a connection that is over."""
+        """Forget a connection that has ended."""
         self._connections.discard(connection)
 
     async def subscribe(
         self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
-    ) -> tuple[Subscription, Begin]:
-        """Open a subscription, until :meth:`unsubscribe`; return it and where it begins.
+    ) -> tuple[Subscription, Beginning]:
+        """Open a subscription and return it with its beginning; close it by :meth:`unsubscribe`.
 
-        Raises :class:`~app.core.errors.UnknownChannelError`, and what the backend raises; the
-        caller has checked the policy.
+        Does not check the policy. Raises :class:`~app.core.errors.UnknownChannelError`, and what the backend
+        raises.
         """
         channel = self._registry.find(name)
         followed = self._followed.get(name) or await self._follow(name)
@@ -142,48 +142,48 @@ class Hub:
             self.meter.resumed(complete=where.resumed)
         if where.gap is not None:
             self.meter.missed(where.gap.reason)
-        self._judge(subscription)  # the rules may have changed while the bus was asked
+        self._judge(subscription)  # the rules may have changed while the bus answered
         return subscription, where
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Close a subscription; the channel's last one takes the channel with it."""
+        """Close a subscription, and stop following its channel if it was the last one."""
         subscription.detach()
         self.subscribers[subscription.channel.name] -= 1
         self._followed[subscription.name].fanout.remove(subscription)
         self._leave_if_idle(subscription.name)
 
-    async def _begin(self, name: str, followed: _Followed, start: Start) -> Begin:
+    async def _begin(self, name: str, followed: _OpenChannel, start: Start) -> Beginning:
         tail = followed.fanout.tail
         if start.is_head:
             return begin(start, tail.epoch, tail.head + 1, tail.head)
         if start.since == (tail.epoch, tail.head):
-            return Begin(tail.head, resumed=True, gap=None)
-        # In a rolling restart thousands resume while the head moves on: they share one read, whatever the head is.
+            return Beginning(tail.head, resumed=True, gap=None)
+        # In a rolling restart thousands resume while the head moves: they share one read, whatever the head is.
         page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
         if start.since and start.since.offset > max(page.head, tail.head):
-            # Another process may have heard of it before this one: only the log itself can tell.
+            # Another process may have heard of that message first: only the log itself can tell.
             page = await followed.catchup.window(start.since.offset)
         head = max(page.head, tail.head)
-        # What came after that read may have pushed the oldest messages out.
+        # Messages that arrived after that read may have pushed the oldest ones out of the history.
         first = max(page.first, head + 1 - self._registry.history(name).size)
         return begin(start, page.lineage, first, head)
 
-    async def _follow(self, name: str) -> _Followed:
-        """Follow a channel, one caller at a time."""
+    async def _follow(self, name: str) -> _OpenChannel:
+        """Follow a channel unless it is followed already; one caller at a time."""
         async with self._lock(name):
             followed = self._followed.get(name)
             if followed is None:
-                fanout = Fanout(name, self._budget, self.meter, self.slow, self._pieces)
+                fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks)
                 await self._source.follow(name, fanout)
-                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._kept)
-                followed = self._followed[name] = _Followed(fanout, catchup)
+                catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._page_budget)
+                followed = self._followed[name] = _OpenChannel(fanout, catchup)
             return followed
 
     async def _read(self, name: str, after: int, limit: int) -> Page:
         return await self._source.read(name, after, limit, self._registry.history(name))
 
     def _leave_if_idle(self, name: str) -> None:
-        if self._followed[name].idle:
+        if self._followed[name].is_idle:
             task = asyncio.get_running_loop().create_task(self._unfollow(name))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
@@ -191,7 +191,7 @@ class Hub:
     async def _unfollow(self, name: str) -> None:
         async with self._lock(name):
             followed = self._followed.get(name)
-            if followed is not None and followed.idle:
+            if followed is not None and followed.is_idle:
                 del self._followed[name]
                 await self._source.unfollow(name)
 
@@ -211,7 +211,7 @@ class Hub:
         try:
             connection.identity = self._judge_caller(connection.identity)
         except AbideError as refusal:
-            connection.identity = ANONYMOUS  # what it has sent already is nobody's
+            connection.identity = ANONYMOUS  # what it has sent and is not yet handled has no rights any more
             connection.fail(refusal)
 
     def _judge(self, subscription: Subscription) -> None:

@@ -248,7 +248,7 @@ class AsgiPeer:
         self._connection.pause()
         self._wake(self._news)
 
-    def most(self) -> int:
+    def max_size(self) -> int:
         """Return what the server takes."""
         return self._most
 
@@ -259,7 +259,7 @@ class AsgiPeer:
     def full(self) -> None:
         """Let the application wait at its next :meth:`send`."""
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Let the application send again."""
         room, self._room = self._room, None
         self._wake(room)

@@ -11,9 +11,9 @@ from enum import Enum, auto
 from functools import partial
 from itertools import repeat
 from operator import methodcaller
-from typing import ClassVar, cast
+from typing import ClassVar, Self
 
-from app.core.ports import Peer, Writer
+from app.core.ports import Peer
 from app.server.lasting.keepalive import Watched
 from app.server.lasting.shared import Shared
 from app.server.sockets import abort, limit_send_buffer
@@ -28,7 +28,7 @@ GOING_DOWN = 1012
 """The close code at shutdown and of old age: reconnect."""
 
 _INDIRECT = -1
-_FULL, _DRAINED = methodcaller("full"), methodcaller("drained")
+_FULL, _WRITABLE = methodcaller("full"), methodcaller("writable")
 
 
 class State(Enum):
@@ -90,25 +90,24 @@ class Link(asyncio.Protocol, Watched):
             sent = 0
         self._keep(data, sent)
 
-    @staticmethod
-    def write_all(writers: Sequence[Writer], data: bytes) -> None:
+    @classmethod
+    def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
         """Send the same bytes to many links.
 
         The loop over those that the kernel takes at once is C's, and each system call all that is left
         of a delivery. A call that fails ends the loop at its link, which then goes its own way.
         """
-        links = cast("Sequence[Link]", writers)
         size = len(data)
-        calls = map(os.write, [link._descriptor for link in links], repeat(data))  # noqa: SLF001 — its own class
+        calls = map(os.write, [link._descriptor for link in writers], repeat(data))  # noqa: SLF001 — its own class
         sent: list[int] = []  # bytes, link by link
-        while len(sent) < len(links):
+        while len(sent) < len(writers):
             try:
                 sent.extend(calls)  # up to the one that fails
             except OSError:
-                links[len(sent)].write(data)
+                writers[len(sent)].write(data)
                 sent.append(size)
         if sent.count(size) < len(sent):
-            for link, count in zip(links, sent, strict=True):
+            for link, count in zip(writers, sent, strict=True):
                 link._keep(data, count)  # noqa: SLF001 — as above
 
     def _keep(self, data: bytes, sent: int) -> None:
@@ -142,7 +141,7 @@ class Link(asyncio.Protocol, Watched):
     def resume_writing(self) -> None:
         """Note that the buffer has room again."""
         self._full = False
-        self._call(_DRAINED)
+        self._call(_WRITABLE)
 
     def _call(self, method: Callable[[Peer], object]) -> None:
         """Tell the peer of an open connection something."""

@@ -226,7 +226,7 @@ class WebSocketProtocol(Link):
 
     def _most(self) -> int:
         """Return the bytes of the largest message that is taken."""
-        return self._shared.max_size if self._peer is None else min(self._shared.max_size, self._peer.most())
+        return self._shared.max_size if self._peer is None else min(self._shared.max_size, self._peer.max_size())
 
     def _read_on_later(self) -> None:
         self._paused, self._yields = False, True

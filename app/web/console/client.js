@@ -6,26 +6,26 @@
  *     await abide.publish("lebowski", { hello: "world" });
  * @typedef {"connecting" | "open" | "waiting" | "closed"} State
  * @typedef {{ channel: string, position: string, time?: number, data: any, raw: string }} Message  `raw` is the text that
- *   was published, `data` undefined where that cannot be parsed; `time` is missing over SSE
+ *   was published, `data` is undefined if it cannot be parsed; `time` is missing over SSE
  * @typedef {{ channel: string, after: string, next: string, reason: string }} Gap
  * @typedef {{ token?: string | (() => string | Promise<string>), WebSocket?: typeof globalThis.WebSocket | null,
  *   onState?: (state: State, detail: { transport?: string, delay?: number, reason?: string }) => void }} ConnectOptions
- *   a function is asked for a token for each connection and publish; with null for a WebSocket, there are event streams
+ *   a function returns a token for each connection and publish; `WebSocket: null` means event streams
  * @typedef {{ since?: string, last?: number, onMessage?: (message: Message) => void, onGap?: (gap: Gap) => void,
  *   onError?: (error: AbideError) => void, onSubscribed?: (position: string, resumed: boolean) => void }} SubscribeOptions
- *   `since` is a position or "earliest"; messages go on after a gap, an error is the end
+ *   `since` is a position or "earliest"; messages continue after a gap; an error ends the subscription
  */
 
 const [FIRST_DELAY, LONGEST_DELAY] = [500, 30_000]; // milliseconds, like all of these; doubled with every failure
-const STEADY = 5000; // a connection that lasted so long begins the delays anew
-const PATIENCE = 15_000; // for anything to be answered: a connection, a request, a subscription
-const [PUBLISHING, LONGEST_WAIT] = [30_000, 60_000]; // a publish is tried again for, and a Retry-After is believed to
+const STEADY = 5000; // a connection that lasted this long resets the delays
+const PATIENCE = 15_000; // for an answer to anything: a connection, a request, a subscription
+const [PUBLISHING, LONGEST_WAIT] = [30_000, 60_000]; // how long a publish is retried, and the longest Retry-After
 const PASSING = [408, 425, 429, 1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408]; // and statuses from 500 on
 const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed" };
-const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 lets stand in Sec-WebSocket-Protocol
+const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 allows in Sec-WebSocket-Protocol
 const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":"([^"]*)","time":(\d+),"data":/;
 
-/** Why the server refused: `code` is that of docs/codes.md, `status` an HTTP status or a close code. */
+/** Why the server refused: `code` is one of docs/codes.md, `status` an HTTP status or a close code. */
 export class AbideError extends Error {
   constructor(code, message, status, wait = 0) {
     Object.assign(super(message), { name: "AbideError", code, status, wait });
@@ -38,9 +38,9 @@ export const connect = (url, options = {}) => new Client(url.replace(/^ws/, "htt
 class Client {
   #url; #options; #transport; #timer;
   #subscriptions = new Map(); // by channel
-  #turn = 0; // of connecting; what belongs to an earlier one is ignored
+  #turn = 0; // counts connections; callbacks of earlier ones are ignored
   #blocked = "no"; // do WebSockets not open here? "maybe", if one did not; "yes", if the server answered before
-  #notBefore = 0; // when the server wants to be asked again
+  #notBefore = 0; // when the server allows the next attempt
   #failures = 0; #openedAt = 0; #ids = 0;
   /** @type {State} */ state = "closed";
 
@@ -50,7 +50,7 @@ class Client {
     for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, () => this.#wake());
   }
 
-  /** Subscribe until the returned function is called. Interrupted, it goes on after the last message seen, or `onGap`.
+  /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`.
    * @param {string} channel @param {SubscribeOptions} [options] @returns {() => void} */
   subscribe(channel, options = {}) {
     if (this.#subscriptions.has(channel)) throw new Error(`${channel} is subscribed to already`);
@@ -66,11 +66,11 @@ class Client {
     };
   }
 
-  /** Publish data, or the JSON text `raw` instead, and return the message's position; tried again, it is stored once.
+  /** Publish data, or the JSON text `raw`, and return the message's position; retries store it only once.
    * @param {string} channel @param {any} data @returns {Promise<string>}
    * @param {{ key?: string, raw?: string }} [options]  `key` is an idempotency key */
   async publish(channel, data, { key = randomKey(), raw: body = JSON.stringify(data) } = {}) {
-    if (body === undefined) throw new TypeError("what is published must be JSON");
+    if (body === undefined) throw new TypeError("a message must be JSON");
     const end = Date.now() + PUBLISHING;
     for (let attempt = 1; ; attempt++) {
       const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(await this.#token()) };
@@ -94,7 +94,7 @@ class Client {
   #token = async () => (typeof this.#options.token === "function" ? this.#options.token() : this.#options.token);
   #say = (state, detail = {}) => Object.assign(this, { state }).#options.onState?.(state, detail);
 
-  /** Do at once what timers would do late: the network is back, or the page is looked at again, perhaps after a sleep. */
+  /** Do at once what timers would do late: the network is back, or the page is visible again, perhaps after a sleep. */
   #wake() {
     if (this.state === "open") this.#transport?.look();
     else if (this.state === "waiting" && !globalThis.document?.hidden && Date.now() > this.#notBefore) this.#open();
@@ -165,7 +165,7 @@ function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocke
     watch.hear(seconds);
     const subscription = subscriptions.get(channel);
     if (!subscription) return;
-    // Until it is live, what comes is of an earlier subscription to the same channel.
+    // Until it is live, frames are of an earlier subscription to the same channel.
     if (type === "subscribed" && id === subscription.id) begin(subscription, members);
     else if (type === "message" && subscription.live) moved(subscription, members.position).onMessage?.(members);
     else if (type === "gap" && subscription.live) skip(subscription, members);
@@ -181,20 +181,20 @@ function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocke
   socket.onerror = () => socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
   socket.onmessage = ({ data: text }) => {
     const [start, channel, position, time] = MESSAGE.exec(text) ?? [];
-    const raw = start && text.slice(start.length, -1); // which may be no JSON
+    const raw = start && text.slice(start.length, -1); // which may not be JSON
     take(start ? { type: "message", channel, position, time: Number(time), data: parse(raw), raw } : parse(text));
   };
   const subscribe = ({ id, channel, position, since, last }) => {
     send({ type: "subscribe", id, channel, since: position ?? since, last });
     const waits = () => subscriptions.get(channel)?.id === id && !subscriptions.get(channel).live;
-    setTimeout(() => waits() && lost(`no answer for ${channel}`), PATIENCE).unref?.(); // Node need not stay for it
+    setTimeout(() => waits() && lost(`no answer for ${channel}`), PATIENCE).unref?.(); // it does not keep Node running
   };
   const unsubscribe = ({ channel }) => send({ type: "unsubscribe", channel });
   const close = () => { watch.stop(); socket.onmessage = null; socket.close(); };
   return { subscribe, unsubscribe, look: watch.look, close };
 }
 
-/** One event stream for each channel, by fetch: Node has no EventSource, which would put the token into the URL. */
+/** One event stream per channel, by fetch: Node has no EventSource, which would need the token in the URL. */
 function openStreams({ url, token, subscriptions, opened, lost, ended }) {
   const streams = new Map(); // by subscription: what watches each, and what ends it
   ask(`${url}/health/live`).then(() => opened("sse"), ({ message, wait }) => lost(message, wait));
@@ -220,7 +220,7 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
     streams.set(subscription, { look: watch.look, end });
     try {
       const { body } = await request(`${url}/${encodeURIComponent(channel)}?${query}`, { headers, signal: stream.signal });
-      // In a turn of its own, what a handler throws is its own matter.
+      // In a microtask, so that an error of a handler does not end the stream.
       for await (const event of events(body, watch)) queueMicrotask(() => over() || take(subscription, watch, event));
       if (!over()) lost("the event stream ended");
     } catch (error) {
@@ -232,13 +232,13 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
   return { subscribe, unsubscribe: (left) => streams.get(left)?.end(), look: all("look"), close: all("end") };
 }
 
-/** Gives a connection up that says nothing: at first for as long as any answer may take, then for two heartbeats, of which
- * each says in how many seconds the next one comes. An old server has none. */
+/** Gives up a silent connection: at first after the time for any answer, then after two missing heartbeats, each of which
+ * says when the next one comes. An old server has none. */
 function watching(lost) {
   let [limit, first, heard, timer] = [PATIENCE, Infinity, Date.now()];
   const look = () => {
     clearTimeout(timer);
-    heard = Math.min(heard, Date.now()); // the clock may have been put back
+    heard = Math.min(heard, Date.now()); // the clock may have been set back
     const left = heard + limit - Date.now();
     if (left <= 0) lost(`nothing came for ${limit / 1000} s`);
     else if (left < Infinity) timer = setTimeout(look, left);
@@ -253,7 +253,7 @@ function watching(lost) {
 }
 
 function begin(subscription, { position, resumed }) {
-  // Where a gap comes next, the old position holds until it is told: the connection may break in between.
+  // If a gap follows, keep the old position until it arrives: the connection may break in between.
   if (resumed || !(subscription.position ?? subscription.since)?.includes(":")) subscription.position = position;
   subscription.live = true;
   subscription.onSubscribed?.(position, resumed);
@@ -265,16 +265,16 @@ function skip(subscription, { channel, after, next, reason }) {
 }
 
 const moved = (subscription, position) => Object.assign(subscription, { position });
-/** Full jitter: anything up to a bound that doubles, so that thousands do not come back at once. */
+/** Full jitter, up to a bound that doubles, so that thousands do not come back at the same time. */
 const jitter = (failures) => Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1));
 const bearer = (token) => (token ? { authorization: `Bearer ${token}` } : {});
 const closedWith = (code, text) => new AbideError(CLOSED[code] ?? "refused", text || `closed with ${code}`, code);
 const unreachable = ({ message }) => Promise.reject(new AbideError("unreachable", message));
-/** Whether it is worth trying again; without a status the server was not reached. */
+/** Whether a retry may help; without a status the server was not reached. */
 const passes = ({ code, status = 503 }) => code !== "too_many" && (PASSING.includes(status) || (status >= 500 && status < 600));
-/** The milliseconds that a Retry-After asks for, in seconds or by a date. */
+/** The milliseconds of a Retry-After, which is in seconds or a date. */
 const waitOf = (after) => Math.min(Math.max((after > 0 ? after * 1000 : Date.parse(after) - Date.now()) || 0, 0), LONGEST_WAIT);
-/** A key that nobody else has; randomUUID is missing on pages without TLS. */
+/** A unique key; randomUUID is missing on pages without TLS. */
 const randomKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
 const parse = (text) => { try { return JSON.parse(text); } catch { return undefined; } };
 const limited = (options) => ({ ...options, signal: AbortSignal.timeout(PATIENCE) });
@@ -287,7 +287,7 @@ async function request(url, options) {
   throw new AbideError(code, detail, response.status, waitOf(response.headers.get("retry-after")));
 }
 
-/** The events of a stream, as this server writes them: one line for each field. One that is cut off is none. */
+/** The events of a stream, as this server writes them: one line per field. An incomplete one is dropped. */
 async function* events(body, watch) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = "", read; !(read = await reader.read()).done; ) {

@@ -1,19 +1,19 @@
-/** The console page: what there is, one channel live, and how to use it. */
+/** The console page: the list of channels, one channel live, and snippets that use it. */
 
 import { connect } from "./client.js";
 
-const LIST_EVERY = 2000; // milliseconds between two looks at the list
-const LIST_PATIENCE = 10_000; // until it has to be there
+const LIST_EVERY = 2000; // milliseconds between two requests for the list
+const LIST_PATIENCE = 10_000; // milliseconds until it must have arrived
 const SECONDS = 60; // in a chart
 const ROWS = 200; // messages shown
-const DRAW_EVERY = 100; // milliseconds: thousands of messages a second must not each cost a layout
+const DRAW_EVERY = 100; // milliseconds, so that thousands of messages a second do not each cost a layout
 const SHOWN = 4000; // characters of one message
-const BACKLOG = 20; // messages shown of what was published before
-const BLANKS = /("(?:[^"\\]|\\.)*")|\s+/g; // between the tokens of JSON; strings are kept
+const BACKLOG = 20; // older messages that are shown
+const BLANKS = /("(?:[^"\\]|\\.)*")|\s+/g; // between the tokens of JSON; strings stay as they are
 const NAME = /^[A-Za-z0-9_.:-]{1,255}$/; // of a channel
 
 const byId = (id) => document.getElementById(id);
-const base = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also under a path that a proxy has it at
+const base = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also under a proxy's path
 
 let key = "";
 let chosen = null;
@@ -44,7 +44,7 @@ function showState(state, { transport, delay, reason }) {
 
 // ---- the list
 
-let listing; // the timer of the next look
+let listing; // the timer of the next request
 
 async function list() {
   clearTimeout(listing);

@@ -1,1 +1,1 @@
-"""What every request passes: who calls, from where, and how it is refused and logged."""
+"""What all requests have in common: identifying the caller, refusing, and logging."""

@@ -11,16 +11,16 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LINE = "abide.line"
-"""The key of a scope under which its :class:`Line` is found."""
+"""The key of a scope's :class:`Line`."""
 
 _log = structlog.get_logger("app.access")
 
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
-"""Paths whose successful requests are logged at debug level: a platform asks all the time."""
+"""Paths whose successful requests are logged at debug level: platforms request them all the time."""
 
 
 _LONGEST_PATH = 1024
-"""Characters of a path that are logged; a channel's name has 255 at most."""
+"""How many characters of a path are logged; a channel's name has at most 255."""
 
 
 class AccessLog:
@@ -33,13 +33,13 @@ class AccessLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, and say at the end how it went."""
+        """Run the application, and log its outcome at the end."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         line = Line.of(scope)
         scope[LINE] = line
-        if line.kind == "connection":  # which may have begun in what was a request's context
+        if line.kind == "connection":  # it may have begun in the context of a request
             structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**{f"{line.kind}_id": line.id})
         try:
@@ -50,9 +50,9 @@ class AccessLog:
 
 
 class Line:
-    """Gathers what the line says from the ASGI messages that pass.
+    """One log line, filled in from the ASGI messages that pass.
 
-    Whoever keeps a connection or an answer open after the application has returned sets :attr:`kept`,
+    Code that keeps a connection or a response open after the application has returned sets :attr:`kept`,
     fills in how it ended, and calls :meth:`write`. Small, because it lives as long as the connection.
     """
 
@@ -72,20 +72,20 @@ class Line:
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.messages = 0
-        """Sent to the subscriber; meaningful for connections, and for answers that are kept."""
+        """Messages sent to the subscriber; for connections, and for responses that are kept open."""
         self.bytes = 0
-        """Of the answer's body; meaningful for other requests."""
+        """Bytes of the response's body; for other requests."""
         self.kept = False
         self._begun = time.perf_counter()
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
-        """Begin the line of an ASGI request or WebSocket."""
+        """Return the line of an ASGI request or WebSocket."""
         kind = "connection" if scope["type"] == "websocket" else "request"
         return cls(kind, scope["path"], scope.get("method"), scope["client"][0] if scope.get("client") else None)
 
     def watch_receive(self, receive: Receive) -> Receive:
-        """Return ``receive``, with an eye on it."""
+        """Return a ``receive`` that notes how the client disconnects."""
         if self.kind == "request":
             return receive
 
@@ -98,7 +98,7 @@ class Line:
         return watched
 
     def watch_send(self, send: Send) -> Send:
-        """Return ``send``, with an eye on it."""
+        """Return a ``send`` that notes the outcome."""
 
         async def watched(message: Message) -> None:
             self._note(message)

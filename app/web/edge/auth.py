@@ -1,4 +1,4 @@
-"""Who is calling, and from which page."""
+"""Identifies callers: by their key, by where they are, and by the page that sent the request."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from app.web.edge.loopback import is_forwarded, is_here, is_local, is_near
 from app.web.edge.origins import Origins, is_own
 
 _NAME_DIGITS = 12
-"""Of a key's digest in the name of its identity: enough to tell keys apart, too few to be of use."""
+"""How many digits of a key's digest name its identity: enough to tell keys apart, too few to help an attacker."""
 
 _LONGEST_ORIGIN = 300
-"""Characters of an origin that are kept: more than a host's name, a scheme and a port have."""
+"""How many characters of an origin are kept: more than a scheme, a host name and a port have."""
 
-_NO_KEYS = "no keys are configured (auth.keys), so nobody can"
+_NO_KEYS = "no keys are configured"
 
 
 class Authenticator:
-    """Knows callers by the keys that they bring in ``Authorization: Bearer <key>``, and by where they are.
+    """Identifies callers by the key in ``Authorization: Bearer <key>``, and by whether they are on this machine.
 
-    ``operators`` says who is one: ``anyone``, or who has a ``key``; None for who has a key, or is on this
-    machine. ``on_loopback`` says whether the server listens there alone: else everybody is a stranger.
+    ``operators`` says who is an operator: ``anyone``, or callers with a ``key``; None for callers with a key and
+    those on this machine. The latter count only if ``on_loopback``: the server listens on loopback alone.
     """
 
     def __init__(
@@ -38,28 +38,28 @@ class Authenticator:
         *,
         on_loopback: bool = False,
     ) -> None:
-        # Digests have one length, so that comparing them tells nothing of a key's.
+        # Digests all have the same length, so comparing them reveals nothing about a key's.
         self._keyed = [
             (digest, Identity(has_key=True, name=digest.hex()[:_NAME_DIGITS], is_operator=True))
             for digest in map(_digest, keys)
         ]
         self.origins = Origins(origins, on_loopback=on_loopback)
-        """Whose pages may use the server."""
+        """The origins whose pages may use the server."""
         self.operators = operators
-        """Who is an operator, as configured."""
+        """The configured policy for operators."""
         self._local_may = operators is None and on_loopback
 
     def identify(self, headers: Mapping[str, str], peer: str | None) -> Identity:
-        """Return the caller's identity; in time that does not depend on how near a key is.
+        """Return the caller's identity, in a time that does not depend on how similar a wrong key is.
 
-        Names of ``headers`` are in lower case; ``peer`` is the address that the connection comes from, None
-        where that is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign
-        origin, and :class:`UnauthorisedError` for a key that is none, also where nobody needs one.
+        Names of ``headers`` are in lower case; ``peer`` is the address that the connection comes from, None if
+        it is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign origin, and
+        :class:`UnauthorisedError` for an unknown key, even where no key is needed.
         """
         return self._judge(see(headers, peer))
 
     def judge(self, identity: Identity) -> Identity:
-        """Return what the caller of an open connection is by these settings; raises as :meth:`identify` does."""
+        """Return the identity of an open connection under these settings; raise as :meth:`identify` does."""
         return self._judge(identity.caller)
 
     def _judge(self, caller: Caller) -> Identity:
@@ -82,11 +82,11 @@ class Authenticator:
         return found
 
     def check_operator(self, request: HTTPConnection, what: str) -> None:
-        """Raise unless an operator asks, as :meth:`identify` does and :meth:`Identity.check_operator`."""
+        """Raise unless the caller is an operator, as :meth:`identify` and :meth:`Identity.check_operator` do."""
         self.identify(request.headers, peer(request.scope)).check_operator(f"only operators may see {what}")
 
     def is_operator(self, request: HTTPConnection) -> bool:
-        """Whether an operator asks."""
+        """Whether the caller is an operator."""
         try:
             return self.identify(request.headers, peer(request.scope)).is_operator
         except AbideError:
@@ -98,7 +98,7 @@ class Authenticator:
 
 
 def see(headers: Mapping[str, str], peer: str | None) -> Caller:
-    """Return what a caller shows; the arguments are those of :meth:`Authenticator.identify`."""
+    """Return what a request shows of its caller; the arguments are those of :meth:`Authenticator.identify`."""
     origin, host = headers.get("origin"), headers.get("host", "")
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     own = origin is not None and is_own(origin, host)
@@ -112,9 +112,9 @@ def see(headers: Mapping[str, str], peer: str | None) -> Caller:
 
 
 def peer(scope: Scope) -> str | None:
-    """Return the address that a request comes from; None where it is not known, or may be a proxy's.
+    """Return the address that a request comes from; None if it is not known, or may be a proxy's.
 
-    Nobody but proxies speaks HTTP/1.0 any more: it is what nginx sends unless it is told otherwise.
+    A request with HTTP/1.0 may come from a proxy: nginx sends that version unless it is configured otherwise.
     """
     client = scope.get("client")
     return client[0] if client and scope.get("http_version") != "1.0" else None

@@ -1,4 +1,4 @@
-"""What the server says of its drain; nothing on a server that has none."""
+"""Access to the server's drain; on a server without one, nothing drains."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.core.ports import DRAIN, Drain
 
 
 def is_draining(scope: Scope) -> bool:
-    """Whether the server takes no new connections any more."""
+    """Whether the server is closing its connections before it stops."""
     drain = _drain(scope)
     return drain is not None and drain.has_begun
 
 
 def lasting(scope: Scope, end: Callable[[], object]) -> AbstractContextManager[object]:
-    """Return the context in which a response lasts, until the server calls ``end``."""
+    """Return a context for a response that lasts; within it the server may call ``end`` to finish the response."""
     drain = _drain(scope)
     return nullcontext() if drain is None else drain.lasting(end)
 

@@ -1,4 +1,4 @@
-"""Who is on this machine: the one place that decides whether a request needs no key to be an operator's."""
+"""Decides whether a request comes from this machine, and so needs no key to be an operator's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORWARDING = frozenset(
         "fastly-client-ip", "fly-client-ip", "x-appengine-user-ip", "x-azure-clientip",
     )
 )  # fmt: skip
-"""Headers by which a proxy says that it speaks for somebody else; and all that begin with :data:`FORWARDED`."""
+"""Headers that proxies add when they forward a request; so are all that begin with :data:`FORWARDED`."""
 
 FORWARDED = "x-forwarded"
 
@@ -28,23 +28,23 @@ _OTHER_SITES = ("cross-site", "same-site")
 
 
 def is_local(caller: Caller, origins: Origins) -> bool:
-    """Whether a person or a program on this machine asks: no page, or one of this machine or of a named origin.
+    """Whether the request comes from this machine, and from no page but one of this machine or of a listed origin.
 
-    Any page that a developer looks at can ask ``localhost``. ``origins: ["*"]`` does not mean that, nor does a
-    wildcard: whoever can have a name below a domain is not its owner.
+    Any page that a developer opens can send requests to ``localhost``. Neither ``origins: ["*"]`` nor a wildcard
+    makes such a page trusted: people who can register a name below a domain do not own the domain.
     """
     origin = caller.origin
     return caller.is_near and (origin is None or origins.names(origin) or is_here(authority(origin)))
 
 
 def is_near(headers: Mapping[str, str], peer: str | None) -> bool:
-    """Whether a request comes from this machine, and by way of nobody.
+    """Whether a request comes from this machine, and through no proxy.
 
-    ``peer`` is the address that the connection comes from. Besides, the request
+    ``peer`` is the address that the connection comes from. The request must also
 
-    * names this machine in Host, see :func:`is_here`;
-    * carries no header of a proxy;
-    * is none that a page of another site causes without an Origin, as images, scripts and links do.
+    * name this machine in Host, see :func:`is_here`;
+    * carry no header of a proxy;
+    * not be one that a page of another site causes without an Origin, as images, scripts and links do.
     """
     return (
         peer is not None
@@ -56,17 +56,17 @@ def is_near(headers: Mapping[str, str], peer: str | None) -> bool:
 
 
 def is_here(authority: str) -> bool:
-    """Whether ``host[:port]`` is this machine whatever a name server says.
+    """Whether ``host[:port]`` names this machine without the help of a name server.
 
-    Any other name may be a stranger's that was made to lead here (DNS rebinding), and one without a dot may be
-    what another machine of the network calls itself (LLMNR): its page would be one of the server's own.
+    Somebody may have pointed any other name here (DNS rebinding), and a name without a dot may be that of another
+    machine on the network (LLMNR): its page would count as one of the server's own.
     """
     host, colon, port = authority.rpartition(":")
     return is_loopback((host if colon and port.isdigit() and not host.endswith(":") else authority).strip("[]").lower())
 
 
 def is_forwarded(headers: Mapping[str, str]) -> bool:
-    """Whether a proxy says that it speaks for somebody else."""
+    """Whether a proxy has forwarded the request."""
     return any(name in FORWARDING or name.startswith(FORWARDED) for name in headers)
 
 

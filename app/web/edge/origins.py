@@ -1,4 +1,4 @@
-"""Which pages may use the server, by the ``Origin`` that their browser sends (RFC 6454)."""
+"""Decides which pages may use the server, by the ``Origin`` header of their browser (RFC 6454)."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from app.core.errors import ForbiddenError
 
 _ANY, _OPAQUE, _WILDCARD = "*", "null", "*."
 _LABELS = r"([a-z0-9_-]+\.)+"
-"""What a wildcard stands for: one label or more, as in a Content-Security-Policy."""
+"""What a wildcard matches: one label or more, as in a Content-Security-Policy."""
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Origins:
-    """The configured origins: ``*``, ``null``, ``scheme://host[:port]``, the host with ``*.`` before it or not."""
+    """The configured origins: ``*``, ``null``, or ``scheme://host[:port]`` with or without ``*.`` before the host."""
 
     def __init__(self, configured: tuple[str, ...], *, on_loopback: bool = False) -> None:
         self._on_loopback = on_loopback
         self.any = _ANY in configured
-        """Whether a page of any origin may use the server."""
+        """Whether pages of every origin may use the server."""
         self._exact = frozenset(origin for origin in configured if _WILDCARD not in origin) - {_ANY}
         self._hosts = frozenset(map(authority, self._exact))
         wildcards = [origin for origin in configured if _WILDCARD in origin]
         self._wildcards = re.compile("|".join(map(_pattern, wildcards)), re.ASCII) if wildcards else None
 
     def lists(self, origin: str) -> bool:
-        """Whether the origin is named, by itself or by a wildcard of its host, and not only by ``*``."""
+        """Whether the origin is listed, itself or by a wildcard of its host; ``*`` does not count."""
         return origin in self._exact or (self._wildcards is not None and self._wildcards.fullmatch(origin) is not None)
 
     def names(self, origin: str) -> bool:
-        """Whether the origin is listed as it is, and is somebody's own."""
+        """Whether the origin is listed itself, without a wildcard; ``null`` does not count, as any page can have it."""
         return origin != _OPAQUE and origin in self._exact
 
     def trusts(self, origin: str) -> bool:
-        """Whether the origin is listed and somebody's own: any page can make a frame whose origin is ``null``."""
+        """Whether the origin is listed; ``null`` does not count, as any page can make a frame with it."""
         return origin != _OPAQUE and self.lists(origin)
 
     def check(self, caller: Caller) -> None:
-        """Refuse what a page of a foreign origin has a browser ask.
+        """Raise :class:`ForbiddenError` for a request that comes from a page of a foreign origin.
 
-        Raises :class:`ForbiddenError`. Who is no browser sends no Origin and is let in. So are the
-        server's own pages: their Origin names the host that they ask.
-        Where only this machine reaches the server, a host of another name is nobody's that is not listed: else
-        a page whose name was made to lead here (DNS rebinding) would be the server's own.
+        Clients that are not browsers send no Origin, and are admitted. So are the server's own pages, whose Origin
+        names the host that the request is for. On a server that only this machine can reach, such a page must also
+        have a name of this machine, or be listed: otherwise a page whose name somebody has pointed here (DNS
+        rebinding) would count as the server's own.
         """
         origin = caller.origin
         if origin is None or self.any or self.lists(origin):
@@ -57,14 +57,14 @@ class Origins:
 
 
 def authority(origin: str) -> str:
-    """Return ``host[:port]`` of an origin; nothing of ``null``."""
+    """Return ``host[:port]`` of an origin; an empty text for ``null``."""
     return origin.partition("://")[2]
 
 
 def is_own(origin: str, host: str) -> bool:
-    """Whether a page of the origin is the server's: it names the host that it asks."""
+    """Whether the origin is the server's own: it names the host that the request is for."""
     scheme, _, own = origin.partition("://")
-    # A browser leaves the scheme's own port out of both; a proxy may put it into Host.
+    # A browser leaves the scheme's default port out of both; a proxy may add it to Host.
     return bool(own) and scheme in _DEFAULT_PORTS and host.lower() in (own, own + _DEFAULT_PORTS[scheme])
 
 

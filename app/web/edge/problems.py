@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: one table of statuses, ``application/problem+json`` (RFC 9457)."""
+"""Errors as HTTP responses: one table of statuses, ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def describe_error(error: errors.AbideError) -> dict[str, Any]:
 
 
 class ProblemResponse(JSONResponse):
-    """A refusal as an HTTP answer; before an upgrade, one to a WebSocket handshake too."""
+    """A refusal as an HTTP response, also to a WebSocket handshake before the upgrade."""
 
     media_type = "application/problem+json"
 
@@ -59,7 +59,7 @@ class ProblemResponse(JSONResponse):
 
     @classmethod
     def of(cls, error: errors.AbideError) -> ProblemResponse:
-        """Make the answer to an error, with the headers that its status asks for."""
+        """Return the response to an error, with the headers that its status requires."""
         problem = describe_error(error)
         if isinstance(error, errors.UnauthorisedError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})

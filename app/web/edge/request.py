@@ -1,4 +1,4 @@
-"""What a request says: its headers by name, and its query."""
+"""Reads requests: headers by name, and the query."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from starlette.types import Scope
 from app.core.errors import MalformedError
 
 MAX_PARAMETERS = 100
-"""Parameters of a query, at most."""
+"""The most parameters of a query."""
 
 _SINGLE = (
     "authorization", "content-encoding", "content-length", "content-type", "idempotency-key", "last-event-id", "origin",
 )  # fmt: skip
-"""Headers that are used here, and mean one thing."""
+"""Headers that this server reads, and that may have only one value."""
 
 _PARAMETERS = ("since", "last", "limit", "wait", "heartbeat")
-"""Parameters that are used here."""
+"""Query parameters that this server reads."""
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the values by names in lower case, without blanks around them; of those that appear twice, the first.
+    """Return the values by name in lower case, without blanks around them; the first of a repeated header.
 
-    Raises :class:`MalformedError` where one that is used here appears twice with two values.
+    Raises :class:`MalformedError` if a header of :data:`_SINGLE` appears twice with different values.
     """
     found = {name.decode("latin-1"): value.decode("latin-1").strip(" \t") for name, value in reversed(headers)}
     if len(found) != len(headers):
@@ -34,7 +34,7 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def query_of(scope: Scope) -> dict[str, str]:
-    """Return the parameters of the query; raise :class:`MalformedError` for too many, and for one of ours twice."""
+    """Return the query parameters; raise :class:`MalformedError` for too many, or if one of ours appears twice."""
     try:
         pairs = parse_qsl(
             scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
@@ -54,5 +54,5 @@ def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, st
     for name in _SINGLE:
         raw = name.encode()
         if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
-            msg = f"the header {name!r} appears twice, with two values"
+            msg = f"the header {name!r} appears twice with different values"
             raise MalformedError(msg)

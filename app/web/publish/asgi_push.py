@@ -65,7 +65,7 @@ class HeldBody:
         while more:
             event = await self._receive()
             if event["type"] == "http.disconnect":
-                msg = "the client went away before its request was complete"
+                msg = "the client disconnected before its request was complete"
                 raise MalformedError(msg)
             piece = event.get("body", b"")
             self._hold(len(piece), limit)

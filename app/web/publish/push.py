@@ -221,12 +221,12 @@ class Push:
 
 def too_large(limit: int) -> TooLargeError:
     """Return the error of a body that has more bytes than its limit."""
-    return TooLargeError(f"the body is over the limit of {limit} bytes")
+    return TooLargeError(f"the body is larger than the limit of {limit} bytes")
 
 
 def no_room() -> NoRoomError:
     """Return the error of a body that cannot be held beside all those of others."""
-    return NoRoomError("too much of unfinished messages is held already: send it again later")
+    return NoRoomError("the server holds too many unfinished messages: send this one again later")
 
 
 def _named(admission: Admission, channel: Channel, message: bytes) -> Record:

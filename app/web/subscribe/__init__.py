@@ -1,1 +1,1 @@
-"""Subscribers: who is admitted, and in which form they are told."""
+"""Subscribing: which requests are admitted, and in which form messages are sent."""

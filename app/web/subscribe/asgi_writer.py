@@ -1,6 +1,6 @@
-"""Connections over plain ASGI, for servers that cannot hand them over: slower, the same behaviour.
+"""Connections over plain ASGI, for servers that cannot hand them over: slower, with the same behaviour.
 
-Stands between a :class:`~app.core.ports.Peer` and ASGI's ``receive`` and ``send``.
+Connects a :class:`~app.core.ports.Peer` to ASGI's ``receive`` and ``send``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.delivery.encodings import RECORD_END
+from app.core.delivery.encodings import TEXT_END
 from app.core.ports import Handover, Heartbeat, Peer, ResponseHandover, Writer
 from app.web.edge.draining import lasting
 from app.wire.close_codes import CloseCode
 
 HIGH_BYTES = 128 * 1024
 LOW_BYTES = 32 * 1024
-"""A connection with more than the one waiting to be sent is full, until there is less than the other."""
+"""A connection is full from the moment that its queue exceeds the first until it is below the second."""
 
 Emit = Callable[[bytes], Awaitable[None]]
-"""Sends one piece that was written."""
+"""Sends the bytes of one write."""
 
 
 class AsgiWriter(Writer):
@@ -39,16 +39,16 @@ class AsgiWriter(Writer):
         self.peer: Peer
         """Set before anything is written."""
         self.closing: tuple[int, str] | None = None
-        """With what code and reason the connection is to be closed; None while it is not."""
+        """The close code and reason once :meth:`close` was called; None before."""
 
     def hand_over(self, peer: Peer, heartbeat: Heartbeat | None = None) -> AsgiWriter:
-        """Become the writer of a peer. A :class:`~app.core.ports.Handover`, of a WebSocket or a response."""
+        """Become the writer of a peer. The :class:`~app.core.ports.Handover` of a WebSocket or a response."""
         self.peer = peer
         self._heartbeat = heartbeat
         return self
 
     def write(self, data: bytes) -> None:
-        """Queue bytes; what comes after :meth:`close` is dropped."""
+        """Queue bytes; after :meth:`close`, drop them."""
         if self.closing is None:
             self._queue.append(data)
             self._size += len(data)
@@ -58,7 +58,7 @@ class AsgiWriter(Writer):
                 self.peer.full()
 
     def is_full(self) -> bool:
-        """Whether more than :data:`HIGH_BYTES` wait, or did and there is still no room."""
+        """Whether the queue is full, and has not fallen below :data:`LOW_BYTES` since."""
         return self._full
 
     def close(self, code: int, reason: str) -> None:
@@ -68,11 +68,11 @@ class AsgiWriter(Writer):
             self._news.set()
 
     def pause(self) -> None:
-        """Let :meth:`readable` wait."""
+        """Block :meth:`readable`."""
         self._reading.clear()
 
     def resume(self) -> None:
-        """Let it return."""
+        """Unblock :meth:`readable`."""
         self._reading.set()
 
     async def readable(self) -> None:
@@ -80,7 +80,7 @@ class AsgiWriter(Writer):
         await self._reading.wait()
 
     async def run(self) -> None:
-        """Send what is written until :meth:`close`; the heartbeat when nothing was for so long."""
+        """Send what is written until :meth:`close`, and the heartbeat after silence."""
         data, seconds = self._heartbeat or (b"", None)
         while self._queue or self.closing is None:
             if self._queue:
@@ -98,14 +98,14 @@ class AsgiWriter(Writer):
         self._size -= len(data)
         if self._full and self._size < LOW_BYTES:
             self._full = False
-            self.peer.drained()
+            self.peer.writable()
 
 
 async def serve_websocket(begin: Callable[[Handover], Peer], receive: Receive, send: Send) -> None:
-    """Run an accepted WebSocket until one side ends it; ``begin`` makes the peer."""
+    """Run an accepted WebSocket until either side ends it; ``begin`` makes the peer."""
 
     async def emit(records: bytes) -> None:
-        for text in records.split(RECORD_END)[:-1]:
+        for text in records.split(TEXT_END)[:-1]:
             await send({"type": "websocket.send", "text": text.decode()})
 
     writer = AsgiWriter(emit)
@@ -128,7 +128,7 @@ async def serve_websocket(begin: Callable[[Handover], Peer], receive: Receive, s
 
 
 async def _read(writer: AsgiWriter, receive: Receive) -> int:
-    """Pass on what the subscriber sends; return the code that it closed with."""
+    """Pass the subscriber's messages to the peer; return the close code when it disconnects."""
     while True:
         await writer.readable()
         event = await receive()
@@ -142,7 +142,7 @@ async def _read(writer: AsgiWriter, receive: Receive) -> int:
 
 
 async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope, receive: Receive, send: Send) -> None:
-    """Run a response that has started until one side ends it; ``begin`` makes the peer."""
+    """Run a response that has started until either side ends it; ``begin`` makes the peer."""
 
     async def emit(data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -166,6 +166,6 @@ async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope
 
 
 async def disconnected(receive: Receive) -> None:
-    """Return when the client has gone."""
+    """Return when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""A bug in a connection's code ends that connection, and nothing else."""
+"""A bug in one connection's code ends that connection and no other."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from app.web.edge.access import Line
 _log = structlog.get_logger(__name__)
 
 
-class Guarded(Protocol):
-    """What has methods that are :func:`guarded`."""
+class Crashable(Protocol):
+    """A class with :func:`guarded` methods."""
 
     def crash(self, error: BaseException) -> None:
         """End the connection because of a bug. Never raises."""
 
 
 P = ParamSpec("P")
-G = TypeVar("G", bound=Guarded)
+G = TypeVar("G", bound=Crashable)
 
 
 def guarded(method: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G, P], None]:
-    """Let an error that a connection's method raises end the connection: who calls it has others to serve."""
+    """Make an error in a connection's method end that connection: the caller has others to serve."""
 
     @wraps(method)
     def call(self: G, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -41,7 +41,7 @@ def guarded(method: Callable[Concatenate[G, P], None]) -> Callable[Concatenate[G
 
 def report(error: BaseException, line: Line, meter: Meter) -> None:
     """Log a connection's bug with its trace, and count it."""
-    if isinstance(error, AbideError) and error.__cause__ is not None:  # what the core makes of it
+    if isinstance(error, AbideError) and error.__cause__ is not None:  # the core wraps unexpected errors
         error = error.__cause__
     meter.failed("connection")
     _log.error("connection_failed", path=line.path, **{f"{line.kind}_id": line.id}, exc_info=error)

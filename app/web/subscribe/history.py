@@ -1,4 +1,4 @@
-"""``GET /{channel}/history``: the log as a JSON answer, and long-polling for clients that can do nothing else."""
+"""``GET /{channel}/history``: stored messages as JSON, and long-polling for clients without sockets or streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
 from app.core.message import Message, Page
 from app.core.ports import Source, Writer
-from app.core.resume import Begin, Gap, Start, begin
+from app.core.resume import Beginning, Gap, Start, begin
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 
@@ -26,26 +26,26 @@ MAX_WAIT = 60
 DEFAULT_LIMIT = 100
 
 More = Callable[[int, int], Awaitable[Page]]
-"""Reads at most so many messages (second) past an offset (first)."""
+"""Reads messages past an offset (first argument), at most so many (second)."""
 
 _HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
-class History:
-    """Reads the log of channels for whoever may subscribe to them."""
+class HistoryReader:
+    """Answers requests for the history of channels."""
 
     def __init__(self, hub: Hub, source: Source) -> None:
         self._hub = hub
         self._source = source
 
-    async def answer(  # noqa: PLR0913, PLR0917 — a request's parts, and who may ask
+    async def answer(  # noqa: PLR0913, PLR0917 — the parts of a request, and its caller
         self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
-    ) -> Answer:
-        """Answer one request; raise why it cannot be.
+    ) -> HistoryResponse:
+        """Return the response to one request; raise :class:`~app.core.errors.AbideError` to refuse it.
 
-        With ``wait`` and nothing to answer yet, wait so many seconds at most for a message.
+        If there are no messages and the query has ``wait``, wait at most so many seconds for one.
         """
         channel.check_subscribe(identity)
         start = Start.parse(query.get("since", "earliest"), None)
@@ -61,13 +61,13 @@ class History:
                     page, where = await self._poll(name, channel, identity, start, limit, waiter)
             finally:
                 gone.cancel()
-        return Answer(partial(self._more, name, channel), page, where, limit)
+        return HistoryResponse(partial(self._more, name, channel), page, where, limit)
 
     async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:
         return await self._source.read(name, after, limit, channel.history)
 
-    async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Begin]:
-        if start.earliest:  # before the first: whatever is held comes
+    async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Beginning]:
+        if start.earliest:  # from the first message on, so no gap is possible
             page = await self._source.read(name, 0, limit, channel.history)
             return page, begin(start, page.lineage, page.first, page.head)
         while True:
@@ -79,13 +79,13 @@ class History:
 
     async def _poll(  # noqa: PLR0913, PLR0917 — a question, and how long it may take
         self, name: str, channel: Channel, identity: Identity, start: Start, limit: int, waiter: _Waiter
-    ) -> tuple[Page, Begin]:
-        """Read again when there is something, or time is up."""
-        subscription, _ = await self._hub.subscribe(name, identity, encodings.PLAIN_RECORDS)
+    ) -> tuple[Page, Beginning]:
+        """Wait until a message arrives or time is up; return what there is then."""
+        subscription, _ = await self._hub.subscribe(name, identity, encodings.PLAIN_TEXTS)
         self._hub.meter.connected("poll")
         try:
             subscription.attach(waiter, waiter)
-            page, where = await self._read(name, channel, start, limit)  # it may have come in between
+            page, where = await self._read(name, channel, start, limit)  # a message may have come in between
             if not page.messages and await waiter.news():
                 page, where = await self._read(name, channel, start, limit)
         finally:
@@ -95,14 +95,14 @@ class History:
 
 
 class _Waiter(Writer):
-    """A writer that only notices that there is something. A subscriber, too."""
+    """A writer and subscriber that only notices that something was sent."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._news = asyncio.Event()
 
     async def news(self) -> bool:
-        """Return whether something came, or ended it, within its seconds."""
+        """Wait at most ``seconds`` for a message or the end; return whether one came."""
         try:
             await asyncio.wait_for(self._news.wait(), self._seconds)
         except TimeoutError:
@@ -113,7 +113,7 @@ class _Waiter(Writer):
         """Let :meth:`news` return."""
         self._news.set()
 
-    def write(self, data: bytes) -> None:  # noqa: ARG002 — as for the four below, that it was called is enough
+    def write(self, data: bytes) -> None:  # noqa: ARG002 — here and below, the call alone matters
         self._news.set()
 
     def is_full(self) -> bool:
@@ -143,28 +143,28 @@ def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int
     return int(text)
 
 
-class Answer:
-    """The answer, as an ASGI application: one piece where the first page has everything, else piece by piece.
+class HistoryResponse:
+    """An ASGI application that sends the messages: in one body if one page has them all, otherwise page by page.
 
-    A page is read when the client has taken the ones before it, so that a client that reads slowly, or not at all,
-    makes the server hold two pages. ``first`` and ``last`` are those of the newest page that was read. ``complete`` is
-    about all of them: it is false also when messages between two pages expired before they could be read,
-    or the log began another epoch meanwhile, which ends the answer.
+    Each page is read after the client has taken the ones before it, so a client that reads slowly, or not at all,
+    makes the server hold two pages. ``first`` and ``last`` are those of the newest page. ``complete`` is about all
+    pages: it is false also if messages between two pages expired before they were read, or if the log began another
+    epoch meanwhile, which ends the response.
     """
 
-    def __init__(self, more: More, page: Page, where: Begin, limit: int) -> None:
+    def __init__(self, more: More, page: Page, where: Beginning, limit: int) -> None:
         self._more = more
         self._page = page
         self._left = limit - len(page.messages)
-        """How many messages the client wants besides those of the page."""
+        """How many more messages the client wants after those of the page."""
         self._next = where.cursor + 1
-        """Offset of the message that has to come next if nothing is missing."""
+        """Offset of the next message if none is missing."""
         self._is_complete = where.gap is None
         self._lineage = page.lineage
         self._epoch = epochs.label(page.lineage).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         body, headers = b'{"messages":[' + self._messages(), _HEADERS
         is_whole = not self._has_more()
         if is_whole:
@@ -178,12 +178,12 @@ class Answer:
             await self._send_more(receive, send)
 
     async def _send_more(self, receive: Receive, send: Send) -> None:
-        """Send the other pages, unless the client goes away."""
+        """Send the other pages, unless the client disconnects."""
         gone = asyncio.create_task(disconnected(receive))
         try:
             while self._has_more() and not gone.done():
                 page = await self._more(self._page.messages[-1].offset, self._left)
-                if epochs.name(page.lineage) != epochs.name(self._lineage):  # what follows may not follow what was sent
+                if epochs.name(page.lineage) != epochs.name(self._lineage):  # the next page may not continue this one
                     self._is_complete = False
                     break
                 self._page = page
@@ -199,7 +199,7 @@ class Answer:
         return bool(messages) and self._left > 0 and messages[-1].offset < self._page.head
 
     def _messages(self) -> bytes:
-        """Return those of the page, and note whether some before them are missing."""
+        """Return the messages of the page as JSON, and note whether some before them are missing."""
         messages = self._page.messages
         if messages:
             self._is_complete = self._is_complete and messages[0].offset == self._next

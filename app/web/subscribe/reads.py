@@ -1,4 +1,4 @@
-"""``GET`` of a channel: an event stream, or the history."""
+"""``GET`` requests for a channel: an event stream, or its history."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from app.web.edge.auth import Authenticator, peer
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.edge.request import by_name, query_of
 from app.web.subscribe import sse
-from app.web.subscribe.history import History
+from app.web.subscribe.history import HistoryReader
 
 HISTORY = "/history"
-"""What follows a channel's path, where its history is."""
+"""The end of the path of a channel's history."""
 
 _log = structlog.get_logger(__name__)
 
@@ -29,14 +29,14 @@ class Reads:
         self._registry = registry
         self._authenticator = authenticator
         self._hub = hub
-        self._history = History(hub, source)
+        self._history = HistoryReader(hub, source)
 
     def knows(self, path: str) -> bool:
-        """Whether the path is a channel's, or that of its history."""
+        """Whether the path is that of a channel or of its history."""
         return self._registry.get(_name(path)) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request whose path :meth:`knows`."""
+        """Serve one request for a path that :meth:`knows` accepts."""
         try:
             response = await self._answer(scope, receive, send)
         except AbideError as error:
@@ -49,7 +49,7 @@ class Reads:
             await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
-        """Return the answer; None when it is a stream, or was one."""
+        """Return the response; None if it was an event stream, which is already sent or handed over."""
         headers, query = by_name(scope["headers"]), query_of(scope)
         identity = self._authenticator.identify(headers, peer(scope))
         path = scope["path"]
@@ -59,14 +59,14 @@ class Reads:
             return await self._history.answer(name, channel, identity, query, scope, receive)
         if not sse.is_wanted(headers):
             detail = (
-                f"/{name} is subscribed to: connect a WebSocket, or accept {sse.MEDIA_TYPE}; "
-                f"what is kept can be read from /{name}{HISTORY}"
+                f"/{name} is for subscribers: connect a WebSocket, or send 'Accept: {sse.MEDIA_TYPE}'; "
+                f"read stored messages from /{name}{HISTORY}"
             )
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         channel.check_subscribe(identity)
         if scope["method"] == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
-        await sse.stream(self._hub, sse.Asked.of(name, identity, headers, query), scope, receive, send)
+        await sse.stream(self._hub, sse.StreamRequest.of(name, identity, headers, query), scope, receive, send)
         return None
 
 

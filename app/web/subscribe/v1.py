@@ -1,4 +1,4 @@
-"""The ``abide.v1`` form: JSON objects both ways, positions, gaps, any number of channels on one socket."""
+"""The ``abide.v1`` form of a WebSocket: JSON objects both ways, positions, gaps, many channels on one socket."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from app.core import data as json_data
 from app.core.channel import MAX_NAME, Identity
 from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
-from app.core.delivery.encodings import Encoding, control
+from app.core.delivery.encodings import Encoding, json_object
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, MalformedError, TooManyError, UnavailableError, UnknownChannelError
 from app.core.message import MAX_OFFSET, check_key
 from app.core.ports import Intake, Publisher, Writer
-from app.core.resume import Begin, Gap, Start
+from app.core.resume import Beginning, Gap, Start
 from app.core.scan import Members
 from app.web.edge.access import Line
 from app.web.edge.problems import STATUSES
 from app.web.subscribe.guard import guarded
-from app.web.subscribe.plain import Connection
+from app.web.subscribe.socket_peer import SocketPeer
 from app.wire.close_codes import CloseCode
 
 SUBPROTOCOL = "abide.v1"
 
 MAX_SUBSCRIPTIONS = 100
-"""Subscriptions of one connection, at most."""
+"""The most subscriptions of one connection."""
 
 MAX_ID = 1024
-"""Characters of an ``id``, at most: it is repeated in the answer."""
+"""The most characters of an ``id``, which is repeated in the answer."""
 
 _FIELDS = {
     "publish": {"type", "id", "channel", "data", "key"},
@@ -39,15 +39,15 @@ _MEMBERS = frozenset().union(*_FIELDS.values())
 _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 
 
-class Session(Connection):
-    """A connection that speaks ``abide.v1``.
+class V1Socket(SocketPeer):
+    """A WebSocket that speaks ``abide.v1``.
 
-    ``only`` is the channel's name on ``/{channel}``, whose end is the connection's end; None on ``/ws``.
+    ``only`` is the channel's name on ``/{channel}``, where the connection ends with its subscription; None on ``/ws``.
     """
 
     __slots__ = ("_encoding", "_messages", "_only", "_starts", "_subscriptions")
 
-    def __init__(  # noqa: PLR0913, PLR0917 — the arguments of a connection, and two of its own
+    def __init__(  # noqa: PLR0913, PLR0917 — the base's arguments and two more
         self,
         hub: Hub,
         publisher: Publisher,
@@ -65,54 +65,54 @@ class Session(Connection):
         self._messages = 0
 
     @guarded
-    def begin(self, writer: Writer, subscription: Subscription | None, where: Begin | None) -> None:
-        """Start to speak: on ``/{channel}`` with its subscription, on ``/ws`` with none."""
+    def begin(self, writer: Writer, subscription: Subscription | None, where: Beginning | None) -> None:
+        """Start with the subscription of ``/{channel}``, or with none on ``/ws``."""
         self._writer = writer
         if subscription is not None and where is not None:
             self._add(subscription, where, None)
 
     @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
-        """Say so; what is held comes after it."""
+        """Report the gap; the messages after it follow."""
         self._say_gap(subscription.name, gap)
 
     @guarded
     def ended(self, subscription: Subscription, error: AbideError) -> None:
-        """Say that the channel is over; close where it is the connection's only one, or the connection that fails."""
+        """Report the end of a subscription; close the connection if it has only one channel, or the server failed."""
         if self._only is not None or isinstance(error, UnavailableError) or error.code == AbideError.code:
             self.fail(error)
         else:
             self._remove(subscription)
             self._say(type="unsubscribed", channel=subscription.name, code=CLOSE_CODES[error.code])
 
-    def most(self) -> int:
-        """Return what its one channel takes of this subscriber, or the one that takes most."""
+    def max_size(self) -> int:
+        """Return the size of the largest text that this subscriber may send, in bytes, over all its channels."""
         registry = self.hub.registry
         channel = registry.get(self._only) if self._only is not None else None
-        return MAX_ENVELOPE + (channel or registry).most_from(self.identity)
+        return MAX_ENVELOPE + (channel or registry).max_publish_size(self.identity)
 
     def stall(self) -> None:
-        """Stop every subscription at what was sent."""
+        """Stop every subscription until :meth:`go_on`."""
         for subscription in list(self._subscriptions.values()):
             subscription.full()
 
     def go_on(self) -> None:
-        """Let every subscription go on from there."""
+        """Let every subscription send again, from where it stopped."""
         for subscription in list(self._subscriptions.values()):
-            subscription.drained()
+            subscription.writable()
 
     def release(self, line: Line) -> None:
-        """Give back the subscriptions."""
+        """Unsubscribe from everything, and note how many messages were sent."""
         for subscription in list(self._subscriptions.values()):
             self._remove(subscription)
         line.messages = self._messages
 
     async def handle(self, text: bytes) -> None:
-        """Do what a message of the subscriber asks for; only what is no JSON object closes."""
+        """Do what a text of the subscriber asks for; only a text that is not a JSON object closes the connection."""
         refusal = ""
         try:
             members = await json_data.read_members(text, _MEMBERS)
-        except MemberError as error:  # not kept: it holds this frame, and with it the text
+        except MemberError as error:  # keep only its text: the error refers to this frame, and so to the whole message
             members, refusal = error.found, str(error)
         known: dict[str, Any] = {}
         try:
@@ -158,17 +158,17 @@ class Session(Connection):
     async def _subscribe(self, members: Members, name: str, identifier: object) -> None:
         self._only_on_ws()
         if name in self._subscriptions:
-            msg = f"{name!r} is subscribed to already"
+            msg = f"this connection is already subscribed to {name!r}"
             raise MalformedError(msg)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             self.hub.meter.limited("subscriptions")
-            msg = f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another connection"
+            msg = f"a connection may have at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another one"
             raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None
         start = Start.parse(since, members.get("last"))
         self.hub.registry.find(name).check_subscribe(self.identity)
         subscription, where = await self.hub.subscribe(name, self.identity, self._encoding, start)
-        if self.is_over:  # it ended while the backend was asked
+        if self.is_over:  # the connection ended while the backend answered
             self.hub.unsubscribe(subscription)
         else:
             self._add(subscription, where, identifier)
@@ -177,17 +177,17 @@ class Session(Connection):
         self._only_on_ws()
         subscription = self._subscriptions.get(name)
         if subscription is None:
-            msg = f"{name!r} is not subscribed to"
+            msg = f"this connection is not subscribed to {name!r}"
             raise UnknownChannelError(msg)
         self._remove(subscription)
         self._say(type="unsubscribed", id=identifier, channel=name, code=CloseCode.NORMAL)
 
     def _only_on_ws(self) -> None:
         if self._only is not None:
-            msg = f"this socket is for {self._only!r} alone: use /ws for any number of channels"
+            msg = f"this socket serves only {self._only!r}: use /ws for any number of channels"
             raise MalformedError(msg)
 
-    def _add(self, subscription: Subscription, where: Begin, identifier: object) -> None:
+    def _add(self, subscription: Subscription, where: Beginning, identifier: object) -> None:
         name = subscription.name
         self._subscriptions[name], self._starts[name] = subscription, where.cursor
         position = str(subscription.position)
@@ -205,16 +205,16 @@ class Session(Connection):
         self._say(type="gap", channel=channel, after=gap.after, next=str(gap.next), reason=gap.reason)
 
     def _say(self, **members: Any) -> None:  # noqa: ANN401 — JSON
-        self._writer.write(self._encoding.wrap(control(**members)))
+        self._writer.write(self._encoding.wrap(json_object(**members)))
 
 
 def _name(text: str) -> str:
-    """Return a channel's name; of one that is too long, as much as is needed to see that."""
+    """Return a channel's name; if it is too long, only as much of it as shows that."""
     return json_data.string(text, "'channel'")[: MAX_NAME + 1]
 
 
 def _identifier(members: Members) -> str | int | None:
-    """Return the ``id``, a string or an integer that every JSON reader takes for the same, or None."""
+    """Return the ``id``: a string, an integer that every JSON parser reads exactly, or None."""
     if "id" not in members:
         return None
     text = members["id"]
@@ -225,6 +225,6 @@ def _identifier(members: Members) -> str | int | None:
         raise MalformedError(msg)
     identifier = json_data.string(text, "'id'")
     if len(identifier) > MAX_ID:
-        msg = f"'id' has {len(identifier)} characters: it may have {MAX_ID}"
+        msg = f"'id' has {len(identifier)} characters: it may have at most {MAX_ID}"
         raise MalformedError(msg)
     return identifier

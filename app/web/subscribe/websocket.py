@@ -1,4 +1,4 @@
-"""WebSockets: who is admitted, in which form, and the echo."""
+"""WebSocket handshakes: which are admitted, in which form; and ``/echo``."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
 from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
-from app.core.resume import Begin, Start
+from app.core.resume import Beginning, Start
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, peer
 from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import by_name, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
-from app.web.subscribe.plain import PlainConnection
-from app.web.subscribe.v1 import SUBPROTOCOL, Session
+from app.web.subscribe.plain import PlainSocket
+from app.web.subscribe.v1 import SUBPROTOCOL, V1Socket
 from app.wire.close_codes import CloseCode
 
 MAX_ECHO = 4096
-"""Bytes of a message that ``/echo`` answers."""
+"""The most bytes of a message that ``/echo`` answers."""
 
 HEARTBEAT_SECONDS = 20.0
-"""Within so long of the last one comes a heartbeat: as often as the server pings."""
+"""The longest time between two heartbeats: as often as the server pings."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
-    """A handshake that is admitted."""
+class _Admission:
+    """A handshake that was admitted."""
 
     name: str | None
     """The channel's, or None on ``/ws``."""
@@ -47,8 +47,8 @@ class _Request:
     @property
     def encoding(self) -> Encoding:
         if self.speaks_v1:
-            return encodings.V1_RECORDS if self.handover is None else encodings.V1_FRAMES
-        return encodings.PLAIN_RECORDS if self.handover is None else encodings.PLAIN_FRAMES
+            return encodings.V1_TEXTS if self.handover is None else encodings.V1_FRAMES
+        return encodings.PLAIN_TEXTS if self.handover is None else encodings.PLAIN_FRAMES
 
     @property
     def heartbeat(self) -> Heartbeat | None:
@@ -56,7 +56,7 @@ class _Request:
 
 
 class Sockets:
-    """An ASGI application for WebSockets: admits each, and hands it to its form."""
+    """The ASGI application for WebSockets: admits each handshake, and passes the connection to its form."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Sockets:
         self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one handshake; what is refused before the upgrade is a real HTTP status."""
+        """Serve one handshake; a refusal before the upgrade is an HTTP response with a status."""
         await receive()  # websocket.connect
         try:
             identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
@@ -87,35 +87,35 @@ class Sockets:
             return
         await self._serve(request, opened, receive, send)
 
-    def _admit(self, scope: Scope, identity: Identity) -> _Request:
+    def _admit(self, scope: Scope, identity: Identity) -> _Admission:
         name = None if scope["path"] == "/ws" else scope["path"][1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
         if name is not None:
             self._registry.find(name).check_subscribe(identity)
         elif not speaks_v1:
-            msg = f"/ws speaks {SUBPROTOCOL}: ask for it with Sec-WebSocket-Protocol"
+            msg = f"/ws speaks only {SUBPROTOCOL}: ask for it in Sec-WebSocket-Protocol"
             raise MalformedError(msg)
         query = query_of(scope)
         if heartbeat.is_wanted(query) and not speaks_v1:
-            msg = f"a plain socket carries messages alone: 'heartbeat' needs {SUBPROTOCOL}"
+            msg = f"a plain socket carries nothing but messages: 'heartbeat' needs {SUBPROTOCOL}"
             raise MalformedError(msg)
         handover = scope.get("extensions", {}).get(FANOUT)
-        return _Request(name, identity, speaks_v1, query, handover, scope[LINE])
+        return _Admission(name, identity, speaks_v1, query, handover, scope[LINE])
 
-    async def _open(self, request: _Request) -> tuple[Subscription, Begin] | None:
-        """Open the subscription that the path asks for; ``/ws`` starts with none."""
+    async def _open(self, request: _Admission) -> tuple[Subscription, Beginning] | None:
+        """Open the subscription of the path; return None for ``/ws``, which starts without one."""
         start = Start.parse(request.query.get("since"), request.query.get("last"))
         if request.name is None:
             if not start.is_head:
-                msg = "on /ws each subscription says its own 'since' or 'last'"
+                msg = "/ws takes no 'since' or 'last': send them with each subscribe"
                 raise MalformedError(msg)
             return None
         return await self._hub.subscribe(request.name, request.identity, request.encoding, start)
 
     async def _serve(
-        self, request: _Request, opened: tuple[Subscription, Begin] | None, receive: Receive, send: Send
+        self, request: _Admission, opened: tuple[Subscription, Beginning] | None, receive: Receive, send: Send
     ) -> None:
-        """Hand the connection over, where the server can; else serve it from here to its end."""
+        """Hand the connection over if the server can take it; otherwise serve it over ASGI to its end."""
         try:
             subprotocol = SUBPROTOCOL if request.speaks_v1 else None
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
@@ -130,10 +130,10 @@ class Sockets:
         else:
             await serve_websocket(begin, receive, send)
 
-    def _begin(self, request: _Request, opened: tuple[Subscription, Begin] | None, handover: Handover) -> Peer:
-        """Make the connection, give it its writer, and let it begin."""
+    def _begin(self, request: _Admission, opened: tuple[Subscription, Beginning] | None, handover: Handover) -> Peer:
+        """Create the connection's peer, connect it to its writer, and let it begin."""
         if request.speaks_v1:
-            session = Session(
+            session = V1Socket(
                 self._hub,
                 self._publisher,
                 self._intake,
@@ -143,14 +143,14 @@ class Sockets:
                 request.name,
             )
             writer = handover(session, request.heartbeat)
-            if request.heartbeat is not None:  # the first says how long to wait for the next
+            if request.heartbeat is not None:  # the first one says when to expect the next
                 writer.write(request.heartbeat.data)
             session.begin(writer, *(opened or (None, None)))
             self._hub.admit(session)
             return session
-        assert opened is not None  # noqa: S101 — only /ws has none, and that speaks abide.v1
+        assert opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
         subscription, where = opened
-        plain = PlainConnection(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
+        plain = PlainSocket(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
         self._hub.admit(plain)
         return plain
@@ -162,13 +162,13 @@ def _beat(encoding: Encoding) -> Heartbeat:
 
 
 async def _echo(receive: Receive, send: Send) -> None:
-    """Answer what is sent, one message after the other: a check of the connection."""
+    """Answer each message with itself, for checking a connection."""
     await send({"type": "websocket.accept"})
     while (event := await receive())["type"] == "websocket.receive":
         text = event.get("text")
         size = len(event["bytes"]) if text is None else len(text.encode())
         if size > MAX_ECHO:
-            reason = f"the echo takes at most {MAX_ECHO} bytes"
+            reason = f"/echo answers messages of at most {MAX_ECHO} bytes"
             await send({"type": "websocket.close", "code": CloseCode.TOO_BIG, "reason": reason})
             return
         await send({**event, "type": "websocket.send"})

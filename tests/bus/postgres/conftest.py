@@ -1,7 +1,7 @@
 """The address of a test's database, and a connection of its own to it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
@@ -20,6 +20,23 @@ async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(url)
     yield connection
     connection.terminate()
+
+
+@pytest.fixture
+async def statements(postgres: PostgresServer, database: str) -> Callable[[str], int]:
+    """Give a function that returns how many statements with a text have been sent to the database since.
+
+    The server logs those of every session that begins later.
+    """
+    await postgres.execute(f"ALTER DATABASE {database} SET log_statement = 'all'")
+    begin = postgres.log.stat().st_size
+
+    def count(text: str) -> int:
+        with postgres.log.open("rb") as log:
+            log.seek(begin)
+            return log.read().count(text.encode())
+
+    return count
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.support.readers import ALL, healthy, says, worker
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
 
-async def test_a_bad_message_alone(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_bad_message_fails_alone(url: str, sql: asyncpg.Connection) -> None:
     """Message that the database refuses for its data fails alone: its neighbours are stored in order, keys and all."""
     await sql.execute("ALTER TABLE abide.log ADD CONSTRAINT sober CHECK (body NOT LIKE '%bad%')")
     async with worker(url) as it:
@@ -29,7 +29,7 @@ async def test_a_bad_message_alone(url: str, sql: asyncpg.Connection) -> None:
         good = [text for text in texts if text != "bad"]
         refused = [number for number, outcome in enumerate(outcomes) if type(outcome) is MalformedError]
         assert refused == [3, 17, 23]
-        assert str(outcomes[3]) == "the database does not take this message for its data (SQLSTATE 23514)"
+        assert str(outcomes[3]) == "the database refuses the data of this message (SQLSTATE 23514)"
         stored = [outcome for outcome in outcomes if isinstance(outcome, Published)]
         assert len(stored) == 22
         assert [outcome.replayed for outcome in stored][-4:] == [True, False, False, True]
@@ -47,7 +47,7 @@ async def test_a_database_that_refuses_all_data_is_not_well(url: str, sql: async
         await healthy(it.backend, seconds=6)
 
 
-async def test_a_bad_message_from_sql(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_bad_message_from_sql_holds_up_none_before_it(url: str, sql: asyncpg.Connection) -> None:
     """Message from SQL that the database refuses holds up none before it, and readiness says where it is."""
     await sql.execute("ALTER TABLE abide.log ADD CONSTRAINT sober CHECK (body NOT LIKE '%bad%')")
     for text in ("1", "2", "3", '"bad"', "5"):

@@ -16,7 +16,7 @@ SIZES = [1, 8, 40, 200, 900, 4000, 7590, 7601, 12_000, 61_000, 300_000]
 WEIGHTS = [9, 9, 30, 30, 20, 8, 3, 3, 3, 2, 1]
 
 
-async def test_publishers_of_several_workers(url: str) -> None:
+async def test_workers_deliver_to_each_other_in_one_order(url: str) -> None:
     """Workers deliver to each other what their publishers publish at once, of every size, in one order."""
     ledger = Ledger(11)
 
@@ -36,7 +36,7 @@ async def test_publishers_of_several_workers(url: str) -> None:
     assert sum(len(log) for log in ledger.acknowledged.values()) > 1500
 
 
-async def test_a_key_that_races_across_workers(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_key_that_races_across_workers_is_stored_once(url: str, sql: asyncpg.Connection) -> None:
     """Key that several workers publish at once is stored once: one of them is told so, the others of a replay."""
     ledger = Ledger(12)
     channels = CHANNELS[:3]
@@ -58,7 +58,7 @@ async def test_a_key_that_races_across_workers(url: str, sql: asyncpg.Connection
     assert await sql.fetchval("SELECT sum(head) FROM abide.head") == 60 + 360
 
 
-async def test_publishers_from_sql(url: str) -> None:
+async def test_transactions_are_delivered_exactly_if_they_commit(url: str) -> None:
     """Transactions that publish are delivered if and only if they commit, each session's in its order."""
     ledger = Ledger(21)
     channels = CHANNELS[:4]
@@ -106,7 +106,7 @@ async def test_publishers_from_sql(url: str) -> None:
             assert mine == sorted(mine), f"session {number} is out of order at {reader.name}"
 
 
-async def test_a_key_that_races_in_sql(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_key_that_races_in_sql_is_stored_once(url: str, sql: asyncpg.Connection) -> None:
     """Key published from SQL several times at once, and by workers too, is stored once for either of them."""
     ledger = Ledger(22)
 
@@ -144,7 +144,7 @@ async def keep_killing(url: str, ledger: Ledger, *names: str, every: float = 0.5
         connection.terminate()
 
 
-async def test_killed_connections(url: str, sql: asyncpg.Connection) -> None:
+async def test_killed_connections_lose_and_double_nothing(url: str, sql: asyncpg.Connection) -> None:
     """Workers whose connections are killed twice a second under load lose and double nothing."""
     ledger = Ledger(31)
     stopping = asyncio.Event()
@@ -180,7 +180,7 @@ async def test_killed_connections(url: str, sql: asyncpg.Connection) -> None:
     assert sum(len(log) for log in ledger.acknowledged.values()) > 1000
 
 
-async def test_a_connection_that_is_killed_twice_in_a_row(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_listener_that_is_killed_twice_in_a_row_comes_back(url: str, sql: asyncpg.Connection) -> None:
     """Worker whose LISTEN is killed again as soon as it is back has a third one, and keeps it."""
     pids = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'abide listen'"
     async with workers(url, 1) as (it,):

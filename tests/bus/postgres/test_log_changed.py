@@ -14,7 +14,7 @@ from app.bus.postgres import Seen, migrate
 from app.bus.postgres.listen import listener
 from app.core.errors import UnavailableError
 from app.core.message import Position, Published
-from app.core.resume import Begin, Reason, Start, begin
+from app.core.resume import Beginning, Reason, Start, begin
 from tests.support.postgres import PostgresServer, find_binaries
 from tests.support.readers import ALL, Worker, healthy, says, worker
 
@@ -58,7 +58,7 @@ async def publish(it: Worker, *texts: str, channel: str = "a") -> list[Position]
     return [outcome.position for outcome in outcomes if isinstance(outcome, Published)]
 
 
-async def resume(it: Worker, since: Position, channel: str = "a") -> tuple[Begin, list[str]]:
+async def resume(it: Worker, since: Position, channel: str = "a") -> tuple[Beginning, list[str]]:
     """Return where a subscriber with this position begins, and what comes then."""
     page = await it.backend.read(channel, 0, 0, ALL)
     where = begin(Start(since=since), page.lineage, page.first, page.head)
@@ -78,7 +78,7 @@ async def is_a_gap(
 async def goes_on(it: Worker, since: Position, *texts: str) -> None:
     """Hold that nothing is missing after a position."""
     where, found = await resume(it, since)
-    assert where == Begin(since.offset, resumed=True, gap=None)
+    assert where == Beginning(since.offset, resumed=True, gap=None)
     assert found == list(texts)
 
 

@@ -12,6 +12,8 @@ from structlog.testing import capture_logs
 from app.bus.postgres import PostgresBackend, migrate
 from app.bus.postgres import sql as files
 from app.bus.postgres.retention import trim
+from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.errors import UnavailableError
 from app.core.message import Published, Record
 from tests.support.postgres import PostgresServer
@@ -235,7 +237,7 @@ async def test_a_failed_step_leaves_nothing(
 async def test_a_newer_schema_is_refused(postgres: PostgresServer, database: str) -> None:
     """Worker refuses a schema that is newer than itself, in health and to publishers, and says what to do."""
     await postgres.execute("UPDATE abide.installation SET version = 99", database=database)
-    text = f"the schema 'abide' has version 99, this server knows {len(STEPS)}: deploy a newer server"
+    text = f"the schema 'abide' has version 99, and this server knows {len(STEPS)}: deploy a newer server"
     with pytest.raises(UnavailableError, match=text):
         await migrate(postgres.url(database))
     async with worker(postgres.url(database), ready=False) as it:
@@ -323,7 +325,9 @@ async def test_a_worker_needs_no_right_to_change_the_schema(url: str, sql: async
             await sql.execute("SELECT abide.publish('a', '3')")
             assert await reader.until(3) == [b"1", b"2", b"3"]
             assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 3
-            await trim(it.backend._work, lambda _: ALL)  # noqa: SLF001 — it runs by itself every ten seconds
+            work = WorkConnection(parse(as_role(url, role)), "abide work")
+            await trim(work, lambda _: ALL)
+            await work.close()
     assert [line for line in logs if line["log_level"] in ("warning", "error")] == []
     connection = await asyncpg.connect(as_role(url, role))
     for statement in (
@@ -343,7 +347,8 @@ async def test_the_repr_names_the_place_and_no_secret(postgres: PostgresServer) 
     """Backend's repr tells where it is connected to and how that goes."""
     url = postgres.url("app").replace("postgres@", "postgres:s3cret@")
     backend = PostgresBackend(url, retention=lambda _: ALL)
-    assert repr(backend) == f"<PostgresBackend 127.0.0.1:{postgres.port}/app, 0 followed: not connected yet>"
+    state = "0 followed, 0 bytes held: not connected yet"
+    assert repr(backend) == f"<PostgresBackend 127.0.0.1:{postgres.port}/app, {state}>"
 
 
 async def test_a_database_that_is_not_there_is_named(postgres: PostgresServer) -> None:

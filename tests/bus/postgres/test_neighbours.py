@@ -4,22 +4,31 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus import commit
+from app.bus import group_commit
 from app.bus.postgres import outcomes
-from app.bus.postgres.listen import listener
+from app.bus.postgres.listen import heartbeats, listener
+from app.bus.postgres.listen.follower import Follower
+from app.bus.postgres.listen.hearing import Hearing
+from app.bus.postgres.listen.heartbeats import Heartbeats
+from app.bus.postgres.listen.listener import Listener
+from app.bus.postgres.listen.outbox_mover import OutboxMover
+from app.bus.postgres.place import Place
 from app.bus.postgres.retention import trim
+from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.bus.postgres.sql import query
 from app.core.errors import UnavailableError
-from app.core.message import Published
+from app.core.message import Message, Published
+from app.core.ports import UNMETERED
 from tests.bus.postgres.test_migrations import WORKER, as_role
 from tests.support.postgres import PostgresServer
-from tests.support.readers import ALL, Worker, healthy, says, until, worker
+from tests.support.readers import ALL, healthy, says, until, worker
 
 pytestmark = pytest.mark.usefixtures("unretrieved")
 
@@ -86,26 +95,23 @@ async def uncaught() -> list[dict[str, object]]:
 
 @pytest.fixture
 def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the heads that would heal everything after a second."""
+    """Switch off the look at the heads that would heal everything after a moment."""
     monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
+
+
+async def trim_once(url: str) -> None:
+    """Trim the log as a worker does every ten seconds."""
+    connection = WorkConnection(parse(url), "abide work")
+    await trim(connection, lambda _: ALL)
+    await connection.close()
 
 
 async def notify(connection: asyncpg.Connection, payload: str) -> None:
     await connection.execute("SELECT pg_notify('abide', $1)", payload)
 
 
-async def fetches(it: Worker) -> list[object]:
-    """Return a list that grows by each read of the log that the follower asks for."""
-    asked: list[object] = []
-    follower = it.backend._follower  # noqa: SLF001 — nothing else tells
-    fetch = follower._fetch  # noqa: SLF001 — the same
-
-    async def counted(wanted: dict[str, int]) -> object:
-        asked.append(wanted)
-        return await fetch(wanted)
-
-    follower._fetch = counted  # type: ignore[assignment] # noqa: SLF001 — the same
-    return asked
+FETCH, MOVE = "CROSS JOIN unnest", "FROM abide.drain($1"
+"""What is in each statement of a fetch, and of a move of the outbox, and in no other."""
 
 
 @pytest.mark.parametrize("stored", [0, 3])
@@ -136,17 +142,18 @@ async def test_what_a_neighbour_notifies_is_never_delivered(
 
 
 @pytest.mark.usefixtures("no_poll")
-async def test_what_a_commit_has_sealed_is_delivered_without_a_read(url: str, sql: asyncpg.Connection) -> None:
+async def test_what_a_commit_has_sealed_is_delivered_without_a_read(
+    url: str, sql: asyncpg.Connection, statements: Callable[[str], int]
+) -> None:
     """Message that comes with a notification of its commit is not read from the log, over HTTP's way and from SQL."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        asked = await fetches(it)
         await it.publish("a", "1")
         await it.publish("a", '"é 🎳"', "3")
         await it.publish("a", "4", key="k")
         await sql.execute("SELECT abide.publish('a', '5')")
         assert await reader.until(5) == [b"1", '"é 🎳"'.encode(), b"3", b"4", b"5"]
-        assert asked == []
+    assert statements(FETCH) == 0
 
 
 async def test_a_notification_of_another_key_is_not_proved(url: str, sql: asyncpg.Connection) -> None:
@@ -161,20 +168,21 @@ async def test_a_notification_of_another_key_is_not_proved(url: str, sql: asyncp
 
 @pytest.mark.usefixtures("no_poll")
 async def test_what_a_copy_of_the_database_has_sealed_is_not_proved(
-    postgres: PostgresServer, database: str, url: str
+    postgres: PostgresServer, database: str, url: str, statements: Callable[[str], int]
 ) -> None:
     """Notification that a commit in a copy of the database has sealed delivers nothing in the original."""
     copy = await postgres.create_database(database)
     original, other = await asyncpg.connect(url), await asyncpg.connect(postgres.url(copy))
     payloads: list[str] = []
+    await original.execute(f"ALTER DATABASE {database} RESET log_statement")
+    await original.execute(f"ALTER DATABASE {copy} SET log_statement = 'all'")
     await other.add_listener("abide", lambda _, __, ___, payload: payloads.append(str(payload)))
     async with worker(url) as it, worker(postgres.url(copy)) as copied:
         (reader,) = await it.follow("a")
         (there,) = await copied.follow("a")
-        asked = await fetches(copied)
         await copied.publish("a", '"of the copy"')
         assert await there.until(1) == [b'"of the copy"']
-        assert asked == []
+        assert statements(FETCH) == 0
         await until(lambda: [payload for payload in payloads if payload[0] == "e"], "a notification")
         for payload in payloads:
             await notify(original, payload)
@@ -186,21 +194,21 @@ async def test_what_a_copy_of_the_database_has_sealed_is_not_proved(
 
 
 @pytest.mark.usefixtures("no_poll")
-async def test_a_new_seal_is_taken_by_the_next_session(url: str, sql: asyncpg.Connection) -> None:
+async def test_a_new_seal_is_taken_by_the_next_session(
+    url: str, sql: asyncpg.Connection, statements: Callable[[str], int]
+) -> None:
     """Worker delivers by hints what is sealed with a new secret, and takes it without a read once it has connected."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        asked = await fetches(it)
         await sql.execute("SELECT abide.reseal()")
         await it.publish("a", "1")
         assert await reader.until(1) == [b"1"]
-        assert len(asked) == 1
+        assert statements(FETCH) == 1
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        asked = await fetches(it)
         await it.publish("a", "2")
         assert await reader.until(1) == [b"2"]
-        assert asked == []
+    assert statements(FETCH) == 1
 
 
 async def test_a_replay_after_a_restored_backup_is_not_delivered(
@@ -249,11 +257,12 @@ async def test_a_role_that_may_not_read_the_seal_works_by_hints(url: str, sql: a
     assert "GRANT SELECT ON abide.seal" in said[0]["detail"]
 
 
-async def test_a_flood_of_hints_costs_few_reads(url: str, neighbour: asyncpg.Connection) -> None:
+async def test_a_flood_of_hints_costs_few_reads(
+    url: str, neighbour: asyncpg.Connection, statements: Callable[[str], int]
+) -> None:
     """Follower reads the log a few times for any number of forged heads, and delivers meanwhile."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        asked = await fetches(it)
         began = asyncio.get_running_loop().time()
         for number in range(400):
             await notify(neighbour, f"d\na {10**9 + number}")
@@ -261,49 +270,59 @@ async def test_a_flood_of_hints_costs_few_reads(url: str, neighbour: asyncpg.Con
                 await it.publish("a", str(number))
         assert await reader.until(4) == [b"0", b"100", b"200", b"300"]
         seconds = asyncio.get_running_loop().time() - began
-    assert len(asked) <= 10 + seconds * 60
+    assert statements(FETCH) <= 10 + seconds * 60
+
+
+async def fetches_nothing(_: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
+    return {}
+
+
+async def moves_nothing(_: int) -> int:
+    return 0
 
 
 @pytest.mark.parametrize(
     "payload", ["d\na {number}", "b", "e {zeros} 3f2a90b1 a {number} 1 1\n1"], ids=["heads", "bells", "messages"]
 )
-async def test_what_is_heard_takes_a_bounded_part_of_a_turn(
-    url: str, neighbour: asyncpg.Connection, payload: str
+async def test_what_is_heard_takes_a_bounded_part_of_a_turn(payload: str) -> None:
+    """Hearing drops what is heard in a turn of the event loop after its share of it, and hears again in the next."""
+    looked: list[int] = []
+
+    class Looks(Follower):
+        def look(self, channel: str, head: int) -> None:  # noqa: ARG002
+            looked.append(head)
+
+    class Rings(OutboxMover):
+        def ring(self) -> None:
+            looked.append(0)
+
+    async def place(_: str) -> Place:
+        return Place("3f2a90b1", 0)
+
+    follower = Looks(fetches_nothing)
+    await follower.follow("a", place)
+    looked.clear()
+    hearing = Hearing(
+        follower, Rings(moves_nothing, outcomes.Outcomes("")), Heartbeats(), None, lambda: None, lambda: None
+    )
+    for number in range(50_000):
+        hearing.hear(payload.format(number=number, zeros="0" * 32))
+    first = len(looked)
+    assert 0 < first < 50_000
+    await asyncio.sleep(0)
+    hearing.hear(payload.format(number=1, zeros="0" * 32))
+    assert len(looked) == first + 1
+
+
+async def test_a_flood_of_bells_moves_nothing(
+    url: str, sql: asyncpg.Connection, neighbour: asyncpg.Connection, statements: Callable[[str], int]
 ) -> None:
-    """Listener drops what is heard in a turn of the event loop after its share of it, and hears again in the next."""
-    async with worker(url) as it:
-        (reader,) = await it.follow("a")
-        hears = it.backend._listener  # noqa: SLF001 — the only place where one turn can be filled
-        session = listener._Session(neighbour)  # type: ignore[arg-type]  # noqa: SLF001 — the same
-        looked: list[int] = []
-        hears._follower.look = lambda channel, head: looked.append(head)  # type: ignore[method-assign] # noqa: ARG005, SLF001
-        hears._outbox.ring = lambda: looked.append(0)  # type: ignore[method-assign] # noqa: SLF001
-        for number in range(50_000):
-            hears._heard(session, payload.format(number=number, zeros="0" * 32))  # noqa: SLF001
-        first = len(looked)
-        assert 0 < first < 50_000
-        await asyncio.sleep(0)
-        hears._heard(session, payload.format(number=1, zeros="0" * 32))  # noqa: SLF001
-        assert len(looked) == first + 1
-        assert reader.faults == []
-
-
-async def test_a_flood_of_bells_moves_nothing(url: str, sql: asyncpg.Connection, neighbour: asyncpg.Connection) -> None:
     """Worker that is rung for nothing asks nothing of the connection that commits, and hears the bell that counts."""
     async with worker(url) as it:
         (reader,) = await it.follow("a")
-        drains: list[int] = []
-        outbox = it.backend._outbox  # noqa: SLF001 — nothing else tells
-        drain = outbox._drain  # noqa: SLF001 — the same
-
-        async def counted(most: int) -> int | None:
-            drains.append(most)
-            return await drain(most)
-
-        outbox._drain = counted  # noqa: SLF001 — the same
         for _ in range(300):
             await notify(neighbour, "b")
-        assert drains == []
+        assert statements(MOVE) == 0
         await sql.execute("SELECT abide.publish('a', '1')")
         assert await reader.until(1, seconds=5) == [b"1"]
 
@@ -313,23 +332,30 @@ async def test_forged_heartbeats_do_not_hide_that_nothing_is_heard(
 ) -> None:
     """Worker whose heartbeats do not come back says so, whatever others have sent in their place before."""
     monkeypatch.setattr(listener, "_HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(listener, "_DEAF_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeats, "_DEAF_SECONDS", 0.2)
     monkeypatch.setattr(listener, "_POLL_SECONDS", 0.05)
-    async with worker(url) as it:
-        await until(lambda: len(heard) > 2, "some heartbeats")
-        for payload in heard.copy():
-            await notify(neighbour, payload)
-            await notify(neighbour, " ".join(payload.split(" ")[:2]) + " 9999999")
-        await healthy(it.backend)
+    is_deaf, said, other = False, outcomes.Outcomes("nothing yet"), await asyncpg.connect(url)
+    server = str(await other.fetchval(query("server")))
 
-        server = str(await neighbour.fetchval(query("server")))
+    async def send(payload: str) -> str:
+        """Notify, or send it to nobody, as to a listener that is deaf."""
+        if not is_deaf:
+            await notify(other, payload)
+        return server
 
-        async def unheard(_: str) -> str:
-            """Send it to nobody, as to a listener that is deaf."""
-            return server
-
-        it.backend._listener._notify = unheard  # noqa: SLF001 — only so it stays the same session
-        assert "hears nothing" in await says(it.backend, "LISTEN", seconds=5)
+    mover = OutboxMover(moves_nothing, said)
+    listening = Listener(parse(url), Follower(fetches_nothing), mover, send, UNMETERED, said, inline=True)
+    running = asyncio.create_task(listening.run())
+    await until(lambda: len(heard) > 2, "some heartbeats")
+    for payload in heard.copy():
+        await notify(neighbour, payload)
+        await notify(neighbour, " ".join(payload.split(" ")[:2]) + " 9999999")
+    await until(lambda: said.wrong() is None, "it hears")
+    is_deaf = True
+    await until(lambda: "hears nothing" in (said.wrong() or ""), "it is deaf", seconds=5)
+    running.cancel()
+    await asyncio.wait([running])
+    other.terminate()
 
 
 async def test_a_neighbour_that_holds_every_advisory_lock_stops_nothing(
@@ -355,7 +381,7 @@ async def test_a_commit_that_waits_shows_in_readiness(
 ) -> None:
     """Worker whose commit waits says so in one line, between attempts too, and is well again when one works."""
     monkeypatch.setattr(outcomes, "LATE_SECONDS", 0.2)
-    monkeypatch.setattr(commit, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.5)
     async with worker(url) as it:
         await it.publish("a", "1")
         transaction = sql.transaction()
@@ -385,7 +411,7 @@ async def test_a_drain_that_waits_shows_in_readiness(
         await transaction.start()
         await sql.execute("SELECT FROM abide.head FOR UPDATE")
         await other.execute("SELECT abide.publish('a', '2')")
-        await says(it.backend, "a drain of the outbox has waited")
+        await says(it.backend, "a move of the outbox has waited")
         await transaction.rollback()
         assert await reader.until(2) == [b"1", b"2"]
         await healthy(it.backend)
@@ -450,5 +476,5 @@ async def test_what_others_put_into_public_is_not_run_by_a_server(url: str, sql:
             await notify(sql, "d\na 9")
             assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 4
             await until(lambda: sql.fetchval("SELECT until = 0::bigint FROM abide.turn WHERE what = 'lead'"), "a rest")
-            await trim(it.backend._work, lambda _: ALL)  # noqa: SLF001 — it runs by itself every ten seconds
+            await trim_once(url)
     assert [line for line in logs if line["log_level"] in ("warning", "error")] == []

@@ -26,6 +26,13 @@ pytestmark = pytest.mark.usefixtures("unretrieved")
 
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'abide%' AND datname = current_database()"
 
+SLOWLY = """
+CREATE FUNCTION public.slowly() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
+CREATE TRIGGER slowly AFTER INSERT ON abide.log FOR EACH STATEMENT EXECUTE FUNCTION public.slowly();
+"""
+"""Makes each commit take ten times as long as the server's role may."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -347,6 +354,21 @@ async def locks(postgres: PostgresServer) -> None:
         sql.terminate()
 
 
+async def a_role_with_little_time(postgres: PostgresServer) -> None:
+    """Worker whose role has short timeouts sets its own: what takes longer is stored, drained and delivered."""
+    count = 2000
+    async with Installation.new(postgres) as here, worker(here.url) as it:
+        (reader,) = await it.follow("a")
+        sql = await asyncpg.connect(postgres.url(here.database))
+        await sql.execute(SLOWLY)
+        await asyncio.sleep(1)  # twice idle_session_timeout
+        assert all(isinstance(outcome, Published) for outcome in await it.publish("a", *map(str, range(count))))
+        await sql.execute("SELECT abide.publish('a', to_jsonb(i)) FROM generate_series(1, $1::int) i", count)
+        assert len(await reader.until(2 * count)) == 2 * count
+        await ready_again(it)
+        sql.terminate()
+
+
 STORIES = (
     a_server_that_takes_no_writes,
     a_standby_that_is_missing,
@@ -354,6 +376,7 @@ STORIES = (
     a_name_that_moves_to_another_server,
     a_dead_network,
     locks,
+    a_role_with_little_time,
 )
 
 

@@ -81,7 +81,9 @@ class Crowd:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate", "crash"])
-async def test_a_restart_under_load(mortal: PostgresServer, mode: Literal["fast", "immediate", "crash"]) -> None:
+async def test_a_restart_under_load_loses_and_doubles_nothing(
+    mortal: PostgresServer, mode: Literal["fast", "immediate", "crash"]
+) -> None:
     """Workers whose database restarts or crashes turn red, then green, and have lost and doubled nothing."""
     ledger = Ledger({"fast": 41, "immediate": 42, "crash": 43}[mode])
     # Whatever the operator chose: what is acknowledged survives.

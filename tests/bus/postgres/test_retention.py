@@ -11,16 +11,16 @@ from app.bus.backend import Retention
 from app.bus.postgres import retention as module
 from app.bus.postgres.retention import Clock, trim
 from app.bus.postgres.sessions.dsn import parse
-from app.bus.postgres.sessions.work_connection import Link
-from app.core.channel import Channel, History, Registry
+from app.bus.postgres.sessions.work_connection import WorkConnection
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.epochs import label
 from app.core.message import Position, Published, Record
 from app.core.resume import Reason, Start, begin
 from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, until, worker, workers
 
-THREE = History(size=3, ttl=86_400)
-HOUR = History(size=1000, ttl=3600)
+THREE = HistoryWindow(size=3, ttl=86_400)
+HOUR = HistoryWindow(size=1000, ttl=3600)
 
 WAITING = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')
@@ -39,11 +39,11 @@ async def lasts(sql: asyncpg.Connection, channel: str = "a") -> list[int]:
 
 
 async def trimmed(url: str, retention: Retention) -> int:
-    link = Link(parse(url), "abide work")
+    connection = WorkConnection(parse(url), "abide work")
     try:
-        return await trim(link, retention)
+        return await trim(connection, retention)
     finally:
-        await link.close()
+        await connection.close()
 
 
 async def fill(url: str, *counts: int, channel: str = "a") -> None:
@@ -57,7 +57,7 @@ async def test_rows_past_the_size_go(url: str, sql: asyncpg.Connection) -> None:
     """Retention deletes the rows that hold none of the newest ``size`` messages, and no others."""
     await fill(url, 1, 1, 2, 2, 1)
     await age(sql, 61)
-    assert await trimmed(url, lambda _: History(size=2)) == 3
+    assert await trimmed(url, lambda _: HistoryWindow(size=2)) == 3
     assert await lasts(sql) == [6, 7]  # of 5 and 6, in one row, 6 is still shown
 
 
@@ -73,7 +73,7 @@ async def test_rows_past_the_ttl_go(url: str, sql: asyncpg.Connection) -> None:
 async def test_nothing_younger_than_a_minute_goes(url: str, sql: asyncpg.Connection) -> None:
     """Retention keeps for a minute what no history shows, for readers that were just told of it."""
     await fill(url, 5, 5)
-    nothing = History(size=0, ttl=1)
+    nothing = HistoryWindow(size=0, ttl=1)
     await age(sql, 50)
     assert await trimmed(url, lambda _: nothing) == 0
     await age(sql, 11)
@@ -86,7 +86,7 @@ async def test_a_channel_that_is_not_declared_follows_the_defaults(url: str, sql
         await fill(url, 1, 1, 1, 1, channel=channel)
     await age(sql, 61)
     registry = Registry(
-        (Channel("declared", history=History(size=1)), Channel("room.{name}", history=History(size=2))),
+        (Channel("declared", history=HistoryWindow(size=1)), Channel("room.{name}", history=HistoryWindow(size=2))),
         Channel("defaults", history=THREE),
     )
     assert await trimmed(url, registry.history) == 3 + 2 + 1
@@ -220,12 +220,12 @@ async def test_many_rows_of_many_channels_go_in_pages(
     await sql.execute(
         "INSERT INTO abide.log SELECT 'c' || c, i, 1, 0, '1' FROM generate_series(1, 20) c, generate_series(1, 40) i"
     )
-    assert await trimmed(url, lambda _: History(size=1, ttl=2**31)) == 20 * 39
+    assert await trimmed(url, lambda _: HistoryWindow(size=1, ttl=2**31)) == 20 * 39
     assert await sql.fetchval("SELECT count(*) FROM abide.log") == 20
-    assert await trimmed(url, lambda _: History(size=0, ttl=2**31)) == 20
+    assert await trimmed(url, lambda _: HistoryWindow(size=0, ttl=2**31)) == 20
 
 
-async def test_one_worker_at_a_time(url: str, sql: asyncpg.Connection) -> None:
+async def test_one_worker_trims_at_a_time(url: str, sql: asyncpg.Connection) -> None:
     """Retention leaves the work to the worker that is at it."""
     await fill(url, *[1] * 10)
     await age(sql, 61)
@@ -280,13 +280,13 @@ async def test_a_bug_is_logged_and_not_the_end(
     await age(sql, 90_000)
     rounds = 0
 
-    async def broken(link: Link, retention: Retention) -> int:
+    async def broken(connection: WorkConnection, retention: Retention) -> int:
         nonlocal rounds
         rounds += 1
         if rounds == 1:
             msg = "a bug"
             raise RuntimeError(msg)
-        return await trim(link, retention)
+        return await trim(connection, retention)
 
     monkeypatch.setattr(module, "trim", broken)
     with capture_logs() as logs:

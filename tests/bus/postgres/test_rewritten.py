@@ -16,8 +16,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.core.channel import ANONYMOUS, Channel, History, Registry
-from app.core.delivery.encodings import RECORD_END, V1_RECORDS
+from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
+from app.core.delivery.encodings import TEXT_END, V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, UnavailableError
@@ -32,7 +32,7 @@ WORKERS = 2
 READERS = 6
 STEPS = 60
 SEEDS = range(1, 9)
-ACTIONS = {"publish": 10, "save": 3, "lose": 3, "leave": 4, "come": 6, "stall": 2, "drain": 3, "turns": 6}
+ACTIONS = {"publish": 10, "save": 3, "lose": 3, "leave": 4, "come": 6, "stall": 2, "flow": 3, "turns": 6}
 TABLES = ("head", "log", "key", "installation")
 
 
@@ -51,7 +51,7 @@ class Reader(Writer):
         since = Position.parse(self.log.position) if self.log.position else None
         start = Start(since=since, given=self.log.position) if since else Start(earliest=True)
         try:
-            self._subscription, where = await hub.subscribe(self.log.channel, ANONYMOUS, V1_RECORDS, start)
+            self._subscription, where = await hub.subscribe(self.log.channel, ANONYMOUS, V1_TEXTS, start)
         except UnavailableError:  # it comes another time
             return
         self._hub, self._full = hub, False
@@ -71,13 +71,13 @@ class Reader(Writer):
             self._full = True
             self._subscription.full()
 
-    def drain(self) -> None:
+    def flow(self) -> None:
         if self._subscription is not None and self._full:
             self._full = False
-            self._subscription.drained()
+            self._subscription.writable()
 
     def write(self, data: bytes) -> None:
-        for text in data.split(RECORD_END)[:-1]:
+        for text in data.split(TEXT_END)[:-1]:
             message: dict[str, Any] = json.loads(text)
             self.log.got(message["position"], message["data"])
 
@@ -195,7 +195,7 @@ class Run:
         async def reached() -> bool:
             for reader in self._readers:
                 await reader.come(self._chance.choice(self._hubs))
-                reader.drain()
+                reader.flow()
             return all(reader.log.last == end for reader in self._readers)
 
         with contextlib.suppress(AssertionError):  # the verdict tells what is missing
@@ -206,7 +206,7 @@ class Run:
     async def _held(self) -> dict[int, str]:
         held: dict[int, str] = {}
         while True:
-            page = await self._workers[0].bus.read(self.channel, max(held, default=0), 1000, History(size=10**6))
+            page = await self._workers[0].bus.read(self.channel, max(held, default=0), 1000, HistoryWindow(size=10**6))
             held |= {message.offset: json.loads(message.data) for message in page.messages}
             if not page.messages:
                 return held

@@ -1,1 +1,1 @@
-"""What a worker hears of commits, and what it fetches where it heard nothing."""
+"""What a worker hears of commits, and how it finds what it did not hear."""

@@ -1,17 +1,16 @@
-"""Where each followed channel stands: what was heard, what was handed out, what must be fetched.
+"""The follower: where each followed channel is; what was heard, what was handed out, what must be fetched.
 
-A cursor per channel makes notifications mere hints: what is known is dropped, what is missing is
-fetched from the log. So nothing that happens to a notification can lose or double a message.
+A cursor per channel makes notifications mere hints: what is known is dropped, and what is missing is fetched from the
+log. So nothing that happens to a notification can lose or double a message.
 
-Messages that are heard are taken for what the log holds, because a commit has sealed them. Anybody can
-listen, though, and say again later what he heard. That moves nothing: either the cursor is past those
-messages; or the log has gone back since, and then they are of another epoch than the cursor. So what is
-of another epoch is a hint, too.
+Messages that are heard count as what the log holds, because a commit has sealed them. But every role can listen, and
+can repeat later what it heard. That moves nothing. Either the cursor is past those messages, or the log has gone back
+since, and then they are of another epoch than the cursor. So messages of another epoch are a hint, too.
 
-The log may go back: an older backup is restored, or a standby takes over that had not got everything. Then it
-has another epoch (docs/design/epochs.md), and whatever is read from it comes with the channel's lineage. By that
-the cursor is judged before anything that was read is handed out: what the log no longer has is taken back by a
-:class:`~app.core.message.Turn`.
+The log may go back: an older backup is restored, or a standby takes over that had not received everything. Then it has
+another epoch (docs/design/epochs.md), and everything read from it comes with the channel's lineage. The cursor is
+judged by that before anything that was read is handed out: a :class:`~app.core.message.EpochChange` takes back what
+the log no longer has.
 """
 
 from __future__ import annotations
@@ -21,36 +20,29 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import structlog
 
+from app.bus.postgres.place import Place
 from app.core.epochs import begins, label, name, shared
-from app.core.message import Batch, Message, Position, Turn, consecutive
+from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
-"""What is kept of all channels together until it is handed out; when it is full, the rest is fetched later."""
+"""The most bytes held of all channels together until they are handed out. What comes then is fetched later."""
 
 MAX_FETCH_CHANNELS = 64
 
 FORGOTTEN_SECONDS = 60.0
-"""A channel that was seen within so long, with nothing more than is here, has not got anything and lost it since."""
+"""A channel whose head was compared this recently cannot have got messages and lost them again since."""
 
 REST_SECONDS = 0.02
-"""Between two fetches when the first found nothing: hints that anybody may send cost the database no more."""
+"""The pause after a fetch that found nothing. It bounds what hints, which every role may send, cost the database."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a channel stands."""
-
-    lineage: str
-    head: int
-
-
 Fetch = Callable[[dict[str, int]], Awaitable[dict[str, tuple[Place, tuple[Message, ...]]]]]
-"""Reads, for each channel, its place and the next messages of the log past an offset. Raises when it cannot."""
+"""Reads, for each channel, its place and the next messages of the log past an offset. May raise."""
 
 
 @dataclass(slots=True)
@@ -60,13 +52,13 @@ class _Cursor:
     head: int = 0
     """The highest offset heard of."""
     lineage: str = ""
-    """What the messages up to here are of; valid once it was read."""
+    """The lineage of the messages up to here; valid once it was read."""
     label: str = ""
-    """What their positions are labelled with."""
+    """The label of their positions."""
     turned: int | None = None
-    """The head when that, or ``handed``, changed; None once it was told."""
+    """The head when the lineage or ``handed`` changed; None once a EpochChange has told it."""
     ready: list[Message] = field(default_factory=list)
-    """What follows ``handed`` without a hole."""
+    """Messages that follow ``handed`` without a hole."""
     size: int = 0
 
     @property
@@ -81,7 +73,7 @@ class Follower:
         self.epoch = ""
         """The log's newest epoch; empty until it is known."""
         self.seen = float("-inf")
-        """When the heads of all that is followed were last compared with what is here."""
+        """When the heads of all followed channels were last compared with what is here (:func:`time.monotonic`)."""
         self._fetch = fetch
         self._cursors: dict[str, _Cursor] = {}
         self._ready: dict[str, None] = {}
@@ -97,8 +89,13 @@ class Follower:
     def __contains__(self, channel: str) -> bool:
         return channel in self._cursors
 
+    @property
+    def held(self) -> int:
+        """Bytes of data that are held until they are handed out."""
+        return self._size
+
     def places(self) -> dict[str, Place]:
-        """Return of each channel that has begun its lineage, and the offset up to which its messages are here."""
+        """Return, for each channel that has begun, its lineage and the offset up to which its messages are here."""
         return {
             channel: Place(cursor.lineage, cursor.end)
             for channel, cursor in self._cursors.items()
@@ -126,7 +123,7 @@ class Follower:
         self._behind.pop(channel, None)
 
     def hear(self, channel: str, epoch: str, messages: Sequence[Message]) -> None:
-        """Take messages that a commit has sealed into its notification, of a channel that is followed."""
+        """Take the messages of a notification that a commit has sealed; the channel must be followed."""
         cursor = self._cursors[channel]
         first, last, end = messages[0].offset, messages[-1].offset, cursor.end
         out_of_turn = cursor.handed is None or cursor.head > end or first > end + 1
@@ -146,9 +143,10 @@ class Follower:
             self._news.set()
 
     def judge(self, channel: str, asked: int, place: Place) -> bool:
-        """Learn where the channel stands in the log; return whether what is here is of it.
+        """Learn the channel's place in the log; return whether the messages here are in the log.
 
-        ``asked`` is what was here when that was read: of what has come since it does not tell.
+        ``asked`` is the offset up to which messages were here when the place was read. If more have come since, the
+        place says nothing of those.
         """
         cursor = self._cursors.get(channel)
         if cursor is None or cursor.handed is None or cursor.end != asked:
@@ -160,7 +158,9 @@ class Follower:
             _log.error("log_went_back", channel=channel, had=asked, common=common)
             self._forget(channel, cursor)
             cursor.handed, cursor.head = min(cursor.handed, common), place.head
-        elif not cursor.ready and time.monotonic() < self.seen + FORGOTTEN_SECONDS:  # it was forgotten, and began anew
+        elif (
+            not cursor.ready and time.monotonic() < self.seen + FORGOTTEN_SECONDS
+        ):  # the log forgot it, and it began anew
             cursor.handed = max(cursor.handed, min(begins(place.lineage) - 1, place.head))
         cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), place.head
         self._ready[channel] = None
@@ -169,7 +169,7 @@ class Follower:
         self.look(channel, place.head)
         return common == asked
 
-    async def next_batch(self) -> Batch | Turn:
+    async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""
         while not self._ready:
             if self._behind:
@@ -188,11 +188,11 @@ class Follower:
             self._keep(channel, cursor, rest)
         return batch
 
-    def _turn(self, channel: str, cursor: _Cursor, head: int) -> Turn:
+    def _turn(self, channel: str, cursor: _Cursor, head: int) -> EpochChange:
         cursor.turned = None
         if not cursor.ready:
             del self._ready[channel]
-        return Turn(channel, cursor.handed or 0, cursor.lineage, head)
+        return EpochChange(channel, cursor.handed or 0, cursor.lineage, head)
 
     async def _hear(self) -> None:
         self._news.clear()
@@ -200,7 +200,7 @@ class Follower:
 
     async def _catch_up(self) -> None:
         if (rest := self._rested - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):  # what is heard meanwhile may be handed out
+            with contextlib.suppress(TimeoutError):  # what is heard in the meantime may be handed out
                 await asyncio.wait_for(self._hear(), rest)
             return
         wanted = list(self._behind)[:MAX_FETCH_CHANNELS]
@@ -212,17 +212,17 @@ class Follower:
         for channel, (place, messages) in found.items():
             if channel in self._behind and self.judge(channel, asked[channel], place):
                 cursor = self._cursors[channel]
-                if cursor.head == hints[channel]:  # heard of nothing since: the log's word goes before a hint
+                if cursor.head == hints[channel]:  # nothing was heard since: the log counts more than a hint
                     cursor.head = place.head
                 self._take(channel, cursor, place.head, messages)
 
     def _take(self, channel: str, cursor: _Cursor, head: int, messages: tuple[Message, ...]) -> None:
         if messages:
             self._keep(channel, cursor, messages)
-        else:  # the log no longer holds what is up to its head: go on behind the hole
+        else:  # the log no longer holds the messages up to its head: go on behind the hole
             cursor.handed = max(cursor.end, head)
         self._behind.pop(channel, None)
-        if cursor.end < cursor.head:  # again, after the others: who sends hints for many channels holds up no other
+        if cursor.end < cursor.head:  # again, after the others, so that hints for many channels hold up no other
             self._behind[channel] = None
 
     def _keep(self, channel: str, cursor: _Cursor, messages: Sequence[Message]) -> None:

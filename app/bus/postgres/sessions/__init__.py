@@ -1,1 +1,1 @@
-"""Sessions with PostgreSQL: how they are made, and what their errors mean."""
+"""Sessions with PostgreSQL: how they are made, lent and closed, and what their errors mean."""

@@ -1,4 +1,4 @@
-"""Database URLs as hosts hand them out, made into what asyncpg takes."""
+"""Turns database URLs, as hosts hand them out, into what asyncpg takes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _UNDERSTOOD = frozenset(
         "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib", "service", "servicefile",
     )
 )  # fmt: skip
-"""Parameters that asyncpg acts on. Others it would send to the server as settings, which
-refuses to start a session with one that it does not know (``channel_binding``, ``pgbouncer``, …)."""
+"""Parameters that asyncpg acts on. It would send others to the server as settings, and the server refuses a session
+with a setting that it does not know (``channel_binding``, ``pgbouncer``, …)."""
 
 _PUBLIC = ("sslrootcert", "system")
-"""libpq's word for the machine's own list of authorities, and for verify-full; asyncpg takes it for a file's name."""
+"""How libpq asks for the machine's own list of authorities, with verify-full. asyncpg would look for such a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class Dsn:
     place: str
     """Host, port and database, for logs: never the user or the password."""
     pooled: bool
-    """Whether a pooler in transaction mode stands before it: no prepared statements, no sessions."""
+    """Whether a pooler in transaction mode is in front of it: no prepared statements, no sessions."""
     public: bool = False
-    """Whether the server is checked by the machine's own list of authorities."""
+    """Whether the machine's own list of authorities checks the server."""
 
 
 def parse(url: str, *, pooled: bool = False) -> Dsn:
-    """Read a URL; a ``+driver`` in its scheme and parameters that only other drivers know are dropped."""
-    # urlsplit does not take every driver's name for a part of the scheme.
+    """Read a URL. Drops a ``+driver`` in its scheme and parameters that only other drivers know."""
+    # urlsplit does not accept every driver's name as part of the scheme.
     parts = urlsplit("postgres" + url[url.index("://") :])
     given = parse_qsl(parts.query, keep_blank_values=True)
     kept = [(name, value) for name, value in map(_translate, given) if name in _UNDERSTOOD]
@@ -50,7 +50,7 @@ def parse(url: str, *, pooled: bool = False) -> Dsn:
 
 
 def _translate(parameter: tuple[str, str]) -> tuple[str, str]:
-    """Put other drivers' words for "encrypt" into libpq's: dropped, they would let the link be plain."""
+    """Translate other drivers' words for "encrypt" into libpq's. Without them the connection could be plain."""
     name, value = parameter
     if name == "ssl":  # SQLAlchemy's, with libpq's values, and node-postgres', true or false
         name, value = (

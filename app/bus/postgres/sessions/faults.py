@@ -1,4 +1,4 @@
-"""What an error of the database means, in one line: what is wrong, in the database's own words, and what to do."""
+"""Explains an error of the database in one line: what is wrong, in the database's own words, and what to do."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ POOLER = (
 )
 
 SEAL_UNREADABLE = (
-    "messages in notifications cannot be told from forged ones, so each is read from the log: "
+    "this server cannot tell messages in notifications from forged ones, so it reads each from the log: "
     "GRANT SELECT ON abide.seal TO the server's role"
 )
 
 ELSEWHERE = (
-    "LISTEN is in another database than commits: it connects again, and finds the same one unless DIRECT_DATABASE_URL "
-    "names another than DATABASE_URL's pooler leads to"
+    "LISTEN is in another database than commits, and connects again: if this goes on, correct "
+    "DIRECT_DATABASE_URL, which must lead to the same database as DATABASE_URL"
 )
 
 _ROW_SECURITY = (
@@ -34,22 +34,22 @@ _ROW_SECURITY = (
 )
 
 _LOCKED = "another session holds a lock: pg_locks and pg_stat_activity show which, pg_terminate_backend(pid) ends it"
-_RESTORED = f"was the schema 'abide' dropped or changed? Restore it, or {MIGRATE}"
-_STANDBY = "this is a standby or a replica: write the address of the primary"
+_RESTORED = f"the schema 'abide' may have been dropped or changed: restore it, or {MIGRATE}"
+_STANDBY = "this is a standby or a replica: use the address of the primary"
 _HOST = (
-    "is the host in the URL right, can this machine reach it (by IPv6 alone, maybe, or through a firewall), "
-    "and has its host paused it?"
+    "check the host in the URL, whether this machine can reach it (over IPv6, through a firewall), "
+    "and whether the host has paused the database"
 )
 _CREATE = "create it (CREATE DATABASE … ENCODING 'UTF8'), or correct the name in the URL"
 _WAITS = "pg_stat_activity shows what the sessions named abide wait for"
-_POSTGRES = "is the port that of a PostgreSQL server, and does the database run?"
+_POSTGRES = "check that the database runs, and that the port is that of a PostgreSQL server"
 _CERTIFICATE = "add sslrootcert=system to the URL for a public authority, or sslrootcert=/path/of/its/certificate.pem"
 
 _WHAT_TO_DO = {
     "08003": _POSTGRES,
-    "08P01": "is the port that of PostgreSQL, and a pooler before it in transaction mode?",
-    "23505": "heads are behind the messages in abide.log: restore both, or neither",
-    "25006": "the database takes no writes: is it a replica, or is default_transaction_read_only on?",
+    "08P01": "check that the port is that of PostgreSQL, and that a pooler in front of it is in transaction mode",
+    "23505": "abide.head is behind the messages in abide.log: restore both tables, or neither",
+    "25006": "the database takes no writes: use the primary's address, or switch default_transaction_read_only off",
     "26000": POOLER,
     "28P01": "correct the user or the password in the URL",
     "28000": "correct the user in the URL, or let pg_hba.conf admit it from this machine",
@@ -60,14 +60,14 @@ _WHAT_TO_DO = {
     "42703": _RESTORED,
     "42883": _RESTORED,
     "53100": "the database's disk is full: free some space, or add some",
-    "53200": "the database is out of memory, or of room for locks",
+    "53200": "the database is out of memory, or of room for locks: add memory, or raise max_locks_per_transaction",
     "53300": "each worker takes up to 5 connections: raise max_connections, run fewer workers, "
     "or use a pooler and DIRECT_DATABASE_URL",
-    "55000": "is the database being restored, or a replica?",
+    "55000": "wait if the database is being restored; use the address of the primary if it is a replica",
     "55P03": _LOCKED,
-    "57014": "a timeout of the database, or its administrator, has cancelled this",
-    "57P01": "it was shut down, or its administrator ended the session",
-    "57P03": "it starts, or stops, or its host has paused it",
+    "57014": "a timeout of the database, or its administrator, cancelled the statement",
+    "57P01": "the database was shut down, or its administrator ended the session",
+    "57P03": "the database is starting or stopping, or its host has paused it",
 }
 """What to do, by SQLSTATE."""
 
@@ -84,20 +84,20 @@ _BY_TEXT = (
     ("unsupported startup parameter", "name it in ignore_startup_parameters of PgBouncer, or take it out of the URL"),
     ("prepared statement .* (does not exist|already exists)", POOLER),
     ("rejected SSL upgrade",
-        "either no PostgreSQL is there: correct host and port; or it offers no TLS: sslmode=disable"),
+        "if this is no PostgreSQL server, correct host and port; if it offers no TLS, add sslmode=disable to the URL"),
     ("database .* does not exist", _CREATE),
     ("password (was |is )?(not supplied|required|missing)|no password", "write the password into the URL"),
     ("(project|endpoint|compute|database|instance) .*(paused|suspended|disabled|inactive|quota)|tenant.* not found",
-        "the host has paused this project, or the user in the URL names another one: look at its dashboard"),
+        "the host has paused this project, or the user in the URL names another one: check the host's dashboard"),
     ("root certificate file", _CERTIFICATE),
     ("unsupported authentication|SASL|SCRAM", "let pg_hba.conf ask for scram-sha-256 or md5"),
 )  # fmt: skip
-"""What to do, by a pattern in the database's words: these say more than their SQLSTATE."""
+"""What to do, by a pattern in the database's words, which say more than their SQLSTATE."""
 
 _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, f"the host name has no address here: {_HOST}"),
     (ssl.SSLCertVerificationError, f"the certificate is not trusted: {_CERTIFICATE}"),
-    (FileNotFoundError, "a file of sslrootcert, sslcert or sslkey, or the socket that the URL names, is not there"),
+    (FileNotFoundError, "a file or socket in the URL is missing: check sslrootcert, sslcert, sslkey and the host"),
     (ConnectionRefusedError, f"nothing listens there: {_POSTGRES}"),
     (ConnectionError, f"the connection was closed: {_POSTGRES}"),
     (ssl.SSLError, f"no TLS could be agreed on: {_POSTGRES}"),
@@ -105,13 +105,13 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
     (EOFError, f"the connection was closed: {_POSTGRES}"),
     (asyncpg.PostgresConnectionError, f"the connection was closed: {_POSTGRES}"),
 )
-"""What to do, by the kind of an error of the network; the first that fits."""
+"""What to do, by the class of a network error; the first that fits counts."""
 
 _DENIED = re.compile(r"permission denied for (schema|table|relation|function|procedure|sequence|view) (\w+)")
 
 
 def explain(error: BaseException, *, connecting: bool = False) -> str:
-    """Say in one line what is wrong and what to do; what is told already is repeated."""
+    """Say in one line what is wrong and what to do. An :class:`UnavailableError` already says it."""
     if isinstance(error, TimeoutError):
         return f"no answer in time: {_HOST if connecting else _WAITS}"
     if isinstance(error, UnavailableError):
@@ -122,12 +122,12 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
 
 
 def sqlstate(error: BaseException) -> str:
-    """Return the server's code of an error; empty where the server did not say it."""
+    """Return the SQLSTATE of an error; empty if the error is not from the server."""
     return (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
 
 
 def grant(functions: list[str]) -> str:
-    """Say which functions the server's role may not run, and how it may."""
+    """Say which functions the server's role may not run, and how to let it."""
     names = ", ".join(f"abide.{name}" for name in functions)
     return f"permission denied for function {names} (42501): GRANT EXECUTE ON FUNCTION {names} TO the server's role"
 
@@ -148,7 +148,7 @@ def _grant(kind: str, name: str, *, owner: bool) -> str:
         return f"GRANT USAGE ON SCHEMA {name} TO the server's role"
     if kind in ("function", "procedure"):
         return f"GRANT EXECUTE ON FUNCTION abide.{name} TO the server's role"
-    if owner:  # what a function of ours does, it does with the rights of its owner
+    if owner:  # functions of ours run with the rights of their owner
         return f"GRANT ALL ON abide.{name} TO the owner of the schema"
     return f"GRANT SELECT ON abide.{name} TO the server's role"
 

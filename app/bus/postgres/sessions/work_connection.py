@@ -1,8 +1,7 @@
-"""Connections: how they are made, and one that is made again when it was lost, or only says no.
+"""Work connections: for short statements, connected when needed, and again when lost or of no more use.
 
-Each session has timeouts of its own on the server, so that nothing runs on there for long that was abandoned here: the
-network may be gone, and a cancel with it. Where the network is there, what is abandoned is cancelled and waited for
-before the connection that takes its place is made: so there are never more of them than there are links.
+What is abandoned is cancelled, and its end awaited, before the next connection takes its place. So the server never
+has more sessions of ours than there are work connections.
 """
 
 from __future__ import annotations
@@ -13,120 +12,19 @@ import time
 from collections.abc import AsyncIterator
 
 import asyncpg
-import structlog
 
 from app.bus.postgres import sql
 from app.bus.postgres.sessions.dsn import Dsn
-from app.bus.postgres.sessions.faults import explain, sqlstate
-from app.core.errors import UnavailableError
-
-_log = structlog.get_logger(__name__)
-
-CONNECT_SECONDS = 4.0
-COMMAND_SECONDS = 10.0
-"""After so long without an answer a connection counts as dead: its peer may be gone without a word."""
-
-_CLOSE_SECONDS = 1.5
-"""For so long what was abandoned may take to end."""
+from app.bus.postgres.sessions.session import Session, close, connect, is_over
 
 _PAUSE_SECONDS = 0.05
-"""From one connection to the next, at least: one that only says no is dropped each time."""
-
-LOST = (
-    OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError, TimeoutError,
-    asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError, asyncpg.DatabaseDroppedError,
-    asyncpg.IdleSessionTimeoutError, EOFError,
-)  # fmt: skip
-"""The connection is gone, and what became of the statement is unknown. asyncpg leaves its own classes when a server
-goes down at the wrong moment, so anything that is not the server's own "no" to a statement means that."""
-
-_STATEMENT_ALONE = ("22", "23", "40", "42501", "44", "53", "54", "55P03", "57014", "P0")
-"""SQLSTATEs, or their beginnings, of a "no" to one statement. Any other is one to all that comes: the server takes no
-writes any more, the schema was restored, a plan has grown old. Another connection may lead elsewhere."""
-
-_ROW_DROPPED = "AB101"
-"""SQLSTATE of the warning of ``abide.look_at``."""
-
-_AT_START = {"statement_timeout": "10s"}
-"""What cannot wait for session.sql, which a role's own setting could cancel."""
-
-_OF_POOLERS = ("AB001", "08P01", "0A000", "42704", "42501")
-"""SQLSTATEs of a pooler: session.sql raises the first; the next refuse what is asked for at the start. The last is a
-role's that may write no PL/pgSQL: its sessions are treated as those behind one, with settings for each transaction."""
+"""The least time between two attempts to connect, for a server that refuses each statement costs a connection each."""
 
 
-def is_over(error: BaseException) -> bool:
-    """Whether a connection that has raised this is of no more use."""
-    return isinstance(error, LOST) or not sqlstate(error).startswith(_STATEMENT_ALONE)
+class WorkConnection:
+    """One connection for short statements, used by one caller at a time.
 
-
-class Session(asyncpg.Connection):
-    """A session of ours at the server."""
-
-    pooled = False
-    """Whether a pooler is between: what belongs together must be a transaction, and is the only thing that does."""
-
-
-class PooledSession(Session):
-    """A connection to a pooler, which gives each transaction a session of its own choice."""
-
-    pooled = True
-
-
-async def connect(dsn: Dsn, name: str) -> Session:
-    """Connect; raise :class:`UnavailableError` that says where to and why not."""
-    try:
-        return await _connect(dsn, name, PooledSession if dsn.pooled else Session)
-    except (*LOST, asyncpg.PostgresError, ValueError) as error:
-        msg = f"no connection to {dsn.place}: {explain(error, connecting=True)}"
-        raise UnavailableError(msg) from error
-
-
-async def _connect(dsn: Dsn, name: str, kind: type[Session]) -> Session:
-    session: Session | None = None
-    try:
-        session = await asyncpg.connect(
-            dsn.url,
-            ssl=True if dsn.public else None,
-            timeout=CONNECT_SECONDS,
-            command_timeout=COMMAND_SECONDS,
-            statement_cache_size=0 if kind.pooled else 100,
-            server_settings={"application_name": name} | ({} if kind.pooled else _AT_START),
-            connection_class=kind,
-        )
-        if not kind.pooled:
-            await session.execute(_settings(session), timeout=CONNECT_SECONDS)
-    except BaseException as error:
-        if session is not None:
-            session.terminate()
-        if kind.pooled or sqlstate(error) not in _OF_POOLERS:
-            raise
-    else:
-        session.add_log_listener(_pass_on)
-        return session
-    return await _connect(dsn, name, PooledSession)
-
-
-def _pass_on(_: object, message: asyncpg.PostgresLogMessage) -> None:
-    """Write what our functions in the database warn of into the log."""
-    if message.sqlstate == _ROW_DROPPED:
-        _log.warning("outbox_row_dropped", detail=message.message)
-
-
-def _settings(session: Session) -> str:
-    return sql.query("session").replace("{pid}", str(session.get_server_pid()))
-
-
-async def close(session: Session) -> None:
-    """Cancel what the session is at, wait until it has ended, and close it. Never raises; takes a moment at most."""
-    with contextlib.suppress(Exception):
-        await session.close(timeout=_CLOSE_SECONDS)
-
-
-class Link:
-    """One connection for short statements, taken in turns and connected when needed.
-
-    With ``idle``, it is closed when nobody has needed it for so many seconds.
+    With ``idle``, it is closed when nobody has used it for this many seconds.
     """
 
     def __init__(self, dsn: Dsn, name: str, *, idle: float | None = None) -> None:
@@ -139,16 +37,18 @@ class Link:
         """The end of the session before this one."""
         self._resting: asyncio.TimerHandle | None = None
         self._tried = float("-inf")
-        """When it was connected last, or could not be."""
+        """When the last attempt to connect began."""
 
     def __repr__(self) -> str:
-        return f"<Link {self._name} to {self._dsn.place}: {'connected' if self._session else 'not connected'}>"
+        state = "connected" if self._session else "not connected"
+        return f"<WorkConnection {self._name} to {self._dsn.place}: {state}>"
 
     @contextlib.asynccontextmanager
-    async def connection(self, *, keep: bool = True) -> AsyncIterator[Session]:
-        """Take a turn, and ``keep`` what it does, or not. A session that is over is dropped, and the error goes on.
+    async def session(self, *, keep: bool = True) -> AsyncIterator[Session]:
+        """Wait for a turn and lend the session; ``keep`` what is done with it, or undo it.
 
-        Raises :class:`UnavailableError` when it cannot connect: nothing was sent then.
+        A session that turns out to be of no more use is dropped, and the error goes on. Raises
+        :class:`UnavailableError` when it cannot connect: nothing was sent then.
         """
         async with self._turn:
             session = await self._connected()
@@ -167,13 +67,13 @@ class Link:
                 self._rest()
 
     def drop(self) -> None:
-        """Have another session next time, which may lead elsewhere."""
+        """Use another session from the next turn on: it may lead elsewhere."""
         if self._session is not None:
             self._closing = asyncio.create_task(close(self._session), name="close-session")
             self._session = None
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close the session, and wait for the end of the one before."""
         self.drop()
         if self._resting is not None:
             self._resting.cancel()
@@ -198,6 +98,40 @@ class Link:
             self._resting = asyncio.get_running_loop().call_later(self._idle, self.drop)
 
 
+class WorkConnections:
+    """A few work connections, lent to whoever comes first. Each is closed when nobody uses it."""
+
+    def __init__(self, dsn: Dsn, name: str, count: int, *, idle: float) -> None:
+        self._all = [WorkConnection(dsn, name, idle=idle) for _ in range(count)]
+        self._free = self._all.copy()
+        self._room = asyncio.Semaphore(count)
+        self._generation = 0
+
+    @contextlib.asynccontextmanager
+    async def session(self, generation: int) -> AsyncIterator[Session]:
+        """Lend one, as :meth:`WorkConnection.session` does. Another ``generation`` than before renews them all."""
+        if generation != self._generation:
+            self._generation = generation
+            self.renew()
+        async with self._room:
+            connection = self._free.pop()
+            try:
+                async with connection.session() as session:
+                    yield session
+            finally:
+                self._free.append(connection)
+
+    def renew(self) -> None:
+        """Use other sessions from now on: they may lead elsewhere."""
+        for connection in self._free:
+            connection.drop()
+
+    async def close(self) -> None:
+        """Close them all."""
+        for connection in self._all:
+            await connection.close()
+
+
 @contextlib.asynccontextmanager
 async def _transaction(session: Session, *, keep: bool) -> AsyncIterator[None]:
     await session.execute(sql.query("transaction"))
@@ -205,40 +139,6 @@ async def _transaction(session: Session, *, keep: bool) -> AsyncIterator[None]:
         yield
     except asyncpg.PostgresError as error:
         if not is_over(error):
-            await session.execute("ROLLBACK")
+            await session.execute(sql.query("rollback"))
         raise
-    await session.execute("COMMIT" if keep else "ROLLBACK")
-
-
-class Links:
-    """A few links for who comes first, each closed when nobody needs it."""
-
-    def __init__(self, dsn: Dsn, name: str, count: int, *, idle: float) -> None:
-        self._all = [Link(dsn, name, idle=idle) for _ in range(count)]
-        self._free = self._all.copy()
-        self._room = asyncio.Semaphore(count)
-        self._generation = 0
-
-    @contextlib.asynccontextmanager
-    async def connection(self, generation: int) -> AsyncIterator[Session]:
-        """Take one of them, as in :meth:`Link.connection`. Those of another ``generation`` are made again."""
-        if generation != self._generation:
-            self._generation = generation
-            self.renew()
-        async with self._room:
-            link = self._free.pop()
-            try:
-                async with link.connection() as session:
-                    yield session
-            finally:
-                self._free.append(link)
-
-    def renew(self) -> None:
-        """Have other sessions next time, which may lead elsewhere."""
-        for link in self._free:
-            link.drop()
-
-    async def close(self) -> None:
-        """Let go of everything."""
-        for link in self._all:
-            await link.close()
+    await session.execute(sql.query("commit" if keep else "rollback"))

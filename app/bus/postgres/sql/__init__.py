@@ -1,10 +1,16 @@
-"""SQL lives in files: queries by name, migrations by number."""
+"""All SQL, in files: statements by name, migrations by number.
+
+Each file begins with a comment: what the statement does, its parameters, what it returns, and which module calls it.
+"""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
+
+_COMMENT = re.compile(r"\A(?:--[^\n]*\n)+")
 
 
 class Migration(NamedTuple):
@@ -17,8 +23,8 @@ class Migration(NamedTuple):
 
 @cache
 def query(name: str) -> str:
-    """Return the text of ``<name>.sql``."""
-    return files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    """Return the statement in ``<name>.sql``, without the comment at its top, which no server needs to parse."""
+    return _COMMENT.sub("", files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8"))
 
 
 @cache
@@ -30,6 +36,6 @@ def migrations() -> list[Migration]:
         for name in found
     ]
     if [step.number for step in steps] != list(range(1, len(steps) + 1)):
-        msg = f"migrations are not numbered 1, 2, 3, …: {found}"
+        msg = f"the migrations must be numbered 1, 2, 3, … without gaps: {found}"
         raise RuntimeError(msg)
     return steps

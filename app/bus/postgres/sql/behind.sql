@@ -1,6 +1,9 @@
--- $1 channels, $2 after, each. What a follower that lost its place fetches: of each channel its place, and the next rows
--- of the log, at most a megabyte, whatever the history shows. At least one row each, all of one moment. As in
--- read.sql, no row that none of ours can be.
+-- Read the next rows of the log for followers that are behind: at most a megabyte a channel, whatever its history
+-- shows, and everything as of one moment. Rows larger than any that a server writes are left out, as in read.sql.
+-- Parameters: $1 channels; $2 for each channel, the offset to read after.
+-- Returns: at least one row a channel: the log's epoch and whether it is certified, the channel, its head and lineage,
+--     and a row of the log or NULLs.
+-- Called by: log_reads.py
 SELECT left(e.name, 8) AS epoch, e.certified, t.channel, coalesce(h.head, e.floor) AS head,
     CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage,
     r.last, r.n, r.time, r.body

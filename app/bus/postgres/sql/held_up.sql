@@ -1,4 +1,7 @@
--- What the session of ours waits for that has waited longest; of a lock, for what and for whom. No row: none waits.
+-- Say what the session of ours that has waited longest waits for. Of a lock: on which table, and held by whom.
+-- Parameters: none.
+-- Returns: one row, or none when no session waits.
+-- Called by: listen/slow.py
 SELECT a.wait_event_type AS kind, a.wait_event AS event, l.relation::regclass::text AS relation,
     b.pid AS blocker, b.application_name AS blocker_name
 FROM pg_stat_activity a

@@ -1,6 +1,10 @@
--- $1 channel, $2 after, $3 limit (messages), $4 size, $5 ttl in ms, $6 limit (bytes). At least one row: the first columns
--- are the epoch, the channel's place and the ends of what is shown. Stops with the row that reaches a limit. No
--- row of ours has more than a message of a mebibyte and 60 kB: one that has is passed over, before anybody has to hold it.
+-- Read messages that a history shows, up to the row that reaches a limit. No row that a server writes holds more than
+-- one message of a mebibyte and 60 kB. A larger one is left out, so that nobody has to hold it in memory.
+-- Parameters: $1 the channel; $2 the offset to read after; $3 the most messages; $4 the size of the history, in
+--     messages; $5 its ttl, in ms; $6 the most bytes.
+-- Returns: at least one row: the log's epoch and whether it is certified, the channel's lineage, the first offset that
+--     the history shows, the head, and a row of the log or NULLs.
+-- Called by: log_reads.py
 WITH h AS (
     SELECT left(e.name, 8) AS epoch, e.certified, coalesce(h.head, e.floor) AS head,
         CASE WHEN h.channel IS NULL THEN e.lineage ELSE abide.continued(h.lineage, h.head, e.lineage) END AS lineage

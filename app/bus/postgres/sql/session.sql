@@ -1,6 +1,10 @@
--- What each session of ours has of its own, whatever the role or the database has: nothing that is abandoned runs on,
--- no row is hidden without an error, and every transaction is of the same kind. Refused behind a pooler, where the
--- session that this would change is not ours alone. A setting that this server does not know or allow is left out.
+-- Give a session the settings that every session of ours has, whatever its role or the database has: nothing that was
+-- abandoned runs on, no row is hidden without an error, and every transaction has the same isolation. A setting that
+-- this server does not know or does not allow is left out. Behind a pooler this fails with AB001, since the session
+-- that it would change belongs to others as well.
+-- Parameters: {pid} the process id that the session had at its start.
+-- Returns: nothing.
+-- Called by: sessions/session.py
 DO $$
 DECLARE
     setting text[];

@@ -1,4 +1,8 @@
--- What of session.sql a transaction needs behind a pooler, where a session is ours no longer than that.
+-- Begin a transaction behind a pooler, with those settings of session.sql that it needs: the session is ours until its
+-- end.
+-- Parameters: none.
+-- Returns: nothing.
+-- Called by: sessions/work_connection.py
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = '10s';
 SET LOCAL lock_timeout = '2s';

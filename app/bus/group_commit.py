@@ -1,0 +1,195 @@
+"""Group commit: what is published while one append is under way goes into the next one.
+
+The append under way is the batching window. So a lone message waits for nothing, and a flood shares the cost of each
+append. The queue is bounded.
+
+The publishers of a large batch are answered a part at a time. The first ones can publish again, and the backend
+can work on that, while the others are answered. Otherwise this process and the backend would take turns at waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import structlog
+
+from app.core.errors import AbideError, OverloadedError, UnavailableError, bare
+from app.core.message import Published, Record
+from app.core.ports import UNMETERED, Meter, Outcome
+
+MAX_WAITING_MESSAGES = 20_000
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""The bounds of the queue. More is refused with :class:`~app.core.errors.OverloadedError`."""
+
+MAX_BATCH_MESSAGES = 1000
+MAX_BATCH_BYTES = 1024 * 1024
+"""The bounds of one append. A submission is never split, so a large one alone may exceed them."""
+
+PATIENCE_SECONDS = 5.0
+"""A submission that is not stored this long after its arrival is refused."""
+
+_LEAST_SECONDS = 0.8
+"""The least time that an append gets, even if its first submission has waited for longer."""
+
+_EXPIRY_SECONDS = 0.1
+"""The pause between two looks for submissions that have waited too long. All are answered within six seconds."""
+
+_ANSWERED_AT_ONCE = 128
+"""How many submissions are answered in one turn of the loop."""
+
+_NOT_TAKEN = "not stored: earlier messages still wait for the backend: try again in a moment"
+
+_log = structlog.get_logger(__name__)
+
+
+_Submission = tuple[Sequence[Record], int, asyncio.Future[list[Outcome]], float]
+"""Records, their size in bytes, the future that their publisher awaits, and when they came. A bare tuple, since one is
+made for each message."""
+
+Append = Callable[[Sequence[Record], float], Awaitable[list[Outcome]]]
+"""Stores records as one batch by a time of :func:`time.monotonic`; see :meth:`app.bus.backend.Backend.append`."""
+
+
+class GroupCommit:
+    """Feeds ``append`` one batch at a time from a bounded queue."""
+
+    def __init__(self, append: Append, meter: Meter = UNMETERED) -> None:
+        self._append = append
+        self._meter = meter
+        self._waiting: deque[_Submission] = deque()
+        self._messages = 0
+        self._bytes = 0
+        self._news: asyncio.Future[None] | None = None
+        """The future that :meth:`run` awaits; None while it works."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop of the publishers; known from the first publish on."""
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<GroupCommit {self._messages} messages, {self._bytes} bytes waiting>"
+
+    def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
+        """Queue the records, in order and in one batch; return a future of their outcomes, known within six seconds.
+
+        Raises :class:`OverloadedError` and :class:`UnavailableError` at once. This is no coroutine, because a task
+        for each message would double its cost.
+        """
+        messages = self._messages + len(records)
+        added = sum([len(record.data) for record in records])
+        size = self._bytes + added
+        waiting = self._waiting
+        if self._closing or (waiting and (messages > MAX_WAITING_MESSAGES or size > MAX_WAITING_BYTES)):
+            raise self._refusal()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        outcomes: asyncio.Future[list[Outcome]] = self._loop.create_future()
+        if not waiting:
+            self._wake()
+        waiting.append((records, added, outcomes, time.monotonic()))
+        self._messages, self._bytes = messages, size
+        return outcomes
+
+    async def run(self) -> None:
+        """Append until :meth:`close`, and then what still waits."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as answering:
+            expiring = answering.create_task(self._expire())
+            while self._waiting or not self._closing:
+                if not self._waiting:
+                    self._news = loop.create_future()
+                    await self._news
+                    continue
+                batch = self._take()
+                outcomes = await self._commit(batch)
+                _answer(batch[:_ANSWERED_AT_ONCE], outcomes)
+                if len(batch) > _ANSWERED_AT_ONCE:
+                    answering.create_task(_answer_rest(batch[_ANSWERED_AT_ONCE:], outcomes))
+                del batch, outcomes  # or they would stay in memory until something is published again
+            expiring.cancel()
+
+    def close(self) -> None:
+        """Refuse new records and let :meth:`run` return when the queue is empty."""
+        self._closing = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
+
+    def _refusal(self) -> AbideError:
+        if self._closing:
+            return UnavailableError("the server is stopping: publish again in a moment")
+        return OverloadedError(f"{self._messages} messages already wait for the backend: publish again in a moment")
+
+    def _take(self) -> list[_Submission]:
+        records, size, _, _ = self._waiting[0]
+        messages, taken = len(records), [self._waiting.popleft()]
+        while self._waiting:
+            records, more, _, _ = self._waiting[0]
+            messages += len(records)
+            size += more
+            if messages > MAX_BATCH_MESSAGES or size > MAX_BATCH_BYTES:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    async def _expire(self) -> None:
+        """Refuse what has waited too long behind the append under way; never returns."""
+        waiting = self._waiting
+        while True:
+            await asyncio.sleep(_EXPIRY_SECONDS)
+            too_old = time.monotonic() - PATIENCE_SECONDS
+            while waiting and waiting[0][3] < too_old:
+                records, size, future, _ = waiting.popleft()
+                self._messages -= len(records)
+                self._bytes -= size
+                if not future.done():
+                    future.set_result([UnavailableError(_NOT_TAKEN)] * len(records))
+
+    async def _commit(self, batch: list[_Submission]) -> Iterator[Outcome]:
+        """Append a batch; return the outcomes of its records, in their order."""
+        records = [record for some, _, _, _ in batch for record in some]
+        outcomes: list[Outcome]
+        began = time.perf_counter()
+        try:
+            deadline = max(batch[0][3] + PATIENCE_SECONDS, time.monotonic() + _LEAST_SECONDS)
+            outcomes = await self._append(records, deadline)
+            self._meter.appended(len(records), time.perf_counter() - began)
+            self._meter.published(_stored(records, outcomes))
+        except AbideError as error:
+            self._meter.appended(len(records), time.perf_counter() - began)
+            outcomes = [bare(error)] * len(records)
+        except Exception:  # noqa: BLE001 — a bug in a backend fails its batch, not the queue
+            _log.exception("append_failed", messages=len(records))
+            outcomes = [UnavailableError("the backend failed: the message may be stored or not")] * len(records)
+        self._messages -= len(records)
+        self._bytes -= sum([size for _, size, _, _ in batch])
+        return iter(outcomes)
+
+
+def _stored(records: Sequence[Record], outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Return how many of the records were stored just now, by channel."""
+    counts: dict[str, int] = {}
+    for record, outcome in zip(records, outcomes, strict=True):
+        if type(outcome) is Published and not outcome.replayed:
+            counts[record.channel] = counts.get(record.channel, 0) + 1
+    return counts
+
+
+def _answer(batch: Iterable[_Submission], outcomes: Iterator[Outcome]) -> None:
+    """Answer publishers, each with the next of the ``outcomes``."""
+    for records, _, future, _ in batch:
+        mine = [next(outcomes)] if len(records) == 1 else list(islice(outcomes, len(records)))
+        if not future.done():  # the publisher may have gone away
+            future.set_result(mine)
+
+
+async def _answer_rest(batch: list[_Submission], outcomes: Iterator[Outcome]) -> None:
+    for begin in range(0, len(batch), _ANSWERED_AT_ONCE):
+        await asyncio.sleep(0)
+        _answer(batch[begin : begin + _ANSWERED_AT_ONCE], outcomes)

@@ -1,0 +1,165 @@
+"""Reads of the log: repeated while the connection is lost, and judged by the epoch that they come from."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import asyncpg
+import structlog
+
+from app.bus.backend import PAGE_BYTES
+from app.bus.postgres import sql
+from app.bus.postgres.migrations import EMPTY
+from app.bus.postgres.outcomes import Outcomes
+from app.bus.postgres.place import Place
+from app.bus.postgres.rows import Rows
+from app.bus.postgres.sessions.faults import explain
+from app.bus.postgres.sessions.refusals import NOT_READY, of_data, unavailable
+from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over
+from app.bus.postgres.sessions.work_connection import WorkConnections
+from app.core.channel import HistoryWindow
+from app.core.errors import UnavailableError
+from app.core.message import Message, Page, consecutive
+from app.core.tail import fitting
+
+PATIENCE_SECONDS = 5.0
+"""How long a read waits for a database that is away before it is refused."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Listening(Protocol):
+    """What the listening session knows, for reads to compare with."""
+
+    @property
+    def sessions(self) -> int:
+        """How many listening sessions there have been. A new one may have come to another server."""
+
+    @property
+    def epoch(self) -> str:
+        """The name of the log's newest epoch; empty until it is known."""
+
+    def look(self) -> None:
+        """Learn that a read has found another epoch."""
+
+
+@dataclass(slots=True)
+class _ReadAttempts:
+    """What is known of the attempts at one read. One that only waited for its turn says nothing of the database."""
+
+    begun: bool = False
+    last: BaseException | None = None
+    """Why the last one did not work."""
+
+
+class LogReads:
+    """Reads over ``connections``. Each method raises :class:`UnavailableError` while the database is away."""
+
+    def __init__(self, connections: WorkConnections, outcomes: Outcomes, listening: Listening) -> None:
+        self._connections = connections
+        self._outcomes = outcomes
+        self._listening = listening
+        self._rows_apart = Rows()
+        self._said: str | None = None
+        """Why the last read was given up; None since one worked."""
+
+    async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
+        """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
+        rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
+        first, head = rows[0]["first"], rows[0]["head"]
+        begin = max(after + 1, first)
+        found = consecutive(self._rows_apart.messages(channel, begin - 1, rows))
+        self._rows_apart.tell_of_hole(channel, begin, found)
+        return Page(first, head, fitting(found[:limit], PAGE_BYTES), rows[0]["lineage"])
+
+    async def place(self, channel: str) -> Place:
+        """Read where a channel is."""
+        (row,) = await self._rows_of_epoch("place", [channel])
+        return Place(row["lineage"], row["head"])
+
+    async def behind(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
+        """Read, for each channel, where it is and the next messages past an offset."""
+        rows = await self._rows_of_epoch("behind", list(wanted), list(wanted.values()))
+        places = {row["channel"]: Place(row["lineage"], row["head"]) for row in rows}
+        found: dict[str, list[asyncpg.Record]] = {channel: [] for channel in places}
+        for row in rows:
+            found[row["channel"]].append(row)
+        return {
+            channel: (place, consecutive(self._rows_apart.messages(channel, wanted[channel], found[channel])))
+            for channel, place in places.items()
+        }
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connections.close()
+
+    async def _rows_of_epoch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Read rows of the present epoch. If its certificate does not hold, open the next one and read again."""
+        rows = await self._rows(query, *arguments)
+        if rows and not rows[0]["certified"]:
+            await self._enter()
+            rows = await self._rows(query, *arguments)
+        if not rows:
+            raise UnavailableError(NOT_READY) from UnavailableError(EMPTY)
+        if rows[0]["epoch"] != self._listening.epoch:
+            # Either the listener is behind, or this connection leads to a server that is not the one any more.
+            self._listening.look()
+            self._connections.renew()
+        return rows
+
+    async def _enter(self) -> None:
+        try:
+            async with (
+                asyncio.timeout(PATIENCE_SECONDS),
+                self._connections.session(self._listening.sessions) as session,
+            ):
+                await session.fetch(sql.query("enter"), None)
+        except asyncpg.ReadOnlySQLTransactionError:
+            pass  # nothing is appended there, so what can be read is all that there is
+        except (UnavailableError, *LOST, asyncpg.PostgresError) as error:
+            self._failed(error)
+            raise unavailable(error) from error
+
+    async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Read, and read again where the connection is lost: a read can be repeated."""
+        attempts = _ReadAttempts()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                rows = await self._read(attempts, sql.query(query), arguments)
+        except (*LOST, UnavailableError, asyncpg.PostgresError) as error:
+            if attempts.begun:
+                self._failed(attempts.last or error)
+            raise unavailable(error) from error
+        self._outcomes.worked("read")
+        self._said = None
+        return rows
+
+    async def _read(
+        self, attempts: _ReadAttempts, statement: str, arguments: tuple[object, ...]
+    ) -> list[asyncpg.Record]:
+        renewed = False
+        while True:
+            try:
+                async with self._connections.session(self._listening.sessions) as session:
+                    attempts.begun = True
+                    with self._outcomes.under_way("read"):
+                        rows: list[asyncpg.Record] = await session.fetch(statement, *arguments)
+            except (UnavailableError, *LOST) as error:
+                attempts.begun, attempts.last = True, error
+                await asyncio.sleep(RETRY_SECONDS)
+            except asyncpg.PostgresError as error:
+                if renewed or not is_over(error):
+                    raise
+                renewed = True
+            else:
+                return rows
+
+    def _failed(self, error: BaseException) -> None:
+        reason = explain(error)
+        if not of_data(error):
+            self._outcomes.failed("read", reason)
+        if reason != self._said:
+            _log.error("read_given_up", reason=reason)
+        self._said = reason

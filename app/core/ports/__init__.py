@@ -1,0 +1,31 @@
+"""The small protocols through which the rooms reach each other, so that no room needs to know the next."""
+
+from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, ResponseHandover, Writer
+from app.core.ports.messaging import Outcome, Publisher, Sink, Source
+from app.core.ports.metering import METER, UNMETERED, Meter
+from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
+
+__all__ = [
+    "DIRECT",
+    "DRAIN",
+    "FANOUT",
+    "INTAKE",
+    "METER",
+    "UNBOUNDED",
+    "UNMETERED",
+    "Answer",
+    "Direct",
+    "Drain",
+    "Handover",
+    "Heartbeat",
+    "Intake",
+    "Meter",
+    "Outcome",
+    "Peer",
+    "Publisher",
+    "Reply",
+    "ResponseHandover",
+    "Sink",
+    "Source",
+    "Writer",
+]

@@ -1,0 +1,57 @@
+"""Catching up: pages that many read are read once, and kept within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.core.delivery.catchup import PAGE_MESSAGES, Catchup, PageBudget
+from app.core.message import Message, Page
+
+HEAD = 10 * PAGE_MESSAGES
+
+
+class Log:
+    """A log of ten pages of messages of 100 bytes that counts its reads."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def read(self, after: int, limit: int) -> Page:
+        self.reads += 1
+        last = min(after + limit, HEAD)
+        return Page(1, HEAD, tuple(Message(offset, 0, b"x" * 100) for offset in range(after + 1, last + 1)), "e")
+
+
+async def test_a_page_that_many_ask_for_is_read_once() -> None:
+    """Catchup reads a page once for all who ask at the same time, and a moment later."""
+    log = Log()
+    catchup = Catchup(log.read, lambda: "e")
+    await asyncio.gather(*(catchup.after(offset) for offset in range(PAGE_MESSAGES)))
+    await catchup.after(7)
+    assert log.reads == 1
+
+
+async def test_pages_that_are_kept_are_bounded() -> None:
+    """Catchups of all channels together keep so many bytes, and let go of the oldest page."""
+    logs = Log(), Log()
+    kept = PageBudget(3 * PAGE_MESSAGES * 310)
+    one, other = (Catchup(log.read, lambda: "e", kept) for log in logs)
+    for page in (0, 1):
+        await one.after(page * PAGE_MESSAGES)
+        await other.after(page * PAGE_MESSAGES)
+    assert [log.reads for log in logs] == [2, 2]
+    await other.after(0)
+    await one.after(PAGE_MESSAGES)
+    assert [log.reads for log in logs] == [2, 2]  # these were kept
+    await one.after(0)
+    assert [log.reads for log in logs] == [3, 2]  # this was the oldest
+
+
+async def test_a_page_that_is_too_large_to_keep_is_handed_out() -> None:
+    """Catchup returns what it reads, though it keeps nothing of it."""
+    log = Log()
+    catchup = Catchup(log.read, lambda: "e", PageBudget(1))
+    for _ in range(2):
+        _, messages = await catchup.after(0)
+        assert len(messages) == PAGE_MESSAGES
+    assert log.reads == 2
