@@ -25,13 +25,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from websockets.typing import Subprotocol
 
 BASE, CAP = 0.1, 5.0  # seconds: a pause is at most BASE, doubled with each attempt up to CAP
-
 _SUBPROTOCOL = Subprotocol("abide.v1")
 _SCHEMES = {"http": ("http", "ws"), "https": ("https", "wss"), "ws": ("http", "ws"), "wss": ("https", "wss")}
-_PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408}  # close codes
-_PASSING_STATUSES = {408, 425, 429}  # and from 500 on
-_CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed"}
-_CLOSED |= {4410: "gap", 4429: "too_many"}
+PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408}  # close codes
+PASSING_STATUSES = {408, 425, 429}  # and from 500 on
+CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed"}
+CLOSED |= {4410: "gap", 4429: "too_many"}
 _LONGEST_WAIT = 60.0  # seconds of a Retry-After, at most
 _LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and its envelope
 _OPEN_SECONDS = 15.0  # seconds until a connection is open, and then until the first frame
@@ -249,9 +248,9 @@ def _ended(error: ConnectionClosed) -> _PassingError:
     close = error.rcvd or error.sent
     status, reason = (close.code, close.reason) if close else (1006, "")
     detail = f"the connection ended with {status}{reason and f' ({reason})'}"
-    if status in _PASSING:
+    if status in PASSING:
         return _PassingError(detail, status=status)
-    raise ClientError(detail, status=status, code=_CLOSED.get(status)) from None
+    raise ClientError(detail, status=status, code=CLOSED.get(status)) from None
 
 
 def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | None:
@@ -300,7 +299,7 @@ def _refused(status: int, body: bytes, retry_after: str | None) -> ClientError:
         detail, code = str(problem["detail"]), str(problem["code"])
     except (ValueError, TypeError, KeyError):
         detail, code = f"the answer was HTTP status {status}", None
-    if status < http.HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING_STATUSES:
+    if status < http.HTTPStatus.INTERNAL_SERVER_ERROR and status not in PASSING_STATUSES:
         return ClientError(detail, status=status, code=code)
     error = _PassingError(detail, status=status, code=code)
     error.wait = _wait(retry_after or "")

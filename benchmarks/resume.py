@@ -13,7 +13,6 @@ import contextlib
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from benchmarks.peers import machine
 from benchmarks.support.report import RESULTS
 from benchmarks.support.waiting import until
 from tests.support.postgres import PostgresServer
-from tests.support.server import free_port
+from tests.support.processes import free_port, kill, launch, wait_answer
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = 'backend: "${DATABASE_URL}"\nchannels:\n  lebowski: {publish: anyone}\n'
@@ -103,19 +102,12 @@ class Server:
         channels.write_text(CHANNELS, encoding="utf-8")
         settings = {"PORT": str(self.port), "CHANNELS_CONFIG": str(channels), "DATABASE_URL": url, "DRAIN_SECONDS": "0"}
         with machine.pinned(0):
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
-                cwd=ROOT,
-                env=os.environ | settings,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _PATIENCE
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                msg = "the server does not become ready"
-                raise RuntimeError(msg)
-            time.sleep(_PAUSE)
+            command = [sys.executable, "-m", "app", "serve"]
+            self._process = launch(command, os.environ | settings, stdout=subprocess.DEVNULL, stderr=None)
+        if not wait_answer(self._process, self.port, "/health/ready", seconds=_PATIENCE):
+            kill(self._process)
+            msg = "the server does not become ready"
+            raise RuntimeError(msg)
 
     def rss(self) -> int:
         """Return the bytes in RAM."""
@@ -129,16 +121,10 @@ class Server:
 
     def kill(self) -> None:
         """End all of it at once, as a crash of the machine would."""
-        os.killpg(self._process.pid, signal.SIGKILL)  # a group of its own
-        self._process.wait()
+        kill(self._process)
 
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
-
-    def _is_ready(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(self._url("/health/ready"), timeout=_PATIENCE).is_success
-        return False
 
 
 async def storm(server: Server, since: list[str | None]) -> tuple[float, list[Subscriber]]:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from loadtests.server import ROOT, allow_sockets, database, serve
+from loadtests.server import allow_sockets, database, serve
+from tests.support.processes import ROOT
 
 REPORTS = Path(__file__).parent / "reports"
 RAMP_SECONDS = 10

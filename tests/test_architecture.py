@@ -1,12 +1,44 @@
-"""The contracts between the rooms of ``app/``, as pyproject.toml states them."""
+"""The shape of the house: what rooms may import, how large its parts are, and how tests are named."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.support.processes import ROOT
+
+APP = ROOT / "app"
+
+MOST_MODULES = 12
+MOST_FUNCTION_LINES = 40
+MOST_DOUBLED_NAMES = 4
+FEWEST_WORDS = 4
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules(folder: Path) -> Iterator[Path]:
+    """Yield the modules below a folder, but for what a folder has to have."""
+    return (path for path in sorted(folder.rglob("*.py")) if path.name not in ("__init__.py", "__main__.py"))
+
+
+def functions(path: Path) -> Iterator[Function]:
+    """Yield the functions and methods of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def size(function: Function) -> int:
+    """Return a function's lines, without its decorators and its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is None:
+        return lines
+    docstring = function.body[0]
+    return lines - ((docstring.end_lineno or 0) - docstring.lineno + 1)
 
 
 def test_rooms_import_only_what_their_contracts_allow() -> None:
@@ -16,6 +48,37 @@ def test_rooms_import_only_what_their_contracts_allow() -> None:
         [lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    """Folder of app/ has at most twelve modules: a room that needs more has rooms in it."""
+    counts = Counter(path.parent for path in modules(APP))
+    assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    """Function of app/ has at most forty lines, its docstring not counted."""
+    sizes = {(path, function.name): size(function) for path in modules(APP) for function in functions(path)}
+    assert {function: lines for function, lines in sizes.items() if lines > MOST_FUNCTION_LINES} == {}
+
+
+def test_few_modules_share_a_name() -> None:
+    """Name of a module is given twice for at most four names, and never three times."""
+    counts = Counter(path.name for path in modules(APP))
+    assert max(counts.values()) <= 2
+    assert len([name for name, count in counts.items() if count == 2]) <= MOST_DOUBLED_NAMES
+
+
+def test_every_test_is_named_by_a_sentence() -> None:
+    """Test is called by a sentence of at least four words, and its docstring is another one."""
+    tests = [
+        (path, function)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for function in functions(path)
+        if function.name.startswith("test_")
+    ]
+    assert [f"{path}: {test.name}" for path, test in tests if len(test.name.split("_")) <= FEWEST_WORDS] == []
+    assert [f"{path}: {test.name}" for path, test in tests if not ast.get_docstring(test)] == []
 
 
 def test_the_lock_files_name_no_index() -> None:

@@ -20,7 +20,7 @@ from app import client
 from app.client import ClientError, Gap, Message, Undecodable, backoff, publish, subscribe
 from app.core.errors import CLOSE_CODES
 from tests.conftest import ServerFactory
-from tests.support.postgres import free_port
+from tests.support.processes import free_port
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 
@@ -404,4 +404,4 @@ def test_pauses_are_jittered_and_bounded() -> None:
 
 def test_close_codes_are_the_servers() -> None:
     """Codes that the client gives to closes are those of the server's table."""
-    assert {int(close): code for code, close in CLOSE_CODES.items() if close >= 4000} == client._CLOSED  # noqa: SLF001
+    assert {int(close): code for code, close in CLOSE_CODES.items() if close >= 4000} == client.CLOSED

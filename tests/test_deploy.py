@@ -23,7 +23,8 @@ from packaging.utils import canonicalize_name
 from app.config import Environment
 from tests.support.dockerfile import Dockerfile
 from tests.support.postgres import PostgresServer
-from tests.support.server import ROOT, Server, free_port
+from tests.support.processes import ROOT, free_port
+from tests.support.server import Server
 
 DOCKERFILE = Dockerfile()
 FLY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())

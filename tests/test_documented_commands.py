@@ -15,8 +15,9 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from tests.support.processes import ROOT
 from tests.support.programs import PATIENCE
-from tests.support.server import ROOT, Server
+from tests.support.server import Server
 
 PAGES = [
     *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))),

@@ -17,9 +17,8 @@ import pytest
 from loadtests.reconciliation import Account, Heads, Ledger, Row
 from loadtests.thresholds import Limits, Outcome, judge, percentile
 from tests.conftest import ServerFactory
-from tests.support.postgres import free_port
+from tests.support.processes import ROOT, free_port
 from tests.support.proxy import FaultProxy
-from tests.support.server import ROOT
 
 HEADS: Heads = {"news": {"e": 5}}
 LIMITS = Limits(p99=500, failures=0, holes=0, doubles=0)

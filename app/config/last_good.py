@@ -17,7 +17,7 @@ import struct
 from app.config.settings import Settings
 from app.config.yaml.syntax import MAX_BYTES
 
-_HEADER = struct.Struct("<I32s")
+HEADER = struct.Struct("<I32s")
 """Length and digest. Two workers may write at the same time; the digest exposes a mix of both."""
 
 
@@ -32,12 +32,12 @@ class LastGood:
     def share(self) -> None:
         """Start to keep content. The master calls this before it forks; a second call does nothing."""
         if self._memory is None:
-            self._memory = mmap.mmap(-1, _HEADER.size + MAX_BYTES)
+            self._memory = mmap.mmap(-1, HEADER.size + MAX_BYTES)
 
     def keep(self, content: bytes) -> None:
         """Replace the last good content."""
         if self._memory is not None:
-            saved = _HEADER.pack(len(content), hashlib.sha256(content).digest()) + content
+            saved = HEADER.pack(len(content), hashlib.sha256(content).digest()) + content
             self._memory[: len(saved)] = saved
 
     def over_one_backend(self, settings: Settings) -> Settings:
@@ -52,8 +52,8 @@ class LastGood:
         """Return the last good content; None if there is none."""
         if self._memory is None:
             return None
-        length, digest = _HEADER.unpack_from(self._memory)
-        content = self._memory[_HEADER.size : _HEADER.size + length]
+        length, digest = HEADER.unpack_from(self._memory)
+        content = self._memory[HEADER.size : HEADER.size + length]
         return content if hashlib.sha256(content).digest() == digest else None
 
 

@@ -1,1 +1,1 @@
-"""The process edge: the gunicorn worker, and uvicorn's protocols with what they lack."""
+"""The edge of the process: the gunicorn worker, the server, and the protocols that uvicorn runs."""

@@ -1,4 +1,4 @@
-"""The drain: connections are told to go one by one before a stop, so that they don't all come back at once."""
+"""The drain: before a stop, connections are closed one by one, so that they do not all come back at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from app.server.lasting.keepalive import Watched
-from app.server.lasting.shared import Shared
+from app.server.lasting.link_context import LinkContext
+from app.server.lasting.sweep import Swept
 
 STEP = 0.05
-"""Seconds between two looks at who is due."""
+"""Seconds between two looks at which connections are due."""
 
 
 class Stoppable(Protocol):
-    """What uvicorn has in its set of connections."""
+    """A member of uvicorn's set of connections."""
 
     def shutdown(self) -> None:
-        """Begin to end, because the server stops; harmless when it has begun already."""
+        """Begin to end, because the server stops; harmless if it has begun already."""
 
 
 _S = TypeVar("_S", bound=Stoppable)
@@ -31,10 +31,10 @@ async def spread(
     seconds: Callable[[], float],
     step: Callable[[], Awaitable[float]],
 ) -> None:
-    """Shut ``told`` down evenly over so many seconds, in random order: the first at once, the last before the end.
+    """Shut ``told`` down in random order, evenly over ``seconds()``: the first at once, the last before the end.
 
-    Who has left ``connections`` by itself is skipped, and it ends when nobody is left to be told.
-    ``step`` waits a moment and returns the seconds since the beginning; ``seconds`` may become less meanwhile.
+    A connection that has left ``connections`` is skipped; the function returns when none is left. ``step`` waits a
+    moment and returns the seconds since the beginning. ``seconds`` may return less later.
     """
     waiting = random.sample(list(told), len(told))
     total, elapsed = len(waiting), 0.0
@@ -51,29 +51,29 @@ async def spread(
             elapsed = await step()
 
 
-class Drain:
-    """What the application is told of the drain: :class:`~app.core.ports.Drain`."""
+class ServerDrain:
+    """The :class:`~app.core.ports.Drain` of the application."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+    def __init__(self, context: LinkContext) -> None:
+        self._context = context
         self.has_begun = False
 
     def lasting(self, end: Callable[[], object]) -> AbstractContextManager[object]:
-        """Return the context of a response that lasts until it is told to ``end``."""
-        if self._shared.is_over:
-            self._shared.loop.call_soon(end)
-        return _Lasting(self._shared, end)
+        """Return the context of a response that lasts until the drain calls ``end``."""
+        if self._context.is_over:
+            self._context.loop.call_soon(end)
+        return _Lasting(self._context, end)
 
 
-class _Lasting(Watched):
-    """A response that lasts, among the connections of the server."""
+class _Lasting(Swept):
+    """A response that lasts and was not handed over, as one of the server's connections."""
 
-    __slots__ = ("_born", "_end", "_shared")
+    __slots__ = ("_born", "_context", "_end")
 
-    def __init__(self, shared: Shared, end: Callable[[], object]) -> None:
-        self._shared = shared
+    def __init__(self, context: LinkContext, end: Callable[[], object]) -> None:
+        self._context = context
         self._end = end
-        self._born = shared.keepalive.tick
+        self._born = context.sweep.tick
 
     def shutdown(self) -> None:
         """End it because the server stops."""
@@ -81,14 +81,14 @@ class _Lasting(Watched):
 
     def look(self, tick: int) -> None:
         """End it when it is old."""
-        if self._shared.is_due(tick - self._born):
+        if self._context.limits.is_due(tick - self._born):
             self._end()
 
     def __enter__(self) -> None:
-        self._shared.connections.add(self)
-        self._shared.keepalive.start()
+        self._context.connections.add(self)
+        self._context.sweep.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._shared.connections.discard(self)
+        self._context.connections.discard(self)

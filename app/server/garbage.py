@@ -1,18 +1,18 @@
-"""How a process that serves collects garbage."""
+"""How a worker collects garbage."""
 
 from __future__ import annotations
 
 import gc
 
 THRESHOLD = (50_000, 20, 100)
-"""Objects made before the young are looked at, and how seldom the older ones are."""
+"""New objects before a collection of the youngest generation, and collections before one of the next generations."""
 
 
 def settle() -> None:
-    """Look away from all that was loaded to start, and seldom at the rest; call it once, before serving.
+    """Exempt everything that start-up has loaded, and collect the rest seldom; call it once, before serving.
 
-    The collector would walk all connections again and again, 10 ms and more each time while nothing
-    else runs, and finds nothing: they are freed by their counts.
+    By default the collector would walk all connections again and again. Each walk stops the process for 10 ms or more,
+    and finds nothing: connections are freed by their reference counts.
     """
     gc.collect()
     gc.freeze()

@@ -1,13 +1,13 @@
-"""uvicorn's server, stopped gradually.
+"""uvicorn's server, which stops gradually.
 
-A stop goes in this order:
+A stop has these steps:
 
-1. The process says that it is not ready, and closes its listener. A load balancer goes to others at
-   once instead of waiting for its next probe; under gunicorn, a worker that takes over has the same
-   listener. Connections that are open go on: requests are answered, with ``connection: close``.
-2. What lasts (WebSockets, event streams, long-polls) is told to go, evenly over the drain's window.
-3. Connections between two requests are closed, and peers have a moment to answer a close, or to send
-   the rest of a body. Then the links are cut that wait for nobody but their peer.
+1. The process reports that it is not ready, and closes its listener. A load balancer then chooses other servers at
+   once, without waiting for its next probe; under gunicorn, the worker that takes over has the same listener. Open
+   connections go on: requests are answered, with ``connection: close``.
+2. What lasts (WebSockets, event streams, long-polls) is closed, evenly over the drain's window.
+3. Connections between two requests are closed. Peers have a moment to answer a close, or to send the rest of a body;
+   then connections that only wait for their peer are cut.
 4. Requests under way are answered, then the application's lifespan ends.
 """
 
@@ -26,11 +26,10 @@ import uvicorn
 from uvicorn.config import Config
 
 from app.core.ports import DRAIN
-from app.server.drain import STEP, Drain, spread
+from app.server.drain import STEP, ServerDrain, spread
 from app.server.http.connection import HttpProtocol
+from app.server.http.server_state import ServerState
 from app.server.lasting.link import Link
-from app.server.lasting.shared import Shared
-from app.server.lasting.websocket import WebSocketProtocol
 from app.server.sockets import prepare
 from app.wire.handshake import LAST
 
@@ -38,36 +37,37 @@ _logger = logging.getLogger("uvicorn.error")
 
 
 class Server(uvicorn.Server):
-    """Serves one worker's connections, and drains them before it ends."""
+    """Serves the connections of one worker, and drains them before it ends."""
 
-    patience: ClassVar[float] = 2.0
-    """Seconds that peers have to answer a close, or to send the rest of a body."""
+    leave_seconds: ClassVar[float] = 2.0
+    """Seconds for peers to answer a close, or to send the rest of a body."""
 
-    hurried_patience: ClassVar[float] = 0.5
-    """The same when the stop is a quick one: gunicorn's master kills a worker after two seconds."""
+    hurried_leave_seconds: ClassVar[float] = 0.5
+    """The same in a quick stop: gunicorn's master kills a worker after two seconds."""
 
     same_signal: ClassVar[float] = 2.0
     """Seconds within which a second SIGTERM means the same stop.
 
-    systemd signals all processes of a service, and then gunicorn's master passes its signal on.
+    systemd signals all processes of a service, and gunicorn's master then passes its own signal on.
     """
 
     def __init__(self, config: Config, *, drain_seconds: float, max_connection_age: float | None) -> None:
         super().__init__(config)
         self._drain_seconds = drain_seconds
         self._max_connection_age = max_connection_age
-        self._shared: Shared
-        """Valid once started, as the drain."""
-        self._drain: Drain
+        self.server_state: ServerState = ServerState()
+        self._drain: ServerDrain
+        """Valid once started."""
         self._hurried = False
         self._ticks = 0
         self._asked_at = 0.0  # when the stop was asked for; valid with should_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the application find the drain in its state, then start."""
-        self._shared = WebSocketProtocol.share(self.config, self.server_state, self.lifespan.state)
-        self._shared.limit_age(self._max_connection_age)
-        self._drain = self.lifespan.state[DRAIN] = Drain(self._shared)
+        """Put the drain into the application's state, then start."""
+        self.server_state.begin(self.config, self.lifespan.state)
+        links = self.server_state.links
+        links.limits.limit_age(self._max_connection_age)
+        self._drain = self.lifespan.state[DRAIN] = ServerDrain(links)
         await super().startup(sockets and [same for listener in sockets for same in prepare(listener)])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -86,18 +86,18 @@ class Server(uvicorn.Server):
         self.handle_exit(signal.SIGTERM, None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop in the order above."""
+        """Stop in the steps above."""
         self._drain.has_begun = True
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
         await self._end_keep_alive()
         await self._tell()
-        self._shared.is_over = True
+        self.server_state.links.is_over = True
         await self._take_leave()
         await super().shutdown(sockets)
 
     async def _end_keep_alive(self) -> None:
-        """Let every answer from now on be the last of its connection."""
+        """Make every answer from now on the last one of its connection."""
         self.config.encoded_headers = [*self.config.encoded_headers, LAST]
         await self._tick()
         for connection in self.server_state.connections:
@@ -117,7 +117,7 @@ class Server(uvicorn.Server):
         for connection in list(connections):
             connection.shutdown()
         step = self._steps()
-        while connections and await step() < (self.hurried_patience if self._hurried else self.patience):
+        while connections and await step() < (self.hurried_leave_seconds if self._hurried else self.leave_seconds):
             pass
         for connection in list(connections):
             if isinstance(connection, HttpProtocol | Link):
@@ -127,7 +127,7 @@ class Server(uvicorn.Server):
         return 0 if self._hurried else self._drain_seconds
 
     def _steps(self) -> Callable[[], Awaitable[float]]:
-        """Return what waits a moment, keeps the worker's heartbeat going, and tells how long it has been."""
+        """Return a function that waits a moment, keeps the worker's heartbeat going, and returns seconds since now."""
         begun = time.monotonic()
 
         async def step() -> float:
@@ -138,6 +138,6 @@ class Server(uvicorn.Server):
         return step
 
     async def _tick(self) -> None:
-        # uvicorn's main loop does this, and has ended: without it gunicorn takes a long drain for a worker that hangs.
+        # uvicorn's main loop did this, and has ended. Without it gunicorn would take a long drain for a hanging worker.
         await self.on_tick(self._ticks)
         self._ticks = (self._ticks + 1) % 10

@@ -16,16 +16,16 @@ from app.server.lasting.websocket import WebSocketProtocol
 from app.server.server import Server
 
 MAX_FRAME_SIZE = 1024 * 1024 + 64 * 1024
-"""Bytes of one WebSocket message: the largest ``max_message_size``, and the frame around its data."""
+"""Bytes of one WebSocket message: the largest ``max_message_size``, and room for the JSON around its data."""
 
 PING_SECONDS = 20.0
-"""Between pings, and until one must be answered; the shortest idle limit of common proxies is 55 s."""
+"""Between pings, and until a ping must be answered. The shortest idle timeout of common proxies is 55 s."""
 
 STOP_SECONDS = 10
-"""What gunicorn's ``graceful_timeout`` adds to the drain: leave-taking (2 s), requests under way, the lifespan."""
+"""What gunicorn's ``graceful_timeout`` adds to the drain: closing (2 s), requests under way, the lifespan's end."""
 
 ANSWER_SECONDS = 3
-"""For requests under way after the drain; then they are cancelled, lest a handler that hangs keeps the process."""
+"""For requests under way after the drain; then they are cancelled, so that one that hangs does not keep the process."""
 
 
 class AbideWorker(UvicornWorker):
@@ -47,16 +47,16 @@ class AbideWorker(UvicornWorker):
         "timeout_graceful_shutdown": ANSWER_SECONDS,
     }
 
-    # Set by gunicorn.conf.py: gunicorn has no settings for them, and forks the workers.
+    # Set by gunicorn.conf.py in the master, which forks the workers: gunicorn has no settings for them.
 
     drain_seconds: ClassVar[float] = 0
-    """The window over which connections are closed at a stop."""
+    """Seconds over which connections are closed at a stop."""
 
     max_connection_age: ClassVar[float | None] = None
-    """Seconds after which a connection is closed, for its peer to connect again; None for no limit."""
+    """Seconds after which a connection is closed so that its peer connects again; None for no limit."""
 
     def init_signals(self) -> None:
-        """Leave to the master what is the master's, also where a whole process group is signalled."""
+        """Ignore the signals that are for the master, which reach a worker when a process group is signalled."""
         super().init_signals()
         for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)

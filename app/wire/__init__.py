@@ -1,1 +1,1 @@
-"""What bytes mean: HTTP/1.1, WebSocket frames, event streams. No I/O, and the standard library only."""
+"""What bytes mean: HTTP/1.1, WebSocket frames and event streams, without I/O."""

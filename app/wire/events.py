@@ -7,7 +7,7 @@ SPACES = bytes.maketrans(b"\r\n", b"  ")
 
 
 def event(name: str | None, position: str | None, data: bytes) -> bytes:
-    """Return a Server-Sent Event. Line breaks, which JSON has only between tokens, become spaces."""
+    """Return a Server-Sent Event. Line breaks become spaces: JSON has them only between tokens."""
     lines = b"" if name is None else b"event: %b\n" % name.encode()
     if position is not None:
         lines += b"id: %b\n" % position.encode()

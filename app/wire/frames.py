@@ -1,7 +1,7 @@
-"""RFC 6455's frames without I/O: reads what clients send, writes what servers send.
+"""WebSocket frames (RFC 6455) without I/O: reads what clients send, makes what servers send.
 
-Sizes are in bytes. No extension is supported, so that the reserved bits must be zero: compression
-would cost each connection a window of memory, and each frame an encoding of its own.
+Sizes are in bytes. No extension is supported, so the reserved bits must be zero: compression would cost each
+connection a window of memory, and each frame an encoding of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 
-from app.wire.close_codes import MAX_REASON
+from app.wire.close_codes import CloseCode, fit_reason, is_sendable
 
 try:
     from websockets.speedups import apply_mask
@@ -25,17 +25,6 @@ except ImportError:  # websockets was installed without its C extension
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
 
-NO_CODE = 1005
-"""Stands for the close code of a peer that sent a close without one; never sent."""
-
-LINK_DIED = 1006
-"""Stands for the close code where no close was received; never sent."""
-
-PROTOCOL_ERROR = 1002
-INVALID_UTF8 = 1007
-POLICY = 1008
-TOO_BIG = 1009
-
 Frame = tuple[int, bytes]
 """Opcode and unmasked payload: of a control frame, or of a whole message."""
 
@@ -45,31 +34,27 @@ _LENGTH_16, _LENGTH_64 = 126, 127  # these lengths say that the length follows, 
 _SIZE_16, _SIZE_64 = 2, 8  # bytes of that length
 _MASK_SIZE = 4
 _MAX_CONTROL = 125
-_FIN_TEXT = 0x81
-_SHORT, _MEDIUM = 126, 1 << 16  # sizes from which on a length takes 16 and 64 bits
 _DATA = (CONTINUATION, TEXT, BINARY)
 _CONTROL = (CLOSE, PING, PONG)
 _FIRST_BYTES = frozenset({*_DATA, *(_FIN | opcode for opcode in (*_DATA, *_CONTROL))})
-_REGISTERED_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
-_FREE_CODES = range(3000, 5000)
 
 
 class FrameError(Exception):
-    """The peer broke the protocol; ``code`` and ``str(error)`` are for the close that tells it so."""
+    """The peer broke the protocol; ``code`` and ``str(error)`` go into the close that tells it."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
 
 
-class Reader:
-    """Makes frames of the bytes of one client.
+class FrameReader:
+    """Reads frames from the bytes of one client.
 
-    Needed only from a frame's first byte to the end of its message: where :attr:`is_empty` holds,
-    it may be dropped, and another one reads on.
+    It is needed only from a frame's first byte to the end of its message: while :attr:`is_empty` is true, it may be
+    dropped, and a new one reads on.
 
-    Invariant: while ``_payload`` is not None it has all that came after the frame's header, and
-    ``_buffer`` is used up.
+    Invariant: while ``_payload`` is not None, it has all that came after the frame's header, and ``_buffer`` is
+    used up.
     """
 
     __slots__ = (
@@ -79,15 +64,15 @@ class Reader:
 
     def __init__(self, limit: int, since: int = 0) -> None:
         self.since = since
-        """When what is being read began, by a clock of whoever owns the reader."""
+        """When the message that is being read began, by a clock of the reader's owner."""
         self.limit = limit
         """Bytes of the largest message."""
         self.allowance = sys.maxsize
-        """How many frames :meth:`next` may still read; with 0 it returns None although there may be more."""
+        """How many frames :meth:`next` may still read; at 0 it returns None even if more have come."""
         self.counted = 0
-        """Bytes of :attr:`size` that were counted where a bound for all connections is kept."""
+        """How much of :attr:`size` the owner has counted against the bound over all connections."""
         self._buffer = b""
-        self._at = 0  # what is before it in the buffer has been read
+        self._at = 0  # the buffer has been read up to here
         self._length = -1  # of the payload; negative while the header is incomplete
         self._mask = b""  # valid with _length
         self._first = 0  # byte of the header; valid with _length
@@ -97,7 +82,7 @@ class Reader:
 
     @property
     def is_empty(self) -> bool:
-        """Whether neither a byte nor an unfinished message is kept."""
+        """Whether the reader keeps no byte and no unfinished message."""
         return (
             self._at == len(self._buffer)
             and self._length < 0
@@ -108,12 +93,12 @@ class Reader:
 
     @property
     def size(self) -> int:
-        """Bytes that have come and are in no complete message yet."""
+        """Bytes that have come and do not make a whole message yet."""
         unread = len(self._buffer) - self._at if self._payload is None else len(self._payload)
         return unread if self._message is None else unread + len(self._message[1])
 
     def feed(self, data: bytes) -> None:
-        """Take what came next, in pieces of any size."""
+        """Take the bytes that came next, any number of them."""
         if self._payload is not None:
             self._payload += data
         elif self._at == len(self._buffer):
@@ -122,13 +107,13 @@ class Reader:
             self._buffer, self._at = self._buffer[self._at :] + data, 0
 
     def put_back(self, frame: Frame) -> None:
-        """Let the last frame be the next one again."""
+        """Return this frame from :meth:`next` once more."""
         self._held = frame
 
     def next(self) -> Frame | None:
-        """Return the next control frame or whole message; None until more is fed, or allowed.
+        """Return the next control frame or whole message; None until more is fed or allowed.
 
-        Raises :class:`FrameError`: the reader is of no use after that.
+        Raises :class:`FrameError`; the reader cannot be used after that.
         """
         if self._held is not None:
             frame, self._held = self._held, None
@@ -144,7 +129,7 @@ class Reader:
         return None
 
     def _read_header(self) -> bool:
-        """Read a header if it has come whole; what can be refused is refused as soon as it is seen."""
+        """Read a header if all of it has come; refuse a wrong one at its first wrong byte."""
         buffer, at = self._buffer, self._at
         have = len(buffer) - at
         if have == 0:
@@ -170,28 +155,28 @@ class Reader:
 
     def _check_first(self, first: int) -> None:
         if first not in _FIRST_BYTES:
-            raise FrameError(PROTOCOL_ERROR, _what_is_wrong_with(first))
+            raise FrameError(CloseCode.PROTOCOL_ERROR, _what_is_wrong_with(first))
         opcode = first & _OPCODE
         if opcode == CONTINUATION and self._message is None:
-            raise FrameError(PROTOCOL_ERROR, "continuation of no message")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
         if opcode in (TEXT, BINARY) and self._message is not None:
-            raise FrameError(PROTOCOL_ERROR, "message inside a fragmented message")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "message inside a fragmented message")
 
     def _check_second(self, first: int, second: int) -> int:
         if not second & _MASKED:
-            raise FrameError(PROTOCOL_ERROR, "frame is not masked")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "frame is not masked")
         length = second & _LENGTH
         if length > _MAX_CONTROL and first & _OPCODE >= CLOSE:
-            raise FrameError(PROTOCOL_ERROR, "control frame is too long")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "control frame is too long")
         return length
 
     def _check_size(self, first: int, length: int) -> None:
         so_far = len(self._message[1]) if self._message is not None else 0
         if first & _OPCODE < CLOSE and so_far + length > self.limit:
-            raise FrameError(TOO_BIG, f"message is over {self.limit} bytes")
+            raise FrameError(CloseCode.TOO_BIG, f"message is over {self.limit} bytes")
 
     def _read_payload(self) -> bytes | None:
-        """Return the frame's payload if it has come whole, else keep what has come."""
+        """Return the frame's payload if all of it has come, else keep what has come."""
         if self._payload is None:
             end = self._at + self._length
             if end <= len(self._buffer):
@@ -209,7 +194,7 @@ class Reader:
         return payload
 
     def _finish(self, payload: bytes) -> Frame | None:
-        """Return what the frame completes: itself, a message, or nothing."""
+        """Return what the frame completes: itself, a message, or None."""
         first, self._length = self._first, -1
         opcode = first & _OPCODE
         if opcode >= CLOSE:
@@ -226,13 +211,13 @@ class Reader:
     def _append(self, opcode: int, payload: bytes) -> tuple[int, bytearray]:
         if self._message is None:
             self._message = (opcode, bytearray())
-        # One growing buffer, because a list of fragments of one byte each would cost fifty times their size.
+        # One buffer that grows: a list of fragments of one byte each would take fifty times their size.
         self._message[1].extend(payload)
         return self._message
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """Return one unfragmented frame as a server sends it."""
+    """Return one unfragmented, unmasked frame, as a server sends it (RFC 6455 §5.2)."""
     size = len(payload)
     if size < _LENGTH_16:
         return bytes((_FIN | opcode, size)) + payload
@@ -245,50 +230,39 @@ PING_FRAME = frame(PING, b"")
 
 
 def text_frame(data: bytes) -> bytes:
-    """Return ``data`` as one unfragmented, unmasked WebSocket text frame (RFC 6455 §5.2)."""
-    size = len(data)
-    if size < _SHORT:
-        return bytes((_FIN_TEXT, size)) + data
-    if size < _MEDIUM:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + data
-    return b"\x81\x7f" + size.to_bytes(8, "big") + data
+    """Return ``data``, which is UTF-8, as one text frame."""
+    return frame(TEXT, data)
 
 
 @cache
 def with_ping(data: bytes) -> bytes:
-    """Return frames and a ping behind them: the same bytes for all who are sent the same frames."""
+    """Return ``data``, which is frames, with a ping behind them: one object for all connections that send the same."""
     return data + PING_FRAME
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Return a close; a reason over :data:`MAX_REASON` bytes is cut between two characters.
+    """Return a close frame; a reason that is too long is cut.
 
     Raises ValueError for a code that must not be sent.
     """
     if not is_sendable(code):
         msg = f"{code} is not a close code that may be sent"
         raise ValueError(msg)
-    encoded = reason.encode()[:MAX_REASON].decode(errors="ignore").encode()
-    return frame(CLOSE, code.to_bytes(2, "big") + encoded)
+    return frame(CLOSE, code.to_bytes(2, "big") + fit_reason(reason).encode())
 
 
 def read_close(payload: bytes) -> int:
-    """Return the code of a close that was received; :data:`NO_CODE` where it has none.
+    """Return the code of a close that was received, 1005 if it has none.
 
-    Raises :class:`FrameError` for one that must not be sent, and for a reason that is not UTF-8.
+    Raises :class:`FrameError` for a code that must not be sent, and for a reason that is not UTF-8.
     """
     if not payload:
-        return NO_CODE
+        return CloseCode.NO_CODE
     code = int.from_bytes(payload[:2], "big")
     if len(payload) == 1 or not is_sendable(code):
-        raise FrameError(PROTOCOL_ERROR, "invalid close code")
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "invalid close code")
     check_utf8(payload[2:])
     return code
-
-
-def is_sendable(code: int) -> bool:
-    """Tell whether a close may have this code."""
-    return code in _REGISTERED_CODES or code in _FREE_CODES
 
 
 def check_utf8(data: bytes) -> None:
@@ -298,17 +272,17 @@ def check_utf8(data: bytes) -> None:
     try:
         data.decode()
     except UnicodeDecodeError:
-        raise FrameError(INVALID_UTF8, "text is not UTF-8") from None
+        raise FrameError(CloseCode.INVALID_UTF8, "text is not UTF-8") from None
 
 
 def _extended_length(encoded: bytes) -> int:
-    """Return the length that stands in two or eight bytes, which must not fit into fewer."""
+    """Return the length in two or eight bytes. Raises :class:`FrameError` if fewer would do."""
     length = int.from_bytes(encoded, "big")
     least = _LENGTH_16 if len(encoded) == _SIZE_16 else 1 << 16
     if length >> 63:
-        raise FrameError(PROTOCOL_ERROR, "length is negative")
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "length is negative")
     if length < least:
-        raise FrameError(PROTOCOL_ERROR, "length is not encoded in the fewest bytes")
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "length is not encoded in the fewest bytes")
     return length
 
 

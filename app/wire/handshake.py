@@ -1,4 +1,4 @@
-"""The opening handshake of RFC 6455 without I/O: what a request must have, and the answers to it."""
+"""The opening handshake of a WebSocket (RFC 6455 §4) without I/O: what the request must have, and the responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.wire.http1 import Headers, header_lines, phrase, status_line
 from app.wire.request_head import TOKEN, RequestHead
 
 LAST = (b"connection", b"close")
-"""The header of an answer that is its connection's last; one of the server's default headers while it drains."""
+"""The header of a connection's last answer; while the server drains, one of its default headers."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE = 16
@@ -21,8 +21,8 @@ _ONCE = frozenset({b"sec-websocket-key", b"sec-websocket-version"})
 _CHECKED = _ONCE | {b"sec-websocket-protocol"}
 
 
-class Request(NamedTuple):
-    """A request that asks for a WebSocket; ``rest`` is what came after it."""
+class UpgradeRequest(NamedTuple):
+    """A request that asks for a WebSocket; ``rest`` is the bytes that came behind it."""
 
     head: RequestHead
     tls: bool
@@ -32,7 +32,7 @@ class Request(NamedTuple):
 
 
 class RefusalError(Exception):
-    """The request is no valid handshake; ``str(error)`` says why, in ASCII."""
+    """The request is not a valid handshake; ``str(error)`` says why, in ASCII."""
 
     def __init__(self, why: str, status: int = 400, headers: Headers = ()) -> None:
         super().__init__(why)
@@ -41,16 +41,16 @@ class RefusalError(Exception):
 
 
 def check_server(default_headers: Headers) -> None:
-    """Raise :class:`RefusalError` while the server drains: what it sends are its connections' last answers."""
+    """Raise :class:`RefusalError` while the server drains, which its default headers tell."""
     if LAST in default_headers:
         msg = "The server restarts."
         raise RefusalError(msg, 503, [(b"retry-after", b"1")])
 
 
-def check(request: Request) -> tuple[bytes, list[str]]:
-    """Return the key and the subprotocols that are offered. Raises :class:`RefusalError`.
+def check(request: UpgradeRequest) -> tuple[bytes, list[str]]:
+    """Return the key and the subprotocols that the client offers. Raises :class:`RefusalError`.
 
-    That the request asks to upgrade to ``websocket`` has been checked.
+    The caller has checked that the request asks to upgrade to ``websocket``.
     """
     if request.head.method != b"GET" or request.head.version != "1.1":
         msg = "A WebSocket is opened by GET over HTTP/1.1."
@@ -72,8 +72,8 @@ def check(request: Request) -> tuple[bytes, list[str]]:
     return _key(found), _subprotocols(found.get(b"sec-websocket-protocol", ()))
 
 
-def scope(request: Request, asgi_version: str, root_path: str, subprotocols: list[str]) -> dict[str, Any]:
-    """Return the ASGI scope without its state and its extensions."""
+def scope(request: UpgradeRequest, asgi_version: str, root_path: str, subprotocols: list[str]) -> dict[str, Any]:
+    """Return the ASGI scope, without its state and its extensions."""
     path, raw_path, query = request.head.target
     return {
         "type": "websocket",
@@ -108,7 +108,7 @@ def response(status: int, headers: Headers, body: bytes) -> bytes:
 
 
 def text_response(status: int, headers: Headers, text: str | None = None) -> bytes:
-    """Return such a response with a line of plain text: the status's own phrase if none is given."""
+    """Return a :func:`response` with a line of plain text, by default the phrase of the status."""
     body = phrase(status) if text is None else text.encode("ascii")
     return response(status, [*headers, (b"content-type", b"text/plain; charset=utf-8")], body)
 

@@ -1,4 +1,4 @@
-"""What an HTTP/1.1 response is made of: the lines of its head, and chunks."""
+"""What an HTTP/1.1 response is made of: its header lines and its chunks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 """Names and values."""
 
 CLOSE = b"connection: close\r\n"
-"""The line that says that a connection ends with this response."""
+"""The header line that ends the connection after this response."""
+
+CHUNKED = b"transfer-encoding: chunked\r\n"
+"""The header line of a body that comes in chunks."""
 
 WITHOUT_BODY = (204, 304)
 """Statuses whose responses have no body."""
-
-CHUNKED = b"transfer-encoding: chunked\r\n"
-"""The line that says that a body comes in chunks."""
 
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -64,7 +64,7 @@ def response_head(status: int, lines: bytes, *, keep_alive: bool) -> bytes:
 
 
 def phrase(status: int) -> bytes:
-    """Return what HTTP calls a status; nothing for one that it does not know."""
+    """Return the reason phrase of a status; empty for one that HTTP does not know."""
     return _PHRASES.get(status, b"")
 
 
@@ -74,9 +74,9 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase(status))
 
 
-@lru_cache(maxsize=128)  # most lines of most answers are those of the one before; more would be those of the past
+@lru_cache(maxsize=128)  # most responses repeat the lines of the one before
 def header_line(name: bytes, value: bytes) -> bytes:
-    """Return one line. Raises ValueError for a header that HTTP does not allow."""
+    """Return one header line. Raises ValueError for a header that HTTP does not allow."""
     if not TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
         msg = f"header {name!r} has characters that HTTP does not allow"
         raise ValueError(msg)
@@ -84,10 +84,14 @@ def header_line(name: bytes, value: bytes) -> bytes:
 
 
 def header_lines(headers: Headers) -> bytes:
-    """Return the lines of headers, and the empty one behind them. Raises ValueError as :func:`header_line`."""
+    """Return header lines and the empty line behind them. Raises ValueError as :func:`header_line` does."""
     return b"".join([*(header_line(name, value) for name, value in headers), b"\r\n"])
 
 
+LAST_CHUNK = b"0\r\n\r\n"
+"""The chunk that ends a body, without trailers."""
+
+
 def chunk(data: bytes) -> bytes:
-    """Return ``data`` as one chunk of an HTTP/1.1 body (RFC 9112 §7.1)."""
+    """Return ``data``, which is not empty, as one chunk of an HTTP/1.1 body (RFC 9112 §7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)

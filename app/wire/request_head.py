@@ -1,7 +1,7 @@
-"""The head of an HTTP/1.1 request without I/O: what its lines say, judged strictly by RFC 9112.
+"""Request heads of HTTP/1.1 without I/O: what their lines say, strictly by RFC 9112.
 
-Two parties that read one byte stream differently can be played off against each other (request smuggling). So
-whatever is ambiguous is refused, and nothing is repaired.
+If a proxy and this server read the same bytes differently, a client can smuggle a request past the proxy. So
+everything ambiguous is refused, and nothing is repaired.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request head."""
+"""The longest request head, in bytes."""
 
 MAX_TARGET = 8 * 1024
-"""Bytes of a request's target."""
+"""The longest target of a request, in bytes."""
 
 MAX_FIELDS = 100
-"""Header lines of one request."""
+"""The most header lines of one request."""
 
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
@@ -42,7 +42,7 @@ _LINE_ROOM = 64
 
 
 class BadRequestError(Exception):
-    """The bytes are no request that is served; ``str(error)`` says why, in ASCII. The connection has to close."""
+    """The bytes are not a request that is served; ``str(error)`` says why, in ASCII. The connection must close."""
 
     def __init__(self, why: str, status: int = 400) -> None:
         super().__init__(why)
@@ -58,7 +58,10 @@ class Target(NamedTuple):
 
 
 class RequestHead(NamedTuple):
-    """What one head says. ``headers`` are names in lower case and values without blanks around them, in their order."""
+    """What one request head says.
+
+    ``headers`` are in the order of the request, names in lower case, values without blanks around them.
+    """
 
     method: bytes
     target: Target
@@ -66,7 +69,7 @@ class RequestHead(NamedTuple):
     """``1.0`` or ``1.1``."""
     headers: Sequence[tuple[bytes, bytes]]
     length: int | None
-    """Bytes of the body; None where it comes in chunks."""
+    """Bytes of the body; None if it comes in chunks."""
     keep_alive: bool
     """Whether another request may follow on the connection."""
     awaits_continue: bool
@@ -75,9 +78,9 @@ class RequestHead(NamedTuple):
 
 
 def parse(data: bytes) -> RequestHead | None:
-    """Return what a head says that has come whole; None where it takes :class:`HeadReader` to say what is wrong.
+    """Return what a whole request head says; None if :class:`RequestHeadReader` has to say what is wrong with it.
 
-    Raises :class:`BadRequestError`. It reads what that reads, only faster: all lines in one step each.
+    Raises :class:`BadRequestError`. It accepts what that accepts, and is faster: it takes all lines in one step.
     """
     match = _WHOLE.fullmatch(data)
     if match is None or len(match[2]) > MAX_TARGET or match[3] not in _VERSIONS:
@@ -86,10 +89,10 @@ def parse(data: bytes) -> RequestHead | None:
     return None if len(fields) > MAX_FIELDS else _head(match[1], match[2], _VERSIONS[match[3]], fields)
 
 
-class HeadReader:
-    """Takes the lines of a head one by one, each with its line end; the empty one completes it.
+class RequestHeadReader:
+    """Reads a request head line by line, each with its line end; the empty line completes it.
 
-    An error is raised at the line that makes it, so it does not depend on how the bytes were cut.
+    An error is raised at the line that has it, so it does not depend on how the bytes were cut.
     """
 
     __slots__ = ("_fields", "_line", "_size")
@@ -105,7 +108,7 @@ class HeadReader:
         return self._line is not None
 
     def check_unfinished(self, line: bytes) -> None:
-        """Raise :class:`BadRequestError` if a line that has no end yet can be none, or is too long already."""
+        """Raise :class:`BadRequestError` if a line without its end is wrong or too long already."""
         size = len(line)
         if self._line is None:
             if line and not _BEGINNING.match(line):
@@ -116,7 +119,7 @@ class HeadReader:
             raise _too_large()
 
     def take(self, line: bytes) -> RequestHead | None:
-        """Take one line; return the head when it is complete. Raises :class:`BadRequestError`."""
+        """Take one line; return the request head at its end. Raises :class:`BadRequestError`."""
         self.check_unfinished(line)
         self._size += len(line)
         if self._line is None:
@@ -132,7 +135,7 @@ class HeadReader:
 
 
 def field(line: bytes) -> tuple[bytes, bytes]:
-    """Return the name, in lower case, and the value of one line. Raises :class:`BadRequestError`."""
+    """Return the name, in lower case, and the value of a header line. Raises :class:`BadRequestError`."""
     match = _FIELD.fullmatch(line)
     if match is None:
         msg = "A header line is not of the form 'name: value'."
@@ -159,7 +162,7 @@ def _head(method: bytes, url: bytes, version: str, fields: list[tuple[bytes, byt
             found.setdefault(name, []).append(value)
     target, authority = _target(method, url)
     _check_host(found.get(b"host", []), version)
-    if authority is not None:  # it goes before Host, says RFC 9112 §3.2.2
+    if authority is not None:  # it overrides Host (RFC 9112 §3.2.2)
         fields = [(b"host", authority), *(header for header in fields if header[0] != b"host")]
     length = _body_length(found, version)
     connection = _list(found.get(b"connection"))
@@ -176,9 +179,9 @@ def _head(method: bytes, url: bytes, version: str, fields: list[tuple[bytes, byt
 
 
 def _target(method: bytes, url: bytes) -> tuple[Target, bytes | None]:
-    """Return what is asked for, and the authority that an absolute target names."""
+    """Return the target, and the authority that an absolute one names."""
     if method == b"CONNECT":
-        msg = "This server is no proxy: it has no CONNECT."
+        msg = "This server is not a proxy: CONNECT is not available."
         raise BadRequestError(msg, 501)
     if b"#" in url:
         msg = "The request's target has a fragment."
@@ -212,14 +215,14 @@ def _is_host(text: bytes) -> bool:
 
 
 def _body_length(found: dict[bytes, list[bytes]], version: str) -> int | None:
-    """Return the bytes of the body, None for chunks: by these two headers alone (RFC 9112 §6.3)."""
+    """Return the bytes of the body, None for chunks; only these two headers decide (RFC 9112 §6.3)."""
     codings, lengths = found.get(b"transfer-encoding"), found.get(b"content-length")
     if codings is not None:
         if version == "1.0" or lengths is not None:
-            msg = "Transfer-Encoding is for HTTP/1.1, and goes without Content-Length."
+            msg = "Transfer-Encoding needs HTTP/1.1, and excludes Content-Length."
             raise BadRequestError(msg)
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            msg = "This server takes no Transfer-Encoding but 'chunked'."
+            msg = "The only Transfer-Encoding that this server takes is 'chunked'."
             raise BadRequestError(msg, 501)
         return None
     if lengths is None:
@@ -235,7 +238,7 @@ def _expects_continue(values: list[bytes] | None, version: str) -> bool:
     if version == "1.0" or not expectations:
         return False
     if expectations != (b"100-continue",):
-        msg = "This server meets no expectation but '100-continue'."
+        msg = "The only expectation that this server meets is '100-continue'."
         raise BadRequestError(msg, 417)
     return True
 
@@ -254,7 +257,7 @@ def _items(value: bytes) -> tuple[bytes, ...]:
 
 _SHORT = 64
 _known_items = lru_cache(maxsize=256)(_items)
-"""Remembers the items of values of at most :data:`_SHORT` bytes: there are few, and they come again and again."""
+"""Remembers the items of values of at most :data:`_SHORT` bytes: few different ones come, again and again."""
 
 
 def _no_request_line() -> BadRequestError:

@@ -1,7 +1,7 @@
-"""Requests out of the bytes of one connection, without I/O: heads, and bodies as RFC 9112 frames them.
+"""Requests from the bytes of one connection, without I/O: request heads, and bodies as RFC 9112 frames them.
 
-A head is read only when it is asked for, and that is when the request before it has been answered: what a client
-sends ahead stays bytes.
+A request head is read only when the caller asks for it, which it does when it has answered the request before. What
+a client sends ahead stays bytes until then.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from app.wire.request_head import MAX_HEAD, BadRequestError, HeadReader, RequestHead, field, parse
+from app.wire.request_head import MAX_HEAD, BadRequestError, RequestHead, RequestHeadReader, field, parse
 
 MAX_FRAMING = 64 * 1024
-"""Bytes of the chunk extensions and trailers of one request together."""
+"""The most bytes of chunk extensions and trailers together in one request."""
 
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _LONGEST_SIZE = 17
-"""Bytes of a chunk's size with its line end; more of that line is an extension."""
+"""Bytes of a chunk's size with its line end; the rest of that line is an extension."""
 _EMPTY = b"\r\n"
 _END = b"\r\n\r\n"
 _MOST_EMPTY = 2
-"""Empty lines before a request that are passed over: some clients end a body with one too many."""
+"""Empty lines that are skipped before a request: some clients send one too many after a body."""
 
 _STEPS = 100
-"""Chunks and lines that one call takes: a quarter of a millisecond."""
+"""Chunks and lines that one call reads, in a quarter of a millisecond."""
 
 _NEVER_TRAILERS = frozenset(
     (
@@ -32,7 +32,7 @@ _NEVER_TRAILERS = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade", b"via",
     )
 )  # fmt: skip
-"""Trailers that would say who asks, for what, or where a message ends, to whoever merged them into the headers."""
+"""Fields that must not be trailers: merged into the headers, they would change the caller, the target or the length."""
 
 
 class _Expects(Enum):
@@ -45,7 +45,7 @@ class _Expects(Enum):
 
 
 class RequestReader:
-    """Reads one request after the other: :meth:`head`, then :meth:`body` until :attr:`is_at_head` again."""
+    """Reads one request after the other: :meth:`head`, then :meth:`body` until :attr:`is_at_head` is true again."""
 
     __slots__ = ("_at", "_buffer", "_empty", "_expects", "_framing", "_head", "_left", "has_more")
 
@@ -53,12 +53,12 @@ class RequestReader:
         self._buffer = b""
         self._at = 0  # what is before it in the buffer has been read
         self._expects = _Expects.HEAD
-        self._head: HeadReader | None = None  # of a head that came in pieces, or is wrong
-        self._empty = 0  # lines before the head
+        self._head: RequestHeadReader | None = None  # of a request head that came in pieces, or is wrong
+        self._empty = 0  # lines that were skipped before the request head
         self._left = 0  # bytes of the body, or of the chunk
         self._framing = 0  # bytes of extensions and trailers
         self.has_more = False
-        """Whether :meth:`body` has left something to read, so as not to take too long at once."""
+        """Whether :meth:`body` stopped early so as not to take too long: call it again, in a later turn."""
 
     @property
     def size(self) -> int:
@@ -67,25 +67,33 @@ class RequestReader:
 
     @property
     def is_at_head(self) -> bool:
-        """Whether a head comes next, or has begun."""
+        """Whether a request head comes next, or has begun."""
         return self._expects is _Expects.HEAD
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of the next head has come."""
+        """Whether a part of the next request head has come."""
         return self._expects is _Expects.HEAD and (self._head is not None or self._at < len(self._buffer))
 
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether all that has come was read, and the next byte begins a request."""
+        return self._expects is _Expects.HEAD and self._head is None and self._at == len(self._buffer)
+
     def feed(self, data: bytes) -> None:
-        """Take what came next, in pieces of any size."""
+        """Take the bytes that came next, any number of them."""
         self._buffer = self._buffer[self._at :] + data if self.size else data
         self._at = 0
 
     def rest(self) -> bytes:
-        """Take all that has come and is not read yet."""
+        """Remove and return all bytes that are not read yet."""
         return self._take(self.size)
 
     def head(self) -> RequestHead | None:
-        """Return the next head; None until more is fed. Raises :class:`BadRequestError`: nothing is read after it."""
+        """Return the next request head; None until more is fed.
+
+        Raises :class:`BadRequestError`; the reader cannot be used after that.
+        """
         if self._head is None:
             end = self._buffer.find(_END, self._at, self._at + MAX_HEAD) + len(_END)
             head = parse(self._buffer[self._at : end]) if end >= len(_END) else None
@@ -95,7 +103,7 @@ class RequestReader:
         return self._head_in_pieces() if self.size else None
 
     def _head_in_pieces(self) -> RequestHead | None:
-        reader = self._head = self._head or HeadReader()
+        reader = self._head = self._head or RequestHeadReader()
         while (line := self._line()) is not None:
             if line == _EMPTY and not reader.has_begun and self._empty < _MOST_EMPTY:
                 self._empty += 1
@@ -107,7 +115,7 @@ class RequestReader:
         return None
 
     def _begin_body(self, head: RequestHead) -> RequestHead:
-        """Go on with the body of ``head``."""
+        """Read the body of ``head`` next."""
         self._head, self._empty, self._framing = None, 0, 0
         if head.length is None:
             self._expects = _Expects.SIZE
@@ -116,9 +124,9 @@ class RequestReader:
         return head
 
     def body(self) -> bytes:
-        """Return what has come of the body; ``b""`` until more is fed, and at its end.
+        """Return the next bytes of the body; none until more is fed, and at its end.
 
-        Raises :class:`BadRequestError`: nothing is read after it.
+        Raises :class:`BadRequestError`; the reader cannot be used after that.
         """
         self.has_more = False
         if self._expects is _Expects.BODY:
@@ -165,7 +173,7 @@ class RequestReader:
             self._count(len(line))
             name, _ = field(line)
             if name in _NEVER_TRAILERS or name.startswith(b"x-forwarded-"):
-                msg = f"The header {name.decode('ascii')} is no trailer."
+                msg = f"The header {name.decode('ascii')} must not be a trailer."
                 raise BadRequestError(msg)
 
     def _begin_chunk(self, line: bytes) -> None:
@@ -177,7 +185,7 @@ class RequestReader:
         self._expects = _Expects.CHUNK if self._left else _Expects.TRAILER
 
     def _check_unfinished(self) -> None:
-        """Raise :class:`BadRequestError` if the line that has no end yet can be none."""
+        """Raise :class:`BadRequestError` if a line without its end is wrong or too long already."""
         size = self.size
         if self._expects is _Expects.CHUNK_END and size and not _EMPTY.startswith(self._buffer[self._at :]):
             raise _bad_chunk()
@@ -190,8 +198,8 @@ class RequestReader:
             raise _too_much()
 
     def _line(self) -> bytes | None:
-        """Return the next line with its end, if it has come whole."""
-        # Longer than this no line is taken, so that looking for its end again and again stays cheap.
+        """Return the next line with its end, None until all of it has come."""
+        # No longer line is taken, so that looking for its end again and again stays cheap.
         end = self._buffer.find(b"\n", self._at, self._at + MAX_HEAD + 1)
         return None if end < 0 else self._take(end + 1 - self._at)
 
@@ -204,7 +212,7 @@ class RequestReader:
 
 
 def _bad_chunk() -> BadRequestError:
-    return BadRequestError("A chunk of the body is not of the form of RFC 9112.")
+    return BadRequestError("A chunk of the body does not have the form of RFC 9112.")
 
 
 def _too_much() -> BadRequestError:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers import machine, nginx
-from tests.support.server import free_port
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import end, free_port, launch, wait_answer
 
 KEY = "a-key-of-the-benchmark"
 
@@ -34,9 +29,6 @@ channels:
 """Ours checks a key on every push and keeps a history, as the shipped configuration does."""
 
 _SERVER_CORE = 0
-_START_SECONDS = 20.0
-_END_SECONDS = 15.0
-_POLL = 0.02
 
 
 class PeerError(RuntimeError):
@@ -96,23 +88,17 @@ def serving(peer: Peer) -> Iterator[Server]:
         place = Place(Path(name), free_port(), free_port())
         environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **peer.environment(place)}
         with machine.pinned(_SERVER_CORE):
-            process = subprocess.Popen(  # noqa: S603 — the commands below
-                peer.command(place),
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the logs are written, and nobody keeps them
-                stderr=stderr,
-                start_new_session=True,
-            )
+            # The logs are written, and nobody keeps them.
+            process = launch(peer.command(place), environment, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
-            if not _answers_in_time(place.port, process):
+            # Whatever the answer is: a worker is there.
+            if not wait_answer(process, place.port, "/health/live", any_status=True):
                 stderr.seek(0)
                 msg = f"{peer.name} does not answer; it said: {stderr.read()[-2000:] or 'nothing'}"
                 raise PeerError(msg)
             yield Server(peer, place, process.pid, machine.family(process.pid))
         finally:
-            _end(process)
+            end(process)
 
 
 def present(peers: Mapping[str, Peer]) -> tuple[list[Peer], list[str]]:
@@ -120,31 +106,6 @@ def present(peers: Mapping[str, Peer]) -> tuple[list[Peer], list[str]]:
     reasons = {name: peer.absence() for name, peer in peers.items()}
     absent = [f"{peers[name].title} was not measured: {reason}." for name, reason in reasons.items() if reason]
     return [peer for name, peer in peers.items() if not reasons[name]], absent
-
-
-def _answers_in_time(port: int, process: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        try:
-            connection.request("GET", "/health/live")
-            connection.getresponse()  # whatever it is: a worker is there
-        except (OSError, http.client.HTTPException):
-            time.sleep(_POLL)
-        else:
-            return True
-        finally:
-            connection.close()
-    return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_END_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # a group of its own
-    process.wait()
 
 
 def _abide_environment(place: Place) -> dict[str, str]:

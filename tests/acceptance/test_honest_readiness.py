@@ -18,8 +18,9 @@ from anyio.from_thread import start_blocking_portal
 from app.bus.postgres import migrate
 from tests.support.cluster import READ_ONLY, WRITABLE, Cluster
 from tests.support.metrics import parse
+from tests.support.processes import ROOT
 from tests.support.readers import until
-from tests.support.server import ROOT, Server
+from tests.support.server import Server
 
 CHANNELS = """\
 backend: ${DATABASE_URL}

@@ -20,9 +20,10 @@ from websockets.typing import Subprotocol
 
 from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
-from tests.support.metrics import expect, scrape
+from tests.support.metrics import expect, scrape, settled
 from tests.support.postgres import PostgresServer
-from tests.support.server import Server, free_port
+from tests.support.processes import free_port
+from tests.support.server import Server
 from tests.support.wire import TEXT, Wire
 
 CHANNELS = """\
@@ -43,21 +44,43 @@ def postgres() -> Iterator[PostgresServer]:
         yield postgres
 
 
-@pytest.fixture
-def database(postgres: PostgresServer) -> str:
+def new_database(postgres: PostgresServer) -> str:
     """Return the address of a new database with the schema."""
     name = asyncio.run(postgres.create_database())
     asyncio.run(migrate(postgres.url(name)))
     return postgres.url(name)
 
 
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> str:
+    return new_database(postgres)
+
+
+@pytest.fixture(scope="module")
+def shared(database: str) -> Iterator[Server]:
+    """Start two workers, for all tests that end none of them."""
+    with Server(channels=CHANNELS, env=two_workers(database), ready_path="/health/ready") as server:
+        workers(server, 2)
+        yield server
+
+
 @pytest.fixture
-def server(server_factory: ServerFactory, database: str) -> Server:
-    """Return two workers that have both begun to serve."""
-    env = {"DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
+def before(shared: Server) -> dict[str, float]:
+    """Return what the two workers have counted so far."""
+    return settled(shared.url)
+
+
+@pytest.fixture
+def server(server_factory: ServerFactory, postgres: PostgresServer) -> Server:
+    """Return two workers of the test's own that have both begun to serve."""
+    env = two_workers(new_database(postgres))
     server = server_factory(channels=CHANNELS, env=env, ready_path="/health/ready")
     workers(server, 2)
     return server
+
+
+def two_workers(database: str) -> dict[str, str]:
+    return {"DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
 
 
 def workers(server: Server, count: int) -> list[int]:
@@ -71,6 +94,11 @@ def workers(server: Server, count: int) -> list[int]:
 def push(server: Server, channel: str, data: object) -> str:
     position: str = httpx.post(f"{server.url}/push/{channel}", json=data).raise_for_status().json()["position"]
     return position
+
+
+def poll(channel: str, *, after: str) -> bytes:
+    """Return a request that waits a minute for what comes after a position."""
+    return f"GET /{channel}/history?since={after}&wait=60 HTTP/1.1\r\nHost: abide\r\n\r\n".encode()
 
 
 @contextlib.contextmanager
@@ -123,26 +151,26 @@ def test_every_worker_counts_the_subscribers_of_all(server: Server) -> None:
     expect_counted(server, "news", 0, None)
 
 
-def test_messages_and_subscribers_are_counted_by_declared_name(server: Server) -> None:
+def test_messages_and_subscribers_are_counted_by_declared_name(shared: Server, before: dict[str, float]) -> None:
     """Server counts what both workers published and delivered, by declared name, and who is connected."""
     with contextlib.ExitStack() as stack:
         sockets = [
-            stack.enter_context(subscribe(server, channel))
+            stack.enter_context(subscribe(shared, channel))
             for channel in ("news", "chat.a")
             for _ in range(SUBSCRIBERS)
         ]
         for channel in ("news", "news", "news", "chat.a", "chat.b"):
-            push(server, channel, "x")
+            push(shared, channel, "x")
         for count, some in ((3, sockets[:SUBSCRIBERS]), (1, sockets[SUBSCRIBERS:])):
             for socket in some:
                 for _ in range(count):
                     assert json.loads(socket.recv(timeout=5))["type"] == "message"
-        assert httpx.post(f"{server.url}/push/nope", json=1).status_code == 404
+        assert httpx.post(f"{shared.url}/push/nope", json=1).status_code == 404
         batch = [{"channel": "news", "message": 1, "key": "k"}, {"channel": "nope", "message": 1}]
         for _ in range(2):  # the second is a replay, and stores nothing
-            httpx.post(f"{server.url}/push", json=batch).raise_for_status()
+            httpx.post(f"{shared.url}/push", json=batch).raise_for_status()
         expect(
-            server.url,
+            shared.url,
             {
                 'abide_published_total{channel="news"}': 4,
                 'abide_published_total{channel="chat.{room}"}': 2,
@@ -157,81 +185,86 @@ def test_messages_and_subscribers_are_counted_by_declared_name(server: Server) -
                 "abide_append_seconds_count": 7,
                 "abide_backend_ok": 1,
             },
+            since=before,
         )
-    expect(server.url, {'abide_subscribers{channel="news"}': 0, 'abide_connections{kind="websocket"}': 0})
-    samples = scrape(server.url)
+    expect(shared.url, {'abide_subscribers{channel="news"}': 0, 'abide_connections{kind="websocket"}': 0})
+    samples = scrape(shared.url)
     assert samples["abide_loop_delay_seconds_count"] > 0
     assert samples["abide_backend_roundtrip_seconds_count"] > 0
     assert not any("chat.a" in name for name in samples)
 
 
-def test_streams_and_polls_are_counted_apart_from_sockets(server: Server) -> None:
+def test_streams_and_polls_are_counted_apart_from_sockets(shared: Server) -> None:
     """Server counts event streams and long-polls apart from WebSockets."""
-    push(server, "news", 1)
+    push(shared, "news", 1)
     with (
-        httpx.Client(base_url=server.url, timeout=10) as http,
+        httpx.Client(base_url=shared.url, timeout=10) as http,
         http.stream("GET", "/news", headers={"accept": "text/event-stream"}),
-        Wire(server.port) as poll,
+        Wire(shared.port) as waiting,
     ):
-        poll.send(b"GET /orders/history?wait=60 HTTP/1.1\r\nHost: abide\r\n\r\n")
+        waiting.send(poll("orders", after=push(shared, "orders", 1)))
         expect(
-            server.url,
+            shared.url,
             {
                 'abide_connections{kind="sse"}': 1,
                 'abide_connections{kind="poll"}': 1,
                 'abide_connections{kind="websocket"}': 0,
             },
         )
-        push(server, "orders", 1)
-        poll.read_head()
-        expect(server.url, {'abide_connections{kind="poll"}': 0, 'abide_connections{kind="sse"}': 1})
+        push(shared, "orders", 1)
+        waiting.read_head()
+        expect(shared.url, {'abide_connections{kind="poll"}': 0, 'abide_connections{kind="sse"}': 1})
 
 
-def test_resumes_and_gaps_are_counted(server: Server) -> None:
+def test_resumes_and_gaps_are_counted(shared: Server, before: dict[str, float]) -> None:
     """Server counts who came back with a position, and who had to be told that messages are missing."""
-    first = push(server, "chat.a", 0)
+    first = push(shared, "chat.a", 0)
     for number in (1, 2, 3):
-        last = push(server, "chat.a", number)
+        last = push(shared, "chat.a", number)
     for since, count in ((last, 2), (first, 1), ("elsewhere:7", 1)):
         for _ in range(count):
-            with subscribe(server, f"chat.a?since={since}"):
+            with subscribe(shared, f"chat.a?since={since}"):
                 pass
     expect(
-        server.url,
+        shared.url,
         {
             'abide_resumes_total{outcome="resumed"}': 2,
             'abide_resumes_total{outcome="gap"}': 2,
             'abide_gaps_total{reason="expired"}': 1,
             'abide_gaps_total{reason="epoch"}': 1,
         },
+        since=before,
     )
 
 
-def test_what_sql_publishes_is_counted_once(server: Server, database: str, postgres: PostgresServer) -> None:
+def test_what_sql_publishes_is_counted_once(
+    shared: Server, before: dict[str, float], database: str, postgres: PostgresServer
+) -> None:
     """Server counts what SQL publishes, once over all workers, and apart what goes to undeclared channels."""
     name = database.rpartition("/")[2].partition("?")[0]
     for channel, key in (("news", "a"), ("news", "a"), ("news", "b"), ("unheard.of", "a")):
         asyncio.run(postgres.execute("SELECT abide.publish($1, '1', $2)", channel, key, database=name))
-    expect(server.url, {'abide_published_total{channel="news"}': 2, "abide_undeclared_total": 1})
+    expect(shared.url, {'abide_published_total{channel="news"}': 2, "abide_undeclared_total": 1}, since=before)
 
 
-def test_a_slow_subscriber_is_shown_until_it_has_caught_up(server: Server) -> None:
+def test_a_slow_subscriber_is_shown_until_it_has_caught_up(shared: Server, before: dict[str, float]) -> None:
     """Server says that a subscriber is slow, and how far behind, until it has read everything."""
-    with Wire.open(server.port, "/orders", receive_buffer=4096) as slow:
+    with Wire.open(shared.port, "/orders", receive_buffer=4096) as slow:
         count = 20
         for _ in range(count):
-            push(server, "orders", "x" * 1_000_000)
-        expect(server.url, {"abide_slow_subscribers": 1})
-        assert 0 < scrape(server.url)["abide_slow_lag_messages"] < count
+            push(shared, "orders", "x" * 1_000_000)
+        expect(shared.url, {"abide_slow_subscribers": 1})
+        assert 0 < scrape(shared.url)["abide_slow_lag_messages"] < count
         for _ in range(count):
             assert slow.read_frame()[0] == TEXT
         expect(
-            server.url,
+            shared.url,
             {
                 "abide_slow_subscribers": 0,
                 "abide_slow_lag_messages": 0,
                 'abide_delivered_total{channel="orders"}': count,
             },
+            since=before,
         )
 
 
@@ -410,21 +443,21 @@ def test_numbers_are_for_this_machine_alone(server_factory: ServerFactory) -> No
     assert httpx.get(f"http://127.0.0.1:{other}/metrics", headers={"host": "abide.internal"}).status_code == 200
 
 
-def test_scrapes_are_not_logged(server: Server) -> None:
+def test_scrapes_are_not_logged(shared: Server) -> None:
     """Server answers GET and HEAD of /metrics, in the format asked for, without a line in its log."""
-    before = len(server.log)
-    open_metrics = httpx.get(f"{server.url}/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
+    before = len(shared.log)
+    open_metrics = httpx.get(f"{shared.url}/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
     assert open_metrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert open_metrics.text.endswith("# EOF\n")
-    assert httpx.head(f"{server.url}/metrics").status_code == 200
-    push(server, "news", 1)
-    server.wait_log(lambda line: line.get("path") == "/push/news")
-    assert [line for line in server.log[before:] if line.get("path") == "/metrics"] == []
+    assert httpx.head(f"{shared.url}/metrics").status_code == 200
+    push(shared, "news", 1)
+    shared.wait_log(lambda line: line.get("path") == "/push/news" and line in shared.log[before:])
+    assert [line for line in shared.log[before:] if line.get("path") == "/metrics"] == []
 
 
-def test_a_long_poll_ends_with_its_client(server: Server) -> None:
+def test_a_long_poll_ends_with_its_client(shared: Server) -> None:
     """Server waits no longer for a message for a client that has gone."""
-    with Wire(server.port) as wire:
-        wire.send(b"GET /news/history?wait=60 HTTP/1.1\r\nHost: abide\r\n\r\n")
-        expect(server.url, {'abide_connections{kind="poll"}': 1})
-    expect(server.url, {'abide_connections{kind="poll"}': 0})
+    with Wire(shared.port) as wire:
+        wire.send(poll("news", after=push(shared, "news", 1)))
+        expect(shared.url, {'abide_connections{kind="poll"}': 1})
+    expect(shared.url, {'abide_connections{kind="poll"}': 0})

@@ -19,7 +19,8 @@ import pytest
 
 from app.bus.postgres import migrate
 from tests.support.crowd import Crowd
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
 from tests.support.server import Server
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, running
 

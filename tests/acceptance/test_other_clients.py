@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from app.bus.postgres import migrate
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
 from tests.support.programs import Program, find_or_skip, skip
 from tests.support.server import Server
 

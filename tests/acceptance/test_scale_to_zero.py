@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from app.client import Gap, Message, subscribe
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 CHANNELS = "backend: ${DATABASE_URL:-memory://}\nchannels: {orders: {publish: anyone}}\n"

@@ -18,8 +18,9 @@ import pytest
 
 from app.bus.postgres import migrate
 from app.cli import main
-from tests.support.postgres import PostgresServer, free_port
-from tests.support.server import ROOT, Server
+from tests.support.postgres import PostgresServer
+from tests.support.processes import ROOT, free_port
+from tests.support.server import Server
 
 ABIDE = str(ROOT / "bin" / "abide")
 

@@ -15,7 +15,8 @@ import pytest
 
 from app.bus.postgres import migrate
 from tests.support.chromium import Page
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
 from tests.support.server import Server
 
 CHANNELS = """

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 
 from tests.support.chromium import Page
-from tests.support.server import ROOT, Server, free_port
+from tests.support.processes import ROOT, free_port
+from tests.support.server import Server
 
 SECONDS = 40.0
 

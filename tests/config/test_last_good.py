@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from app.config import LAST_GOOD, ConfigError, Environment, load
-from app.config.last_good import _HEADER, LastGood
+from app.config.last_good import HEADER, LastGood
 
 GOOD = "channels: {good: {}}\n"
 BROKEN = "channels: {broken: {publish: maybe}}\n"
@@ -63,5 +63,5 @@ def test_half_of_two_contents_is_none_of_them(shared: LastGood, monkeypatch: pyt
     assert shared.recall() is None
     shared.keep(b"one")
     assert shared.recall() == b"one"
-    memory[_HEADER.size] ^= 1
+    memory[HEADER.size] ^= 1
     assert shared.recall() is None

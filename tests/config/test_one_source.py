@@ -19,7 +19,7 @@ from app.config import ConfigError, Environment, json_schema
 from app.config.load import parse
 from app.config.patterns import fits, number, whole
 from app.config.values.backend_url import kind, refusal
-from app.config.values.origins import _BEYOND_ASCII
+from app.config.values.origins import BEYOND_ASCII
 from app.core.channel import RESERVED
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))
@@ -166,7 +166,7 @@ def test_urls_that_are_taken_can_be_parsed(text: str) -> None:
 def test_no_letter_of_an_origin_becomes_ascii() -> None:
     """Origins have no letter that browsers map to ASCII, which could end the host, or to nothing."""
     for code in range(0x80, 0x10000):
-        if fits(whole(f"[{_BEYOND_ASCII}]"), chr(code)):
+        if fits(whole(f"[{BEYOND_ASCII}]"), chr(code)):
             try:
                 mapped = idna.uts46_remap(chr(code), std3_rules=False, transitional=False)
             except idna.IDNAError:

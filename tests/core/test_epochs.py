@@ -5,7 +5,6 @@ is put back to any earlier state, and loses notifications. Hypothesis prints the
 """
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,14 +20,14 @@ from app.bus.postgres.place import Place
 from app.core import epochs
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module
-from app.core.delivery.encodings import TEXT_END, V1_TEXTS
+from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
-from app.core.errors import AbideError
 from app.core.message import MAX_OFFSET, Batch, EpochChange, Message, Page, Position, Published, Record
-from app.core.ports import Outcome, Writer
+from app.core.ports import Outcome
 from app.core.resume import Gap, Start
+from tests.support.writers import Stalling, frames
 
 ROOT = "0123456789abcdef0123456789abcdef"
 
@@ -198,14 +197,12 @@ class Worker(Backend):
         return found
 
 
-class Reader(Writer):
+class Reader(Stalling):
     """A subscriber that keeps what it is told, goes back where a gap says so, and comes back where it was."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self._database = database
-        self._hub: Hub | None = None
-        self._subscription: Subscription | None = None
-        self._full = False
         self.position: str | None = None
         self.begin = 0
         self.log: dict[int, bytes] = {}
@@ -220,37 +217,21 @@ class Reader(Writer):
         return self.log == present and self.last == len(self._database.log)
 
     async def come(self, hub: Hub) -> None:
-        if self._subscription is not None:
+        if self.subscription is not None:
             return
         since = Position.parse(self.position) if self.position else None
-        self._full, self._hub = False, hub
-        self._subscription, where = await hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
+        subscription, where = await hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
+        self.subscribed(hub, subscription)
         if where.gap is not None:
-            self.lost(self._subscription, where.gap)
+            self.lost(subscription, where.gap)
         elif since is None:
             self.begin = where.cursor
         if where.gap is None:
-            self.position = str(self._subscription.position)
-        self._subscription.attach(self, self)
-
-    def leave(self) -> None:
-        if self._subscription is not None and self._hub is not None:
-            self._hub.unsubscribe(self._subscription)
-            self._subscription = None
-
-    def stall(self) -> None:
-        if self._subscription is not None and not self._full:
-            self._full = True
-            self._subscription.full()
-
-    def flow(self) -> None:
-        if self._subscription is not None and self._full:
-            self._full = False
-            self._subscription.writable()
+            self.position = str(subscription.position)
+        subscription.attach(self, self)
 
     def write(self, data: bytes) -> None:
-        for text in data.split(TEXT_END)[:-1]:
-            message = json.loads(text)
+        for message in frames(data):
             offset = Position.parse(message["position"]).offset
             assert offset == self.last + 1, f"got {offset} after {self.last}"
             self.log[offset], self.position = b"%d" % message["data"], message["position"]
@@ -263,21 +244,6 @@ class Reader(Writer):
         self.log = {offset: data for offset, data in self.log.items() if offset < gap.next.offset}
         self.begin = min(self.begin, gap.next.offset - 1)
         self.position = str(Position(gap.next.epoch, gap.next.offset - 1))
-
-    def is_full(self) -> bool:
-        return self._full
-
-    def ended(self, _: Subscription, error: AbideError) -> None:
-        raise error
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing to close."""
-
-    def pause(self) -> None:
-        """Nothing to read."""
-
-    def resume(self) -> None:
-        """Nothing to read."""
 
 
 WORKERS, READERS = 2, 4

@@ -12,9 +12,10 @@ from app.core.delivery.fanout import SLICE, Fanout
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
 from app.core.message import Batch, Message, Page, Position, Published, Record
-from app.core.ports import Outcome, Sink, Writer
+from app.core.ports import Outcome, Sink
 from app.core.tail import TailBudget
 from app.telemetry.metrics import Metrics
+from tests.support.writers import Nowhere
 
 SUBSCRIBERS = 10
 
@@ -51,25 +52,6 @@ class Cursor:
 
     def end(self, error: AbideError) -> None:
         """Stay there."""
-
-
-class Nowhere(Writer):
-    """A connection whose bytes nobody reads."""
-
-    def write(self, data: bytes) -> None:
-        """Forget it."""
-
-    def is_full(self) -> bool:
-        return False
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing to close."""
-
-    def pause(self) -> None:
-        """Nothing to read."""
-
-    def resume(self) -> None:
-        """Nothing to read."""
 
 
 class Quiet:

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from tests.image.engine import Container, Engine, ImageError
 from tests.support.dockerfile import Dockerfile
-from tests.support.server import ROOT, free_port
+from tests.support.processes import ROOT, free_port
 
 MEGABYTE = 1_000_000
 LARGEST = 80 * MEGABYTE  # of all layers above the base

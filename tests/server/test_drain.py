@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -13,12 +14,12 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
-from uvicorn import Config
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from app.server.drain import spread
-from app.server.lasting.shared import Shared
+from app.server.lasting.limits import Limits, Timeouts
+from app.server.lasting.sweep import Sweep
 from app.server.worker import AbideWorker
 from tests.conftest import ServerFactory
 from tests.server.test_worker import GUNICORN
@@ -291,16 +292,18 @@ def test_a_worker_that_drains_is_not_taken_for_one_that_hangs(server_factory: Se
 async def test_connections_end_at_ages_spread_below_the_greatest() -> None:
     """Connections end at ages from 80 to 100 percent of the greatest, spread over all of that."""
     settings = {name: value for name, value in AbideWorker.CONFIG_KWARGS.items() if name.startswith("ws")}
-    shared = Shared(Config("a:b", **settings), set(), {}, handshake_timeout=10, closing_timeout=10)
-    assert not shared.is_due(10**9)
-    shared.limit_age(3600)
-    ages = [next(age for age in range(1000) if shared.is_due(age)) * 5 for _ in range(2000)]
+    interval, timeout = settings["ws_ping_interval"], settings["ws_ping_timeout"]
+    timeouts = Timeouts(interval, timeout, handshake=10, closing=10)
+    limits = Limits(timeouts, Sweep(asyncio.get_running_loop(), (), timeouts.shortest / 2))
+    assert not limits.is_due(10**9)
+    limits.limit_age(3600)
+    ages = [next(age for age in range(1000) if limits.is_due(age)) * 5 for _ in range(2000)]
     assert min(ages) >= 2880
     assert max(ages) <= 3600
     assert len(set(ages)) > 100
     assert max(ages.count(age) for age in set(ages)) < 60
-    shared.limit_age(1)
-    assert shared.is_due(1)
+    limits.limit_age(1)
+    assert limits.is_due(1)
 
 
 def test_connections_that_are_too_old_end_and_may_come_back(server_factory: ServerFactory) -> None:

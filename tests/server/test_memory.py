@@ -11,11 +11,11 @@ import pytest
 
 from app.core.ports import Heartbeat
 from app.server.http.connection import HttpProtocol
-from app.server.http.exchange import Cycle
-from app.server.lasting.asgi_peer import AsgiPeer
+from app.server.http.exchange import Exchange
+from app.server.lasting.asgi_websocket import AsgiWebSocket
 from app.server.lasting.stream import StreamProtocol
 from app.server.lasting.websocket import WebSocketProtocol
-from app.wire.frames import Reader
+from app.wire.frames import FrameReader
 from tests.support.local import Detached, LocalServer, Streaming, wait_for
 from tests.support.wire import CONTINUATION, TEXT, Wire, frame, request
 
@@ -38,7 +38,7 @@ def kept() -> Iterator[Counted]:
     app.peers.clear()
     gc.collect()
     gc.disable()
-    kinds = (WebSocketProtocol, StreamProtocol, HttpProtocol, Cycle, AsgiPeer, Reader)
+    kinds = (WebSocketProtocol, StreamProtocol, HttpProtocol, Exchange, AsgiWebSocket, FrameReader)
 
     def count() -> Counter[str]:
         return Counter(kind.__name__ for kind in kinds for one in gc.get_objects() if issubclass(type(one), kind))

@@ -11,8 +11,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
+from app.server.http import server_state as ours
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
+from tests.support.local import GET, LocalServer
+from tests.support.wire import TEXT, Wire, frame
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
@@ -51,17 +54,41 @@ def test_uvicorns_config_has_what_we_ask_for(config: Config) -> None:
     assert (config.ws_ping_interval, config.ws_ping_timeout) == (20.0, 20.0)
 
 
-def test_uvicorns_state_holds_what_connections_share() -> None:
-    """State of uvicorn has the sets and headers that connections share, and can be a weak key."""
+def test_uvicorns_state_can_become_ours() -> None:
+    """State of uvicorn has the sets and headers that connections share, and can become one of ours."""
     state = ServerState()
     assert (state.connections, state.tasks, state.default_headers, state.total_requests) == (set(), set(), [], 0)
-    assert state.__weakref__ is None  # type: ignore[attr-defined]
+    state.__class__ = ours.ServerState
+
+
+def test_connections_under_the_server_of_uvicorn_share_one_state() -> None:
+    """Server of uvicorn that has only our HTTP protocol serves requests and WebSockets, which share one state."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await (echo if scope["type"] == "websocket" else answer)(receive, send)
+
+    async def echo(receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+
+    async def answer(_: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with LocalServer(application, ws="auto") as server, Wire(server.port) as http, Wire.open(server.port) as socket:
+        links = server.links
+        http.send(GET)
+        http.read_until(b"ok")
+        socket.send(frame(TEXT, b"hello"))
+        assert socket.read_frame() == (TEXT, b"hello")
+        assert server.links is links
 
 
 def test_uvicorn_stops_by_calling_shutdown_of_every_connection() -> None:
     """Server of uvicorn stops by calling ``shutdown`` of every connection, and waits until they are gone."""
     assert "connection.shutdown()" in inspect.getsource(Server.shutdown)
-    assert "self.server_state.connections" in inspect.getsource(Server._wait_tasks_to_complete)  # noqa: SLF001 — pinned
+    assert "self.server_state.connections" in inspect.getsource(Server)
 
 
 def test_uvicorn_has_the_parts_of_a_stop_that_ours_calls() -> None:

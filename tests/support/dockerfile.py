@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import Any
 
-from tests.support.server import ROOT
+from tests.support.processes import ROOT
 
 _CONTINUED = re.compile(r"\\\n\s*")
 

@@ -14,6 +14,8 @@ import uvicorn
 
 from app.core.ports import Heartbeat, Writer
 from app.server.http.connection import HttpProtocol
+from app.server.http.server_state import ServerState
+from app.server.lasting.link_context import LinkContext
 from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.wire import PATIENCE, Wire, close, request
 
@@ -61,6 +63,12 @@ class LocalServer:
     def connections(self) -> list[Any]:
         """The protocols that uvicorn knows of."""
         return list(self.server.server_state.connections)
+
+    @property
+    def links(self) -> LinkContext:
+        """What its links share."""
+        server = self.server
+        return self.call(ServerState.of, server.server_state, server.config, server.lifespan.state).links
 
     def call(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 — the function's own
         """Call a function in the server's thread, and return what it returns."""

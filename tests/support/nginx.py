@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.processes import free_port
 from tests.support.programs import skip
-from tests.support.server import free_port
 
 _PATIENCE = 10.0
 """Seconds that it has to start."""

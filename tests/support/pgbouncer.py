@@ -8,7 +8,8 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-from tests.support.postgres import PostgresServer, free_port, make_folder, spawn, wait_until
+from tests.support.postgres import PostgresServer, make_folder, spawn, wait_until
+from tests.support.processes import free_port
 from tests.support.programs import skip
 
 SETTINGS = """\

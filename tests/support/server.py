@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, NoReturn, Self
 
-ROOT = Path(__file__).parents[2]
+from tests.support import processes
+from tests.support.processes import ROOT, free_port
 
 CHANNELS = """\
 backend: memory://
@@ -33,7 +31,6 @@ SERVE = (str(ROOT / "bin" / "abide"), "serve")
 LogLine = dict[str, Any]
 
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
-_POLL = 0.02  # seconds between two looks at whether the server listens yet
 
 
 class ServerError(AssertionError):
@@ -95,27 +92,20 @@ class Server:
     def start(self, *, timeout: float = 20) -> Self:
         """Start it and return when it answers; raise :class:`ServerError` after ``timeout`` seconds or if it ends."""
         self.launch()
-        deadline = time.monotonic() + timeout
-        while not self._answers():
+        if not processes.wait_answer(self._process, self.port, self._ready_path, seconds=timeout):
             if self._process.poll() is not None:
                 self._fail(f"the server ended with {self._process.returncode} instead of starting")
-            if time.monotonic() > deadline:
-                self._fail(f"the server did not answer within {timeout} s")
-            time.sleep(_POLL)
+            self._fail(f"the server did not answer within {timeout} s")
         return self
 
     def launch(self) -> None:
         """Start it without waiting, for one that is expected to refuse."""
-        self._process = subprocess.Popen(
+        self._process = processes.launch(
             self._command,
-            cwd=ROOT,
-            env=self._env,
-            stdin=subprocess.DEVNULL,
+            self._env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
-            errors="backslashreplace",
-            start_new_session=True,  # a process group that can be ended as a whole
         )
         self.running.append(self)
         for stream, take in ((self._process.stdout, self._take_stdout), (self._process.stderr, self._take_stderr)):
@@ -144,9 +134,7 @@ class Server:
 
     def kill(self) -> None:
         """End whatever is left of its process group at once; harmless when nothing is."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        processes.kill(self._process)
         for reader in self._readers:
             reader.join()
         if self in self.running:
@@ -194,16 +182,6 @@ class Server:
             "DRAIN_SECONDS": "0",
         }
 
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", self._ready_path)
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
     def _read(self, stream: IO[str], take: Callable[[str], None]) -> None:
         with stream:
             for line in stream:
@@ -228,11 +206,3 @@ class Server:
         self.kill()
         msg = f"{what}; its log:\n{self.text()}"
         raise ServerError(msg)
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,7 +10,8 @@ from typing import Literal
 import asyncpg
 import pytest
 
-from tests.support.postgres import PostgresServer, find_binaries, free_port, system_binaries, wheel_binaries
+from tests.support.postgres import PostgresServer, find_binaries, system_binaries, wheel_binaries
+from tests.support.processes import free_port
 
 pytestmark = pytest.mark.anyio
 

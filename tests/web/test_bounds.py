@@ -20,7 +20,6 @@ from app.core.delivery.encodings import V1_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
 from app.core.intake import RESERVE, TOTAL, BoundedIntake
-from app.core.ports import Writer
 from app.core.scan import Scan
 from app.web.edge.access import Line
 from app.web.publish.asgi_push import HeldBody
@@ -29,6 +28,7 @@ from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, V1Socket
 from app.web.subscribe.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
+from tests.support.writers import Nowhere
 from tests.web.publish.test_push import JSON, assert_problem, head
 from tests.web.publish.test_push_outcomes import STORED, Log, routes
 from tests.web.subscribe.test_v1 import speak
@@ -178,25 +178,6 @@ def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> 
     assert closed.value.rcvd.code == 1013
 
 
-class Nobody(Writer):
-    """A connection that nobody reads."""
-
-    def write(self, data: bytes) -> None:
-        """Forget it."""
-
-    def is_full(self) -> bool:
-        return False
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing to close."""
-
-    def pause(self) -> None:
-        """Nothing to read."""
-
-    def resume(self) -> None:
-        """Nothing to read."""
-
-
 LARGE = b" " * 100_000
 
 
@@ -210,7 +191,7 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
     registry = Registry((Channel("c"),), Channel("defaults"))
     hub, line = Hub(log, registry), Line("connection", "/ws", None, None)
     session = V1Socket(hub, log, BoundedIntake(), ANONYMOUS, line, V1_FRAMES, None)
-    session.begin(Nobody(), None, None)
+    session.begin(Nowhere(), None, None)
     push, reused = routes(log), routes(Log(KeyReusedError("used")))
     gc.collect()
     before = set(map(id, living()))

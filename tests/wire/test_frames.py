@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.wire import frames
-from app.wire.frames import FrameError, Reader
+from app.wire.frames import FrameError, FrameReader
 from tests.support.wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, frame, masked
 
 LIMIT = 100_000
@@ -44,7 +44,7 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 def read(*pieces: bytes, limit: int = LIMIT) -> list[tuple[int, bytes]]:
     """Return what one reader makes of the pieces."""
-    reader, frames = Reader(limit), []
+    reader, frames = FrameReader(limit), []
     for piece in pieces:
         reader.feed(piece)
         while (one := reader.next()) is not None:
@@ -73,20 +73,20 @@ def test_an_empty_reader_can_be_replaced(
     """Reader that is empty can be replaced by another one, without a trace."""
     sent, expected = conversation
     size = data.draw(st.integers(1, len(sent)))
-    reader, frames = Reader(LIMIT), []
+    reader, frames = FrameReader(LIMIT), []
     for at in range(0, len(sent), size):
         reader.feed(sent[at : at + size])
         while (one := reader.next()) is not None:
             frames.append(one)
         if reader.is_empty:
-            reader = Reader(LIMIT)
+            reader = FrameReader(LIMIT)
     assert frames == expected
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_frames_or_a_frame_error(data: bytes) -> None:
     """Reader answers whatever comes with frames or with FrameError."""
-    reader = Reader(LIMIT)
+    reader = FrameReader(LIMIT)
     reader.feed(data)
     code = 1000
     try:
@@ -112,7 +112,7 @@ def test_many_frames_are_read_from_one_piece() -> None:
 
 def test_an_unfinished_message_takes_no_more_than_its_bytes() -> None:
     """Reader keeps no more of an unfinished message than its bytes."""
-    reader = Reader(LIMIT)
+    reader = FrameReader(LIMIT)
     reader.feed(frame(BINARY, bytes(10), fin=False) + frame(PING, b"x"))
     assert reader.next() == (PING, b"x")
     assert reader.next() is None
@@ -122,7 +122,7 @@ def test_an_unfinished_message_takes_no_more_than_its_bytes() -> None:
 
 def test_a_frame_that_is_put_back_comes_first() -> None:
     """Reader returns a frame that was put back before all others."""
-    reader = Reader(LIMIT)
+    reader = FrameReader(LIMIT)
     reader.feed(frame(TEXT, b"second"))
     reader.put_back((TEXT, b"first"))
     assert not reader.is_empty

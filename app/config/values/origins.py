@@ -16,7 +16,7 @@ ANY, OPAQUE = "*", "null"
 WILDCARD = "*."
 """What a host may start with, to mean all names below it."""
 
-_BEYOND_ASCII = (
+BEYOND_ASCII = (
     r"\u00a1-\u00a7\u00a9\u00ab-\u00ac\u00ae\u00b0-\u00b1\u00b5-\u00b7\u00bb\u00bf-\u012f\u0131\u0134-\u013e"
     r"\u0141-\u0148\u014a-\u017e\u0180-\u01c3\u01cd-\u01f0\u01f4-\u02af\u02b1\u02b4-\u02b6\u02b9-\u02d7"
     r"\u02de-\u02e0\u02e4-\u034e\u0350-\u0379\u037b-\u037d\u037f-\u0383\u0386-\u05ff\u0606-\u061b\u061d-\u06dc"
@@ -35,7 +35,7 @@ _BEYOND_ASCII = (
 """Characters beyond ASCII that a host may have, for a class: those of the Basic Multilingual Plane, but none that
 UTS #46 maps to ASCII or to nothing."""
 
-_LABEL = f"[A-Za-z0-9_{_BEYOND_ASCII}-]+"
+_LABEL = f"[A-Za-z0-9_{BEYOND_ASCII}-]+"
 _SCHEME = "(?![Ww][Ss][Ss]?:)[A-Za-z][A-Za-z0-9+.-]*"
 _NO_NUMBER = r"(?!(?:[^:]*\.)?(?:[0-9]+|0[Xx][0-9A-Fa-f]*)(?::|(?![\s\S])))"
 """What browsers read as an IPv4 address, however it is written."""

@@ -1,23 +1,30 @@
 """One HTTP request and its answer, between a connection and an ASGI application.
 
-In place of uvicorn's own, which writes the head and the body of an answer in two pieces. A system
-call each, that costs more than all the rest of a short answer. Here the head waits for the first
-piece of the body, as the ASGI specification asks, and leaves with it.
+uvicorn's own writes the header lines and the body of an answer apart: two system calls, which cost more than all the
+rest of a short answer. Here the header lines wait for the first piece of the body, as the ASGI specification asks,
+and leave with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.core.ports import Heartbeat, Peer, Writer
-from app.wire.http1 import CHUNKED, CLOSE, WITHOUT_BODY, Headers, header_block, known_block, response_head
-
-Event = MutableMapping[str, Any]
-Application = Callable[..., Awaitable[Any]]
+from app.server.asgi import Application, Event
+from app.wire.http1 import (
+    CHUNKED,
+    CLOSE,
+    LAST_CHUNK,
+    WITHOUT_BODY,
+    Headers,
+    chunk,
+    header_block,
+    known_block,
+    response_head,
+)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n"
@@ -26,47 +33,47 @@ _MOST_PIECES = 64
 _logger = logging.getLogger("uvicorn.error")
 
 
-class Connection(Protocol):
-    """What a cycle asks of its connection."""
+class ExchangeConnection(Protocol):
+    """What an exchange asks of its connection."""
 
     def write(self, data: bytes) -> None:
         """Send bytes, unless the connection is closing."""
 
     def is_full(self) -> bool:
-        """Whether more is buffered than should be added to; ``Cycle.drained`` ends it."""
+        """Whether the buffer is over its limit; ``Exchange.writable`` is called when it has room."""
 
     def read_on(self) -> None:
         """Read, if reading was paused."""
 
     def close(self) -> None:
-        """End the connection when what was written has left."""
+        """End the connection when everything written has left."""
 
     def answered(self) -> None:
         """Go on to the next request."""
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
-        """Leave the answer, which begins with ``head``, to ``peer``; no other request follows."""
+        """Leave the answer, which begins with the bytes ``head``, to ``peer``; no other request follows."""
 
     @property
     def default_headers(self) -> Headers:
-        """What stands in every answer."""
+        """The headers of every answer."""
 
 
-class _Phase(Enum):
+class _AnswerPhase(Enum):
     WAITING = auto()  # for the start of the answer
-    STARTED = auto()  # the head is made, and has not left
-    UNDER_WAY = auto()  # the head has left
+    STARTED = auto()  # the header lines are made, and have not left
+    UNDER_WAY = auto()  # the header lines have left
     HANDED_OVER = auto()
     COMPLETE = auto()
-    GONE = auto()  # the connection is, with or without an answer
+    GONE = auto()  # the connection is lost, with or without an answer
 
 
-_OVER = (_Phase.HANDED_OVER, _Phase.COMPLETE, _Phase.GONE)
-"""The application has nothing more to receive, and owes nothing."""
+_OVER = (_AnswerPhase.HANDED_OVER, _AnswerPhase.COMPLETE, _AnswerPhase.GONE)
+"""Phases in which the application can receive nothing more, and need send nothing more."""
 
 
-class Cycle:
-    """The ``receive`` and ``send`` of one request; gone when the application has returned."""
+class Exchange:
+    """The ``receive`` and ``send`` of one request, until the application returns."""
 
     __slots__ = (
         "_body",
@@ -87,7 +94,7 @@ class Cycle:
     )
 
     def __init__(
-        self, connection: Connection, *, is_head: bool, is_1_0: bool, keep_alive: bool, awaits_continue: bool
+        self, connection: ExchangeConnection, *, is_head: bool, is_1_0: bool, keep_alive: bool, awaits_continue: bool
     ) -> None:
         self._connection = connection
         self._is_head = is_head
@@ -100,15 +107,15 @@ class Cycle:
         self._size = 0  # of that, in bytes
         self._more = True  # whether more of it is to come
         self._taken = False  # whether the application has received all of it
-        self._phase = _Phase.WAITING
-        self._head = b""  # valid in Phase.STARTED
+        self._phase = _AnswerPhase.WAITING
+        self._head = b""  # the header lines; valid while STARTED
         self._chunked = False
         self._left = 0  # bytes that the body still owes to its Content-Length; valid unless chunked
-        self._news: asyncio.Event | None = None  # set when there is something to receive; made by who waits
+        self._news: asyncio.Event | None = None  # set when there is something to receive; made by the call that waits
         self._room: asyncio.Event | None = None  # set when the connection is no longer full
 
     async def run(self, app: Application, scope: Event) -> None:
-        """Let the application answer, and answer in its place if it fails."""
+        """Let the application answer; answer 500 if it fails."""
         try:
             await app(scope, self.receive, self.send)
         except Exception:
@@ -123,20 +130,20 @@ class Cycle:
                 self._fail()
 
     def _fail(self) -> None:
-        """Answer 500, or break an answer off that is under way."""
-        if self._phase in (_Phase.WAITING, _Phase.STARTED):
+        """Answer 500, or break off an answer that is under way."""
+        if self._phase in (_AnswerPhase.WAITING, _AnswerPhase.STARTED):
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
             body = b"Internal Server Error"
             self._chunked = False
             self._start({"status": 500, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
             self._continue({"body": body})
-        elif self._phase in (_Phase.UNDER_WAY, _Phase.HANDED_OVER):
+        elif self._phase in (_AnswerPhase.UNDER_WAY, _AnswerPhase.HANDED_OVER):
             self._connection.close()
 
     # What the application calls.
 
     async def receive(self) -> Event:
-        """Return what has come of the body; after its end, wait for that of the connection or the answer."""
+        """Return what has come of the body; after its end, wait until the connection or the answer ends."""
         if self.awaits_continue:
             self._connection.write(_CONTINUE)
             self.awaits_continue = False
@@ -152,36 +159,36 @@ class Cycle:
         return {"type": "http.disconnect"}
 
     async def send(self, event: Event) -> None:
-        """Take a piece of the answer; returns when the connection has room for more.
+        """Take a piece of the answer; return when the connection has room for it.
 
-        What comes when the connection is gone is dropped. Raises RuntimeError for an event out of
-        order and a body that is not as long as announced, ValueError for headers that HTTP does not allow.
+        It is dropped if the connection is lost. Raises RuntimeError for an event out of order and for a body that is
+        not as long as announced, ValueError for headers that HTTP does not allow.
         """
-        while self._connection.is_full() and self._phase is not _Phase.GONE:
+        while self._connection.is_full() and self._phase is not _AnswerPhase.GONE:
             if self._room is None:
                 self._room = asyncio.Event()
             await self._room.wait()
         kind, phase = event["type"], self._phase
-        if phase is _Phase.GONE:
+        if phase is _AnswerPhase.GONE:
             return
-        if kind == "http.response.start" and phase is _Phase.WAITING:
+        if kind == "http.response.start" and phase is _AnswerPhase.WAITING:
             self._start(event)
-        elif kind == "http.response.body" and phase in (_Phase.STARTED, _Phase.UNDER_WAY):
+        elif kind == "http.response.body" and phase in (_AnswerPhase.STARTED, _AnswerPhase.UNDER_WAY):
             self._continue(event)
         else:
             msg = f"ASGI event {kind!r} is out of order: the answer is {phase.name.lower().replace('_', ' ')}"
             raise RuntimeError(msg)
 
     def hand_over(self, peer: Peer, heartbeat: Heartbeat) -> Writer:
-        """Leave the rest of the answer to ``peer``: the :class:`~app.core.ports.ResponseHandover`.
+        """Leave the rest of the answer to ``peer``; this is the :class:`~app.core.ports.ResponseHandover`.
 
         Raises RuntimeError unless called once, after ``http.response.start`` for an answer in chunks.
         """
-        if self._phase is not _Phase.GONE:
-            if self._phase is not _Phase.STARTED or not self._chunked:
-                msg = "a response is handed over once, after http.response.start, and in chunks"
+        if self._phase is not _AnswerPhase.GONE:
+            if self._phase is not _AnswerPhase.STARTED or not self._chunked:
+                msg = "a response can be handed over once, after http.response.start, and without a Content-Length"
                 raise RuntimeError(msg)
-            self._phase = _Phase.HANDED_OVER
+            self._phase = _AnswerPhase.HANDED_OVER
             self._wake()
         head, self._head = self._head, b""
         if self.keep_alive:
@@ -189,7 +196,7 @@ class Cycle:
         return self._connection.hand_over(head, peer, heartbeat)
 
     def _start(self, event: Event) -> None:
-        """Make the head. A body without a length comes in chunks; before HTTP/1.1 it ends with its connection."""
+        """Make the header lines. A body without a length comes in chunks; before HTTP/1.1 its connection ends it."""
         status: int = event["status"]
         server, theirs = known_block(tuple(self._connection.default_headers)), header_block(event.get("headers", ()))
         length = server.length if theirs.length is None else theirs.length
@@ -199,32 +206,32 @@ class Cycle:
         self._head = response_head(status, lines, keep_alive=self.keep_alive)
         self._left = length or 0
         self.awaits_continue = False
-        self._phase = _Phase.STARTED
+        self._phase = _AnswerPhase.STARTED
 
     def _continue(self, event: Event) -> None:
         more = event.get("more_body", False)
         data = self._framed(event.get("body", b""), more=more)
-        if self._phase is _Phase.STARTED:
+        if self._phase is _AnswerPhase.STARTED:
             data, self._head = self._head + data, b""
-            self._phase = _Phase.UNDER_WAY
+            self._phase = _AnswerPhase.UNDER_WAY
         if data:
             self._connection.write(data)
         if not more:
-            self._phase = _Phase.COMPLETE
+            self._phase = _AnswerPhase.COMPLETE
             self._wake()
             if not self.keep_alive:
                 self._connection.close()
             self._connection.answered()
 
     def _framed(self, body: bytes, *, more: bool) -> bytes:
-        """Return a piece of the body as it is sent. Raises RuntimeError if it is not as long as announced."""
+        """Frame a piece of the body. Raises RuntimeError if the body is not as long as announced."""
         if self._is_head:
             return b""
         if self._chunked:
             if self._is_1_0:
                 return body
-            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            return chunk if more else chunk + b"0\r\n\r\n"
+            data = chunk(body) if body else b""
+            return data if more else data + LAST_CHUNK
         self._left -= len(body)
         if self._left < 0 or (self._left and not more):
             msg = f"the answer's body is {'longer' if self._left < 0 else 'shorter'} than its Content-Length"
@@ -234,10 +241,10 @@ class Cycle:
     # What the connection calls.
 
     def feed(self, body: bytes) -> int:
-        """Take a piece of the request's body; return how many bytes wait for the application."""
-        if self._phase is _Phase.COMPLETE:
+        """Take a piece of the request's body; return the bytes that wait for the application."""
+        if self._phase is _AnswerPhase.COMPLETE:
             return 0
-        if len(self._body) == _MOST_PIECES:  # else pieces of one byte each would take fifty times their size
+        if len(self._body) == _MOST_PIECES:  # or pieces of one byte each would take fifty times their size
             self._body = [b"".join(self._body)]
         self._body.append(body)
         self._size += len(body)
@@ -249,23 +256,23 @@ class Cycle:
         self._more = False
         self._wake()
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Let the application send again."""
         room, self._room = self._room, None
         if room is not None:
             room.set()
 
     def withdraw(self) -> bool:
-        """Note that the request turned out to be none; return whether nothing of its answer has left yet."""
-        is_unanswered = self._phase in (_Phase.WAITING, _Phase.STARTED)
+        """Drop a request whose body turned out to be wrong; return whether nothing of its answer has left yet."""
+        is_unanswered = self._phase in (_AnswerPhase.WAITING, _AnswerPhase.STARTED)
         self.disconnect()
         return is_unanswered
 
     def disconnect(self) -> None:
-        """Note that the connection is gone."""
-        self._phase = _Phase.GONE
+        """Note that the connection is lost."""
+        self._phase = _AnswerPhase.GONE
         self._wake()
-        self.drained()
+        self.writable()
 
     def _wake(self) -> None:
         news, self._news = self._news, None

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
 
 from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from app.core.ports import DIRECT, Direct
 from app.server.http.forwarded import Address, TrustedProxies
@@ -65,7 +63,7 @@ class PushExchange:
         """Note that the connection is gone."""
         self._connection = None
 
-    def drained(self) -> None:
+    def writable(self) -> None:
         """Nothing waits for room: the answer is one piece."""
 
 
@@ -83,8 +81,6 @@ class Parsed:
 class FastPush:
     """Passes whole pushes to the application. The connections of one server share it."""
 
-    _of_servers: ClassVar[WeakKeyDictionary[ServerState, FastPush | None]] = WeakKeyDictionary()
-
     def __init__(self, direct: Direct, proxies: TrustedProxies) -> None:
         self._direct = direct
         self._proxies = proxies
@@ -92,13 +88,12 @@ class FastPush:
         """What was parsed before."""
 
     @classmethod
-    def of(cls, config: Config, server_state: ServerState, app_state: Mapping[str, Any]) -> FastPush | None:
-        """Return the server's; None where pushes are to go by ASGI, as where something wraps the application."""
-        if server_state not in cls._of_servers:
-            direct: Direct | None = app_state.get(DIRECT)
-            is_bare = direct is not None and direct.app is config.loaded_app and not config.root_path
-            cls._of_servers[server_state] = cls(direct, TrustedProxies.of(config)) if direct and is_bare else None
-        return cls._of_servers[server_state]
+    def of(cls, config: Config, app_state: Mapping[str, Any], proxies: TrustedProxies) -> FastPush | None:
+        """Return one for a server; None where pushes are to go by ASGI, as where something wraps the application."""
+        direct: Direct | None = app_state.get(DIRECT)
+        if direct is None or direct.app is not config.loaded_app or config.root_path:
+            return None
+        return cls(direct, proxies)
 
     def parse(self, head: RequestHead) -> Parsed | None:
         """Return what a request head says; None of what is no push, or is to go by ASGI."""

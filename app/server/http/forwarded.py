@@ -44,9 +44,9 @@ class TrustedProxies:
     def of(cls, config: Config) -> TrustedProxies:
         """Return those of a configuration; nobody where uvicorn's own middleware judges them."""
         if config.proxy_headers:
-            return _shared(())
+            return cls(())
         allowed = config.forwarded_allow_ips
-        return _shared(tuple(allowed.split(",") if isinstance(allowed, str) else allowed))
+        return cls(tuple(allowed.split(",") if isinstance(allowed, str) else allowed))
 
     def trust(self, host: str | None) -> bool:
         """Whether what this peer says of its clients is believed."""
@@ -72,16 +72,17 @@ class TrustedProxies:
         )
         return Forwarded(client if client and client[0] else None, is_tls)
 
+    def client(self, headers: Headers, peer: Address | None, is_tls: bool) -> tuple[Address | None, bool]:  # noqa: FBT001 — the peer's
+        """Return the client of a trusted peer's request, and whether it speaks TLS; what is not said is the peer's."""
+        said = self.read(headers)
+        return said.client or peer, is_tls if said.is_tls is None else said.is_tls
+
     def _find(self, host: str) -> bool:
         try:
             address = ip_address(host)
         except ValueError:
             return host in self._names
         return any(address in network for network in self._networks)
-
-
-_shared = lru_cache(maxsize=8)(TrustedProxies)
-"""All connections of a server have the same."""
 
 
 def _network(allowed: str) -> IPv4Network | IPv6Network | None:

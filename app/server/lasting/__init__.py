@@ -1,1 +1,1 @@
-"""What was handed over: WebSockets and responses that last, until they end."""
+"""Links: WebSockets and responses that last, from their handover until they end."""

@@ -1,6 +1,6 @@
-"""Work that peers have sent more of than one turn of the event loop has room for.
+"""A queue of work that would take too long for one turn of the event loop.
 
-However many connections have such work, one turn does a few milliseconds of it, so that everybody else waits no longer.
+However many connections have such work, one turn does a few milliseconds of it: nothing else waits longer than that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Backlog:
     """The queue of one event loop."""
 
     turn_seconds: ClassVar[float] = 0.004
-    """How long one turn goes on; what it has begun it finishes."""
+    """Seconds after which a turn begins no other call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -24,7 +24,7 @@ class Backlog:
         self._is_scheduled = False
 
     def join(self, call: Callable[[], object]) -> None:
-        """Call it once, in a later turn of the loop that has room for it."""
+        """Call ``call`` once, in a later turn of the loop that has room for it."""
         self._waiting.append(call)
         self._schedule()
 
@@ -37,7 +37,7 @@ class Backlog:
         self._is_scheduled = False
         until = time.perf_counter() + self.turn_seconds
         try:
-            for _ in range(len(self._waiting)):  # what joins meanwhile waits for another turn
+            for _ in range(len(self._waiting)):  # calls that join meanwhile wait for another turn
                 self._waiting.popleft()()
                 if time.perf_counter() > until:
                     break

@@ -1,4 +1,4 @@
-"""What every connection has in common that the server's tasks leave: its bytes, their flow, and its end."""
+"""A link: a connection that was handed over, and that no task serves. Its bytes, their flow, and its end."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ from operator import methodcaller
 from typing import ClassVar, Self
 
 from app.core.ports import Peer
-from app.server.lasting.keepalive import Watched
-from app.server.lasting.shared import Shared
+from app.server.lasting.link_context import LinkContext
+from app.server.lasting.sweep import Swept
 from app.server.sockets import abort, limit_send_buffer
-from app.wire.frames import LINK_DIED
+from app.wire.close_codes import CloseCode
 
 _logger = logging.getLogger("uvicorn.error")
-
-INTERNAL_ERROR = 1011
-"""The close code of a connection that a bug has ended."""
-
-GOING_DOWN = 1012
-"""The close code at shutdown and of old age: reconnect."""
 
 _INDIRECT = -1
 _FULL, _WRITABLE = methodcaller("full"), methodcaller("writable")
 
 
-class State(Enum):
-    """Where a connection stands; a response that lasts knows only those marked so."""
+class LinkState(Enum):
+    """What may still happen on a link; a response that lasts has only the states marked so."""
 
     CONNECTING = auto()  # the application has not answered the handshake
-    OPEN = auto()  # (a response, too)
-    CLOSING = auto()  # our close is sent, the peer's is awaited: frames are read and dropped
-    DEAF = auto()  # the same after the peer broke the protocol: bytes are dropped
-    ENDING = auto()  # nothing is awaited but that what is buffered leaves (a response, too)
-    CLOSED = auto()  # (a response, too)
+    OPEN = auto()  # (also a response)
+    CLOSING = auto()  # our close is sent; frames are read and dropped until the peer's comes
+    DEAF = auto()  # the same after the peer broke the protocol; bytes are dropped unread
+    ENDING = auto()  # closed when what is buffered has left (also a response)
+    CLOSED = auto()  # (also a response)
 
 
-class Link(asyncio.Protocol, Watched):
+class Link(asyncio.Protocol, Swept):
     """A WebSocket, or a response that lasts: most of the :class:`~app.core.ports.Writer` of its peer.
 
-    Invariant: while ``_descriptor`` is one, nothing is buffered above the kernel, so that what is
-    written to it goes out in order.
+    Invariant: while ``_descriptor`` is the socket's, nothing is buffered above the kernel, so that what is written to
+    it goes out in order.
     """
 
     __slots__ = (
-        "_born", "_descriptor", "_full", "_heard", "_left", "_moved", "_peer", "_queued", "_shared", "_state",
+        "_born",
+        "_context",
+        "_descriptor",
+        "_full",
+        "_heard",
+        "_left",
+        "_moved",
+        "_peer",
+        "_queued",
+        "_state",
         "_transport",
     )  # fmt: skip
     high_water: ClassVar[int] = 64 * 1024
@@ -59,26 +62,26 @@ class Link(asyncio.Protocol, Watched):
     low_water: ClassVar[int] = 16 * 1024
     """Bytes in the transport's buffer at which it has room again."""
 
-    def __init__(self, transport: asyncio.Transport, shared: Shared, state: State) -> None:
+    def __init__(self, transport: asyncio.Transport, context: LinkContext, state: LinkState) -> None:
         self._transport = transport
-        self._shared = shared
-        self._descriptor = _INDIRECT  # the socket's, while writes may pass the transport by
+        self._context = context
+        self._descriptor = _INDIRECT  # the socket's, while writes may bypass the transport
         self._peer: Peer | None = None  # None once it has been told that the connection is closed
         self._state = state
-        self._born = shared.keepalive.tick
+        self._born = context.sweep.tick
         self._heard = self._born  # tick of the last byte from the peer; else of the state's beginning
         self._full = False
         self._queued = 0  # bytes given to the transport since it was found empty
-        self._left = 0  # how many of them had left it at the last look
-        self._moved = self._born  # tick of the last look that found it empty, or more gone
+        self._left = 0  # how many of them had left the transport at the last look
+        self._moved = self._born  # tick of the last look that found it empty, or that more had left
 
     # The Writer.
 
     def write(self, data: bytes) -> None:
         """Send bytes that are whole frames; ``Peer.full`` may be called meanwhile.
 
-        The kernel is asked first, and the transport keeps what it does not take: the way round through
-        the transport costs more than everything else that is done for a delivery.
+        The bytes go to the kernel first, and the transport keeps what the kernel does not take: a write through the
+        transport costs more than all the rest of a delivery.
         """
         descriptor = self._descriptor
         if descriptor == _INDIRECT:
@@ -86,7 +89,7 @@ class Link(asyncio.Protocol, Watched):
             return
         try:
             sent = os.write(descriptor, data)
-        except OSError:  # no room, or the link is gone: the transport will find out which
+        except OSError:  # no room, or the connection is lost: the transport finds out which
             sent = 0
         self._keep(data, sent)
 
@@ -94,8 +97,8 @@ class Link(asyncio.Protocol, Watched):
     def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
         """Send the same bytes to many links.
 
-        The loop over those that the kernel takes at once is C's, and each system call all that is left
-        of a delivery. A call that fails ends the loop at its link, which then goes its own way.
+        The loop over the links runs in C, so that a delivery costs little more than its system call. A call that
+        fails ends that loop; its link is written to by itself, and the loop goes on behind it.
         """
         size = len(data)
         calls = map(os.write, [link._descriptor for link in writers], repeat(data))  # noqa: SLF001 — its own class
@@ -111,7 +114,7 @@ class Link(asyncio.Protocol, Watched):
                 link._keep(data, count)  # noqa: SLF001 — as above
 
     def _keep(self, data: bytes, sent: int) -> None:
-        """Leave what the kernel did not take to the transport."""
+        """Leave to the transport what the kernel did not take."""
         if sent != len(data):
             self._descriptor = _INDIRECT
             self._queued += len(data) - sent
@@ -121,14 +124,19 @@ class Link(asyncio.Protocol, Watched):
         """Whether more is buffered than :meth:`write` should add to."""
         return self._full
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._descriptor != _INDIRECT else self._transport.get_write_buffer_size()
+
     def close(self, code: int, reason: str) -> None:
-        """End the connection, and say why where there is a place for it."""
+        """End the connection, and tell the peer why if its protocol can."""
         raise NotImplementedError
 
     # Called by uvicorn.
 
     def cut(self) -> None:
-        """End at once because the server stops, and the peer has not gone in time."""
+        """End at once: the server stops, and the peer has not gone in time."""
         self._abort()
 
     # Called by the transport.
@@ -144,39 +152,39 @@ class Link(asyncio.Protocol, Watched):
         self._call(_WRITABLE)
 
     def _call(self, method: Callable[[Peer], object]) -> None:
-        """Tell the peer of an open connection something."""
-        if self._peer is not None and self._state is State.OPEN:
+        """Call a method of the peer if the connection is open."""
+        if self._peer is not None and self._state is LinkState.OPEN:
             try:
                 method(self._peer)
-            except Exception as error:  # noqa: BLE001 — whatever it is, the connection must not go on half alive
+            except Exception as error:  # noqa: BLE001 — any bug must end the connection, not leave it half alive
                 self._crash(error)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
-        """Note that the link is gone."""
-        self._shared.connections.discard(self)
-        self._state = State.CLOSED
+        """Note that the connection is lost."""
+        self._context.connections.discard(self)
+        self._state = LinkState.CLOSED
         self._descriptor = _INDIRECT
-        self._tell(LINK_DIED)
+        self._tell(CloseCode.ABNORMAL)
 
-    # For the kinds of it.
+    # For subclasses.
 
     def _take_over(self, peer: Peer) -> None:
         """Become the transport's protocol, and one of the server's connections."""
         self._peer = peer
         self._transport.set_protocol(self)
-        self._shared.connections.add(self)
-        self._shared.keepalive.start()
+        self._context.connections.add(self)
+        self._context.sweep.start()
 
     def _limit_buffers(self) -> None:
         self._transport.set_write_buffer_limits(self.high_water, self.low_water)
         limit_send_buffer(self._transport)
 
     def _write_indirectly(self, data: bytes) -> None:
-        if self._state is not State.OPEN:
+        if self._state is not LinkState.OPEN:
             return
         transport = self._transport
         if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
-            # The transport closes the socket only after it has told us that the connection is lost.
+            # Safe: the transport closes the socket only after it has called connection_lost.
             self._descriptor = transport.get_extra_info("socket").fileno()
             self.write(data)
         else:
@@ -184,44 +192,44 @@ class Link(asyncio.Protocol, Watched):
             transport.write(data)
 
     def _is_stalled(self, tick: int) -> bool:
-        """Whether what waits for the peer has not moved for as long as a silent peer is waited for."""
-        waits = self._transport.get_write_buffer_size() if self._descriptor == _INDIRECT else 0
+        """Return whether the buffered bytes have not moved for as long as a peer may be silent."""
+        waits = self.buffered
         left = self._queued - waits
         if not waits:
             self._queued, left = 0, 0
         elif left == self._left:
-            return tick - self._moved >= self._shared.drop_at
+            return tick - self._moved >= self._context.limits.drop_at
         self._left, self._moved = left, tick
         return False
 
     def _crash(self, error: Exception) -> None:
-        """End the connection because its peer has failed."""
+        """End the connection because of a bug in its peer."""
         _logger.error("connection_failed", exc_info=error)
-        self._shared.meter.failed("connection")
-        if self._state is State.OPEN:
-            self.close(INTERNAL_ERROR, "the server failed; its log says why")
+        self._context.meter.failed("connection")
+        if self._state is LinkState.OPEN:
+            self.close(CloseCode.INTERNAL_ERROR, "the server failed; its log says why")
         else:
             self._abort()
 
     def _end(self, code: int) -> None:
-        """Close the link when what is buffered has left."""
-        self._enter(State.ENDING)
+        """Close the connection when what is buffered has left."""
+        self._enter(LinkState.ENDING)
         self._tell(code)
         self._transport.close()
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: LinkState) -> None:
         self._state = state
         self._descriptor = _INDIRECT
-        self._heard = self._shared.keepalive.tick
+        self._heard = self._context.sweep.tick
 
     def _abort(self) -> None:
         abort(self._transport)
 
     def _tell(self, code: int) -> None:
-        # In a later turn, so that a peer is never told of the end inside a call that it makes, and thousands that end
-        # at once do not take one turn for themselves; and in a context of its own: what the peer logs is not about the
-        # request that this turn serves, or the sweep began in.
-        self._shared.backlog.join(partial(Context().run, self._told, code))
+        # In a later turn: a peer is never told of the end inside a call that it makes, and thousands of connections
+        # that end at once do not take a whole turn. In a context of its own: what the peer logs has nothing to do with
+        # the request that this turn serves, or that started the sweep.
+        self._context.backlog.join(partial(Context().run, self._told, code))
 
     def _told(self, code: int) -> None:
         peer, self._peer = self._peer, None
@@ -231,4 +239,4 @@ class Link(asyncio.Protocol, Watched):
             peer.closed(code)
         except Exception:
             _logger.exception("connection_failed")
-            self._shared.meter.failed("connection")
+            self._context.meter.failed("connection")

@@ -1,6 +1,6 @@
-"""gunicorn's master: what was checked at start holds for as long as it runs, whatever signal comes.
+"""gunicorn's master: what was checked at the start stays true until it ends, whatever signal comes.
 
-Its settings are those of the start. A signal that would undo them has no effect, and one line of the log says why.
+Its settings never change. A signal that would change them has no effect, and a log line says why.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ _STEP = 0.1
 """Seconds between two looks at workers that are ending."""
 
 _REMINDED = 1.0
-"""Seconds after which a worker is told again to end: one that is just beginning does not hear the signal."""
+"""Seconds after which a worker is told again to end: one that is just starting misses the signal."""
 
 _SAME = 1.5
-"""Seconds within which a worker takes a second SIGTERM for the first; later ones cut its drain short."""
+"""Seconds within which a worker takes a second SIGTERM for the same stop; a later one cuts its drain short."""
 
 
 class Master(Arbiter):
-    """The process that starts workers, and starts others for those that end."""
+    """The process that starts workers, and replaces those that end."""
 
-    # A terminal sends SIGWINCH whenever its window changes: it means nothing here, and is not caught.
+    # A terminal sends SIGWINCH whenever its window changes: it is not caught.
     SIGNALS = [number for number in Arbiter.SIGNALS if number != signal.SIGWINCH]  # noqa: RUF012 — declared so by gunicorn
 
     log: Logger
     most_workers: ClassVar[int | None] = None
-    """How many workers can serve the settings; None for any number."""
+    """How many workers the backend allows; None for any number."""
 
     _asked: ClassVar[dict[int, float]] = {}
     """When workers were asked to end, by process id."""
 
     @classmethod
     def take_over(cls, arbiter: Arbiter, most_workers: int | None) -> None:
-        """Make a master of the arbiter that gunicorn has made: gunicorn has no setting for its class."""
+        """Make gunicorn's arbiter one of this class, for which gunicorn has no setting."""
         cls.most_workers = most_workers
         arbiter.__class__ = cls
 
     def handle_ttin(self) -> None:
-        """SIGTTIN: add a worker, if the backend is one that workers can share."""
+        """SIGTTIN: add a worker, if workers can share the backend."""
         if self.most_workers is not None and self.num_workers >= self.most_workers:
-            self._has_no_effect("TTIN", "memory:// lives in one process, and so has one worker: set DATABASE_URL")
+            self._has_no_effect("TTIN", "memory:// lives in one process, so it allows one worker; set DATABASE_URL")
         else:
             super().handle_ttin()
 
     def handle_ttou(self) -> None:
-        """SIGTTOU: take a worker away, but the last one."""
+        """SIGTTOU: end a worker, unless it is the last one."""
         if self.num_workers <= 1:
-            self._has_no_effect("TTOU", "there is one worker left, which is the least")
+            self._has_no_effect("TTOU", "only one worker is left")
         else:
             super().handle_ttou()
 
     def handle_usr2(self) -> None:
-        """SIGUSR2: nothing; gunicorn would start a second master beside this one."""
-        self._has_no_effect("USR2", "for a new version start a new process, then stop this one")
+        """SIGUSR2: do nothing; gunicorn would start a second master."""
+        self._has_no_effect("USR2", "to run a new version, start a new process, then stop this one")
 
     def kill_worker(self, pid: int, sig: int) -> None:
-        """Signal a worker, but ask none again that drains: gunicorn asks every second while there are too many."""
+        """Signal a worker, but only once if it drains: gunicorn repeats the signal every second."""
         if sig == signal.SIGTERM:
             now = time.monotonic()
             for ended in self._asked.keys() - self.WORKERS.keys():
@@ -72,9 +72,9 @@ class Master(Arbiter):
     def reload(self) -> None:
         """SIGHUP: replace the workers.
 
-        Where they share a backend, the new ones begin before the old ones drain. Where the backend is one worker's
-        own, that worker ends first, at once: were there two, each would have a log of its own, and who publishes to
-        one would not be heard by who subscribes to the other. Who connects meanwhile waits in the listener's queue.
+        If they share a backend, the new ones start before the old ones drain. With ``memory://`` the worker ends first,
+        and at once: two workers would have two logs, and subscribers of one would miss what is published to the other.
+        New connections wait in the listener's queue meanwhile.
         """
         self.log.reopen_files()
         if self.most_workers is None:

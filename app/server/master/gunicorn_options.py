@@ -1,7 +1,7 @@
-"""What gunicorn is told besides its settings file: on its command line, and by GUNICORN_CMD_ARGS.
+"""The gunicorn options that a user may give, on the command line or in GUNICORN_CMD_ARGS.
 
-It goes before the file, so it could undo what Abide has checked and set: where the server listens, who is on
-loopback, from which directory it reads, what workers share. So only options are taken that cannot.
+They override the settings file, so they could undo what Abide has checked and set: where the server listens, who is on
+loopback, from which directory it reads, what workers share. Only options that cannot do that are accepted.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ _INSTEAD: Mapping[str, str] = {
     "graceful_timeout": "set DRAIN_SECONDS",
     "raw_env": "set the variable itself",
 }
-"""What to do in place of some of the other options; the rest have nothing that would do."""
+"""What to do instead of giving some of the other options."""
 
 
 class OptionError(Exception):
-    """Options were given that Abide does not take; ``str()`` is a line for each, with what to do."""
+    """Options that Abide does not take were given; ``str()`` has a line for each, with what to do."""
 
 
 class Given(NamedTuple):
-    """The value of an option, and what the user calls the place: ``--workers``, ``GUNICORN_CMD_ARGS: --workers``."""
+    """The value of an option, and where it was given: ``--workers`` or ``GUNICORN_CMD_ARGS: --workers``."""
 
     place: str
     value: Any
 
 
 def read() -> dict[str, Given]:
-    """Return the options that were given, by gunicorn's names for its settings; raise :class:`OptionError`."""
+    """Return the given options, by gunicorn's names of its settings. Raises :class:`OptionError`."""
     config = Config()
-    # In the order in which gunicorn takes them: the later go before the earlier.
+    # In the order in which gunicorn reads them: later ones override earlier ones.
     return {
         **_given(config, config.get_cmd_args_from_env(), f"{_VARIABLE}: ", _TAKEN),
-        # Who runs gunicorn itself may have a worker of their own.
+        # Users who run gunicorn itself may have a worker class of their own.
         **_given(config, sys.argv[1:], "", _TAKEN | {"worker_class"}),
     }
 

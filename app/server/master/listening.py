@@ -1,4 +1,4 @@
-"""Whether the server can listen where it is to, found out before gunicorn tries it five times."""
+"""A check that the server can listen on its address, before gunicorn tries it five times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gunicorn import systemd
 
 
 def check(host: str, port: int) -> None:
-    """Raise :class:`OSError` unless this process can listen there, or has been given a listener by systemd."""
+    """Raise :class:`OSError` unless this process can listen there, or has a listener from systemd."""
     if systemd.listen_fds(unset_environment=False):
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

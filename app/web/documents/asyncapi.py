@@ -15,7 +15,7 @@ from app.web.documents import schemas
 from app.web.documents.schemas import Schema
 from app.web.subscribe.v1 import MAX_ID, SUBPROTOCOL
 from app.web.subscribe.websocket import HEARTBEAT_SECONDS
-from app.wire.close_codes import CloseCode
+from app.wire.close_codes import NEVER_SENT, CloseCode
 
 Object = dict[str, Any]
 
@@ -131,9 +131,7 @@ def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -
 
 
 def _description() -> str:
-    codes = " · ".join(
-        f"{code} {code.name.lower().replace('_', ' ')}" for code in CloseCode if code is not CloseCode.ABNORMAL
-    )
+    codes = " · ".join(f"{code} {code.name.lower().replace('_', ' ')}" for code in CloseCode if code not in NEVER_SENT)
     return (
         "Each channel is a WebSocket. Without a subprotocol it has the plain form: each text frame is one message's "
         f"data. With `Sec-WebSocket-Protocol: {SUBPROTOCOL}` each text frame is a JSON object with a `type`. "

@@ -16,7 +16,7 @@ from app.core.message import Published, Record
 from app.core.ports import Intake, Publisher, Writer
 from app.web.edge.access import Line
 from app.web.subscribe.guard import guarded, report
-from app.wire.close_codes import MAX_REASON, CloseCode
+from app.wire.close_codes import CloseCode, fit_reason
 
 _running: set[asyncio.Task[None]] = set()
 """Keeps the tasks of connections alive: the event loop refers to them only weakly."""
@@ -92,7 +92,7 @@ class SocketPeer:
 
     def fail(self, error: AbideError) -> None:
         """Close the connection with an error."""
-        self._line.close_reason = str(error).encode()[:MAX_REASON].decode(errors="ignore")
+        self._line.close_reason = fit_reason(str(error))
         code = CLOSE_CODES[error.code]
         if code is CloseCode.INTERNAL_ERROR:
             report(error, self._line, self.hub.meter)

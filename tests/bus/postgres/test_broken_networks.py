@@ -201,18 +201,16 @@ async def test_a_read_that_waits_for_its_turn_says_nothing_of_the_database(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reads of more callers than connections refuse those whose patience ends, and blame no database."""
-    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
-    async with worker(url) as it, contextlib.AsyncExitStack() as stack:
-        await it.publish("a", "1")
-        connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet")
-        reads = log_reads.LogReads(connections, said, Known())
+    connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet")
+    said.worked("listen")
+    reads = log_reads.LogReads(connections, said, Known())
+    async with contextlib.AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(connections.session(1))
-        said.worked("listen")
         with pytest.raises(UnavailableError):
             await reads.page("a", 0, 10, ALL)
-        assert said.wrong() is None
+    assert said.wrong() is None
     await connections.close()
 
 

@@ -11,22 +11,21 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import asyncpg
 import pytest
 
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
-from app.core.delivery.encodings import TEXT_END, V1_TEXTS
+from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, UnavailableError
 from app.core.message import Position, Published, Record
-from app.core.ports import Writer
 from app.core.resume import Gap, Start
 from tests.support import rewritten
 from tests.support.readers import ALL, Worker, until, workers
 from tests.support.verdict import NOTHING, Ledger, Log, Saved
+from tests.support.writers import Stalling, frames
 
 WORKERS = 2
 READERS = 6
@@ -36,53 +35,36 @@ ACTIONS = {"publish": 10, "save": 3, "lose": 3, "leave": 4, "come": 6, "stall": 
 TABLES = ("head", "log", "key", "installation")
 
 
-class Reader(Writer):
+class Reader(Stalling):
     """A subscriber that writes down all it is told, and comes back where it was, on any worker."""
 
     def __init__(self, number: int, channel: str) -> None:
+        super().__init__()
         self.log = Log(f"reader {number}", channel)
-        self._full = False
-        self._hub: Hub | None = None
-        self._subscription: Subscription | None = None
 
     async def come(self, hub: Hub) -> None:
-        if self._subscription is not None:
+        if self.subscription is not None:
             return
         since = Position.parse(self.log.position) if self.log.position else None
         start = Start(since=since, given=self.log.position) if since else Start(earliest=True)
         try:
-            self._subscription, where = await hub.subscribe(self.log.channel, ANONYMOUS, V1_TEXTS, start)
+            subscription, where = await hub.subscribe(self.log.channel, ANONYMOUS, V1_TEXTS, start)
         except UnavailableError:  # it comes another time
             return
-        self._hub, self._full = hub, False
-        self.log.began(str(self._subscription.position), resumed=where.resumed)
+        self.subscribed(hub, subscription)
+        self.log.began(str(subscription.position), resumed=where.resumed)
         if where.gap is not None:
-            self.lost(self._subscription, where.gap)
-        self._subscription.attach(self, self)
+            self.lost(subscription, where.gap)
+        subscription.attach(self, self)
 
     def leave(self) -> None:
-        if self._subscription is not None and self._hub is not None:
-            self._hub.unsubscribe(self._subscription)
-            self._subscription = None
+        if self.subscription is not None:
+            super().leave()
             self.log.cut()
 
-    def stall(self) -> None:
-        if self._subscription is not None and not self._full:
-            self._full = True
-            self._subscription.full()
-
-    def flow(self) -> None:
-        if self._subscription is not None and self._full:
-            self._full = False
-            self._subscription.writable()
-
     def write(self, data: bytes) -> None:
-        for text in data.split(TEXT_END)[:-1]:
-            message: dict[str, Any] = json.loads(text)
+        for message in frames(data):
             self.log.got(message["position"], message["data"])
-
-    def is_full(self) -> bool:
-        return self._full
 
     def lost(self, _: Subscription, gap: Gap) -> None:
         self.log.missed(gap.after, str(gap.next), gap.reason)
@@ -90,15 +72,6 @@ class Reader(Writer):
     def ended(self, _: Subscription, error: AbideError) -> None:
         assert isinstance(error, UnavailableError), repr(error)
         self.leave()
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing to close."""
-
-    def pause(self) -> None:
-        """Nothing to read."""
-
-    def resume(self) -> None:
-        """Nothing to read."""
 
 
 class Run:

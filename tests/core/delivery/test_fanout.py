@@ -18,13 +18,14 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
-from app.core.ports import Sink, Writer
+from app.core.ports import Sink
 from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.tail import Tail
 from app.wire.frames import text_frame
+from tests.support.writers import Nowhere
 
 
-class Pipe(Writer):
+class Pipe(Nowhere):
     """A writer that remembers, and is full when a test says so."""
 
     def __init__(self) -> None:
@@ -48,15 +49,6 @@ class Pipe(Writer):
 
     def is_full(self) -> bool:
         return self.limit == 0
-
-    def close(self, code: int, reason: str) -> None:
-        """Only the protocol: the tests look at ``error``."""
-
-    def pause(self) -> None:
-        """Only the protocol."""
-
-    def resume(self) -> None:
-        """Only the protocol."""
 
     def lost(self, subscription: Subscription, gap: Gap) -> None:
         self.gaps.append(gap)

@@ -16,14 +16,14 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
-from app.core.ports import Writer
 from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.tail import TailBudget
+from tests.support.writers import Nowhere
 
 OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))
 
 
-class Reader(Writer):
+class Reader(Nowhere):
     """A writer that takes everything, unless it is told to be full, and raises what ended it."""
 
     def __init__(self, subscription: Subscription) -> None:
@@ -54,15 +54,6 @@ class Reader(Writer):
 
     def is_full(self) -> bool:
         return self.full
-
-    def close(self, code: int, reason: str) -> None:
-        """Not here."""
-
-    def pause(self) -> None:
-        """Not here."""
-
-    def resume(self) -> None:
-        """Not here."""
 
 
 class World:

@@ -4,8 +4,6 @@ Hypothesis prints the schedule that fails, shortened, and the line that replays 
 """
 
 import asyncio
-import json
-from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,13 +11,12 @@ from hypothesis import strategies as st
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
-from app.core.delivery.encodings import TEXT_END, V1_TEXTS
+from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError
 from app.core.message import Position, Record
-from app.core.ports import Writer
 from app.core.resume import Gap, Start
+from tests.support.writers import Stalling, frames
 
 SUBSCRIBERS = 3
 
@@ -35,77 +32,45 @@ steps = st.lists(
 )
 
 
-class Reader(Writer):
+class Reader(Stalling):
     """A subscriber that writes down all it is told, and comes back where it was."""
 
     def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._subscription: Subscription | None = None
-        self._full = False
+        super().__init__()
+        self._readers_hub = hub
         self.expected: int | None = None
         """The offset that must come next; None before the first subscription."""
         self.position: str | None = None
         self.got: list[int] = []
 
     async def come(self, *, resume: bool) -> None:
-        if self._subscription is not None:
+        if self.subscription is not None:
             return
         since = Position.parse(self.position) if resume and self.position else None
-        self._full = False
-        self._subscription, where = await self._hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
+        subscription, where = await self._readers_hub.subscribe("c", ANONYMOUS, V1_TEXTS, Start(since=since))
+        self.subscribed(self._readers_hub, subscription)
         if where.gap is not None:
-            self.lost(self._subscription, where.gap)
+            self.lost(subscription, where.gap)
         if since is None:
             self.expected = where.cursor + 1
         assert where.resumed == (since is not None and where.gap is None)
         if where.gap is None:
-            self.position = str(self._subscription.position)
-        self._subscription.attach(self, self)
-
-    def leave(self) -> None:
-        if self._subscription is not None:
-            self._hub.unsubscribe(self._subscription)
-            self._subscription = None
-
-    def stall(self) -> None:
-        if self._subscription is not None and not self._full:
-            self._full = True
-            self._subscription.full()
-
-    def flow(self) -> None:
-        if self._subscription is not None and self._full:
-            self._full = False
-            self._subscription.writable()
+            self.position = str(subscription.position)
+        subscription.attach(self, self)
 
     def write(self, data: bytes) -> None:
-        assert self._subscription is not None, "written to after it left"
-        for text in data.split(TEXT_END)[:-1]:
-            message: dict[str, Any] = json.loads(text)
+        assert self.subscription is not None, "written to after it left"
+        for message in frames(data):
             offset = Position.parse(message["position"]).offset
             assert offset == self.expected, f"got {offset}, expected {self.expected}"
             assert message["data"] == offset
             self.expected, self.position = offset + 1, message["position"]
             self.got.append(offset)
 
-    def is_full(self) -> bool:
-        return self._full
-
     def lost(self, _: Subscription, gap: Gap) -> None:
         assert self.expected is None or gap.next.offset > self.expected, "a gap of nothing"
         self.expected = gap.next.offset
         self.position = str(Position(gap.next.epoch, gap.next.offset - 1))  # or it would be told of the same gap again
-
-    def ended(self, _: Subscription, error: AbideError) -> None:
-        raise error
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing to close."""
-
-    def pause(self) -> None:
-        """Nothing to read."""
-
-    def resume(self) -> None:
-        """Nothing to read."""
 
 
 async def play(schedule: list[Step], size: int, tail_bytes: int) -> None:

@@ -116,6 +116,15 @@ def test_a_body_that_goes_on_after_its_answer_is_late(peer: Wire) -> None:
         assert time.monotonic() - begun < PATIENCE
 
 
+def test_a_connection_is_idle_when_a_body_has_ended_after_its_answer() -> None:
+    """Server closes a connection that asks for nothing more after the end of a body that was answered early."""
+    with LocalServer(app, timeout_keep_alive=0.3) as server, Wire(server.port) as peer:
+        peer.send(b"POST /early HTTP/1.1\r\nHost: abide\r\nContent-Length: 4\r\n\r\nha")
+        peer.read_until(b"early")
+        peer.send(b"lf")
+        assert peer.is_closed_within(PATIENCE)
+
+
 class Hurried(HttpProtocol):
     """The protocol with a moment for whoever reads an answer."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.core.ports import Heartbeat, Peer, Writer
 from app.server.http.connection import HttpProtocol
-from app.server.http.exchange import Cycle
+from app.server.http.exchange import Exchange
 from tests.support.local import Event, LocalServer, Receive, Script, Send, wait_for
 from tests.support.wire import Wire
 
@@ -83,21 +83,21 @@ class Written:
 async def test_a_short_answer_leaves_in_one_piece() -> None:
     """Head and body of a short answer leave in one piece."""
     connection = Written()
-    cycle = Cycle(connection, is_head=False, is_1_0=False, keep_alive=True, awaits_continue=False)
-    await cycle.send(start(length(2)))
+    exchange = Exchange(connection, is_head=False, is_1_0=False, keep_alive=True, awaits_continue=False)
+    await exchange.send(start(length(2)))
     assert connection.pieces == []
-    await cycle.send(body(b"ok"))
+    await exchange.send(body(b"ok"))
     assert connection.pieces == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
 
 
 async def test_a_whole_body_is_received_in_one_event() -> None:
     """Application receives in one event the body that has come as a whole, and nothing is said in between."""
     connection = Written()
-    cycle = Cycle(connection, is_head=False, is_1_0=False, keep_alive=True, awaits_continue=False)
-    cycle.feed(b"one")
-    cycle.feed(b"two")
-    cycle.end()
-    assert await cycle.receive() == {"type": "http.request", "body": b"onetwo", "more_body": False}
+    exchange = Exchange(connection, is_head=False, is_1_0=False, keep_alive=True, awaits_continue=False)
+    exchange.feed(b"one")
+    exchange.feed(b"two")
+    exchange.end()
+    assert await exchange.receive() == {"type": "http.request", "body": b"onetwo", "more_body": False}
     assert connection.pieces == []
 
 
@@ -293,7 +293,7 @@ def test_a_body_is_read_as_far_as_it_is_wanted() -> None:
     with LocalServer(app) as server, Wire(server.port) as wire:
         wire.send(b"POST / HTTP/1.1\r\nHost: abide\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (size // 2))
         (connection,) = wait_for(lambda: [c for c in server.connections if isinstance(c, HttpProtocol)])
-        wait_for(lambda: not connection._transport.is_reading())  # noqa: SLF001 — not visible from outside
+        wait_for(lambda: not connection.is_reading)
         server.call(wanted.set)
         wire.send(b"x" * (size // 2))
         wire.read_until(b"\r\n\r\n")

@@ -152,7 +152,7 @@ def test_a_flood_before_the_accept_is_bounded_and_loses_nothing() -> None:
         wire.send(request("/") + frame(TEXT, b"x" * 1000) * 300)
         # Until the handshake is read, the connection is an HTTP one.
         connection = wait_for(lambda: [c for c in server.connections if isinstance(c, WebSocketProtocol)])[0]
-        wait_for(lambda: not connection._transport.is_reading())  # noqa: SLF001 — not visible from outside
+        wait_for(lambda: not connection.is_reading)
         server.call(accept.set)
         wire.read_head()
         wire.send(close(1000))

@@ -156,7 +156,7 @@ def test_a_peer_that_talks_and_does_not_read_is_given_up(application: Applicatio
 
 def test_a_message_that_only_dribbles_is_late(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """Server closes with 1008 a connection whose message moves, and is pinged about, but does not end in time."""
-    monkeypatch.setattr("app.server.lasting.shared._MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr("app.server.lasting.limits.MESSAGE_SECONDS", 0.2)
     with LocalServer(application, lifespan="on", ws_ping_interval=0.2, ws_ping_timeout=0.2) as local:
         wire, peer = application.open(local)
         with wire:

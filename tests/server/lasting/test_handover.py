@@ -83,7 +83,7 @@ def test_a_late_handover_keeps_what_came_before_it(*, pauses: bool) -> None:
     with serving(script, scope=True) as server, Wire.open(server.port) as wire:
         wire.send(frame(TEXT, b"first") + frame(TEXT, b"second") + frame(TEXT, b"third"))
         connection = server.connections[0]
-        wait_for(lambda: not connection._transport.is_reading())  # noqa: SLF001 — not visible from outside
+        wait_for(lambda: not connection.is_reading)
         server.call(go.set)
         wait_for(lambda: not server.server.server_state.tasks)
         if pauses:

@@ -11,9 +11,9 @@ import pytest
 from uvicorn import Config
 
 from app.core.ports import Heartbeat
-from app.server.lasting.keepalive import Keepalive, Watched
-from app.server.lasting.shared import Shared
-from app.server.lasting.websocket import WebSocketProtocol
+from app.server.http.connection import HttpProtocol
+from app.server.http.server_state import ServerState
+from app.server.lasting.sweep import Sweep, Swept
 from app.server.worker import AbideWorker
 from app.wire.frames import frame as frame_of
 from tests.support.local import Detached, LocalServer, wait_for
@@ -41,7 +41,7 @@ async def until(condition: Callable[[], bool]) -> None:
     pytest.fail("the condition was not met in time")
 
 
-class Connection(Watched):
+class Connection(Swept):
     """Notes when it was looked at."""
 
     __slots__ = ("ticks",)
@@ -141,25 +141,23 @@ def test_no_peer_is_pinged_without_an_interval() -> None:
 async def test_default_times_are_those_of_the_documentation() -> None:
     """Worker's settings ping after 15 to 20 s, and give up 20 s after that; streams after 40 s, too."""
     settings = {name: value for name, value in AbideWorker.CONFIG_KWARGS.items() if name.startswith("ws")}
-    shared = Shared(
-        Config(app, **settings),
-        set(),
-        {},
-        handshake_timeout=WebSocketProtocol.handshake_timeout,
-        closing_timeout=WebSocketProtocol.closing_timeout,
-    )
-    assert (shared.ping_at, shared.drop_at) == (4, 8)
-    assert shared.silence == 40
-    assert (shared.handshake_late, shared.closing_late) == (3, 3)
+    config = Config(app, http=HttpProtocol, **settings)
+    config.load()
+    state = ServerState()
+    state.begin(config, {})
+    limits = state.links.limits
+    assert (limits.ping_at, limits.drop_at) == (4, 8)
+    assert state.links.silence == 40
+    assert (limits.handshake_late, limits.closing_late) == (3, 3)
 
 
 def test_the_sweep_has_no_timer_without_connections(local: LocalServer) -> None:
     """Sweep has no timer while there is no WebSocket, and begins again with the next one."""
-    wire, peer = app.open(local)
-    keepalive = peer.writer._shared.keepalive  # type: ignore[attr-defined]  # noqa: SLF001 — not visible from outside
+    wire, _ = app.open(local)
+    sweep = local.links.sweep
     wire.socket.close()
     wait_for(lambda: not local.connections)
-    wait_for(lambda: keepalive._timer is None)  # noqa: SLF001 — not visible from outside
+    wait_for(lambda: not sweep.is_running)
     with Wire.open(local.port) as wire:
         assert wire.read_frame() == (PING, b"")
 
@@ -167,9 +165,9 @@ def test_the_sweep_has_no_timer_without_connections(local: LocalServer) -> None:
 async def test_the_sweep_leaves_turns_to_others_between_slices() -> None:
     """Sweep looks at every connection once per tick, with turns of the event loop for others between slices."""
     connections: list[Any] = [Connection() for _ in range(2500)] + [object()]
-    keepalive = Keepalive(asyncio.get_running_loop(), connections, 0.05)
-    keepalive.start()
-    keepalive.start()
+    sweep = Sweep(asyncio.get_running_loop(), connections, 0.05)
+    sweep.start()
+    sweep.start()
     looked_at: list[int] = []
     while not looked_at or looked_at[-1] < 2500:
         await asyncio.sleep(0)
@@ -177,14 +175,14 @@ async def test_the_sweep_leaves_turns_to_others_between_slices() -> None:
     assert {1000, 2000} <= set(looked_at)
     await until(lambda: connections[0].ticks == [1, 2])
     connections.clear()
-    await until(lambda: keepalive._timer is None)  # noqa: SLF001 — not visible from outside
+    await until(lambda: not sweep.is_running)
 
 
 async def test_the_sweep_goes_on_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:
     """Sweep looks at the other connections, and goes on, after one that fails; the log has its trace."""
     good = Connection()
-    connections: list[Watched] = [Broken(), good, Broken()]
-    Keepalive(asyncio.get_running_loop(), connections, 0.01).start()
+    connections: list[Swept] = [Broken(), good, Broken()]
+    Sweep(asyncio.get_running_loop(), connections, 0.01).start()
     await until(lambda: good.ticks[:2] == [1, 2])
     connections.clear()
     assert caplog.records[0].message == "connection_failed"

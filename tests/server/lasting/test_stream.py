@@ -18,7 +18,6 @@ from app.server.lasting.stream import StreamProtocol
 from app.server.sockets import SEND_BUFFER
 from tests.support.local import (
     Event,
-    HurriedWebSocket,
     LocalServer,
     Receive,
     Recorder,
@@ -210,10 +209,11 @@ def test_no_heartbeats_are_kept_for_a_stalled_reader() -> None:
         with wire:
             connection = server.connections[0]
             wait_for(peer.writer.is_full)
-            size = connection._transport.get_write_buffer_size()  # noqa: SLF001 — not visible from outside
-            tick = connection._shared.keepalive.tick  # noqa: SLF001
-            wait_for(lambda: connection._shared.keepalive.tick > tick + 5)  # noqa: SLF001
-            assert connection._transport.get_write_buffer_size() == size  # noqa: SLF001
+            size = connection.buffered
+            sweep = server.links.sweep
+            tick = sweep.tick
+            wait_for(lambda: sweep.tick > tick + 5)
+            assert connection.buffered == size
 
 
 def test_a_response_that_is_too_old_ends_in_order() -> None:
@@ -221,7 +221,7 @@ def test_a_response_that_is_too_old_ends_in_order() -> None:
     with impatient(MUTE) as (server, beating):
         wire, peer = beating.open(server)
         with wire:
-            server.call(server.connections[0]._shared.limit_age, INTERVAL)  # noqa: SLF001 — the worker's server does it
+            server.call(server.links.limits.limit_age, INTERVAL)
             assert wire.read_rest().endswith(b"\r\n\r\n0\r\n\r\n")
         assert peer.codes == [1012]
 
@@ -229,7 +229,7 @@ def test_a_response_that_is_too_old_ends_in_order() -> None:
 def test_a_response_that_begins_during_a_stop_is_told_at_once() -> None:
     """Response that begins when everybody has been told to go is told at once, and its head still leaves."""
     with LocalServer(app) as server:
-        server.call(HurriedWebSocket.share, server.server.config, server.server.server_state, {}).is_over = True
+        server.links.is_over = True
         wire, peer = app.open(server)
         with wire:
             assert wire.read_rest().endswith(b"\r\n\r\n0\r\n\r\n")

@@ -8,7 +8,7 @@ import time
 
 import httpx
 
-from app.server.master.freeze import LATE_SECONDS, Watch
+from app.server.master.freeze import LATE_SECONDS, HangCheck
 from tests.conftest import ServerFactory
 from tests.support.server import Server
 
@@ -39,7 +39,7 @@ def test_a_worker_outlives_a_freeze_and_is_replaced_when_it_hangs(server_factory
 
 
 def test_a_watch_is_patient_after_a_freeze_alone() -> None:
-    """Watch looks every time, but for one timeout after it came late itself."""
+    """Check looks every time, but for one timeout after it came late itself."""
     now, looks = 100.0, 0
     freezes: list[float] = []
 
@@ -47,7 +47,7 @@ def test_a_watch_is_patient_after_a_freeze_alone() -> None:
         nonlocal looks
         looks += 1
 
-    watch = Watch(look, lambda: 30, freezes.append, lambda: now)
+    watch = HangCheck(look, lambda: 30, freezes.append, lambda: now)
     for seconds, expected in ((1, 1), (LATE_SECONDS, 2), (35, 2), *[(1, 2)] * 29, (1, 3)):
         now += seconds
         watch()

@@ -17,7 +17,8 @@ from app.core.errors import UnauthorisedError
 from app.web.edge.auth import Authenticator
 from app.web.edge.loopback import FORWARDING
 from tests.conftest import ServerFactory
-from tests.support.server import ROOT, Server
+from tests.support.processes import ROOT
+from tests.support.server import Server
 from tests.web.conftest import KEY
 from tests.web.publish.test_push import assert_problem
 

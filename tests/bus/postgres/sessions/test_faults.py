@@ -16,7 +16,8 @@ from app.bus.postgres.sessions.session import close, connect
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.support.pgbouncer import PgBouncer
-from tests.support.postgres import PostgresServer, free_port
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
 from tests.support.readers import says, worker
 
 

@@ -1,24 +1,23 @@
-"""The peer of a WebSocket that is an ASGI application."""
+"""A WebSocket that an ASGI application serves, until it hands it over or ends it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.core.ports import FANOUT, Heartbeat, Peer, Writer
+from app.server import asgi
+from app.server.asgi import Application, Event
+from app.server.lasting.link_context import LinkContext
 from app.server.lasting.websocket import WebSocketProtocol
 from app.wire import frames, handshake
-
-Event = MutableMapping[str, Any]
-Application = Callable[..., Awaitable[Any]]
-
-_NORMAL, _INTERNAL_ERROR = 1000, 1011
+from app.wire.close_codes import CloseCode
 
 _logger = logging.getLogger("uvicorn.error")
 
@@ -27,45 +26,43 @@ class DisconnectedError(OSError):
     """Raised by ``send`` when the connection is gone, as the ASGI specification asks."""
 
 
-class _Phase(Enum):
+class _WebSocketPhase(Enum):
     CONNECTING = auto()
-    REFUSING = auto()  # a response instead of the WebSocket has begun
+    REFUSING = auto()  # the application has begun a response instead
     OPEN = auto()
     DETACHED = auto()  # handed over
     ENDED = auto()
 
 
 class Opening(NamedTuple):
-    """A handshake that is one of RFC 6455, before the application has seen it."""
+    """A valid handshake, before the application has seen it."""
 
     key: bytes
     scope: Event
     rest: bytes
-    """What came behind it."""
+    """Bytes that came behind it."""
 
     @classmethod
-    def of(cls, request: handshake.Request, config: Config, server_state: ServerState) -> Opening:
-        """Judge a request that asks for a WebSocket. Raises :class:`~app.wire.handshake.RefusalError`."""
+    def of(cls, request: handshake.UpgradeRequest, config: Config, server_state: ServerState) -> Opening:
+        """Check a request that asks for a WebSocket. Raises :class:`~app.wire.handshake.RefusalError`."""
         handshake.check_server(server_state.default_headers)
         key, subprotocols = handshake.check(request)
         scope = handshake.scope(request, config.asgi_version, config.root_path, subprotocols)
         return cls(key, scope, request.rest)
 
     def start(
-        self, transport: asyncio.Transport, config: Config, server_state: ServerState, app_state: Mapping[str, Any]
+        self, connection: WebSocketProtocol, config: Config, server_state: ServerState, context: LinkContext
     ) -> None:
-        """Make the transport a WebSocket's, by the configuration's class, and run the application for it."""
-        protocol = cast("type[WebSocketProtocol]", config.ws_protocol_class)
-        shared = protocol.share(config, server_state, app_state)
-        self.scope["state"] = dict(app_state)
-        peer = AsgiPeer(protocol(transport, shared), self.key, server_state, shared.max_size)
+        """Let ``connection`` take its transport over, and run the application for it."""
+        self.scope["state"] = dict(context.app_state)
+        peer = AsgiWebSocket(connection, self.key, server_state, context.max_size)
         peer.start(config.loaded_app, self.scope, self.rest)
 
 
-class AsgiPeer:
-    """Runs the application for one connection: the handshake, then its messages, or the handover.
+class AsgiWebSocket:
+    """Runs the application for one WebSocket: the handshake, then its messages, or the handover.
 
-    Gone when the application has returned.
+    Nothing refers to it any more when the application has returned.
     """
 
     __slots__ = (
@@ -89,24 +86,21 @@ class AsgiPeer:
         self._most = most
         self._key = key
         self._server_state = server_state
-        self._phase = _Phase.CONNECTING
-        self._connected = False  # whether the application has received the event that begins it all
-        self._message: frames.Frame | None = None  # received, and not yet by the application; reading is paused
+        self._phase = _WebSocketPhase.CONNECTING
+        self._connected = False  # whether the application has received websocket.connect
+        self._message: frames.Frame | None = None  # not received by the application yet; reading is paused
         self._code: int | None = None  # close code, once the connection is closed
-        self._news: asyncio.Event | None = None  # set when there is a message or a code; made by who waits
+        self._news: asyncio.Event | None = None  # set when there is a message or a code; made by the call that waits
         self._room: asyncio.Event | None = None  # set when the connection is no longer full
-        self._start: Event = {}  # the beginning of a refusal; valid in Phase.REFUSING
+        self._start: Event = {}  # of the refusal; valid while REFUSING
         self._body = b""  # of the refusal, so far
         self._task: asyncio.Task[None] | None = None
 
     def start(self, app: Application, scope: Event, rest: bytes) -> None:
-        """Begin with the connection, and run the application as one of the server's tasks."""
+        """Take the connection over, and run the application as one of the server's tasks."""
         scope["extensions"] = {"websocket.http.response": {}, FANOUT: self.hand_over}
         self._connection.start(self, rest)
-        tasks = self._server_state.tasks
-        self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
-        tasks.add(self._task)
-        self._task.add_done_callback(tasks.discard)
+        self._task = asgi.start(self._server_state.tasks, self._run(app, scope))
 
     async def _run(self, app: Application, scope: Event) -> None:
         try:
@@ -115,34 +109,34 @@ class AsgiPeer:
             pass
         except Exception:
             _logger.exception("Exception in ASGI application")
-            self._finish(_INTERNAL_ERROR)
+            self._finish(CloseCode.INTERNAL_ERROR)
         except BaseException:
-            self._finish(_INTERNAL_ERROR)
+            self._finish(CloseCode.INTERNAL_ERROR)
             raise
         else:
-            if self._phase in (_Phase.CONNECTING, _Phase.REFUSING):
+            if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING):
                 _logger.error("ASGI application returned without answering the handshake")
-            self._finish(_NORMAL)
+            self._finish(CloseCode.NORMAL)
 
     def _finish(self, code: int) -> None:
-        """End whatever the application has left open, but what it has handed over only for an error."""
-        if self._phase in (_Phase.CONNECTING, _Phase.REFUSING):
+        """End what the application has left open; what it has handed over, only after an error."""
+        if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING):
             self._refuse(500)
-        elif self._phase is _Phase.OPEN or code != _NORMAL:
+        elif self._phase is _WebSocketPhase.OPEN or code != CloseCode.NORMAL:
             self._connection.close(code, "")
-        self._phase = _Phase.ENDED
+        self._phase = _WebSocketPhase.ENDED
 
     # The extension.
 
     def hand_over(self, peer: Peer, heartbeat: Heartbeat | None = None) -> Writer:
-        """Hand the connection over to ``peer``: the :class:`~app.core.ports.Handover`.
+        """Hand the connection over to ``peer``; this is the :class:`~app.core.ports.Handover`.
 
         Raises RuntimeError unless called once, after ``websocket.accept``.
         """
-        if self._phase is not _Phase.OPEN:
-            msg = "a connection is handed over once, after websocket.accept"
+        if self._phase is not _WebSocketPhase.OPEN:
+            msg = "a connection can be handed over once, after websocket.accept"
             raise RuntimeError(msg)
-        self._phase = _Phase.DETACHED
+        self._phase = _WebSocketPhase.DETACHED
         if not self._connection.hand_over(peer, self._message, heartbeat) and self._code is not None:
             asyncio.get_running_loop().call_soon(peer.closed, self._code)
         return self._connection
@@ -150,7 +144,7 @@ class AsgiPeer:
     # What the application calls.
 
     async def receive(self) -> Event:
-        """Return the next event; after the end, the disconnection again and again."""
+        """Return the next event; after the end, always ``websocket.disconnect``."""
         if not self._connected:
             self._connected = True
             return {"type": "websocket.connect"}
@@ -163,14 +157,14 @@ class AsgiPeer:
             await self._news.wait()
         opcode, data = self._message
         self._message = self._news = None
-        # Not at once: a close that stands behind the message would be answered before the message is.
+        # Later: a close behind the message would otherwise be answered before the message is.
         asyncio.get_running_loop().call_soon(self._read_on)
         if opcode == frames.TEXT:
             return {"type": "websocket.receive", "text": data.decode()}
         return {"type": "websocket.receive", "bytes": data}
 
     async def send(self, event: Event) -> None:
-        """Take an event of the application; returns when the connection has room for more.
+        """Take an event of the application; return when the connection has room for it.
 
         Raises :class:`DisconnectedError` (an OSError) when the connection is gone, and RuntimeError
         for an event out of order.
@@ -179,7 +173,7 @@ class AsgiPeer:
             if self._room is None:
                 self._room = asyncio.Event()
             await self._room.wait()
-        if self._code is not None and self._phase is not _Phase.ENDED:
+        if self._code is not None and self._phase is not _WebSocketPhase.ENDED:
             raise DisconnectedError
         handler = self._handlers[self._phase].get(event["type"])
         if handler is None:
@@ -190,27 +184,27 @@ class AsgiPeer:
     def _accept(self, event: Event) -> None:
         headers = [*self._server_state.default_headers, *event.get("headers", ())]
         self._connection.accept(handshake.switching(self._key, headers, event.get("subprotocol")))
-        self._phase = _Phase.OPEN
+        self._phase = _WebSocketPhase.OPEN
 
     def _send(self, event: Event) -> None:
         data, text = event.get("bytes"), event.get("text")
         if data is not None:
             self._connection.write(frames.frame(frames.BINARY, bytes(data)))
         elif text is not None:
-            self._connection.write(frames.frame(frames.TEXT, text.encode()))
+            self._connection.write(frames.text_frame(text.encode()))
         else:
             msg = "websocket.send needs bytes or text"
             raise RuntimeError(msg)
 
     def _close(self, event: Event) -> None:
-        self._connection.close(event.get("code", _NORMAL), event.get("reason") or "")
-        self._phase = _Phase.ENDED
+        self._connection.close(event.get("code", CloseCode.NORMAL), event.get("reason") or "")
+        self._phase = _WebSocketPhase.ENDED
 
     def _refuse_as_forbidden(self, event: Event) -> None:  # noqa: ARG002 — a handler like the others
         self._refuse(403)
 
     def _refuse(self, status: int) -> None:
-        self._phase = _Phase.ENDED
+        self._phase = _WebSocketPhase.ENDED
         self._connection.refuse(handshake.text_response(status, self._server_state.default_headers))
 
     def _begin_refusal(self, event: Event) -> None:
@@ -218,46 +212,46 @@ class AsgiPeer:
             msg = f"{event['status']} is not the status of a refusal"
             raise RuntimeError(msg)
         self._start = event
-        self._phase = _Phase.REFUSING
+        self._phase = _WebSocketPhase.REFUSING
 
     def _continue_refusal(self, event: Event) -> None:
         self._body += event.get("body", b"")
         if not event.get("more_body", False):
             headers = [*self._server_state.default_headers, *self._start.get("headers", ())]
             self._connection.refuse(handshake.response(self._start["status"], headers, self._body))
-            self._phase = _Phase.ENDED
+            self._phase = _WebSocketPhase.ENDED
 
-    _handlers: ClassVar[dict[_Phase, dict[str, Callable[[AsgiPeer, Event], None]]]] = {
-        _Phase.CONNECTING: {
+    _handlers: ClassVar[dict[_WebSocketPhase, dict[str, Callable[[AsgiWebSocket, Event], None]]]] = {
+        _WebSocketPhase.CONNECTING: {
             "websocket.accept": _accept,
             "websocket.close": _refuse_as_forbidden,
             "websocket.http.response.start": _begin_refusal,
         },
-        _Phase.REFUSING: {"websocket.http.response.body": _continue_refusal},
-        _Phase.OPEN: {"websocket.send": _send, "websocket.close": _close},
-        _Phase.DETACHED: {},
-        _Phase.ENDED: {},
+        _WebSocketPhase.REFUSING: {"websocket.http.response.body": _continue_refusal},
+        _WebSocketPhase.OPEN: {"websocket.send": _send, "websocket.close": _close},
+        _WebSocketPhase.DETACHED: {},
+        _WebSocketPhase.ENDED: {},
     }
-    """What is taken from the application, and when."""
+    """The events that the application may send in each phase."""
 
     # What the connection calls.
 
     def received(self, data: bytes, *, text: bool) -> None:
-        """Keep one message, and take no other before the application has this one."""
+        """Keep one message, and pause reading until the application has received it."""
         self._message = (frames.TEXT if text else frames.BINARY), data
         self._connection.pause()
         self._wake(self._news)
 
     def max_size(self) -> int:
-        """Return what the server takes."""
+        """Return the server's bound."""
         return self._most
 
     def _read_on(self) -> None:
-        if self._message is None and self._phase is _Phase.OPEN:
+        if self._message is None and self._phase is _WebSocketPhase.OPEN:
             self._connection.resume()
 
     def full(self) -> None:
-        """Let the application wait at its next :meth:`send`."""
+        """Do nothing: :meth:`send` waits by itself."""
 
     def writable(self) -> None:
         """Let the application send again."""
@@ -265,10 +259,10 @@ class AsgiPeer:
         self._wake(room)
 
     def closed(self, code: int) -> None:
-        """Let the application know; one that has not answered the handshake is cancelled."""
+        """Tell the application; cancel it if it has not answered the handshake."""
         self._code = code
-        if self._phase in (_Phase.CONNECTING, _Phase.REFUSING) and self._task is not None:
-            self._phase = _Phase.ENDED
+        if self._phase in (_WebSocketPhase.CONNECTING, _WebSocketPhase.REFUSING) and self._task is not None:
+            self._phase = _WebSocketPhase.ENDED
             self._task.cancel()
         self._wake(self._news)
         self._wake(self._room)

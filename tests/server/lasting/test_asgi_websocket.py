@@ -171,7 +171,7 @@ def test_little_is_read_ahead_of_an_application_that_does_not_receive() -> None:
         assert wire.read_frame() == (PONG, b"still there?")
         wire.send(frame(TEXT, b"x" * 1000) * 300)
         connection = server.connections[0]
-        wait_for(lambda: not connection._transport.is_reading())  # noqa: SLF001 — not visible from outside
+        wait_for(lambda: not connection.is_reading)
         assert received == [1]
         server.call(work.set)
         wire.send(close(1000))

@@ -1,0 +1,62 @@
+"""What all connections of one server share: uvicorn's state, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self, cast
+
+import uvicorn.server
+from uvicorn.config import Config
+
+from app.server.http.fast_push import FastPush
+from app.server.http.forwarded import TrustedProxies
+from app.server.lasting.limits import Timeouts
+from app.server.lasting.link_context import LinkContext
+from app.server.lasting.websocket import WebSocketProtocol
+
+
+class ServerState(uvicorn.server.ServerState):
+    """uvicorn's state of a server, with what its connections share beside it."""
+
+    links: LinkContext
+    """Valid once begun, as all else here."""
+
+    websocket_class: type[WebSocketProtocol]
+    """The configuration's, or ours where that is another server's: only ours takes connections over."""
+
+    proxies: TrustedProxies
+    """Whose word on the client of a request is taken."""
+
+    @classmethod
+    def of(cls, state: uvicorn.server.ServerState, config: Config, app_state: Mapping[str, Any]) -> Self:
+        """Return a server's state as one of this class.
+
+        Our server has made one. uvicorn's own has no setting for the class of its state: its first connection sets
+        the class.
+        """
+        if not isinstance(state, cls):
+            state.__class__ = cls
+            state = cast("Self", state)
+            state.begin(config, app_state)
+        return state
+
+    def begin(self, config: Config, app_state: Mapping[str, Any]) -> None:
+        """Make what connections share, in the server's event loop; ``app_state`` is the lifespan's."""
+        given = config.ws_protocol_class
+        kind = given if isinstance(given, type) and issubclass(given, WebSocketProtocol) else WebSocketProtocol
+        timeouts = Timeouts(
+            config.ws_ping_interval or None,
+            config.ws_ping_timeout or None,
+            handshake=kind.handshake_timeout,
+            closing=kind.closing_timeout,
+        )
+        self._config = config
+        self.websocket_class = kind
+        self.proxies = TrustedProxies.of(config)
+        self.links = LinkContext(self.connections, app_state, timeouts, config.ws_max_size)
+
+    @cached_property
+    def fast_push(self) -> FastPush | None:
+        """What passes whole pushes to the application; None where none are. Made with the first connection."""
+        return FastPush.of(self._config, self.links.app_state, self.proxies)

@@ -1,0 +1,106 @@
+"""Servers as processes: started as a group on a free port, waited for until they answer, and ended to the last one.
+
+Tests, benchmarks and load tests start all servers with these, but for PostgreSQL (``tests/support/postgres``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).parents[2]
+
+START_SECONDS = 20.0
+END_SECONDS = 20.0
+
+_ANSWER_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+Output = int | IO[bytes] | IO[str]
+
+
+def free_port() -> int:
+    """Return a free TCP port, below those that systems give to outgoing connections: it stays free in a restart.
+
+    A client that retries a closed port of the other kind can even connect to itself. Not ``random``: seeded test
+    processes that run side by side would choose the same.
+    """
+    while True:
+        port = 12_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def launch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdout: Output,
+    stderr: Output | None,
+    encoding: str | None = None,
+) -> subprocess.Popen[Any]:
+    """Start a server in a process group of its own, apart from Ctrl-C; pipes are text where there is an encoding."""
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        encoding=encoding,
+        errors="backslashreplace" if encoding else None,
+    )
+
+
+def status(port: int, path: str) -> int | None:
+    """Return the status that a GET is answered with; None without an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def wait_answer(
+    process: subprocess.Popen[Any], port: int, path: str, *, seconds: float = START_SECONDS, any_status: bool = False
+) -> bool:
+    """Return True when the server answers 200; False when it has ended, or has not answered within ``seconds``.
+
+    With ``any_status``, whatever it answers will do.
+    """
+    deadline = time.monotonic() + seconds
+    while (answer := status(port, path)) is None or not (any_status or answer == HTTPStatus.OK):
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def end(process: subprocess.Popen[Any], *, seconds: float = END_SECONDS) -> None:
+    """Send SIGTERM, wait up to ``seconds``, and kill what is left of the group."""
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    kill(process)
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill whatever is left of the group; harmless when nothing is."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
