@@ -143,7 +143,7 @@ def test_a_familys_route_matches_its_names_alone(abide: Abide, path: str, expect
     assert child.get("path_params") == (None if expected is None else {"room": expected})
 
 
-def test_paths_are_found_by_name(abide: Abide) -> None:
+def test_paths_are_found_by_their_routes_names(abide: Abide) -> None:
     """Application knows the path of each route by its name, and of no other."""
     assert abide.url_path_for("push:orders") == "/push/orders"
     assert abide.url_path_for("history:chat.{room}", room="42") == "/chat.42/history"
@@ -332,7 +332,7 @@ def user() -> str:
     return "walter"
 
 
-def test_dependencies_of_routes_are_overridden(abide: Abide) -> None:
+def test_dependencies_are_overridden_as_in_any_application(abide: Abide) -> None:
     """Dependencies of somebody's routes are replaced for tests as in any application of FastAPI."""
 
     async def whoami(name: Annotated[str, Depends(user)]) -> str:
@@ -360,7 +360,7 @@ def test_the_document_has_channels_pages_and_what_was_added(abide: Abide) -> Non
 # Middleware.
 
 
-def test_added_middleware_sees_everything(abide: Abide) -> None:
+def test_middleware_sees_every_request_and_socket(abide: Abide) -> None:
     """Middleware that was added sees pushes, reads, events and sockets, and what is answered."""
     seen: list[tuple[str, str]] = []
     abide.add_middleware(Seen, seen=seen)
