@@ -11,7 +11,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.bus.backend import Backend, Retention
+from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.bus.postgres import PostgresBackend
@@ -37,8 +37,7 @@ from app.web.documents.lazy_document import Object
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.publish import in_process
-from app.web.publish.push import stored
-from app.web.routes import Edge, Routes
+from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
@@ -75,7 +74,7 @@ class Service:
             self._settings.registry,
             meter=tracing.meter(self._metrics) if tracing else self._metrics,
         )
-        self._health = Health(self._bus.health, self._config_state)
+        self._health = Health(self._backend_health, self._config_state)
         self.is_running = False
         """Whether what is published reaches anybody."""
         self.was_started = False
@@ -111,14 +110,14 @@ class Service:
     async def publish(self, channel: str, data: object, key: str | None) -> str:
         """Publish one message, as :meth:`app.main.Abide.publish` says."""
         if not self.is_running:
-            msg = "Abide is not started: publish within its lifespan, as in FastAPI(lifespan=abide.lifespan)"
-            raise RuntimeError(msg)
-        record = await in_process.record(self._settings.registry, channel, data, key)
-        (outcome,) = await self._publisher.publish([record])
-        return str(stored(outcome).position)
+            raise RuntimeError(NOT_STARTED)
+        return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
         return self._settings.registry.history(channel)
+
+    async def _backend_health(self) -> BackendHealth:
+        return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
 
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)

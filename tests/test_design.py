@@ -14,7 +14,6 @@ from websockets.sync.client import connect
 
 from app.config import Environment
 from app.main import Abide
-from app.web.edge.access import AccessLog
 from tests.support.local import LocalServer
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +64,7 @@ def test_a_message_takes_the_way_that_is_written(tmp_path: Path) -> None:
     """Walk's files run when a message is pushed, one after the other in its order."""
     config = tmp_path / "channels.yaml"
     config.write_text("channels: {news: {publish: anyone}}")
-    application = AccessLog(Abide(Environment.read({"CHANNELS_CONFIG": str(config)})))
+    application = Abide(Environment.read({"CHANNELS_CONFIG": str(config)}))
     ran: list[str] = []
 
     def note(frame: FrameType, event: str, _: Any) -> None:  # noqa: ANN401 — any object

@@ -44,6 +44,8 @@ _LONGEST_PATH = 300
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """What a request may be at all."""
 
+NOT_STARTED = "Abide is not started: give its lifespan to your application, as in FastAPI(lifespan=abide.lifespan)"
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
@@ -220,8 +222,7 @@ def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> N
 async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
-    msg = "Abide is not started: give its lifespan to the application, as in FastAPI(lifespan=abide.lifespan)"
-    await ProblemResponse.of(UnavailableError(msg))(scope, receive, send)
+    await ProblemResponse.of(UnavailableError(NOT_STARTED))(scope, receive, send)
 
 
 def _not_taken(route: AnyRoute, scope: Scope) -> ProblemResponse:
