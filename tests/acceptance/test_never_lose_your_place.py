@@ -165,6 +165,6 @@ def test_no_position_is_judged_before_its_log_was_reached(database_url: str) -> 
     """History asks to try again while the log's epoch is unknown, by which every position would seem foreign."""
     nowhere = f"postgresql://127.0.0.1:{free_port()}/nowhere"
     with Server(channels=CHANNELS, env={"DATABASE_URL": database_url, "DIRECT_DATABASE_URL": nowhere}) as server:
-        answer = httpx.get(f"{server.url}/long/history?since=some:1")
+        answer = httpx.get(f"{server.url}/long/history?since=some:1", timeout=20)  # it waits for the log first
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "1"
