@@ -23,9 +23,16 @@ class DirectPush:
         self._in_force = in_force
 
     def parse(self, head: RequestHead) -> PushHead | None:
-        """Return what a push's request head says; None of another request."""
+        """Return what a push's request head says; None of another request.
+
+        A path that no channel has may be that of a route that somebody has added: ASGI finds out.
+        """
         path = within(self._root_path, head.target.path)
-        return None if path is None or not is_push(path) else PushHead.of(path, head.headers)
+        if path is None or not is_push(path):
+            return None
+        push, _ = self._in_force()
+        parsed = PushHead.of(path, head.headers)
+        return parsed if parsed.channel is None or push.knows(parsed.channel) else None
 
     def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
         """Decide a push and ``answer`` it later, once; log its line."""
