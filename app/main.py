@@ -1,72 +1,188 @@
-"""The composition root: builds bus, hub and routes from the settings, and swaps them on reload."""
+"""The application: FastAPI, with the channels of one channels.yaml."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from starlette.datastructures import URLPath
+from starlette.routing import BaseRoute, Match, Mount, NoMatchFound
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, telemetry
-from app.bus.backend import Backend, Retention
-from app.bus.bus import Bus
-from app.bus.memory import MemoryBackend
-from app.bus.postgres import PostgresBackend
-from app.config import (
-    RESTART_NEEDED,
-    ConfigError,
-    Environment,
-    Settings,
-    check_deployment,
-    differences,
-    first_of,
-    load,
-    watch,
-)
-from app.core import turns
-from app.core.channel import HistoryWindow, Registry
-from app.core.delivery.hub import Hub
-from app.core.intake import BoundedIntake
-from app.core.ports import DIRECT, INTAKE, METER, Meter, Publisher
-from app.telemetry.counts import Count, Counts
-from app.telemetry.metrics import Metrics
+from app.config import Environment
+from app.core.ports import DIRECT, FANOUT
+from app.service import Service
+from app.web.documents.openapi import DESCRIPTION, SERVERS, SUMMARY, merged
 from app.web.edge.access import AccessLog
-from app.web.edge.auth import Authenticator
-from app.web.edge.cors import Cors
-from app.web.edge.prefix import Prefix
-from app.web.operate.health import ConfigState, Health
+from app.web.edge.prefix import Prefix, enter
 from app.web.publish.direct_push import DirectPush
-from app.web.publish.push import Push
-from app.web.routes import Edge, Routes
+from app.web.routes import Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
 
-_NAMES_SECONDS = 10
-"""How long it is remembered at most which family a name belongs to."""
+_ROUTES = "abide.routes"
+"""The key of a scope under which its :class:`~app.web.routes.Routes` are: one request has the same to its end."""
+
+_ASKED = "abide.path"
+"""The key of a scope under which the path is that its routes were first asked for."""
 
 _log = structlog.get_logger("app")
 
 
-def create_app() -> ASGIApp:
-    """Make the ASGI application that a worker serves, from the process's environment.
+def create_app() -> Abide:
+    """Make the application that a worker serves, from the process's environment.
 
     Raises :class:`~app.config.ConfigError`; ``abide serve`` has checked before.
     """
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
-    tracing = _tracing(environment)
-    abide = Abide(environment, tracing)
-    app = AccessLog(Prefix(abide, environment.root_path) if environment.root_path else abide)
-    if tracing:  # spans are made around ASGI requests alone
-        return tracing.app(app)
-    abide.direct = DirectPush(app, environment.root_path, abide.pushes)
-    return app
+    return Abide(environment)
+
+
+class Abide(FastAPI):
+    """Channels as a FastAPI application; routes, middleware and handlers of one's own are added as to any other.
+
+    ``routes`` begins with one :class:`starlette.routing.Mount` that has those of the channels and the pages; what is
+    added comes after it. Served by itself it starts with the server. Mounted in another application it starts with
+    that, by its :meth:`lifespan`.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._start_over()
+        super().__init__(
+            title="Abide",
+            version=__version__,
+            summary=SUMMARY,
+            description=DESCRIPTION,
+            servers=SERVERS,
+            openapi_url=None,  # and so no page of FastAPI's: ours are app/web/operate/operators.py
+            lifespan=self.lifespan,
+        )
+        served = _Served(lambda: self._service.routes)
+        self.router.routes.append(served)
+        self.router.default = served.nothing
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[dict[str, Any]]:  # noqa: ARG002 — FastAPI's signature
+        """Start, and stop at the end: the lifespan of this application, or of one that it is mounted in.
+
+        ``FastAPI(lifespan=abide.lifespan)``; a lifespan of one's own enters it, and yields what it yields, with more
+        if need be. Raises RuntimeError where it is started already.
+        """
+        if self._service.is_running:
+            msg = "Abide is started already: one lifespan is enough"
+            raise RuntimeError(msg)
+        if self._service.was_started:
+            self._start_over()
+        async with self._service.running() as state:
+            # Spans are made around ASGI requests alone, and middleware sees nothing else.
+            is_direct = self._tracing is None and not self.user_middleware
+            direct = DirectPush(self, self._environment.root_path, lambda: self._service.routes.pushes)
+            yield {**state, DIRECT: direct} if is_direct else state
+
+    async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:
+        """Publish one message from within the process; return its position, when it is stored.
+
+        ``data`` is what the json module writes; ``key`` is an idempotency key. Policies say who may publish from
+        outside, and are not asked.
+
+        Raises RuntimeError where the application is not started, and what a push would be refused with:
+        :class:`~app.core.errors.UnknownChannelError`, :class:`~app.core.errors.MalformedError`,
+        :class:`~app.core.errors.TooLargeError`, :class:`~app.core.errors.KeyReusedError` and
+        :class:`~app.core.errors.UnavailableError`, all of them :class:`~app.core.errors.AbideError`.
+        """
+        return await self._service.publish(channel, data, key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the lifespan, one request or one WebSocket."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        scope[_ROUTES] = self._service.routes
+        enter(self._environment.root_path, scope)
+        if FANOUT in scope.get("extensions", ()) and (self.user_middleware or not _is_of_the_server(scope, send)):
+            scope["extensions"] = {name: value for name, value in scope["extensions"].items() if name != FANOUT}
+        await self._edge(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document: the channels, the pages, and what was added."""
+        return merged(self._service.routes.pages.openapi(), super().openapi())
+
+    def _start_over(self) -> None:
+        """Make what a start needs: it runs once."""
+        self._tracing = _tracing(self._environment)
+        self._service = Service(
+            self._environment,
+            self._tracing,
+            openapi=lambda: self.openapi(),  # noqa: PLW0108 — somebody may set another, as FastAPI's manual says
+            otherwise=self._through_fastapi,
+        )
+        app: ASGIApp = self._serve
+        if self._environment.root_path:
+            app = Prefix(app, self._environment.root_path)
+        app = AccessLog(app)
+        self._edge = self._tracing.app(app) if self._tracing else app
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let FastAPI serve what no channel takes, and everything where somebody has added middleware to see it."""
+        routes: Routes = scope[_ROUTES]
+        await (routes.behind_middleware if self.user_middleware else routes)(scope, receive, send)
+
+    async def _through_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
+
+
+class _Served(Mount):
+    """The channels and the pages as one route of the application: those that are in force when a request comes."""
+
+    def __init__(self, in_force: Callable[[], Routes]) -> None:
+        super().__init__("", app=self.handle, name="abide")
+        self._in_force = in_force
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """All of them, to look at."""
+        return list(self._in_force())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match as the route does that the path is of."""
+        if scope["type"] not in {"http", "websocket"}:
+            return Match.NONE, {}
+        # FastAPI asks again, with a slash more or less, to redirect: ours have one path each.
+        if scope.setdefault(_ASKED, scope["path"]) != scope["path"]:
+            return Match.NONE, {}
+        return self._of(scope).matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that matches."""
+        await self._of(scope).handle(scope, receive, send)
+
+    async def nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request that no route matches, of whomever."""
+        await self._of(scope).nothing(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:  # noqa: ANN401 — Starlette's own
+        """Return the path of a channel's or a page's route."""
+        routes = self._in_force()
+        with contextlib.suppress(NoMatchFound):
+            return routes.channels.url_path_for(name, **path_params)
+        return routes.pages.url_path_for(name, **path_params)
+
+    def _of(self, scope: Scope) -> Routes:
+        routes: Routes | None = scope.get(_ROUTES)
+        return routes or self._in_force()
+
+
+def _is_of_the_server(scope: Scope, send: Send) -> bool:
+    """Whether a connection can be handed over: only where nothing around the application wants to see what it sends."""
+    return getattr(send, "__self__", None) is getattr(scope["extensions"][FANOUT], "__self__", scope)
 
 
 def _tracing(environment: Environment) -> Tracing | None:
@@ -79,167 +195,3 @@ def _tracing(environment: Environment) -> Tracing | None:
         _log.warning("tracing_off", detail=f"install the extra 'tracing' to send spans: {error}")
         return None
     return Tracing()
-
-
-def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
-    if settings.backend_kind == "memory":
-        return MemoryBackend(retention)
-    return PostgresBackend(
-        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline, meter=meter
-    )
-
-
-class Abide:
-    """The application: the routes of the settings in force, behind one reference."""
-
-    def __init__(self, environment: Environment, tracing: Tracing | None = None) -> None:
-        self._environment = environment
-        self._settings = load(environment)
-        check_deployment(environment, self._settings)
-        self._config_error: str | None = None
-        self._metrics = Metrics(_declared_by(self._settings.registry))
-        self._counts = Counts()
-        self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
-        self._intake = BoundedIntake()
-        self._tracing = tracing
-        self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
-        self._hub = Hub(
-            tracing.source(self._bus) if tracing else self._bus,
-            self._settings.registry,
-            meter=tracing.meter(self._metrics) if tracing else self._metrics,
-        )
-        self._health = Health(self._bus.health, self._config_state)
-        self._routes = self._build(self._settings, self._authenticator(self._settings))
-        self._lifespan_app = Starlette(lifespan=self._lifespan)
-        self.direct: DirectPush | None = None
-        """What the server may pass pushes to that have arrived whole; None where they all come by ASGI."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or connection by the routes that are in force now."""
-        app = self._lifespan_app if scope["type"] == "lifespan" else self._routes
-        await app(scope, receive, send)
-
-    def pushes(self) -> tuple[Push, Cors]:
-        """Return who decides pushes by the settings that are in force now."""
-        return self._routes.push, self._routes.cors
-
-    def _history(self, channel: str) -> HistoryWindow:
-        return self._settings.registry.history(channel)
-
-    def _config_state(self) -> ConfigState:
-        return ConfigState(hash=self._settings.digest, error=self._config_error)
-
-    def _authenticator(self, settings: Settings) -> Authenticator:
-        return Authenticator(
-            settings.keys, settings.origins, settings.operators, on_loopback=self._environment.on_loopback
-        )
-
-    def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
-        return Routes(
-            Edge(
-                registry=settings.registry,
-                authenticator=authenticator,
-                publisher=self._publisher,
-                source=self._bus,
-                hub=self._hub,
-                health=self._health,
-                meter=self._metrics,
-                metrics=None if self._environment.metrics_port else self._metrics.exposition,
-                version=__version__,
-                console=settings.console,
-                intake=self._intake,
-                count_all=self._count_all,
-                root_path=self._environment.root_path,
-            )
-        )
-
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[dict[str, Any]]:
-        _warn(self._settings.warnings)
-        self._metrics.declare(_names(self._settings))
-        async with self._bus.running():
-            tasks = [
-                asyncio.create_task(self._watch(), name="watch-config"),
-                asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
-                asyncio.create_task(self._forget_names(), name="forget-names"),
-                asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
-            ]
-            _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
-            yield {INTAKE: self._intake, METER: self._metrics} | ({DIRECT: self.direct} if self.direct else {})
-            for task in tasks:
-                task.cancel()
-            await self._sample()
-        self._metrics.flush()
-        if self._tracing:
-            await asyncio.to_thread(self._tracing.close)
-
-    async def _watch(self) -> None:
-        async for change in watch(self._environment, self._settings.digest):
-            if isinstance(change, ConfigError):
-                problems = change.summary()
-                self._config_error = "\n".join(problems)
-                self._metrics.config_ok = False
-                _log.error("config_refused", problems=problems, serving=self._settings.digest)
-            else:
-                await self._apply(change)
-
-    async def _forget_names(self) -> None:
-        """Keep nothing of names that were used once."""
-        while True:
-            await asyncio.sleep(_NAMES_SECONDS)
-            self._settings.registry.forget_names()
-
-    async def _count_all(self) -> Mapping[str, Count]:
-        self._counts.tell(self._hub.counts())
-        return await asyncio.to_thread(self._counts.of_all)
-
-    async def _sample(self) -> None:
-        """Tell the metrics what is looked at, not counted."""
-        self._metrics.sample(
-            self._hub.subscribers,
-            slow=len(self._hub.slow),
-            lag=max((subscription.lag for subscription in self._hub.slow), default=0),
-            backend_ok=(await self._bus.health()).ok,
-        )
-
-    async def _apply(self, settings: Settings) -> None:
-        """Serve other settings from one moment to the next; what that costs besides comes in turns, or in a thread."""
-        authenticator = self._authenticator(settings)
-        # May fail, and then nothing has changed.
-        routes = await asyncio.to_thread(self._build, settings, authenticator)
-        changes = await asyncio.to_thread(differences, self._settings, settings)
-        before, self._settings, self._routes, self._config_error = self._settings, settings, routes, None
-        self._metrics.config_ok = True
-        await self._metrics.rename(_declared_by(settings.registry))
-        await self._hub.apply(settings.registry, authenticator.judge)
-        names = await asyncio.to_thread(_new, _names(settings), _names(before))
-        await turns.each(names, lambda name: self._metrics.declare((name,)))
-        _log.info("config_applied", config=settings.digest, **changes._asdict())
-        _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
-        if settings.needs_restart_from(before):
-            _log.warning("restart_needed", detail=RESTART_NEEDED)
-
-
-def _declared_by(registry: Registry) -> Callable[[str], str | None]:
-    """Return what finds the declared name that a channel's name stands for."""
-
-    def declared(name: str) -> str | None:
-        channel = registry.get(name)
-        return None if channel is None else channel.name
-
-    return declared
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    for warning in first_of(warnings):
-        _log.warning("config_warning", detail=warning)
-
-
-def _names(settings: Settings) -> Iterator[str]:
-    return (channel.name for channel in settings.registry.channels)
-
-
-def _new(texts: Iterable[str], before: Iterable[str]) -> list[str]:
-    """Return the texts that were not there before."""
-    known = set(before)
-    return [text for text in texts if text not in known]

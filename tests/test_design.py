@@ -1,4 +1,4 @@
-"""The pages of the design are true to the tree, and the way of a message to what the server does."""
+"""The pages are true to the tree, and the way of a message to what the server does."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from websockets.sync.client import connect
 
 from app.config import Environment
 from app.main import Abide
-from app.web.edge.access import AccessLog
 from tests.support.local import LocalServer
 
 ROOT = Path(__file__).parents[1]
 APP = ROOT / "app"
 DESIGN = ROOT / "docs/design"
-PAGES = sorted(DESIGN.glob("*.md"))
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "README.md"]
 OVERVIEW = (DESIGN / "README.md").read_text(encoding="utf-8")
 
 PATH = re.compile(r"\b(?:app|tests|docs|config)/[\w./-]*\w\.[a-z]+|\bapp/[\w/]*\w/(?!\w)")
@@ -39,10 +38,10 @@ def stops() -> list[list[str]]:
     return [PATH.findall(item) for item in (*items[:-1], last)]
 
 
-@pytest.mark.parametrize("page", [page.name for page in PAGES])
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
 def test_every_path_of_a_page_exists(page: str) -> None:
-    """Pages of the design name files and folders that exist."""
-    named = PATH.findall((DESIGN / page).read_text(encoding="utf-8"))
+    """Pages name files and folders that exist."""
+    named = PATH.findall((ROOT / page).read_text(encoding="utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
@@ -65,7 +64,7 @@ def test_a_message_takes_the_way_that_is_written(tmp_path: Path) -> None:
     """Walk's files run when a message is pushed, one after the other in its order."""
     config = tmp_path / "channels.yaml"
     config.write_text("channels: {news: {publish: anyone}}")
-    application = AccessLog(Abide(Environment.read({"CHANNELS_CONFIG": str(config)})))
+    application = Abide(Environment.read({"CHANNELS_CONFIG": str(config)}))
     ran: list[str] = []
 
     def note(frame: FrameType, event: str, _: Any) -> None:  # noqa: ANN401 — any object

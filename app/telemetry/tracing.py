@@ -60,7 +60,7 @@ class Tracing:
         """Return an ASGI application whose pushes are spans, children of their ``traceparent``."""
 
         async def traced(scope: _Event, receive: _Receive, send: _Send) -> None:
-            if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/push"):
+            if scope["type"] != "http" or scope["method"] != "POST" or not _path(scope).startswith("/push"):
                 await app(scope, receive, send)
                 return
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -94,6 +94,11 @@ class Tracing:
         closing = Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         closing.start()
         closing.join(_PATIENCE)
+
+
+def _path(scope: _Event) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 @dataclass(slots=True)

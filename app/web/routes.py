@@ -1,30 +1,29 @@
-"""The routes of one channels.yaml.
+"""What one channels.yaml makes the application serve.
 
-One route serves all channels: a router asks its routes one after the other, the registry finds a
-name at once. The documents (``openapi``, ``asyncapi``) show each channel by itself.
-
-A reload builds all of them anew and swaps the whole in one assignment (``app/main.py``): no
-request ever sees half of a change.
+A reload builds all of it anew and swaps the whole in one assignment (``app/service.py``): no request ever sees half
+of a change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.channel import Registry
 from app.core.delivery.hub import Hub
-from app.core.errors import AbideError, MalformedError, UnknownChannelError
+from app.core.errors import AbideError, MalformedError, UnavailableError, UnknownChannelError
 from app.core.intake import BoundedIntake
 from app.core.ports import Meter, Publisher, Source
+from app.web.channel_routes import EVENTS, PUSH, READ, AnyRoute, ChannelRoutes, takes
 from app.web.documents import asyncapi
-from app.web.documents.lazy_document import Document
+from app.web.documents.lazy_document import Document, Object
 from app.web.documents.openapi import Documented
 from app.web.edge.auth import Authenticator
 from app.web.edge.cors import Cors
@@ -36,14 +35,17 @@ from app.web.operate.operators import add_operators_routes
 from app.web.operate.pages import add_pages
 from app.web.publish.asgi_push import AsgiPush
 from app.web.publish.push import Push
-from app.web.publish.push_head import is_push
-from app.web.subscribe.reads import HISTORY, Reads
+from app.web.publish.push_head import NAMED
+from app.web.subscribe.reads import Reads
 from app.web.subscribe.websocket import Sockets
 
 _LONGEST_PATH = 300
 """Characters of a path that are looked at where nothing is: longer than any that a channel has."""
 
-_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""What a request may be at all."""
+
+NOT_STARTED = "Abide is not started: give its lifespan to your application, as in FastAPI(lifespan=abide.lifespan)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,51 +68,110 @@ class Edge:
     count_all: CountAll | None = None
     """Counts the subscriptions of all workers; None where this process is the only one."""
     root_path: str = ""
-    """What :class:`~app.web.edge.prefix.Prefix` has taken away."""
+    """What a proxy puts before every path, and keeps."""
+    is_running: Callable[[], bool] = lambda: True
+    """Whether what is published reaches anybody: from the application's start to its end."""
+    openapi: Callable[[], Object] | None = None
+    """Returns the OpenAPI document of the whole application; None where there is no more than these routes."""
+    otherwise: ASGIApp | None = None
+    """What serves a request that no channel takes, by way of FastAPI's middleware; None for :meth:`Routes.handle`."""
 
 
 class Routes:
-    """An ASGI application: pushes and sockets go straight to their handlers, the rest through FastAPI.
+    """An ASGI application: what is for a channel goes straight to its handler, the rest through FastAPI.
 
-    FastAPI knows the push routes too, for whoever uses them wrongly; but its middleware, routing and
-    dependencies cost several times what a push itself does.
+    FastAPI knows the channels too, for whoever lists them, adds middleware or uses them wrongly; but its middleware,
+    routing and dependencies cost several times what a push itself does.
     """
 
     def __init__(self, edge: Edge) -> None:
-        self.push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
-        """Who decides pushes."""
-        self._push = AsgiPush(self.push, edge.intake)
+        self._edge = edge
+        push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        self._push = AsgiPush(push, edge.intake)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.hub, edge.publisher, edge.intake)
-        self._reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
-        self.documented = _document(edge, self._push)
-        """The FastAPI application behind the rest; it has the OpenAPI document."""
+        reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
+        self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
+        self.pages = _pages(edge)
+        """The FastAPI application that has the pages, and the OpenAPI document."""
+        self._pages = _methods(self.pages)
+        self._otherwise = edge.otherwise or self.handle
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
-        """What serves HTTP, and knows what is added to answers."""
+        """Around everything that is HTTP."""
+        self._cors_behind = Cors(self._otherwise, edge.authenticator.origins)
+        self.pushes = push, self.cors
+        """What decides a push that goes past all this, and what adds to its answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""
+        await (self._dispatch if scope["type"] == "websocket" else self.cors)(scope, receive, send)
+
+    async def behind_middleware(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the same where there is middleware, which is to see everything: through FastAPI."""
+        await (self._otherwise if scope["type"] == "websocket" else self._cors_behind)(scope, receive, send)
+
+    def __iter__(self) -> Iterator[BaseRoute]:
+        """Go through the routes: those of the channels, then the pages."""
+        yield from self.channels
+        yield from self.pages.routes
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether a request is for a channel or a page, as a route does."""
+        route = self.channels.find(scope)
+        if route is not None:
+            return route.matches(scope)
+        methods = self._page(scope)
+        if methods is None:
+            return Match.NONE, {}
+        return (Match.FULL if scope["method"] in methods else Match.PARTIAL), {"endpoint": self.pages}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what is for a channel or a page, and refuse all else."""
+        app = self._find(scope)
+        if app is None:
+            route, methods = self.channels.find(scope), self._page(scope)
+            if route is not None:
+                app = _not_taken(route, scope)
+            else:
+                app = self.nothing if methods is None else _not_allowed(scope, methods)
+        await app(scope, receive, send)
+
+    async def nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say that nothing is here, of a channel that there is not as its handler does."""
+        path = get_route_path(scope)
         if scope["type"] == "websocket":
             await self._sockets(scope, receive, send)
+        elif path.startswith(NAMED):
+            app = self._push if scope["method"] == "POST" else _not_allowed(scope, PUSH.methods or ())
+            await app(scope, receive, send)
+        elif scope["method"] not in _METHODS:
+            await _not_allowed(scope, _METHODS)(scope, receive, send)
         else:
-            await self.cors(scope, receive, send)
+            await ProblemResponse.of(_nothing_here(path))(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["method"] == "POST" and is_push(path):
-            await self._push(scope, receive, send)
-        elif scope["method"] in {"GET", "HEAD"} and self._reads.knows(path):
-            await self._reads(scope, receive, send)
-        else:
-            await self.documented(scope, receive, send)
+        await (self._find(scope) or self._otherwise)(scope, receive, send)
+
+    def _find(self, scope: Scope) -> ASGIApp | None:
+        """Return what serves a request for a channel or a page."""
+        route = self.channels.find(scope)
+        if route is None:
+            methods = self._page(scope)
+            return self.pages if methods is not None and scope["method"] in methods else None
+        if not takes(route, scope):
+            return None
+        return route.app if self._edge.is_running() else _not_started
+
+    def _page(self, scope: Scope) -> set[str] | None:
+        """Return the methods that a page takes; None where there is no page."""
+        return self._pages.get(get_route_path(scope)) if scope["type"] == "http" else None
 
 
-def _document(edge: Edge, push: AsgiPush) -> FastAPI:
-    """Register the routes that FastAPI serves."""
+def _pages(edge: Edge) -> Documented:
+    """Return the application of the pages: they are few, and FastAPI documents them."""
     app = Documented(
         edge.registry.channels,
         title="Abide",
         version=edge.version,
-        summary="Realtime channels: push over HTTP, subscribe over WebSocket",
         redirect_slashes=False,
         openapi_url=None,  # and so no page of FastAPI's: ours are app/web/operate/operators.py
         exception_handlers={
@@ -121,18 +182,24 @@ def _document(edge: Edge, push: AsgiPush) -> FastAPI:
         },
     )
     _add_health(app, edge.health, edge.authenticator)
-    _add_push(app, push)
     add_operators_routes(
         app,
         edge.authenticator,
         channels=Channels(edge.registry, edge.hub, edge.count_all),
         metrics=None if edge.metrics is None else Metrics(edge.metrics),
-        asyncapi=Document(partial(asyncapi.describe, edge.registry.channels, edge.version, edge.root_path)),
+        documents=_documents(edge, app),
         docs=edge.console,
     )
     add_pages(app, console=edge.console)
-    _add_rest(app, edge.registry)
     return app
+
+
+def _documents(edge: Edge, pages: Documented) -> dict[str, Document]:
+    openapi = edge.openapi or pages.openapi
+    return {
+        "/openapi.json": Document(lambda _: openapi()),
+        "/asyncapi.json": Document(lambda root: asyncapi.describe(edge.registry.channels, edge.version, root)),
+    }
 
 
 def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> None:
@@ -154,38 +221,42 @@ def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> N
     )
 
 
-def _add_push(app: FastAPI, push: AsgiPush) -> None:
-    app.router.routes += [Route(path, push, methods=["POST"]) for path in ("/push", "/push/{name:path}")]
+async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+    await ProblemResponse.of(UnavailableError(NOT_STARTED))(scope, receive, send)
 
 
-def _add_rest(app: FastAPI, registry: Registry) -> None:
-    """Answer what no route took: with the reason, as a problem."""
-
-    async def rest(request: Request) -> ProblemResponse:
-        path = request.scope["path"][:_LONGEST_PATH]
-        name = path.removeprefix("/")
-        if registry.get(name) is not None:
-            return _not_allowed(f"{path} is subscribed to; publish with POST /push{path}", {"GET", "HEAD"})
-        if registry.get(name.removesuffix(HISTORY)) is not None:
-            return _not_allowed(f"{path} is only read", {"GET", "HEAD"})
-        if allowed := _methods(app, request):
-            return _not_allowed(f"{path} does not take {request.method}", allowed)
-        raise _nothing_here(name)
-
-    app.add_api_route("/{name:path}", rest, methods=_ALL_METHODS, include_in_schema=False)
+def _not_taken(route: AnyRoute, scope: Scope) -> ProblemResponse:
+    """Say what a channel's path is for, to a request with another method."""
+    allowed, path = route.kind.methods or (), scope["path"]
+    if route.kind is EVENTS:
+        push = f"{scope.get('root_path', '')}{NAMED}{get_route_path(scope)[1:]}"
+        return _refusal(f"{path} is subscribed to; publish with POST {push}", allowed)
+    if route.kind is READ:
+        return _refusal(f"{path} is only read", allowed)
+    return _not_allowed(scope, allowed)
 
 
-def _nothing_here(name: str) -> UnknownChannelError:
+def _nothing_here(path: str) -> UnknownChannelError:
+    name = path[:_LONGEST_PATH].removeprefix("/")
     return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here")
 
 
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    """Return the methods that routes with this path take."""
-    partial = [route for route in app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
-    return {method for route in partial for method in getattr(route, "methods", None) or ()}
+def _methods(app: FastAPI) -> dict[str, set[str]]:
+    """Return the methods that an application's routes take, by path."""
+    methods: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, Route):
+            methods.setdefault(route.path, set()).update(route.methods or ())
+    return methods
 
 
-def _not_allowed(detail: str, allowed: set[str]) -> ProblemResponse:
+def _not_allowed(scope: Scope, allowed: Collection[str]) -> ProblemResponse:
+    return _refusal(f"{scope['path'][:_LONGEST_PATH]} does not take {scope['method']}", allowed)
+
+
+def _refusal(detail: str, allowed: Collection[str]) -> ProblemResponse:
     problem = describe("method_not_allowed", "Method not allowed", detail)
     return ProblemResponse(problem, {"allow": ", ".join(sorted(allowed))})
 
@@ -199,10 +270,10 @@ async def _refuse_request(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _refuse_route(request: Request, error: HTTPException) -> ProblemResponse:
-    """Answer what the router itself refuses: rare methods, and the target ``*``."""
+    """Answer what FastAPI itself refuses."""
     if allowed := (error.headers or {}).get("Allow"):
-        return _not_allowed(f"{request.scope['path']} does not take {request.method}", set(allowed.split(", ")))
-    return ProblemResponse.of(_nothing_here(request.scope["path"]))
+        return _not_allowed(request.scope, set(allowed.split(", ")))
+    return ProblemResponse.of(_nothing_here(get_route_path(request.scope)))
 
 
 async def _refuse_crash(_: Request, __: Exception) -> ProblemResponse:

@@ -76,9 +76,13 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
+def exporting(collector: Collector) -> dict[str, str]:
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+
+
 @pytest.fixture
 def server(server_factory: ServerFactory, collector: Collector) -> Server:
-    return server_factory(env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"})
+    return server_factory(env=exporting(collector))
 
 
 def test_a_message_is_traced_from_push_to_fanout(server: Server, collector: Collector) -> None:
@@ -97,9 +101,13 @@ def test_a_message_is_traced_from_push_to_fanout(server: Server, collector: Coll
     assert collector.services == {"abide"}
 
 
-def test_a_push_without_a_parent_begins_its_own_trace(server: Server, collector: Collector) -> None:
+@pytest.mark.parametrize("root_path", ["", "/realtime"])
+def test_a_push_without_a_parent_begins_its_own_trace(
+    server_factory: ServerFactory, collector: Collector, root_path: str
+) -> None:
     """Push without a traceparent begins a trace of its own; nobody to deliver to, no fan-out; a stop sends the rest."""
-    assert httpx.post(f"{server.url}/push/news", json="x").status_code == 200
+    server = server_factory(env=exporting(collector) | {"ROOT_PATH": root_path})
+    assert httpx.post(f"{server.url}{root_path}/push/news", json="x").status_code == 200
     assert server.stop() == 0
     spans = collector.wait(2)
     assert set(spans) == {"publish", "commit"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
@@ -40,12 +41,12 @@ def edge(count: int) -> Edge:
 
 def test_channels_cost_a_request_nothing(edges: dict[int, Edge]) -> None:
     """Routes are as many for 2000 channels as for one, so that no request searches through the channels."""
-    assert len(Routes(edges[MANY]).documented.routes) == len(Routes(edges[1]).documented.routes)
+    assert len(Routes(edges[MANY]).pages.routes) == len(Routes(edges[1]).pages.routes)
 
 
 def test_openapi_names_all_of_many_channels(edges: dict[int, Edge]) -> None:
     """OpenAPI document names all of 2000 channels, and is made once."""
-    app = Routes(edges[MANY]).documented
+    app = Routes(edges[MANY]).pages
     paths = app.openapi()["paths"]
     assert sum(path.startswith("/push/channel-") for path in paths) == MANY
     assert app.openapi()["paths"] is paths
@@ -77,15 +78,15 @@ async def test_a_document_that_could_not_be_made_is_made_again() -> None:
     """Document that failed to be made fails who asked, and is made anew for who asks next; then it is kept."""
     failures = iter([ValueError("once")])
 
-    def describe() -> dict[str, Any]:
+    def describe(root_path: str) -> dict[str, Any]:
         for failure in failures:
             raise failure
-        return {"a": {"b": 1}, "c": [2]}
+        return {"a": {"b": root_path}, "c": [2]}
 
-    document = Document(describe)
+    document, request = Document(describe), Request({"type": "http", "root_path": "/r"})
     with pytest.raises(ValueError, match="once"):
-        await document.answer()
-    assert [bytes((await document.answer()).body) for _ in range(2)] == [b'{"a":{"b":1},"c":[2]}'] * 2
+        await document.answer(request)
+    assert [bytes((await document.answer(request)).body) for _ in range(2)] == [b'{"a":{"b":"/r"},"c":[2]}'] * 2
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])

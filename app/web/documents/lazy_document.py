@@ -7,27 +7,37 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 
 Object = Mapping[str, Any]
 
+_MOST = 4
+"""Documents that are kept: one for each path that the application is served under, which is one."""
+
 
 class Document:
-    """A route that answers with one JSON document, which is made when it is first asked for."""
+    """A route that answers with one JSON document, which is made when it is first asked for.
 
-    def __init__(self, describe: Callable[[], Object]) -> None:
+    ``describe`` gets the path that the application is served under.
+    """
+
+    def __init__(self, describe: Callable[[str], Object]) -> None:
         self._describe = describe
-        self._made: asyncio.Future[bytes] | None = None
+        self._made: dict[str, asyncio.Future[bytes]] = {}
 
-    async def answer(self) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answer with the document; those who come while it is made wait for the same one."""
-        if self._made is None or (self._made.done() and (self._made.cancelled() or self._made.exception())):
-            self._made = asyncio.ensure_future(asyncio.to_thread(self._make))
-        content = await asyncio.shield(self._made)
+        root_path = request.scope.get("root_path", "")
+        made = self._made.get(root_path)
+        if made is None or (made.done() and (made.cancelled() or made.exception())):
+            if len(self._made) >= _MOST:  # whoever mounts it under a pattern serves it under any number of paths
+                self._made.clear()
+            made = self._made[root_path] = asyncio.ensure_future(asyncio.to_thread(self._make, root_path))
+        content = await asyncio.shield(made)
         return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
-    def _make(self) -> bytes:
-        return dump(self._describe())
+    def _make(self, root_path: str) -> bytes:
+        return dump(self._describe(root_path))
 
 
 def dump(document: Object) -> bytes:

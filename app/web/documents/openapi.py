@@ -19,7 +19,10 @@ from app.web.publish.push import MAX_ITEMS
 from app.web.subscribe import sse
 from app.web.subscribe.history import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
 
+SUMMARY = "Realtime channels: push over HTTP, subscribe over WebSocket"
 DESCRIPTION = "What goes over WebSockets is described in [asyncapi.json](asyncapi.json)."
+SERVERS = [{"url": "."}]
+"""Relative to the document: whatever path a proxy or another application has it under, the server is there too."""
 
 _REFUSALS = {
     400: "Malformed",
@@ -137,8 +140,7 @@ class Documented(FastAPI):
     """FastAPI with a document that shows every channel."""
 
     def __init__(self, channels: tuple[Channel, ...], **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
-        # Relative to the document: whatever path a proxy has it under, the server is there too.
-        super().__init__(description=DESCRIPTION, servers=[{"url": "."}], **options)
+        super().__init__(summary=SUMMARY, description=DESCRIPTION, servers=SERVERS, **options)
         self._channels = channels
 
     def openapi(self) -> dict[str, Any]:
@@ -149,6 +151,17 @@ class Documented(FastAPI):
             for kind, components in _components().items():
                 document["components"].setdefault(kind, {}).update(components)
         return super().openapi()
+
+
+def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with the paths and components of two; all else is as the second says."""
+    components = ours["components"], theirs.get("components", {})
+    kinds = dict.fromkeys((*components[0], *components[1]))
+    return {
+        **theirs,
+        "paths": {**ours["paths"], **theirs["paths"]},
+        "components": {kind: components[0].get(kind, {}) | components[1].get(kind, {}) for kind in kinds},
+    }
 
 
 def _components() -> dict[str, dict[str, Any]]:

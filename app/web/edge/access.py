@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Self
 
 import structlog
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LINE = "abide.line"
@@ -33,8 +34,8 @@ class AccessLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and log its outcome at the end."""
-        if scope["type"] == "lifespan":
+        """Run the application, and log its outcome at the end; once, where one application is mounted in another."""
+        if scope["type"] == "lifespan" or LINE in scope:
             await self._app(scope, receive, send)
             return
         line = Line.of(scope)
@@ -80,9 +81,10 @@ class Line:
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
-        """Return the line of an ASGI request or WebSocket."""
+        """Return the line of an ASGI request or WebSocket; its path is the one below the root path."""
         kind = "connection" if scope["type"] == "websocket" else "request"
-        return cls(kind, scope["path"], scope.get("method"), scope["client"][0] if scope.get("client") else None)
+        client = scope.get("client")
+        return cls(kind, get_route_path(scope), scope.get("method"), client[0] if client else None)
 
     def watch_receive(self, receive: Receive) -> Receive:
         """Return a ``receive`` that notes how the client disconnects."""

@@ -47,7 +47,7 @@ class Cors:
 
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *added]
+                message["headers"] = _with(message.get("headers", ()), added)
             await send(message)
 
         app = self._preflight if scope["method"] == "OPTIONS" and _is_preflight(scope["headers"]) else self._app
@@ -85,6 +85,14 @@ class Cors:
 def origin_of(headers: Sequence[Header]) -> bytes | None:
     """Return the origin of the page that asks."""
     return next((value for name, value in headers if name == b"origin"), None)
+
+
+def _with(headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
+    """Return an answer's headers and ours, but for those that it has: somebody may have middleware for them."""
+    if len(added) == 1:  # Vary, which may appear twice
+        return [*headers, *added]
+    present = {name for name, _ in headers}
+    return [*headers, *(header for header in added if header == _VARY or header[0] not in present)]
 
 
 def _is_preflight(headers: Sequence[Header]) -> bool:

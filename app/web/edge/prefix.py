@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import UnknownChannelError
-from app.web.edge.access import LINE
 from app.web.edge.problems import ProblemResponse
 
 _PROBES = frozenset({"/health/live", "/health/ready"})
@@ -14,20 +14,15 @@ _PROBES = frozenset({"/health/live", "/health/ready"})
 
 
 class Prefix:
-    """ASGI middleware: takes the root path away, so that nobody behind it needs to know of it."""
+    """ASGI middleware: refuses what is outside the root path. What is inside :func:`enter` has found before."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or WebSocket, or refuse what is outside the root path."""
-        if scope["type"] == "lifespan" or scope["path"] in _PROBES:
-            await self._app(scope, receive, send)
-            return
-        path = within(self._root_path, scope["path"])
-        if path is not None:
-            scope["path"] = scope[LINE].path = path  # which is logged as where a proxy takes the prefix away
+        """Serve one request or WebSocket, or refuse it."""
+        if scope["type"] == "lifespan" or scope.get("root_path") or scope["path"] in _PROBES:
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -41,6 +36,16 @@ class Prefix:
             query = scope["query_string"].decode("latin-1")
             return RedirectResponse(f"{target}?{query}" if query else target)
         return ProblemResponse.of(UnknownChannelError(f"there is nothing outside of {self._root_path}/ (ROOT_PATH)"))
+
+
+def enter(root_path: str, scope: Scope) -> None:
+    """Note in ``root_path`` of the scope, as ASGI has it, that a path is inside.
+
+    Where an application is mounted in another, its path there comes first. Of a path that is not inside nothing is
+    noted: the server or the other application may have taken the root path for its own.
+    """
+    if root_path and within(root_path, get_route_path(scope)) is not None:
+        scope["root_path"] = scope.get("root_path", "") + root_path
 
 
 def within(root_path: str, path: str) -> str | None:

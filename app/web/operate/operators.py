@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -26,10 +26,10 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
     *,
     channels: Channels,
     metrics: Metrics | None,
-    asyncapi: Document,
+    documents: Mapping[str, Document],
     docs: bool,
 ) -> None:
-    """Add the routes, each behind the same check."""
+    """Add the routes, each behind the same check; ``documents`` are by path."""
     routes = _Guarded(app, authenticator)
     routes.add("/channels", channels.head, "the list of channels", methods=["HEAD"], include_in_schema=False)
     routes.add(
@@ -50,7 +50,7 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
             summary="What it counts and measures, for Prometheus",
             response_class=PlainTextResponse,
         )
-    for path, document in (("/openapi.json", Document(app.openapi)), ("/asyncapi.json", asyncapi)):
+    for path, document in documents.items():
         routes.add(path, document.answer, path[1:], methods=["GET", "HEAD"], include_in_schema=False)
     if docs:
         _add_docs(app, authenticator)
@@ -106,7 +106,7 @@ def _add_docs(app: FastAPI, authenticator: Authenticator) -> None:
 
     async def docs(request: Request) -> Response:
         try:
-            authenticator.check_operator(request, "/docs")
+            authenticator.check_operator(request, request.scope["path"])
         except UnauthorisedError as error:
             refused = ProblemResponse.of(error)
             if "text/html" not in request.headers.get("accept", ""):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope, Send
 
 from app.core.errors import AbideError, MalformedError
@@ -29,7 +30,7 @@ class AsgiPush:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body within its limit, and answer."""
-        reply = self._push.admit(PushHead.of(scope["path"], scope["headers"]), peer(scope))
+        reply = self._push.admit(PushHead.of(get_route_path(scope), scope["headers"]), peer(scope))
         lingers = isinstance(reply, Reply)
         if not isinstance(reply, Reply):
             admission, held = reply, HeldBody(receive, self._intake)

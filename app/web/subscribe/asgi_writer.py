@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -122,9 +123,7 @@ async def serve_websocket(begin: Callable[[Handover], Peer], receive: Receive, s
             await send({"type": "websocket.close", "code": code, "reason": reason})
     finally:
         writer.peer.closed(code)
-        sending.cancel()
-        reading.cancel()
-        await asyncio.gather(sending, reading, return_exceptions=True)
+        await _end(sending, reading)
 
 
 async def _read(writer: AsgiWriter, receive: Receive) -> int:
@@ -160,9 +159,20 @@ async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope
             code, _ = writer.closing
     finally:
         writer.peer.closed(code)
-        sending.cancel()
-        watching.cancel()
-        await asyncio.gather(sending, watching, return_exceptions=True)
+        await _end(sending, watching)
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks, wait for their end, and leave to nobody what they raised.
+
+    Not by ``gather``: whoever cancels this meanwhile, as AnyIO's scopes do, is to get their own CancelledError.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
 async def disconnected(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,12 +32,8 @@ class Reads:
         self._hub = hub
         self._history = HistoryReader(hub, source)
 
-    def knows(self, path: str) -> bool:
-        """Whether the path is that of a channel or of its history."""
-        return self._registry.get(_name(path)) is not None
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request for a path that :meth:`knows` accepts."""
+        """Serve one request for a channel, or for its history."""
         try:
             response = await self._answer(scope, receive, send)
         except AbideError as error:
@@ -52,15 +49,15 @@ class Reads:
         """Return the response; None if it was an event stream, which is already sent or handed over."""
         headers, query = by_name(scope["headers"]), query_of(scope)
         identity = self._authenticator.identify(headers, peer(scope))
-        path = scope["path"]
-        name = _name(path)
+        path = get_route_path(scope)
+        name = path.removeprefix("/").removesuffix(HISTORY)
         channel = self._registry.find(name)
         if path.endswith(HISTORY):
             return await self._history.answer(name, channel, identity, query, scope, receive)
         if not sse.is_wanted(headers):
             detail = (
-                f"/{name} is for subscribers: connect a WebSocket, or send 'Accept: {sse.MEDIA_TYPE}'; "
-                f"read stored messages from /{name}{HISTORY}"
+                f"{scope['path']} is for subscribers: connect a WebSocket, or send 'Accept: {sse.MEDIA_TYPE}'; "
+                f"read stored messages from {scope['path']}{HISTORY}"
             )
             return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
         channel.check_subscribe(identity)
@@ -68,7 +65,3 @@ class Reads:
             return Response(media_type=sse.MEDIA_TYPE)
         await sse.stream(self._hub, sse.StreamRequest.of(name, identity, headers, query), scope, receive, send)
         return None
-
-
-def _name(path: str) -> str:
-    return path.removeprefix("/").removesuffix(HISTORY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, partial
 
+from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope, Send
 
 from app.core.channel import Identity, Registry
@@ -24,6 +25,9 @@ from app.web.subscribe.asgi_writer import serve_websocket
 from app.web.subscribe.plain import PlainSocket
 from app.web.subscribe.v1 import SUBPROTOCOL, V1Socket
 from app.wire.close_codes import CloseCode
+
+MANY, ECHO = "/ws", "/echo"
+"""The path of sockets for any number of channels, and of those that answer what they are sent."""
 
 MAX_ECHO = 4096
 """The most bytes of a message that ``/echo`` answers."""
@@ -77,7 +81,7 @@ class Sockets:
         await receive()  # websocket.connect
         try:
             identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
-            if scope["path"] == "/echo":
+            if get_route_path(scope) == ECHO:
                 await _echo(receive, send)
                 return
             request = self._admit(scope, identity)
@@ -88,12 +92,13 @@ class Sockets:
         await self._serve(request, opened, receive, send)
 
     def _admit(self, scope: Scope, identity: Identity) -> _Admission:
-        name = None if scope["path"] == "/ws" else scope["path"][1:]
+        path = get_route_path(scope)
+        name = None if path == MANY else path[1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
         if name is not None:
             self._registry.find(name).check_subscribe(identity)
         elif not speaks_v1:
-            msg = f"/ws speaks only {SUBPROTOCOL}: ask for it in Sec-WebSocket-Protocol"
+            msg = f"{scope['path']} speaks only {SUBPROTOCOL}: ask for it in Sec-WebSocket-Protocol"
             raise MalformedError(msg)
         query = query_of(scope)
         if heartbeat.is_wanted(query) and not speaks_v1:
@@ -107,7 +112,7 @@ class Sockets:
         start = Start.parse(request.query.get("since"), request.query.get("last"))
         if request.name is None:
             if not start.is_head:
-                msg = "/ws takes no 'since' or 'last': send them with each subscribe"
+                msg = "a socket for several channels takes no 'since' or 'last': send them with each subscribe"
                 raise MalformedError(msg)
             return None
         return await self._hub.subscribe(request.name, request.identity, request.encoding, start)

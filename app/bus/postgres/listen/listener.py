@@ -198,6 +198,7 @@ class Listener:
                 session.heartbeats.not_sent(token)
             else:
                 if server != session.server:
+                    self._outcomes.failed("listen", ELSEWHERE)  # now: to close the session may take a moment
                     raise UnavailableError(ELSEWHERE)
                 session.heartbeats.sent()
             await asyncio.sleep(_HEARTBEAT_SECONDS)

@@ -1,0 +1,231 @@
+"""The composition root: builds bus, hub and routes from the settings, and swaps them on reload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.bus.backend import Backend, BackendHealth, Retention
+from app.bus.bus import Bus
+from app.bus.memory import MemoryBackend
+from app.bus.postgres import PostgresBackend
+from app.config import (
+    RESTART_NEEDED,
+    ConfigError,
+    Environment,
+    Settings,
+    check_deployment,
+    differences,
+    first_of,
+    load,
+    watch,
+)
+from app.core import turns
+from app.core.channel import HistoryWindow, Registry
+from app.core.delivery.hub import Hub
+from app.core.intake import BoundedIntake
+from app.core.ports import INTAKE, METER, Meter, Publisher
+from app.telemetry.counts import Count, Counts
+from app.telemetry.metrics import Metrics
+from app.web.documents.lazy_document import Object
+from app.web.edge.auth import Authenticator
+from app.web.operate.health import ConfigState, Health
+from app.web.publish import in_process
+from app.web.routes import NOT_STARTED, Edge, Routes
+
+if TYPE_CHECKING:
+    from app.telemetry.tracing import Tracing  # an extra
+
+_NAMES_SECONDS = 10
+"""How long it is remembered at most which family a name belongs to."""
+
+_log = structlog.get_logger("app")
+
+
+class Service:
+    """What runs behind the application, once: the settings in force, and all that is made of them.
+
+    ``openapi`` and ``otherwise`` are those of :class:`~app.web.routes.Edge`. Raises
+    :class:`~app.config.ConfigError`.
+    """
+
+    def __init__(
+        self, environment: Environment, tracing: Tracing | None, *, openapi: Callable[[], Object], otherwise: ASGIApp
+    ) -> None:
+        self._environment = environment
+        self._openapi, self._otherwise = openapi, otherwise
+        self._settings = load(environment)
+        check_deployment(environment, self._settings)
+        self._config_error: str | None = None
+        self._metrics = Metrics(_declared_by(self._settings.registry))
+        self._counts = Counts()
+        self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
+        self._intake = BoundedIntake()
+        self._tracing = tracing
+        self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
+        self._hub = Hub(
+            tracing.source(self._bus) if tracing else self._bus,
+            self._settings.registry,
+            meter=tracing.meter(self._metrics) if tracing else self._metrics,
+        )
+        self._health = Health(self._backend_health, self._config_state)
+        self.is_running = False
+        """Whether what is published reaches anybody."""
+        self.was_started = False
+        self.routes = self._build(self._settings, self._authenticator(self._settings))
+        """Those of the settings in force."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[dict[str, Any]]:
+        """Serve within the context, which has what the server is told of the application; to be entered once."""
+        self.was_started = True
+        _warn(self._settings.warnings)
+        self._metrics.declare(_names(self._settings))
+        async with self._bus.running():
+            tasks = [
+                asyncio.create_task(self._watch(), name="watch-config"),
+                asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
+                asyncio.create_task(self._forget_names(), name="forget-names"),
+                asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
+            ]
+            _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
+            self.is_running = True
+            try:
+                yield {INTAKE: self._intake, METER: self._metrics}
+            finally:
+                self.is_running = False
+                for task in tasks:
+                    task.cancel()
+            await self._sample()
+        self._metrics.flush()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
+
+    async def publish(self, channel: str, data: object, key: str | None) -> str:
+        """Publish one message, as :meth:`app.main.Abide.publish` says."""
+        if not self.is_running:
+            raise RuntimeError(NOT_STARTED)
+        record = await in_process.record(self._settings.registry, channel, data, key)
+        (outcome,) = await self._publisher.publish([record])
+        return str(in_process.stored(outcome).position)
+
+    def _history(self, channel: str) -> HistoryWindow:
+        return self._settings.registry.history(channel)
+
+    async def _backend_health(self) -> BackendHealth:
+        return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
+
+    def _config_state(self) -> ConfigState:
+        return ConfigState(hash=self._settings.digest, error=self._config_error)
+
+    def _authenticator(self, settings: Settings) -> Authenticator:
+        return Authenticator(
+            settings.keys, settings.origins, settings.operators, on_loopback=self._environment.on_loopback
+        )
+
+    def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
+        return Routes(
+            Edge(
+                registry=settings.registry,
+                authenticator=authenticator,
+                publisher=self._publisher,
+                source=self._bus,
+                hub=self._hub,
+                health=self._health,
+                meter=self._metrics,
+                metrics=None if self._environment.metrics_port else self._metrics.exposition,
+                version=__version__,
+                console=settings.console,
+                intake=self._intake,
+                count_all=self._count_all,
+                root_path=self._environment.root_path,
+                is_running=lambda: self.is_running,
+                openapi=self._openapi,
+                otherwise=self._otherwise,
+            )
+        )
+
+    async def _watch(self) -> None:
+        async for change in watch(self._environment, self._settings.digest):
+            if isinstance(change, ConfigError):
+                problems = change.summary()
+                self._config_error = "\n".join(problems)
+                self._metrics.config_ok = False
+                _log.error("config_refused", problems=problems, serving=self._settings.digest)
+            else:
+                await self._apply(change)
+
+    async def _forget_names(self) -> None:
+        """Keep nothing of names that were used once."""
+        while True:
+            await asyncio.sleep(_NAMES_SECONDS)
+            self._settings.registry.forget_names()
+
+    async def _count_all(self) -> Mapping[str, Count]:
+        self._counts.tell(self._hub.counts())
+        return await asyncio.to_thread(self._counts.of_all)
+
+    async def _sample(self) -> None:
+        """Tell the metrics what is looked at, not counted."""
+        self._metrics.sample(
+            self._hub.subscribers,
+            slow=len(self._hub.slow),
+            lag=max((subscription.lag for subscription in self._hub.slow), default=0),
+            backend_ok=(await self._bus.health()).ok,
+        )
+
+    async def _apply(self, settings: Settings) -> None:
+        """Serve other settings from one moment to the next; what that costs besides comes in turns, or in a thread."""
+        authenticator = self._authenticator(settings)
+        # May fail, and then nothing has changed.
+        routes = await asyncio.to_thread(self._build, settings, authenticator)
+        changes = await asyncio.to_thread(differences, self._settings, settings)
+        before, self._settings, self.routes, self._config_error = self._settings, settings, routes, None
+        self._metrics.config_ok = True
+        await self._metrics.rename(_declared_by(settings.registry))
+        await self._hub.apply(settings.registry, authenticator.judge)
+        names = await asyncio.to_thread(_new, _names(settings), _names(before))
+        await turns.each(names, lambda name: self._metrics.declare((name,)))
+        _log.info("config_applied", config=settings.digest, **changes._asdict())
+        _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
+        if settings.needs_restart_from(before):
+            _log.warning("restart_needed", detail=RESTART_NEEDED)
+
+
+def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
+    if settings.backend_kind == "memory":
+        return MemoryBackend(retention)
+    return PostgresBackend(
+        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline, meter=meter
+    )
+
+
+def _declared_by(registry: Registry) -> Callable[[str], str | None]:
+    """Return what finds the declared name that a channel's name stands for."""
+
+    def declared(name: str) -> str | None:
+        channel = registry.get(name)
+        return None if channel is None else channel.name
+
+    return declared
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in first_of(warnings):
+        _log.warning("config_warning", detail=warning)
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    return (channel.name for channel in settings.registry.channels)
+
+
+def _new(texts: Iterable[str], before: Iterable[str]) -> list[str]:
+    """Return the texts that were not there before."""
+    known = set(before)
+    return [text for text in texts if text not in known]
