@@ -84,7 +84,9 @@ class Abide(FastAPI):
         async with self._service.running() as state:
             # Spans are made around ASGI requests alone, and middleware sees nothing else.
             is_direct = self._tracing is None and not self.user_middleware
-            direct = DirectPush(self, self._environment.root_path, lambda: self._service.routes.pushes)
+            direct = DirectPush(
+                self, self._environment.root_path, lambda: self._service.routes.pushes, lambda: len(self.routes) > 1
+            )
             yield {**state, DIRECT: direct} if is_direct else state
 
     async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:

@@ -111,9 +111,7 @@ class Service:
         """Publish one message, as :meth:`app.main.Abide.publish` says."""
         if not self.is_running:
             raise RuntimeError(NOT_STARTED)
-        record = await in_process.record(self._settings.registry, channel, data, key)
-        (outcome,) = await self._publisher.publish([record])
-        return str(in_process.stored(outcome).position)
+        return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
         return self._settings.registry.history(channel)

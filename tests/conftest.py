@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.scheduler.protocol import Scheduling
 
+from app.bus.postgres import migrate
+from tests.support.postgres import PostgresServer
 from tests.support.server import Server
 
 ServerFactory = Callable[..., Server]
@@ -80,6 +83,29 @@ def server() -> Iterator[Server]:
     """Start one server with the default channels for all tests that leave it as they found it."""
     with Server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Start one PostgreSQL for all tests of this process that do not break it; each has a database of its own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: PostgresServer) -> str:
+    """Make a migrated database to copy."""
+    name = asyncio.run(postgres.create_database())
+    asyncio.run(migrate(postgres.url(name)))
+    return name
+
+
+@pytest.fixture
+def database_url(postgres: PostgresServer, template: str) -> Iterator[str]:
+    """Return the address of a new database with the schema."""
+    name = asyncio.run(postgres.create_database(template))
+    yield postgres.url(name)
+    asyncio.run(postgres.drop_database(name))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,9 +15,11 @@ from tests.support.processes import ROOT
 APP = ROOT / "app"
 
 MOST_MODULES = 12
+MOST_LINES = 350
 MOST_FUNCTION_LINES = 40
 MOST_DOUBLED_NAMES = 4
 FEWEST_WORDS = 4
+MOST_PICTURES = 10
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -56,6 +59,12 @@ def test_no_folder_has_too_many_modules() -> None:
     assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
+def test_no_file_is_too_long() -> None:
+    """Module of app/ has at most 350 lines."""
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules(APP)}
+    assert {path: length for path, length in lengths.items() if length > MOST_LINES} == {}
+
+
 def test_no_function_is_too_long() -> None:
     """Function of app/ has at most forty lines, its docstring not counted."""
     sizes = {(path, function.name): size(function) for path in modules(APP) for function in functions(path)}
@@ -79,6 +88,24 @@ def test_every_test_is_named_by_a_sentence() -> None:
     ]
     assert [f"{path}: {test.name}" for path, test in tests if len(test.name.split("_")) <= FEWEST_WORDS] == []
     assert [f"{path}: {test.name}" for path, test in tests if not ast.get_docstring(test)] == []
+
+
+def test_no_test_looks_at_what_is_private() -> None:
+    """Test takes a door: no linter's permission to go through a wall is in its files, but for a wall of asyncpg's."""
+    permission = "noqa: SLF" + "001"
+    permitted = {path for path in (ROOT / "tests").rglob("*.py") if permission in path.read_text(encoding="utf-8")}
+    # asyncpg reads a URL without connecting by no public name.
+    assert permitted <= {ROOT / "tests/bus/postgres/sessions/test_dsn.py"}
+
+
+def test_words_that_paint_are_rare() -> None:
+    """Words that say a thing by a picture, where the common word is shorter, are in at most ten lines."""
+    picture = re.compile(r"\b(mend|stands?|lacks?)\b(?! for\b)", re.IGNORECASE)
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    sources = [path for ending in ("py", "sql", "js", "html") for path in APP.rglob(f"*.{ending}")]
+    texts = [path for path in pages + sources if "swagger-ui" not in path.parts]
+    lines = [line for path in texts for line in path.read_text(encoding="utf-8").splitlines() if picture.search(line)]
+    assert len(lines) <= MOST_PICTURES, "\n".join(lines)
 
 
 def test_the_lock_files_name_no_index() -> None:

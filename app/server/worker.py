@@ -14,6 +14,7 @@ from app.server import garbage
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
 from app.server.server import Server
+from app.wire.http1 import forget_lines
 
 MAX_FRAME_SIZE = 1024 * 1024 + 64 * 1024
 """Bytes of one WebSocket message: the largest ``max_message_size``, and room for the JSON around its data."""
@@ -67,6 +68,8 @@ class AbideWorker(UvicornWorker):
         server = Server(self.config, drain_seconds=self.drain_seconds, max_connection_age=self.max_connection_age)
         # The master passes SIGINT on as SIGQUIT.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
+        giving_back = asyncio.create_task(garbage.give_back(forget_lines), name="give-back")
         await server.serve(sockets=self.sockets)
+        giving_back.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

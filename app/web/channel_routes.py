@@ -16,10 +16,9 @@ from starlette.routing import BaseRoute, Match, NoMatchFound, Route, WebSocketRo
 from starlette.types import ASGIApp, Scope
 
 from app.core.channel import Channel, Registry
-from app.web.publish.asgi_push import AsgiPush
 from app.web.publish.push_head import ENVELOPED, NAMED
-from app.web.subscribe.reads import HISTORY, Reads
-from app.web.subscribe.websocket import ECHO, MANY, Sockets
+from app.web.subscribe.reads import HISTORY
+from app.web.subscribe.websocket import ECHO, MANY
 
 _READ = frozenset({"GET", "HEAD"})
 _PUBLISH = frozenset({"POST"})
@@ -94,7 +93,7 @@ AnyRoute = ChannelRoute | ChannelSocketRoute
 class ChannelRoutes:
     """The routes of the channels of one channels.yaml, and those that serve any number of channels."""
 
-    def __init__(self, registry: Registry, push: AsgiPush, sockets: Sockets, reads: Reads) -> None:
+    def __init__(self, registry: Registry, push: ASGIApp, sockets: ASGIApp, reads: ASGIApp) -> None:
         self._registry = registry
         self._apps: Mapping[Kind, ASGIApp] = {PUSH: push, SOCKET: sockets, EVENTS: reads, READ: reads}
         self._made: dict[Kind, dict[str, AnyRoute]] = {kind: {} for kind in KINDS}

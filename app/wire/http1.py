@@ -83,6 +83,11 @@ def header_line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
+def forget_lines() -> None:
+    """Forget the lines of past responses: each keeps the memory around it from being returned to the system."""
+    header_line.cache_clear()
+
+
 def header_lines(headers: Headers) -> bytes:
     """Return header lines and the empty line behind them. Raises ValueError as :func:`header_line` does."""
     return b"".join([*(header_line(name, value) for name, value in headers), b"\r\n"])

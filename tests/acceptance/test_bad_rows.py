@@ -10,7 +10,6 @@ import aiohttp
 import asyncpg
 import httpx
 
-from tests.support.postgres import PostgresServer
 from tests.support.server import Server
 
 CHANNELS = "backend: ${DATABASE_URL}\nchannels: {a: {publish: anyone}}\n"
@@ -127,11 +126,10 @@ async def play(server: Server, database: str) -> None:
         assert (await push.get("/health/ready")).status_code == 200
 
 
-def test_rows_that_somebody_wrote_by_hand_end_no_reader() -> None:
+def test_rows_that_somebody_wrote_by_hand_end_no_reader(database_url: str) -> None:
     """Subscriber of every form, at the head or behind it, gets what a bad row holds, or a gap, and all behind it."""
-    with PostgresServer() as postgres:
-        env = {"DATABASE_URL": postgres.url(), "LOG_LEVEL": "warning"}
-        with Server(channels=CHANNELS, env=env, ready_path="/health/ready") as server:
-            asyncio.run(play(server, postgres.url()))
-            told = {line["offset"] for line in server.log if line.get("event") == "bad_row"}
+    env = {"DATABASE_URL": database_url, "LOG_LEVEL": "warning"}
+    with Server(channels=CHANNELS, env=env, ready_path="/health/ready") as server:
+        asyncio.run(play(server, database_url))
+        told = {line["offset"] for line in server.log if line.get("event") == "bad_row"}
     assert told == {2, 3, 4, 5, 6, 8, 9, 16}

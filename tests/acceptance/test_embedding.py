@@ -46,6 +46,12 @@ class Seen:
         await self.app(scope, receive, send)
 
 
+def make_with_a_push():
+    app = make()
+    app.add_api_route("/push/mine", lambda: "mine", methods=["POST"])
+    return app
+
+
 def make_with_middleware():
     app = make()
     app.add_middleware(Seen)
@@ -204,6 +210,16 @@ def test_an_application_of_ones_own_with_middleware(tmp_path: Path) -> None:
         seen = [tuple(entry) for entry in http.get(f"{server.url}/seen").json()]
     assert seen.count(("http", "/push/orders")) == 3
     assert {("http", "/orders"), ("websocket", "/talk")} < set(seen)
+
+
+def test_a_push_path_that_no_channel_has_is_the_applications(tmp_path: Path) -> None:
+    """Application that adds a route below /push has its requests, however often, beside those of the channels."""
+    command = (*GUNICORN, "mine:make_with_a_push()")
+    with Server(channels=CHANNELS, env=modules(tmp_path), command=command) as server, httpx.Client(timeout=10) as http:
+        for offset in range(1, 4):  # the second has a head that is known
+            assert http.post(f"{server.url}/push/mine", json=1).json() == "mine"
+            assert http.post(f"{server.url}/push/orders", json=1).json()["offset"] == offset
+        assert http.post(f"{server.url}/push/nothing", json=1).json()["code"] == "unknown_channel"
 
 
 def test_plain_uvicorn_serves_it() -> None:

@@ -38,12 +38,6 @@ SUBSCRIBERS = 8
 """So many that both workers have some; the numbers would be the same if they had not."""
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as postgres:
-        yield postgres
-
-
 def new_database(postgres: PostgresServer) -> str:
     """Return the address of a new database with the schema."""
     name = asyncio.run(postgres.create_database())

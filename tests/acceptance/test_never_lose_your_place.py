@@ -10,16 +10,14 @@ import os
 import random
 import signal
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
 
-from app.bus.postgres import migrate
 from tests.support.crowd import Crowd
-from tests.support.postgres import PostgresServer
 from tests.support.processes import free_port
 from tests.support.server import Server
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, running
@@ -148,18 +146,10 @@ def check(server: Server, seed: int, *, kills: int) -> None:
         pytest.fail(run.report(f"ABIDE_SEED={seed} plays it again", faults, map(tuple, steps)), pytrace=False)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as postgres:
-        yield postgres
-
-
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_place_is_lost_on_postgres(postgres: PostgresServer, seed: int) -> None:
+def test_no_place_is_lost_on_postgres(database_url: str, seed: int) -> None:
     """Subscribers of every form get each message once and in order, or are told of a gap, while workers are killed."""
-    database = asyncio.run(postgres.create_database())
-    asyncio.run(migrate(postgres.url(database)))
-    env = {"DATABASE_URL": postgres.url(database), "WEB_CONCURRENCY": "2"}
+    env = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "2"}
     with Server(channels=CHANNELS, env=env) as server:
         check(server, seed, kills=3)
 
@@ -171,12 +161,10 @@ def test_no_place_is_lost_in_memory(seed: int) -> None:
         check(server, seed, kills=0)
 
 
-def test_no_position_is_judged_before_its_log_was_reached(postgres: PostgresServer) -> None:
+def test_no_position_is_judged_before_its_log_was_reached(database_url: str) -> None:
     """History asks to try again while the log's epoch is unknown, by which every position would seem foreign."""
-    database = postgres.url(asyncio.run(postgres.create_database()))
-    asyncio.run(migrate(database))
     nowhere = f"postgresql://127.0.0.1:{free_port()}/nowhere"
-    with Server(channels=CHANNELS, env={"DATABASE_URL": database, "DIRECT_DATABASE_URL": nowhere}) as server:
+    with Server(channels=CHANNELS, env={"DATABASE_URL": database_url, "DIRECT_DATABASE_URL": nowhere}) as server:
         answer = httpx.get(f"{server.url}/long/history?since=some:1")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "1"

@@ -12,8 +12,6 @@ import aiohttp
 import httpx
 import pytest
 
-from app.bus.postgres import migrate
-from tests.support.postgres import PostgresServer
 from tests.support.processes import free_port
 from tests.support.programs import Program, find_or_skip, skip
 from tests.support.server import Server
@@ -56,17 +54,9 @@ class Lives:
         return server.start()
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as postgres:
-        yield postgres
-
-
 @pytest.fixture
-def lives(postgres: PostgresServer) -> Iterator[Lives]:
-    database = postgres.url(asyncio.run(postgres.create_database()))
-    asyncio.run(migrate(database))
-    lives = Lives(database)
+def lives(database_url: str) -> Iterator[Lives]:
+    lives = Lives(database_url)
     yield lives
     lives.server.kill()
 

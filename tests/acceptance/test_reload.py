@@ -1,6 +1,5 @@
 """Editing channels.yaml while the server runs."""
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,9 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
-from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
-from tests.support.postgres import PostgresServer
 from tests.support.server import LogLine, Server
 
 BEFORE = "channels: {lebowski: {publish: anyone}, walter: {publish: anyone}}\n"
@@ -263,21 +260,20 @@ def test_a_changed_backend_asks_for_a_restart(server: Server) -> None:
 
 
 @pytest.mark.parametrize("replace", [kill_worker, replace_workers])
-def test_a_changed_backend_splits_no_log(server_factory: ServerFactory, replace: Callable[[Server], None]) -> None:
+def test_a_changed_backend_splits_no_log(
+    server_factory: ServerFactory, database_url: str, replace: Callable[[Server], None]
+) -> None:
     """Worker that takes over after the backend was changed stores where the others do, and says so."""
-    with PostgresServer() as postgres:
-        database = asyncio.run(postgres.create_database())
-        asyncio.run(migrate(postgres.url(database)))
-        backend = f"backend: {postgres.url(database)}\n"
-        server = server_factory(channels=backend + BEFORE, env={"WEB_CONCURRENCY": "2"})
-        server.wait_log(lambda _: len(workers(server)) == 2)
-        before = position(server, "walter")
-        edit(server, "backend: memory://\n" + BEFORE, "restart_needed")
-        replace(server)
-        warned = server.wait_log(
-            lambda line: line["event"] == "config_warning" and "the old serves until a restart" in line["detail"]
-        )
-        server.wait_log(lambda line: line["event"] == "serving" and line["pid"] == warned["pid"])
-        after = [position(server, "walter") for _ in range(20)]
-        assert after == [(before[0], before[1] + number) for number in range(1, 21)]
-        assert server.stop() == 0
+    backend = f"backend: {database_url}\n"
+    server = server_factory(channels=backend + BEFORE, env={"WEB_CONCURRENCY": "2"})
+    server.wait_log(lambda _: len(workers(server)) == 2)
+    before = position(server, "walter")
+    edit(server, "backend: memory://\n" + BEFORE, "restart_needed")
+    replace(server)
+    warned = server.wait_log(
+        lambda line: line["event"] == "config_warning" and "restart the server to use the new value" in line["detail"]
+    )
+    server.wait_log(lambda line: line["event"] == "serving" and line["pid"] == warned["pid"])
+    after = [position(server, "walter") for _ in range(20)]
+    assert after == [(before[0], before[1] + number) for number in range(1, 21)]
+    assert server.stop() == 0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
-import pytest
 
 from app import client
-from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
-from tests.support.postgres import PostgresServer
 from tests.support.readers import until
 from tests.support.server import Server
 
@@ -24,14 +21,6 @@ channels:
 """
 SUBSCRIBERS = 100
 WINDOW = 4
-
-
-@pytest.fixture
-def database_url() -> Iterator[str]:
-    """Return the address of a new database with the schema."""
-    with PostgresServer() as postgres:
-        asyncio.run(migrate(postgres.url()))
-        yield postgres.url()
 
 
 class Subscriber:

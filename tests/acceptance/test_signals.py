@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -10,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -19,21 +18,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from app.bus.postgres import migrate
 from tests.conftest import ServerFactory
-from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT
 from tests.support.server import Server
 
 CHANNELS = "channels: {lebowski: {publish: anyone}}\n"
-
-
-@pytest.fixture
-def database_url() -> Iterator[str]:
-    """Return the address of a new database with the schema."""
-    with PostgresServer() as postgres:
-        asyncio.run(migrate(postgres.url()))
-        yield postgres.url()
 
 
 def children(server: Server) -> set[int]:

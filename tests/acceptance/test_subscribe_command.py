@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import queue
 import re
@@ -16,9 +15,7 @@ from typing import IO, Self
 import httpx
 import pytest
 
-from app.bus.postgres import migrate
 from app.cli import main
-from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT, free_port
 from tests.support.server import Server
 
@@ -93,20 +90,13 @@ def memory() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def database() -> Iterator[str]:
-    with PostgresServer() as postgres:
-        asyncio.run(migrate(postgres.url()))
-        yield postgres.url()
-
-
-def start(port: int, database: str) -> Server:
-    server = Server(channels=CHANNELS, env={"PORT": str(port), "DATABASE_URL": database})
+def start(port: int, database_url: str) -> Server:
+    server = Server(channels=CHANNELS, env={"PORT": str(port), "DATABASE_URL": database_url})
     server.port = port
     return server
 
 
-def test_subscribe_shows_every_message_once_across_a_kill(database: str) -> None:
+def test_subscribe_shows_every_message_once_across_a_kill(database_url: str) -> None:
     """Subscribe left running while the whole server is killed and started again shows each message once, in order."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -114,13 +104,13 @@ def test_subscribe_shows_every_message_once_across_a_kill(database: str) -> None
     shown: list[str] = []
     with Command("subscribe", "lebowski", "--url", url, "--since", "earliest") as subscriber:
         for life in range(3):
-            with start(port, database) as server, httpx.Client(base_url=url) as http:
+            with start(port, database_url) as server, httpx.Client(base_url=url) as http:
                 for number in range(20):
                     assert http.post("/push/lebowski", json=f"{life}-{number}").status_code == 200
                 if life != 1:  # in one life it may have seen nothing when the end comes
                     shown.append(subscriber.lines.get(timeout=20))
                 server.kill()
-        with start(port, database):
+        with start(port, database_url):
             shown.extend(subscriber.lines.get(timeout=20) for _ in expected[len(shown) :])
             assert shown == expected
             assert run("publish", "lebowski", '"last"', "--url", url).returncode == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -13,9 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.bus.postgres import migrate
 from tests.support.chromium import Page
-from tests.support.postgres import PostgresServer
 from tests.support.processes import free_port
 from tests.support.server import Server
 
@@ -43,16 +40,9 @@ def served() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def database() -> Iterator[str]:
-    with PostgresServer() as postgres:
-        asyncio.run(migrate(postgres.url()))
-        yield postgres.url()
-
-
-def durable(database: str, port: int) -> Server:
+def durable(database_url: str, port: int) -> Server:
     """Return a server on a port, with a log that was there before it."""
-    server = Server(channels=DURABLE, env={"PORT": str(port), "DATABASE_URL": database})
+    server = Server(channels=DURABLE, env={"PORT": str(port), "DATABASE_URL": database_url})
     server.port = port
     return server
 
@@ -259,10 +249,10 @@ def test_event_source_resumes_after_a_restart(page: Page, served: Server) -> Non
         assert page.run("await until(() => seen.length === 3); return seen") == ["1", "epoch", "2"]
 
 
-def test_event_source_loses_nothing(page: Page, database: str) -> None:
+def test_event_source_loses_nothing(page: Page, database_url: str) -> None:
     """EventSource that saw the server killed and started again goes on with the message after its last one."""
     port = free_port()
-    with durable(database, port) as server:
+    with durable(database_url, port) as server:
         page.open(f"{server.url}/health/live")
         page.run("""
             window.seen = [];
@@ -275,7 +265,7 @@ def test_event_source_loses_nothing(page: Page, database: str) -> None:
             push(server, "lebowski", number)
         page.until("seen.length === 3")
         server.kill()
-    with durable(database, port) as server:
+    with durable(database_url, port) as server:
         for number in range(3, 6):
             push(server, "lebowski", number)
         assert seen(page, 6, timeout=40) == list(range(6))
@@ -390,10 +380,10 @@ def test_client_falls_back_to_event_streams(page: Page, served: Server) -> None:
     assert "sse" in page.run("return states")
 
 
-def test_client_falls_back_after_a_restart(page: Page, database: str) -> None:
+def test_client_falls_back_after_a_restart(page: Page, database_url: str) -> None:
     """Client that cannot open a WebSocket resumes each channel on event streams when the server was started again."""
     port = free_port()
-    with durable(database, port) as server:
+    with durable(database_url, port) as server:
         page.open(f"{server.url}/health/live")
         page.run(f"""{CLIENT}
             class Blocked extends WebSocket {{ constructor(url) {{ super(url + '/nowhere'); }} }}
@@ -404,7 +394,7 @@ def test_client_falls_back_after_a_restart(page: Page, database: str) -> None:
         push(server, "lebowski", 1)
         assert seen(page, 1) == [["lebowski", 1]]
         server.kill()
-    with durable(database, port) as server:
+    with durable(database_url, port) as server:
         push(server, "lebowski", 2)
         push(server, "walter", 2)
         told = seen(page, 3, timeout=40)

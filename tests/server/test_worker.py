@@ -16,6 +16,9 @@ from websockets.sync.client import connect
 from app.server.worker import MAX_FRAME_SIZE
 from tests.conftest import ServerFactory
 from tests.support import asgi_app
+from tests.support.fuzz.run import memory
+from tests.support.local import wait_for
+from tests.support.postgres import children
 from tests.support.server import LogLine, Server
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py")
@@ -141,6 +144,15 @@ def test_a_frame_over_the_largest_closes_with_1009(edge: Server) -> None:
             websocket.recv(timeout=10)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1009
+
+
+def test_memory_is_returned_after_a_burst(edge: Server) -> None:
+    """Worker returns the memory that a burst took, though a few small objects of each MiB are still remembered."""
+    (worker,) = children(edge.pid)
+    before = memory(worker)
+    most = float(httpx.get(f"{edge.url}/burst", timeout=30).text)
+    assert most > before + 60
+    wait_for(lambda: memory(worker) < before + (most - before) / 4, timeout=20)
 
 
 @pytest.mark.parametrize("host", ["::", "[::]", "0.0.0.0", "localhost"])  # noqa: S104 — what users write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import structlog
 
 from app.core.ports import Writer
+from app.server.garbage import LOOK_SECONDS
 from app.server.http.connection import HttpProtocol
 from app.server.http.deadlines import Times
 from app.server.worker import AbideWorker
 from app.wire import frames
+from app.wire.http1 import header_line
+from tests.support.fuzz.run import memory
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -158,10 +162,23 @@ async def _log(receive: Receive, send: Send) -> None:
     await _ok(receive, send)
 
 
+async def _burst(receive: Receive, send: Send) -> None:  # noqa: ARG001 — an ASGI handler
+    """Hold some 80 MB of small objects, and a remembered line in each MB; answer with the MiB in memory then."""
+    held = []
+    for number in range(60):
+        held.append([str(text) for text in range(20_000)])
+        header_line(b"x-number", b"%d" % number)
+    await asyncio.sleep(2 * LOOK_SECONDS)
+    await _answer(send, str(memory(os.getpid())).encode())
+
+
 async def _answer(send: Send, body: bytes) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-_PATHS = {"/big": _big, "/early": _early, "/ok": _ok, "/late": _late, "/stream": _stream, "/boom": _boom, "/log": _log}
+_PATHS = {
+    "/big": _big, "/burst": _burst, "/early": _early, "/ok": _ok, "/late": _late, "/stream": _stream, "/boom": _boom,
+    "/log": _log,
+}  # fmt: skip

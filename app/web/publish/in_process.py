@@ -9,31 +9,27 @@ from app.core import data
 from app.core.channel import Registry
 from app.core.data import SHOWN
 from app.core.errors import AbideError, MalformedError
-from app.core.message import Published, Record, check_key
-from app.core.ports import Outcome
+from app.core.message import Record, check_key
+from app.core.ports import Publisher
 
 _PUBLISHER = "server"
 """Whose idempotency keys those are; of another name than any key's, which is hexadecimal."""
 
 
-async def record(registry: Registry, channel: str, value: object, key: str | None) -> Record:
-    """Return what is to be published of any value that JSON has.
+async def publish(registry: Registry, publisher: Publisher, channel: str, value: object, key: str | None) -> str:
+    """Publish any value that JSON has; return its position, when it is stored.
 
-    Who may publish is not asked: the process is the server. Raises
-    :class:`~app.core.errors.UnknownChannelError`, :class:`~app.core.errors.TooLargeError` and
-    :class:`MalformedError`.
+    Who may publish is not asked: the process is the server. Raises what a push would be refused with, an
+    :class:`AbideError`.
     """
     rules = registry.find(channel)
     message = _dump(value)
     rules.check_size(message)
-    return Record(channel, await data.read(message), check_key(key), _PUBLISHER)
-
-
-def stored(outcome: Outcome) -> Published:
-    """Return where the message is in its channel; raise why it was not stored."""
+    record = Record(channel, await data.read(message), check_key(key), _PUBLISHER)
+    (outcome,) = await publisher.publish([record])
     if isinstance(outcome, AbideError):
         raise copy(outcome)  # the outcome may be others', too
-    return outcome
+    return str(outcome.position)
 
 
 def _dump(value: object) -> bytes:
