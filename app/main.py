@@ -15,11 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, telemetry
 from app.config import Environment
-from app.core.ports import DIRECT, FANOUT, Head, Reply
+from app.core.ports import DIRECT, FANOUT
 from app.service import Service
 from app.web.documents.openapi import DESCRIPTION, SERVERS, SUMMARY, merged
 from app.web.edge.access import AccessLog
 from app.web.edge.prefix import Prefix, enter
+from app.web.publish.direct_push import DirectPush
 from app.web.routes import Routes
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ class Abide(FastAPI):
         async with self._service.running() as state:
             # Spans are made around ASGI requests alone, and middleware sees nothing else.
             is_direct = self._tracing is None and not self.user_middleware
-            yield {**state, DIRECT: _Direct(self, self._answer_whole)} if is_direct else state
+            direct = DirectPush(
+                self, self._environment.root_path, lambda: self._service.routes.pushes, self._has_push_of_its_own
+            )
+            yield {**state, DIRECT: direct} if is_direct else state
 
     async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:
         """Publish one message from within the process; return its position, when it is stored.
@@ -113,9 +117,11 @@ class Abide(FastAPI):
         """Return the OpenAPI document: the channels, the pages, and what was added."""
         return merged(self._service.routes.pages.openapi(), super().openapi())
 
-    def _answer_whole(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        """Answer a whole request by the routes that are in force now, or leave it to :meth:`__call__`."""
-        return self._service.routes.direct(head, client, body, reply)
+    def _has_push_of_its_own(self, path: str) -> bool:
+        """Whether a route that was added takes a ``POST`` to this path, where no channel has it."""
+        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        added = (route for route in self.routes if not isinstance(route, _Served))
+        return any(route.matches(scope)[0] is Match.FULL for route in added)
 
     def _start_over(self) -> None:
         """Make what a start needs: it runs once."""
@@ -139,17 +145,6 @@ class Abide(FastAPI):
 
     async def _through_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)
-
-
-class _Direct:
-    """Answers pushes past ASGI, for a server that serves ``app`` and nothing around it."""
-
-    def __init__(self, app: Abide, direct: Callable[..., bool]) -> None:
-        self.app = app
-        self._direct = direct
-
-    def __call__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        return self._direct(head, client, body, reply)
 
 
 class _Served(Mount):

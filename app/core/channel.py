@@ -90,11 +90,10 @@ class Caller(NamedTuple):
     somebody may have pointed the name here (DNS rebinding)."""
 
 
-_UNSEEN = Caller()
+NOBODY = Caller()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The authenticated caller."""
 
     has_key: bool = False
@@ -107,7 +106,7 @@ class Identity:
     """The caller may see what operators see, and publish where only they may."""
     keys_exist: bool = True
     """Whether any keys are configured; without them nobody can become an operator by a key."""
-    caller: Caller = _UNSEEN
+    caller: Caller = NOBODY
     """What this identity was derived from."""
 
     def may(self, access: Access) -> bool:

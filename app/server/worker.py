@@ -42,6 +42,8 @@ class AbideWorker(UvicornWorker):
         # The application writes one line per request or connection, without the query string.
         "access_log": False,
         "server_header": False,
+        # HttpProtocol judges X-Forwarded-For itself, by the same forwarded_allow_ips.
+        "proxy_headers": False,
         "lifespan": "on",
         "timeout_graceful_shutdown": ANSWER_SECONDS,
     }

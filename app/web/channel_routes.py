@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound, Route, WebSocketRo
 from starlette.types import ASGIApp, Scope
 
 from app.core.channel import Channel, Registry
-from app.web.publish.push import ENVELOPED, NAMED
+from app.web.publish.push_head import ENVELOPED, NAMED
 from app.web.subscribe.reads import HISTORY
 from app.web.subscribe.websocket import ECHO, MANY
 

@@ -33,8 +33,9 @@ from app.web.operate.health import Health, Readiness
 from app.web.operate.metrics import Exposition, Metrics
 from app.web.operate.operators import add_operators_routes
 from app.web.operate.pages import add_pages
-from app.web.publish.direct import DirectPush
-from app.web.publish.push import NAMED, Push
+from app.web.publish.asgi_push import AsgiPush
+from app.web.publish.push import Push
+from app.web.publish.push_head import NAMED
 from app.web.subscribe.reads import Reads
 from app.web.subscribe.websocket import Sockets
 
@@ -85,7 +86,8 @@ class Routes:
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
-        self._push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        self._push = AsgiPush(push, edge.intake)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.hub, edge.publisher, edge.intake)
         reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
@@ -96,8 +98,8 @@ class Routes:
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
         """Around everything that is HTTP."""
         self._cors_behind = Cors(self._otherwise, edge.authenticator.origins)
-        self.direct = DirectPush(self._push, self.cors, edge.publisher, edge.meter, edge.root_path)
-        """Who answers pushes past all this."""
+        self.pushes = push, self.cors
+        """What decides a push that goes past all this, and what adds to its answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""

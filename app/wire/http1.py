@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 from app.wire.request_head import TOKEN
 
@@ -15,8 +16,51 @@ Headers = Iterable[tuple[bytes, bytes]]
 CLOSE = b"connection: close\r\n"
 """The header line that ends the connection after this response."""
 
+CHUNKED = b"transfer-encoding: chunked\r\n"
+"""The header line of a body that comes in chunks."""
+
+WITHOUT_BODY = (204, 304)
+"""Statuses whose responses have no body."""
+
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class HeaderBlock(NamedTuple):
+    """Headers as they are sent, and what they say of the body and the connection."""
+
+    lines: bytes
+    length: int | None
+    """Bytes of the body by Content-Length; None where there is none."""
+    closes: bool
+    """Whether the connection ends with the response; the line that says so is not among the lines."""
+
+
+def header_block(headers: Headers) -> HeaderBlock:
+    """Read the headers of a response. Raises ValueError as :func:`header_line`.
+
+    How a body ends is the server's business: what they say of that, but for Content-Length, is left out.
+    """
+    lines = []
+    length, closes = None, False
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"connection" and b"close" in value.lower():
+            closes = True
+        elif lower != b"transfer-encoding":
+            lines.append(header_line(lower, value))
+            if lower == b"content-length":
+                length = int(value)
+    return HeaderBlock(b"".join(lines), length, closes)
+
+
+known_block = lru_cache(maxsize=64)(header_block)
+"""The same for a tuple of headers that comes again and again, as the server's own do."""
+
+
+def response_head(status: int, lines: bytes, *, keep_alive: bool) -> bytes:
+    """Return the head of a response, which says whether another may follow on the connection."""
+    return b"%b%b%b\r\n" % (status_line(status), lines, b"" if keep_alive else CLOSE)
 
 
 def phrase(status: int) -> bytes:

@@ -47,6 +47,7 @@ class LocalServer:
             "loop": "uvloop",
             "lifespan": "off",
             "port": 0,
+            "proxy_headers": False,  # as the worker has it: the protocol judges them itself
         }
         config = uvicorn.Config(app, **(defaults | {"log_config": None, "access_log": False} | options))
         self.server = uvicorn.Server(config)

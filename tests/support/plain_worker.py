@@ -8,4 +8,9 @@ from app.server.worker import AbideWorker
 class PlainWorker(AbideWorker):
     """Serves WebSockets by uvicorn's own protocol, over plain ASGI."""
 
-    CONFIG_KWARGS: dict[str, Any] = {**AbideWorker.CONFIG_KWARGS, "ws": "websockets-sansio", "http": "h11"}  # noqa: RUF012 — declared so
+    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 — declared so
+        **AbideWorker.CONFIG_KWARGS,
+        "ws": "websockets-sansio",
+        "http": "h11",
+        "proxy_headers": True,
+    }

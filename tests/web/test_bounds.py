@@ -22,15 +22,15 @@ from app.core.errors import AbideError, KeyReusedError
 from app.core.intake import RESERVE, TOTAL, BoundedIntake
 from app.core.scan import Scan
 from app.web.edge.access import Line
-from app.web.edge.request import Incoming
+from app.web.publish.asgi_push import HeldBody
 from app.web.publish.push import MAX_BODY
 from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, V1Socket
 from app.web.subscribe.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
 from tests.support.writers import Nowhere
-from tests.web.publish.test_direct import STORED, Log, routes
 from tests.web.publish.test_push import JSON, assert_problem, head
+from tests.web.publish.test_push_outcomes import STORED, Log, routes
 from tests.web.subscribe.test_v1 import speak
 
 ROOM = TOTAL - RESERVE
@@ -211,7 +211,7 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
 
 def living() -> list[object]:
     """Return what would hold a text."""
-    return [one for one in gc.get_objects() if isinstance(one, Scan | Incoming | AbideError)]
+    return [one for one in gc.get_objects() if isinstance(one, Scan | HeldBody | AbideError)]
 
 
 async def post(app: Any, body: bytes) -> None:  # noqa: ANN401 — ASGI
@@ -234,9 +234,9 @@ async def test_a_body_in_tiny_pieces_takes_what_it_has() -> None:
         piece = next(pieces, None)
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
-    request = Incoming({"path": "/push", "headers": []}, receive, BoundedIntake())
+    body = HeldBody(receive, BoundedIntake())
     tracemalloc.start()
-    assert await request.body(2**20) == b"ab" * 100_000
+    assert await body.read(2**20) == b"ab" * 100_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000

@@ -3,7 +3,7 @@
 from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, ResponseHandover, Writer
 from app.core.ports.messaging import Outcome, Publisher, Sink, Source
 from app.core.ports.metering import METER, UNMETERED, Meter
-from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Direct, Drain, Head, Intake, Reply
+from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
 
 __all__ = [
     "DIRECT",
@@ -13,10 +13,10 @@ __all__ = [
     "METER",
     "UNBOUNDED",
     "UNMETERED",
+    "Answer",
     "Direct",
     "Drain",
     "Handover",
-    "Head",
     "Heartbeat",
     "Intake",
     "Meter",

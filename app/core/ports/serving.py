@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
+
+from app.wire.request_head import RequestHead
 
 DIRECT = "abide.direct"
 """Where the lifespan's ``state`` has the application's :class:`Direct`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Head:
-    """What stands before a request's body. The same object may come again, for the same bytes."""
+class Reply(NamedTuple):
+    """What a push is answered with."""
 
-    path: str
-    """Decoded, with the root path, without the query."""
-    headers: Sequence[tuple[bytes, bytes]]
-    """Names in lower case, and values, in their order."""
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    """Names in lower case, and values; without Content-Length, which the body says."""
+    body: bytes
 
 
-Reply = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]
-"""Answers with a status, headers but for Content-Length, and a body. To be called once."""
+Answer = Callable[[int, tuple[tuple[bytes, bytes], ...], bytes], None]
+"""Sends an answer: the parts of a :class:`Reply`."""
 
 
 class Direct(Protocol):
-    """Who may answer a ``POST`` that has arrived whole, past ASGI: without a task, events and a scope.
+    """Takes pushes that have arrived whole, without ASGI's task, events and scope.
 
-    What it does not take goes to the ASGI application, which serves everything: so on a server that
-    knows nothing of this the same is answered, only slower.
+    The same pushes are answered the same over ASGI, only slower: by servers that know nothing of this, and where
+    something is put around :attr:`app`, such as middleware, which is to see every request.
     """
 
-    def __call__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        """Take the request, and ``reply`` later, or return False and have done nothing."""
+    app: object
+    """The ASGI application that it answers for."""
+
+    def parse(self, head: RequestHead) -> object | None:
+        """Return what the request head of a push says; None of another request.
+
+        The server may remember it: it is the same for the same head, whoever sends it and whenever.
+        """
+
+    def __call__(self, head: Any, client: str | None, body: bytes, answer: Answer) -> None:  # noqa: ANN401 — what ``parse`` has returned
+        """Decide a push, refusals included, and ``answer`` it later, once.
+
+        ``head`` is what :meth:`parse` has returned, ``client`` the address that the push comes from.
+        """
 
 
 DRAIN = "abide.drain"

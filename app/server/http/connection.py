@@ -17,9 +17,10 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import asgi
-from app.server.http import fast_push
 from app.server.http.deadlines import Awaited, Deadlines, Times
 from app.server.http.exchange import Exchange
+from app.server.http.fast_push import Parsed, PushExchange
+from app.server.http.forwarded import Address
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
 from app.server.lasting.asgi_websocket import Opening
@@ -42,8 +43,8 @@ class HttpProtocol(asyncio.Protocol):
     """What its peer is given to send a request, and to read an answer."""
 
     __slots__ = (
-        "_answering", "_app_state", "_client", "_config", "_deadlines", "_desk", "_full", "_meter", "_pump",
-        "_scheme", "_server", "_state", "_transport",
+        "_answering", "_app_state", "_client", "_config", "_deadlines", "_fast_push", "_full", "_is_proxied", "_meter",
+        "_pump", "_scheme", "_server", "_state", "_transport",
     )  # fmt: skip
 
     def __init__(
@@ -59,15 +60,16 @@ class HttpProtocol(asyncio.Protocol):
         self._state = ServerState.of(server_state, config, app_state)
         self._app_state = app_state
         self._meter: Meter = app_state.get(METER, UNMETERED)
-        self._desk = self._state.desk
+        self._fast_push = self._state.fast_push  # None where all requests go by ASGI
         self._deadlines = Deadlines(_loop or asyncio.get_running_loop(), self.times, config.timeout_keep_alive, self)
-        self._answering: Exchange | fast_push.Answer | None = None
+        self._answering: Exchange | PushExchange | None = None
         self._full = False  # whether more is buffered than should be added to
         self._transport: asyncio.Transport
-        """Valid once connected, as are the next four."""
+        """Valid once connected, as are the next five."""
         self._pump: RequestPump
         self._server: tuple[str, int | None] | None = None
-        self._client: tuple[str, int] | None = None
+        self._client: Address | None = None
+        self._is_proxied = False  # whether the peer is a proxy that is trusted
         self._scheme = "http"
 
     # Called by the transport.
@@ -78,6 +80,7 @@ class HttpProtocol(asyncio.Protocol):
         self._pump = RequestPump(self, transport, self._deadlines, self._state.links.backlog)
         self._server = get_local_addr(transport)
         self._client = get_remote_addr(transport)
+        self._is_proxied = self._state.proxies.trust(self._client and self._client[0])
         self._scheme = "https" if is_ssl(transport) else "http"
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
         self._deadlines.await_head()
@@ -91,7 +94,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not (self._pump.is_idle and self._offer_known(data)):
+        if not (self._pump.is_idle and self._is_known_push(data)):
             self._pump.take(data)
 
     def pause_writing(self) -> None:
@@ -123,10 +126,10 @@ class HttpProtocol(asyncio.Protocol):
         """Answer a request by the shortest way that it can take."""
         if head.asks_for_websocket:
             self._upgrade(head)
-        elif self._desk is None or self._full or not _is_plain_push(head):
+        elif self._fast_push is None or self._full or (parsed := self._fast_push.parse(head)) is None:
             self._begin_exchange(head)
         else:
-            self._offer_read(self._desk, head)
+            self._begin_push(head, parsed)
 
     def refuse(self, error: BadRequestError) -> None:
         """Answer bytes that are not a request, and close: it is unknown where the next request would begin."""
@@ -138,36 +141,32 @@ class HttpProtocol(asyncio.Protocol):
             self.write(text_response(error.status, self._state.default_headers, str(error)))
         self.close()
 
-    # Requests that are whole.
+    # Pushes that are whole.
 
-    def _offer_known(self, data: bytes) -> bool:
-        """Offer what needs no parsing; return whether it was taken."""
-        desk = self._desk
-        if desk is None or self._answering is not None or self._full:
+    def _is_known_push(self, data: bytes) -> bool:
+        """Begin to answer a push whose head is known, and needs no parsing; return whether it is one."""
+        if self._fast_push is None or self._answering is not None or self._full:
             return False
-        known = desk.known(data)
-        if known is None or not self._offer(desk, *known):
+        known = self._fast_push.cache.find(data)
+        if known is None:
             return False
         self._deadlines.whole_request_came()
+        self._answering = self._fast_push.begin(self, known[0], self._pusher(known[0]), known[1])
         return True
 
-    def _offer_read(self, desk: fast_push.Desk, head: RequestHead) -> None:
-        """Offer what was parsed if all of it has come; begin to answer it by ASGI if that is not taken."""
+    def _begin_push(self, head: RequestHead, parsed: Parsed) -> None:
+        """Begin to answer a push: by ASGI unless all of it has come."""
         body = self._pump.reader.body()
-        if self._pump.reader.is_at_head:
-            request = fast_push.Request.of(self._config.root_path + head.target.path, head.headers)
-            if self._offer(desk, request, body):
-                desk.learn(self._pump.chunk, request, body)
-                return
-        exchange = self._begin_exchange(head)
-        self._pump.give(exchange, body)
+        if self._fast_push is None or not self._pump.reader.is_at_head:
+            self._pump.give(self._begin_exchange(head), body)
+            return
+        if parsed.keep_alive:
+            self._fast_push.cache.remember(self._pump.chunk, parsed, body)
+        self._answering = self._fast_push.begin(self, parsed, self._pusher(parsed), body)
 
-    def _offer(self, desk: fast_push.Desk, request: fast_push.Request, body: bytes) -> bool:
-        answer = fast_push.Answer(self)
-        if not desk.take(answer, request, self._client, body):
-            return False
-        self._answering = answer
-        return True
+    def _pusher(self, parsed: Parsed) -> Address | None:
+        """Return the client of a push."""
+        return parsed.client if self._is_proxied and parsed.client else self._client
 
     # Other requests.
 
@@ -187,16 +186,26 @@ class HttpProtocol(asyncio.Protocol):
         asgi.start(self._state.tasks, exchange.run(self._config.loaded_app, scope))
         return exchange
 
+    def _client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
+        """Return the client of a request, and whether it speaks TLS: as a trusted proxy says, if there is one."""
+        is_tls = self._scheme == "https"
+        return (
+            self._state.proxies.client(head.headers, self._client, is_tls)
+            if self._is_proxied
+            else (self._client, is_tls)
+        )
+
     def _scope(self, head: RequestHead) -> asgi.Event:
         path, raw_path, query = head.target
+        client, is_tls = self._client_of(head)
         root_path = self._config.root_path
         return {
             "type": "http",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
             "http_version": head.version,
             "server": self._server,
-            "client": self._client,
-            "scheme": self._scheme,
+            "client": client,
+            "scheme": "https" if is_tls else "http",
             "root_path": root_path,
             "method": head.method.decode("ascii"),
             "path": root_path + path,
@@ -208,8 +217,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _upgrade(self, head: RequestHead) -> None:
         """Hand the connection over to a WebSocket, and keep nothing of it; refuse an invalid handshake."""
-        is_tls = self._scheme == "https"
-        request = UpgradeRequest(head, is_tls, self._client, self._server, self._pump.reader.rest())
+        client, is_tls = self._client_of(head)
+        request = UpgradeRequest(head, is_tls, client, self._server, self._pump.reader.rest())
         try:
             opening = Opening.of(request, self._config, self._state)
         except RefusalError as error:
@@ -319,8 +328,3 @@ class HttpProtocol(asyncio.Protocol):
 
 
 _TOO_LARGE = (414, 431)
-
-
-def _is_plain_push(head: RequestHead) -> bool:
-    """Whether a request may be one that is answered past ASGI."""
-    return head.method == b"POST" and head.version == "1.1" and head.keep_alive and not head.awaits_continue

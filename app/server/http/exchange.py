@@ -14,11 +14,20 @@ from typing import Protocol
 
 from app.core.ports import Heartbeat, Peer, Writer
 from app.server.asgi import Application, Event
-from app.wire.http1 import CLOSE, LAST_CHUNK, Headers, chunk, header_line, status_line
+from app.wire.http1 import (
+    CHUNKED,
+    CLOSE,
+    LAST_CHUNK,
+    WITHOUT_BODY,
+    Headers,
+    chunk,
+    header_block,
+    known_block,
+    response_head,
+)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n"
-_WITHOUT_BODY = (204, 304)
 _MOST_PIECES = 64
 
 _logger = logging.getLogger("uvicorn.error")
@@ -187,29 +196,14 @@ class Exchange:
         return self._connection.hand_over(head, peer, heartbeat)
 
     def _start(self, event: Event) -> None:
-        """Make the header lines. The server decides how the body is framed, so Transfer-Encoding is left out."""
+        """Make the header lines. A body without a length comes in chunks; before HTTP/1.1 its connection ends it."""
         status: int = event["status"]
-        lines = [status_line(status)]
-        length = None
-        for name, value in (*self._connection.default_headers, *event.get("headers", ())):
-            lower = name.lower()
-            if lower == b"transfer-encoding":
-                continue
-            if lower == b"connection" and b"close" in value.lower():
-                self.keep_alive = False
-                continue
-            if lower == b"content-length":
-                length = int(value)
-            lines.append(header_line(lower, value))
-        if length is None and not self._is_head and status not in _WITHOUT_BODY:
-            # HTTP/1.0 has no chunks: there the end of the connection, which is never kept, ends the body.
-            self._chunked = True
-            if not self._is_1_0:
-                lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            lines.append(CLOSE)
-        lines.append(_END)
-        self._head = b"".join(lines)
+        server, theirs = known_block(tuple(self._connection.default_headers)), header_block(event.get("headers", ()))
+        length = server.length if theirs.length is None else theirs.length
+        self.keep_alive = self.keep_alive and not (server.closes or theirs.closes)
+        self._chunked = length is None and not self._is_head and status not in WITHOUT_BODY
+        lines = server.lines + theirs.lines + (CHUNKED if self._chunked and not self._is_1_0 else b"")
+        self._head = response_head(status, lines, keep_alive=self.keep_alive)
         self._left = length or 0
         self.awaits_continue = False
         self._phase = _AnswerPhase.STARTED

@@ -1,42 +1,26 @@
-"""Requests that have arrived whole, answered past ASGI.
+"""Pushes that have arrived whole, passed to the application without ASGI's tasks and events.
 
 A small ``POST`` comes in one piece, and so does its answer. All that ASGI has for requests and answers
 that take their time, a task, events, a scope for each, costs more than such a request itself.
-
-Nor is the head of such a request parsed again and again: a publisher sends the same one with every message, and
-the same bytes mean the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from uvicorn.config import Config
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.core.ports import DIRECT, Direct, Head
-from app.wire.handshake import LAST
-from app.wire.http1 import CLOSE, Headers, header_line, status_line
-
-MOST_HEADS = 500
-LONGEST_HEAD = 4096
-"""Heads that are known by their bytes, and how many of these one may have."""
-
-_MOST_FORWARDED = 512
-"""Bytes of X-Forwarded-For headers whose meaning is remembered: what a client sends there is for it to choose."""
-
-_END = b"\r\n\r\n"
-
-Address = tuple[str, int]
-Forwarded = tuple[tuple[bytes, bytes], ...]
-"""The X-Forwarded-For headers, which a proxy may be believed."""
+from app.core.ports import DIRECT, Direct
+from app.server.http.forwarded import Address, TrustedProxies
+from app.server.http.request_head_cache import RequestHeadCache
+from app.wire.http1 import Headers, known_block, response_head
+from app.wire.request_head import RequestHead
 
 
-class Connection(Protocol):
-    """What an answer asks of its connection."""
+class PushConnection(Protocol):
+    """What the exchange of a push asks of its connection."""
 
     def write(self, data: bytes) -> None:
         """Send bytes, unless the connection is closing."""
@@ -49,38 +33,29 @@ class Connection(Protocol):
 
     @property
     def default_headers(self) -> Headers:
-        """What stands in every answer."""
+        """The headers of every answer."""
 
 
-class Answer:
-    """The answer to a request that was whole, until it is given."""
+class PushExchange:
+    """One push and its answer, until that is given."""
 
     __slots__ = ("_connection", "keep_alive")
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
-        self.keep_alive = True
+    def __init__(self, connection: PushConnection, *, keep_alive: bool) -> None:
+        self._connection: PushConnection | None = connection
+        self.keep_alive = keep_alive
         """Whether the connection is to outlive the answer."""
 
-    def give(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send it in one piece, unless the connection is gone. A :data:`~app.core.ports.Reply`."""
+    def answer(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
+        """Send the answer in one piece, unless the connection is gone."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        default = connection.default_headers
-        is_last = LAST in default
-        connection.write(
-            b"%b%b%bcontent-length: %d\r\n%b\r\n%b"
-            % (
-                status_line(status),
-                _lines(tuple(default)),
-                _lines(tuple(headers)),
-                len(body),
-                b"" if self.keep_alive or is_last else CLOSE,
-                body,
-            )
-        )
-        if is_last or not self.keep_alive:
+        server, ours = known_block(tuple(connection.default_headers)), known_block(headers)
+        keep_alive = self.keep_alive and not (server.closes or ours.closes)
+        lines = b"%b%bcontent-length: %d\r\n" % (server.lines, ours.lines, len(body))
+        connection.write(response_head(status, lines, keep_alive=keep_alive) + body)
+        if not keep_alive:
             connection.close()
         connection.answered()
 
@@ -92,90 +67,43 @@ class Answer:
         """Nothing waits for room: the answer is one piece."""
 
 
-class Request(NamedTuple):
-    """What is known of a request when its head has been read."""
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What the request head of a push says."""
 
-    head: Head
-    forwarded: Forwarded
-
-    @classmethod
-    def of(cls, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Request:
-        """Take the parser's word for it."""
-        return cls(Head(path, headers), tuple([header for header in headers if header[0] == b"x-forwarded-for"]))
+    push: Any
+    """As the application has parsed it."""
+    client: Address | None
+    """Who a trusted proxy says has sent it; None where nothing is said."""
+    keep_alive: bool
 
 
-class Desk:
-    """What the connections of one server share, to offer whole requests to the application."""
+class FastPush:
+    """Passes whole pushes to the application. The connections of one server share it."""
 
-    def __init__(self, direct: Direct, trusted_proxies: str | list[str] | None) -> None:
+    def __init__(self, direct: Direct, proxies: TrustedProxies) -> None:
         self._direct = direct
-        self._known: dict[bytes, tuple[Request, int]] = {}
-        self._behind_proxy = None if trusted_proxies is None else _behind_proxy(trusted_proxies)
+        self._proxies = proxies
+        self.cache: RequestHeadCache[Parsed] = RequestHeadCache()
+        """What was parsed before."""
 
     @classmethod
-    def of(cls, config: Config, app_state: Mapping[str, Any]) -> Desk | None:
-        """Return a desk for one server; None where pushes go by ASGI, as where something is around it."""
-        direct, served = app_state.get(DIRECT), _served(config)
-        proxies = config.forwarded_allow_ips if config.proxy_headers else None
-        return cls(direct, proxies) if direct and getattr(direct, "app", served) is served else None
-
-    def known(self, data: bytes) -> tuple[Request, bytes] | None:
-        """Take a request apart that begins with a known head and ends with its body."""
-        begin = data.find(_END) + len(_END)
-        known = self._known.get(data[:begin])
-        if known is None or len(data) - begin != known[1]:
+    def of(cls, config: Config, app_state: Mapping[str, Any], proxies: TrustedProxies) -> FastPush | None:
+        """Return one for a server; None where pushes are to go by ASGI, as where something wraps the application."""
+        direct: Direct | None = app_state.get(DIRECT)
+        if direct is None or direct.app is not config.loaded_app or config.root_path:
             return None
-        return known[0], data[begin:]
+        return cls(direct, proxies)
 
-    def learn(self, data: bytes, request: Request, body: bytes) -> None:
-        """Remember that ``data``, parsed from its beginning, was this one request."""
-        begin = data.find(_END) + len(_END)
-        if len(data) - begin == len(body) and begin <= LONGEST_HEAD:
-            if len(self._known) >= MOST_HEADS:
-                self._known.clear()
-            self._known[data[:begin]] = request, len(body)
+    def parse(self, head: RequestHead) -> Parsed | None:
+        """Return what a request head says; None of what is no push, or is to go by ASGI."""
+        if head.method != b"POST" or head.version != "1.1" or head.awaits_continue:
+            return None
+        push = self._direct.parse(head)
+        return None if push is None else Parsed(push, self._proxies.read(head.headers).client, head.keep_alive)
 
-    def take(self, answer: Answer, request: Request, peer: Address | None, body: bytes) -> bool:
-        """Offer a request to the application; ``peer`` is who has connected."""
-        client = peer
-        if request.forwarded and peer is not None and self._behind_proxy is not None:
-            client = self._behind_proxy(peer, request.forwarded)
-        return self._direct(request.head, client and client[0], body, answer.give)
-
-
-@lru_cache(maxsize=64)  # the answers of one kind have the same
-def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return b"".join([header_line(name.lower(), value) for name, value in headers])
-
-
-def _served(config: Config) -> Any:  # noqa: ANN401 — an application
-    """Return the application that the server was given."""
-    app: Any = config.loaded_app
-    return app.app if isinstance(app, ProxyHeadersMiddleware) else app
-
-
-def _behind_proxy(trusted: str | list[str]) -> Callable[[Address, Forwarded], Address]:
-    """Return what tells the client from who has connected and what is said in X-Forwarded-For.
-
-    It asks uvicorn's middleware, which ASGI requests go through; that waits for nothing.
-    """
-
-    async def application(*_: object) -> None:
-        pass
-
-    middleware: Any = ProxyHeadersMiddleware(application, trusted)
-
-    def ask(peer: Address, forwarded: Forwarded) -> Address:
-        scope: dict[str, Any] = {"type": "http", "client": peer, "headers": forwarded}
-        with contextlib.suppress(StopIteration):
-            middleware(scope, None, None).send(None)
-        address: Address = scope["client"]
-        return address
-
-    remembered = lru_cache(maxsize=1000)(ask)
-
-    def client(peer: Address, forwarded: Forwarded) -> Address:
-        is_short = sum([len(value) for _, value in forwarded]) <= _MOST_FORWARDED
-        return remembered(peer, forwarded) if is_short else ask(peer, forwarded)
-
-    return client
+    def begin(self, connection: PushConnection, parsed: Parsed, client: Address | None, body: bytes) -> PushExchange:
+        """Let the application decide a push; ``client`` is who has sent it. The answer comes later."""
+        exchange = PushExchange(connection, keep_alive=parsed.keep_alive)
+        self._direct(parsed.push, client and client[0], body, exchange.answer)
+        return exchange

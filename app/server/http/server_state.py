@@ -9,7 +9,8 @@ from typing import Any, Self, cast
 import uvicorn.server
 from uvicorn.config import Config
 
-from app.server.http.fast_push import Desk
+from app.server.http.fast_push import FastPush
+from app.server.http.forwarded import TrustedProxies
 from app.server.lasting.limits import Timeouts
 from app.server.lasting.link_context import LinkContext
 from app.server.lasting.websocket import WebSocketProtocol
@@ -23,6 +24,9 @@ class ServerState(uvicorn.server.ServerState):
 
     websocket_class: type[WebSocketProtocol]
     """The configuration's, or ours where that is another server's: only ours takes connections over."""
+
+    proxies: TrustedProxies
+    """Whose word on the client of a request is taken."""
 
     @classmethod
     def of(cls, state: uvicorn.server.ServerState, config: Config, app_state: Mapping[str, Any]) -> Self:
@@ -49,9 +53,10 @@ class ServerState(uvicorn.server.ServerState):
         )
         self._config = config
         self.websocket_class = kind
+        self.proxies = TrustedProxies.of(config)
         self.links = LinkContext(self.connections, app_state, timeouts, config.ws_max_size)
 
     @cached_property
-    def desk(self) -> Desk | None:
-        """What offers whole pushes to the application; None where it takes none. Made with the first connection."""
-        return Desk.of(self._config, self.links.app_state)
+    def fast_push(self) -> FastPush | None:
+        """What passes whole pushes to the application; None where none are. Made with the first connection."""
+        return FastPush.of(self._config, self.links.app_state, self.proxies)

@@ -122,10 +122,9 @@ class Line:
 
     def write(self) -> None:
         """Log the line."""
-        quiet = self.status == HTTPStatus.OK and self.path in _QUIET
-        level = _log.debug if quiet else _log.info
-        milliseconds = round((time.perf_counter() - self._begun) * 1000, 1)
-        fields: dict[str, Any] = {"method": self.method} if self.method is not None else {}
+        fields: dict[str, Any] = {f"{self.kind}_id": self.id}
+        if self.method is not None:
+            fields["method"] = self.method
         fields["path"] = self.path[:_LONGEST_PATH]
         if self.status is not None:
             fields["status"] = self.status
@@ -135,9 +134,10 @@ class Line:
             fields["close_reason"] = self.close_reason
         if self.client is not None:
             fields["client"] = self.client
-        fields["ms"] = milliseconds
+        fields["ms"] = round((time.perf_counter() - self._begun) * 1000, 1)
         if self.kind == "connection" or self.kept:
             fields["messages"] = self.messages
         else:
             fields["bytes"] = self.bytes
-        level(self.kind, **{f"{self.kind}_id": self.id}, **fields)
+        is_quiet = self.path in _QUIET and self.status == HTTPStatus.OK
+        (_log.debug if is_quiet else _log.info)(self.kind, **fields)

@@ -39,7 +39,10 @@ class Authenticator:
         on_loopback: bool = False,
     ) -> None:
         # Digests all have the same length, so comparing them reveals nothing about a key's.
-        self._digests = [_digest(key) for key in keys]
+        self._keyed = [
+            (digest, Identity(has_key=True, name=digest.hex()[:_NAME_DIGITS], is_operator=True))
+            for digest in map(_digest, keys)
+        ]
         self.origins = Origins(origins, on_loopback=on_loopback)
         """The origins whose pages may use the server."""
         self.operators = operators
@@ -60,17 +63,23 @@ class Authenticator:
         return self._judge(identity.caller)
 
     def _judge(self, caller: Caller) -> Identity:
+        return self.authenticate(caller)._replace(caller=caller)
+
+    def authenticate(self, caller: Caller) -> Identity:
+        """Return the identity of a caller by what it shows, without that; raises as :meth:`identify` does."""
         self.origins.check(caller)
-        if not self._digests:
+        if not self._keyed:
             return self._keyless(_NO_KEYS, caller)
         if caller.digest is None:
             return self._keyless("no key was sent", caller)
-        matches = [hmac.compare_digest(caller.digest, known) for known in self._digests]
-        if not any(matches):
+        found = None
+        for digest, identity in self._keyed:  # all of them, whichever it is
+            if hmac.compare_digest(caller.digest, digest):
+                found = identity
+        if found is None:
             msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
             raise UnauthorisedError(msg)
-        name = self._digests[matches.index(True)].hex()[:_NAME_DIGITS]
-        return Identity(has_key=True, name=name, is_operator=True, caller=caller)
+        return found
 
     def check_operator(self, request: HTTPConnection, what: str) -> None:
         """Raise unless the caller is an operator, as :meth:`identify` and :meth:`Identity.check_operator` do."""
@@ -85,7 +94,7 @@ class Authenticator:
 
     def _keyless(self, reason: str, caller: Caller) -> Identity:
         is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(caller, self.origins))
-        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._digests), caller=caller)
+        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._keyed))
 
 
 def see(headers: Mapping[str, str], peer: str | None) -> Caller:

@@ -17,6 +17,7 @@ Header = tuple[bytes, bytes]
 
 _VARY = (b"vary", b"Origin")
 _EXPOSED = (b"access-control-expose-headers", b"idempotency-replayed, retry-after")
+_PLAIN = (_VARY,)
 _CREDENTIALS = (b"access-control-allow-credentials", b"true")
 
 ALLOWED_HEADERS = (
@@ -42,7 +43,7 @@ class Cors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
-        added = self.added(scope["headers"])
+        added = self.added(origin_of(scope["headers"]))
 
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -52,12 +53,9 @@ class Cors:
         app = self._preflight if scope["method"] == "OPTIONS" and _is_preflight(scope["headers"]) else self._app
         await app(scope, receive, send_more)
 
-    def added(self, headers: Sequence[Header]) -> list[Header]:
-        """Return what is added to the answer to a request with these headers."""
-        origin = next((value for name, value in headers if name == b"origin"), None)
-        if origin is None:
-            return [_VARY]
-        return [*self._permission(origin), _EXPOSED, _VARY]
+    def added(self, origin: bytes | None) -> tuple[Header, ...]:
+        """Return what is added to the answer to a page of this origin; None for what is no page."""
+        return _PLAIN if origin is None else (*self._permission(origin), _EXPOSED, _VARY)
 
     def _permission(self, origin: bytes) -> list[Header]:
         """Return what lets a page of the origin read an answer.
@@ -82,6 +80,11 @@ class Cors:
             response = Response(status_code=204)
             response.raw_headers += _PREFLIGHT
         await response(scope, receive, send)
+
+
+def origin_of(headers: Sequence[Header]) -> bytes | None:
+    """Return the origin of the page that asks."""
+    return next((value for name, value in headers if name == b"origin"), None)
 
 
 def _with(headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:

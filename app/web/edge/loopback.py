@@ -62,9 +62,7 @@ def is_here(authority: str) -> bool:
     machine on the network (LLMNR): its page would count as one of the server's own.
     """
     host, colon, port = authority.rpartition(":")
-    return _is_loopback(
-        (host if colon and port.isdigit() and not host.endswith(":") else authority).strip("[]").lower()
-    )
+    return is_loopback((host if colon and port.isdigit() and not host.endswith(":") else authority).strip("[]").lower())
 
 
 def is_forwarded(headers: Mapping[str, str]) -> bool:
@@ -73,7 +71,8 @@ def is_forwarded(headers: Mapping[str, str]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, or the address of a peer, is this machine."""
     if host == _LOCALHOST or host.endswith(f".{_LOCALHOST}"):
         return True
     try:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Any
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from starlette.types import Message, Receive, Scope, Send
 
 from app.core import errors
 
@@ -28,9 +25,6 @@ STATUSES: dict[str, int] = {
     "method_not_allowed": 405,
     "not_acceptable": 406,
 }
-
-_LINGER_SECONDS = 2.0
-_LINGER_BYTES = 16 * 1024 * 1024
 
 
 class Problem(BaseModel):
@@ -67,40 +61,8 @@ class ProblemResponse(JSONResponse):
     def of(cls, error: errors.AbideError) -> ProblemResponse:
         """Return the response to an error, with the headers that its status requires."""
         problem = describe_error(error)
-        if isinstance(error, errors.TooLargeError):
-            return LingeringResponse(problem, {"connection": "close"})
-        if isinstance(error, errors.NoRoomError):
-            return LingeringResponse(problem, {"connection": "close", "retry-after": str(error.retry_after)})
         if isinstance(error, errors.UnauthorisedError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
         if isinstance(error, errors.UnavailableError):
             return cls(problem, {"retry-after": str(error.retry_after)})
         return cls(problem)
-
-
-class LingeringResponse(ProblemResponse):
-    """Responds while the body is still arriving, then reads and drops it for a moment.
-
-    A connection that is closed with unread data is reset, and the reset can overtake the response.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the whole body, drop what arrives, then end the response."""
-
-        async def hold_open(message: Message) -> None:
-            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
-
-        await super().__call__(scope, receive, hold_open)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                await _drop_body(receive)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _drop_body(receive: Receive) -> None:
-    dropped = 0
-    while dropped < _LINGER_BYTES:
-        message = await receive()
-        dropped += len(message.get("body", b""))
-        if not message.get("more_body", False):
-            return

@@ -9,6 +9,7 @@ from functools import lru_cache
 from app.core import data
 from app.core.data import SHOWN
 from app.core.errors import UnsupportedTypeError
+from app.core.scan import Members
 
 JSON = "application/json"
 TEXT = "text/plain"
@@ -16,6 +17,9 @@ FORM = "application/x-www-form-urlencoded"
 
 UNTYPED = "*/*"
 """The type of a form where no page has sent it: curl -d says so of whatever it sends."""
+
+MEMBERS = frozenset({"channel", "message", "key"})
+"""What an envelope may have."""
 
 _OF_PAGES = frozenset({"origin", "referer", "sec-fetch-site"})
 """What browsers send. Theirs is taken at its word: a page of any site may have a form sent, unasked."""
@@ -54,20 +58,33 @@ def _media_type(header: str) -> str:
 
 
 def as_data(kind: str, body: bytes) -> bytes:
-    """Return a small body as message data: JSON as it stands, text as a JSON string.
+    """Return a small body as message data: JSON as it is, text as a JSON string.
 
     Raises :class:`UnsupportedTypeError` and :class:`~app.core.errors.MalformedError`.
     """
-    check_kind(kind)
     check_untyped(kind, body)
     return data.from_text(body) if kind == TEXT else data.check_bytes(body)
 
 
 async def read_data(kind: str, body: bytes) -> bytes:
     """As :func:`as_data`, for a body of any size."""
-    check_kind(kind)
     check_untyped(kind, body)
     return await (data.read_text(body) if kind == TEXT else data.read(body))
+
+
+def as_envelope(kind: str, body: bytes) -> Members:
+    """Return the members of a small envelope: a JSON object with a message and its channel's name.
+
+    Raises :class:`UnsupportedTypeError` and :class:`~app.core.errors.MalformedError`.
+    """
+    check_untyped(kind, body)
+    return data.members(data.decode(body), MEMBERS)
+
+
+async def read_envelope(kind: str, body: bytes) -> Members:
+    """As :func:`as_envelope`, for a body of any size."""
+    check_untyped(kind, body)
+    return await data.read_members(body, MEMBERS)
 
 
 def check_kind(kind: str) -> None:

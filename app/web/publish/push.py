@@ -1,29 +1,30 @@
-"""The push routes: HTTP in, the log's word out."""
+"""One push: from its request head and body to its answer, whichever way it came.
+
+This is the one place that decides. It knows neither sockets nor ASGI: :mod:`~app.web.publish.direct_push` and
+:mod:`~app.web.publish.asgi_push` bring it what they have received, and send what it answers.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
-from starlette.types import Receive, Scope, Send
 
 from app.core import data, turns
 from app.core.channel import Channel, Identity, Registry
-from app.core.errors import AbideError, MalformedError, NoRoomError, bare
-from app.core.message import Published, Record, check_key
-from app.core.ports import Intake, Meter, Outcome, Publisher
+from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
+from app.core.message import Record, check_key
+from app.core.ports import Intake, Meter, Outcome, Publisher, Reply
 from app.core.scan import Members
 from app.core.turns import Pace, Steps
 from app.web.edge.auth import Authenticator
 from app.web.edge.problems import ProblemResponse, describe_error
-from app.web.edge.request import Incoming
 from app.web.publish import body
-
-ENVELOPED, NAMED = "/push", "/push/"
-"""The path of pushes whose body names the channel, and how others begin."""
+from app.web.publish.decision import Decision
+from app.web.publish.push_head import PushHead
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a ``POST /push``, of an array of messages too."""
@@ -34,32 +35,30 @@ MAX_ITEMS = 1000
 _log = structlog.get_logger(__name__)
 
 _ENOUGH = frozenset({"channel", "message"})
-_MEMBERS = _ENOUGH | {"key"}
-
 
 _HEADERS = ((b"content-type", b"application/json"),)
 _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 
-class Answer(NamedTuple):
-    """What a push is answered with, if all went well; Content-Length goes without saying."""
+class Admission(NamedTuple):
+    """Leave to publish, before the body is known."""
 
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
-
-
-class Terms(NamedTuple):
-    """What the head of a push says about what is in its body."""
-
+    head: PushHead
     identity: Identity
-    kind: str
-    """The body's media type."""
-    key: str | None
-    """The idempotency key; of the one message that it is."""
+    channel: Channel | None
+    """What the path names; None where the body names the channel."""
+    limit: int
+    """Bytes that the body may have."""
+    request_id: str | None
+    """For the log; None where its context has it."""
 
 
 class Push:
-    """Turns requests into records, asks the policy, and waits until they are stored."""
+    """Decides pushes by the settings in force: who may publish what, and whether it is stored.
+
+    A push is admitted by its head and then decided by its body, because how much of a body is read depends on who
+    sends it to which channel. A refusal is an answer like any other, and so is a bug: it is logged here, once.
+    """
 
     def __init__(
         self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter, intake: Intake
@@ -70,92 +69,134 @@ class Push:
         self._meter = meter
         self._intake = intake
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a ``POST`` whose path begins with ``/push`` as an ASGI application."""
+    def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> Decision:
+        """Decide a push whose body is known; ``peer`` is the address that it comes from, None if that is not known."""
+        admission = self.admit(head, peer, request_id)
+        return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
+
+    def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
+        """Decide by the head alone: who is it, and may it publish here? Return the refusal if not."""
+        if head.unreadable is not None:
+            return self.refuse(head.unreadable, request_id)
         try:
-            good = await self._answer(scope, receive)
-        except AbideError as error:
-            refusal = self._refuse(error)
-        except Exception:  # noqa: BLE001 — a bug is answered as a problem too
-            _log.exception("push_failed")
+            identity = self._authenticator.authenticate(head.caller_from(peer))
+            channel, limit = None, MAX_BODY
+            if head.channel is not None:
+                channel = self._channel(head.channel, identity)
+                limit = channel.max_message_size
+        except Exception as error:  # noqa: BLE001 — a bug is answered, too
+            return self.refuse(error, request_id)
+        if head.unfit is not None:
+            return self.refuse(head.unfit, request_id)
+        if head.length > limit:
+            return self.refuse(too_large(limit), request_id)
+        return Admission(head, identity, channel, limit, request_id)
+
+    def decide(self, admission: Admission, content: bytes) -> Decision:
+        """Publish the body of an admitted push; the answer is known when its messages are stored, or refused.
+
+        Small bodies are checked at once. Larger ones and arrays take turns, and count as held meanwhile.
+        """
+        head, _, channel, limit, request_id = admission
+        if len(content) > limit:
+            return Decision.of(self.refuse(too_large(limit), request_id))
+        try:
+            if len(content) > data.INLINE or (channel is None and data.is_array(content)):
+                return self._decide_in_turns(admission, content)
+            if channel is None:
+                record = self._enveloped(admission, body.as_envelope(head.kind, content))
+            else:
+                record = _named(admission, channel, body.as_data(head.kind, content))
+            stored = self._publisher.publish([record])
+        except Exception as error:  # noqa: BLE001 — a bug is answered, too
+            return Decision.of(self.refuse(error, request_id))
+        return Decision(stored, partial(self._settle, admission, record))
+
+    def refuse(self, error: Exception, request_id: str | None = None) -> Reply:
+        """Count a refusal and return the answer. An error that nobody expected is logged, and answered with 500."""
+        if not isinstance(error, AbideError) or error.code == AbideError.code:
+            _log.error("push_failed", exc_info=error, **({} if request_id is None else {"request_id": request_id}))
             self._meter.failed("request")
-            refusal = self._refuse(AbideError("the server failed to answer; its log says why"))
-        else:
-            headers = [(b"content-length", b"%d" % len(good.body)), *good.headers]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": good.body})
-            return
-        await refusal(scope, receive, send)
+            error = of_bug()
+        self._meter.refused(error.code)
+        if isinstance(error, NoRoomError):
+            self._meter.limited("bodies_held")
+        problem = ProblemResponse.of(error)
+        headers = tuple([header for header in problem.raw_headers if header[0] != b"content-length"])
+        return Reply(problem.status_code, headers, bytes(problem.body))
 
-    def terms(self, headers: Mapping[str, str], peer: str | None) -> Terms:
-        """Read a push's headers, by their names in lower case. Raises what refuses them.
+    # The steps of a decision. Those that return a channel or a record raise what refuses the push.
 
-        ``peer`` is the address that it comes from; None where that is not to be looked at.
-        """
-        identity = self._authenticator.identify(headers, peer)
-        return Terms(identity, body.media_type(headers), check_key(headers.get("idempotency-key")))
+    def _channel(self, name: str, identity: Identity) -> Channel:
+        channel = self._registry.find(name)
+        channel.check_publish(identity)
+        return channel
 
-    def record(self, path: str, terms: Terms, content: bytes) -> Record | None:
-        """Return what is to be published of a body that is one message; None of an array of them, and of a large one.
+    def _enveloped(self, admission: Admission, members: Members) -> Record:
+        if members.keys() != _ENOUGH:
+            _check_members(members)
+        key = admission.head.key
+        if "key" in members:
+            if key is not None:
+                msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
+                raise MalformedError(msg)
+            key = check_key(data.string(members["key"], "'key'"))
+        name = data.string(members["channel"], "'channel'")
+        channel = self._channel(name, admission.identity)
+        return _record(name, channel, members["message"].encode(), key, admission.identity)
 
-        Raises what refuses it.
-        """
-        if len(content) > data.INLINE:
-            return None
-        if path != ENVELOPED:
-            channel = self._admit(path.removeprefix(NAMED), terms.identity)
-            return _checked(
-                channel, path.removeprefix(NAMED), body.as_data(terms.kind, content), terms.key, terms.identity
-            )
-        body.check_json(terms.kind)
-        body.check_untyped(terms.kind, content)
-        if data.is_array(content):
-            return None
-        return self._record(data.members(data.decode(content), _MEMBERS), terms.key, terms.identity)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        request = Incoming(scope, receive, self._intake)
+    def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
+        """Answer when it is known whether the message is stored."""
         try:
-            return await (self._enveloped(request) if request.path == ENVELOPED else self._named(request))
-        finally:
-            request.release()
+            (outcome,) = stored.result()
+            return self._answer(admission, record, outcome)
+        except Exception as error:  # noqa: BLE001 — a bug is answered, too
+            return self.refuse(error, admission.request_id)
 
-    async def _named(self, request: Incoming) -> Answer:
-        """Publish the body as one message to the channel that the path names.
+    def _answer(self, admission: Admission, record: Record, outcome: Outcome) -> Reply:
+        """Answer a push of one message; the answer to an envelope has the message in it."""
+        if isinstance(outcome, AbideError):
+            return self.refuse(outcome, admission.request_id)
+        epoch, offset = outcome.position
+        # Put together by hand: names and epochs have no character that JSON would escape.
+        place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'
+        content = f'{{"channel": "{record.channel}", {place}'.encode()
+        if admission.channel is None:  # as it came, not as Python would write it
+            content += b', "message": ' + record.data
+        return Reply(200, _REPLAYED if outcome.replayed else _HEADERS, content + b"}")
 
-        The answer comes when the message is stored.
-        """
-        name = request.path.removeprefix(NAMED)
-        channel = self._admit(name, self._authenticator.identify(request.headers, request.peer))
-        terms = self.terms(request.headers, request.peer)
-        body.check_kind(terms.kind)  # before the body is read
-        content = await request.body(channel.max_message_size)
-        record = _checked(channel, name, await body.read_data(terms.kind, content), terms.key, terms.identity)
-        (outcome,) = await self._publisher.publish([record])
-        return answer(request.path, record, stored(outcome))
+    # Large bodies and arrays.
 
-    async def _enveloped(self, request: Incoming) -> Answer:
-        """Publish one message, or an array of at most 1000, each with its channel's name.
+    def _decide_in_turns(self, admission: Admission, content: bytes) -> Decision:
+        size = len(content)
+        if not self._intake.grow(0, size):
+            raise no_room()
+        deciding = asyncio.get_running_loop().create_task(self._in_turns(admission, content))
+        deciding.add_done_callback(lambda _: self._intake.release(size))
+        return Decision(deciding, asyncio.Future.result)
 
-        An array is published in order, and not atomically: it is answered with 200 and, for
-        each item, its result or its problem.
-        """
-        terms = self.terms(request.headers, request.peer)
-        body.check_json(terms.kind)  # before the body is read
-        content = await request.body(MAX_BODY)
-        body.check_untyped(terms.kind, content)
-        if data.is_array(content):
-            return await self._many(content, terms.key, terms.identity)
-        record = self._record(await data.read_members(content, _MEMBERS), terms.key, terms.identity)
-        (outcome,) = await self._publisher.publish([record])
-        return answer(request.path, record, stored(outcome))
+    async def _in_turns(self, admission: Admission, content: bytes) -> Reply:
+        kind, channel = admission.head.kind, admission.channel
+        try:
+            if channel is None and data.is_array(content):
+                return await self._many(admission, content)
+            if channel is None:
+                record = self._enveloped(admission, await body.read_envelope(kind, content))
+            else:
+                record = _named(admission, channel, await body.read_data(kind, content))
+            (outcome,) = await self._publisher.publish([record])
+            return self._answer(admission, record, outcome)
+        except Exception as error:  # noqa: BLE001 — a bug is answered, too
+            return self.refuse(error, admission.request_id)
 
-    async def _many(self, content: bytes, header: str | None, identity: Identity) -> Answer:
-        if header is not None:
+    async def _many(self, admission: Admission, content: bytes) -> Reply:
+        """Publish an array in order, and not atomically: each item is answered with its result or its problem."""
+        if admission.head.key is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
-        records = await turns.run(self._records(content, identity))
-        outcomes = iter(await self._publish([record for record in records if isinstance(record, Record)]))
+        records = await turns.run(self._records(admission, content))
+        good = [record for record in records if isinstance(record, Record)]
+        outcomes = iter(await self._publisher.publish(good) if good else ())
         results = [
             _result(record.channel, next(outcomes)) if isinstance(record, Record) else describe_error(record)
             for record in records
@@ -163,46 +204,39 @@ class Push:
         for result in results:
             if "code" in result:
                 self._meter.refused(result["code"])
-        return Answer(_HEADERS, json.dumps(results).encode())
+        return Reply(200, _HEADERS, json.dumps(results).encode())
 
-    def _refuse(self, error: AbideError) -> ProblemResponse:
-        self._meter.refused(error.code)
-        if isinstance(error, NoRoomError):
-            self._meter.limited("bodies_held")
-        return ProblemResponse.of(error)
-
-    async def _publish(self, records: Sequence[Record]) -> list[Outcome]:
-        return await self._publisher.publish(records) if records else []
-
-    def _records(self, content: bytes, identity: Identity) -> Steps[list[Record | AbideError]]:
+    def _records(self, admission: Admission, content: bytes) -> Steps[list[Record | AbideError]]:
         """Return what is to be published of each item of an array, or why it cannot be."""
         pace = Pace()
         records: list[Record | AbideError] = []
         for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
             try:
-                members = yield from data.walk_members(content[place], _MEMBERS, pace)
-                records.append(self._record(members, None, identity))
+                members = yield from data.walk_members(content[place], body.MEMBERS, pace)
+                records.append(self._enveloped(admission, members))
             except AbideError as error:
                 records.append(bare(error))
         return records
 
-    def _admit(self, name: str, identity: Identity) -> Channel:
-        channel = self._registry.find(name)
-        channel.check_publish(identity)
-        return channel
 
-    def _record(self, members: Members, header: str | None, identity: Identity) -> Record:
-        if members.keys() != _ENOUGH:
-            _check_members(members)
-        if header is not None and "key" in members:
-            msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
-            raise MalformedError(msg)
-        key = check_key(data.string(members["key"], "'key'")) if "key" in members else header
-        name = data.string(members["channel"], "'channel'")
-        return _checked(self._admit(name, identity), name, members["message"].encode(), key, identity)
+def too_large(limit: int) -> TooLargeError:
+    """Return the error of a body that has more bytes than its limit."""
+    return TooLargeError(f"the body is larger than the limit of {limit} bytes")
 
 
-def _checked(channel: Channel, name: str, message: bytes, key: str | None, identity: Identity) -> Record:
+def no_room() -> NoRoomError:
+    """Return the error of a body that cannot be held beside all those of others."""
+    return NoRoomError("the server holds too many unfinished messages: send this one again later")
+
+
+def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
+    """Return the message of a push to the channel that its path names."""
+    head = admission.head
+    return _record(head.channel or channel.name, channel, message, head.key, admission.identity)
+
+
+def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
+    """Return one message as it is published; raise what its channel has against it."""
     channel.check_size(message)
     return Record(name, message, key, identity.name)
 
@@ -212,24 +246,6 @@ def _check_members(members: Members) -> None:
         if name not in members:
             msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
             raise MalformedError(msg)
-
-
-def answer(path: str, record: Record, published: Published) -> Answer:
-    """Return the answer to a push of one message; that of an envelope has the message in it."""
-    epoch, offset = published.position
-    # Put together by hand: names and epochs have no character that JSON would escape.
-    name = record.channel
-    content = f'{{"channel": "{name}", "position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'.encode()
-    if path == ENVELOPED:  # as it came, not as Python would write it
-        content += b', "message": ' + record.data
-    return Answer(_REPLAYED if published.replayed else _HEADERS, content + b"}")
-
-
-def stored(outcome: Outcome) -> Published:
-    """Return where the message stands; raise what became of it if it does not."""
-    if isinstance(outcome, AbideError):
-        raise copy(outcome)  # the outcome may be others', too
-    return outcome
 
 
 def _result(name: str, outcome: Outcome) -> dict[str, Any]:

@@ -1,16 +1,17 @@
-"""Requests that have arrived whole: who answers them, and that nobody can tell the difference."""
+"""Pushes that have arrived whole: passed to the application without ASGI, and nobody can tell the difference."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from app.core.ports import DIRECT, Head, Reply
-from app.server.http.fast_push import LONGEST_HEAD, MOST_HEADS, Desk, Request
+from app.core.ports import DIRECT, Answer
+from app.server.http.request_head_cache import LONGEST_HEAD, MOST_HEADS, RequestHeadCache
+from app.wire.request_head import RequestHead
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 
@@ -18,15 +19,17 @@ HEAD = b"POST /push?q HTTP/1.1\r\nHost: abide\r\nX-A: 1\r\nContent-Length: 3\r\n
 GET = b"GET /other HTTP/1.1\r\nHost: abide\r\nConnection: close\r\n\r\n"
 
 
-class Taken:
-    """A request that was taken."""
+class Taken(NamedTuple):
+    """A push that was taken."""
 
-    def __init__(self, head: Head, client: str | None, body: bytes, reply: Reply) -> None:
-        self.head, self.client, self.body, self.reply = head, client, body, reply
+    head: RequestHead
+    client: str | None
+    body: bytes
+    answer: Answer
 
 
 class Application:
-    """Takes whole requests, but for those whose body is ``no!``; ``taken`` has them, the oldest first.
+    """Takes pushes that are whole; ``taken`` has them, the oldest first.
 
     They are answered at the next turn with their body, or when the test does if ``waits``. What
     comes by ASGI is answered with ``asgi`` and the body.
@@ -35,21 +38,25 @@ class Application:
     server: LocalServer
 
     def __init__(self, *, waits: bool = False) -> None:
+        self.app: object = self
+        self.parsed = 0
         self.taken: list[Taken] = []
         self._waits = waits
 
-    def direct(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        if body == b"no!":
-            return False
-        self.taken.append(Taken(head, client, body, reply))
+    def parse(self, head: RequestHead) -> RequestHead | None:
+        self.parsed += 1
+        return head if head.target.path == "/push" else None
+
+    def direct(self, head: RequestHead, client: str | None, body: bytes, answer: Answer) -> None:
+        self.taken.append(Taken(head, client, body, answer))
         if not self._waits:
-            self.server.server.servers[0].get_loop().call_soon(reply, 200, [(b"X-B", b"2")], b"direct " + body)
-        return True
+            loop = self.server.server.servers[0].get_loop()
+            loop.call_soon(answer, 200, ((b"X-B", b"2"),), b"direct " + body)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
         if scope["type"] == "lifespan":
             await receive()
-            scope["state"][DIRECT] = self.direct
+            scope["state"][DIRECT] = Passing(self)
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
@@ -63,6 +70,18 @@ class Application:
         length = (b"content-length", b"%d" % len(answer))
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": answer})
+
+
+class Passing:
+    """The application's :class:`~app.core.ports.Direct`."""
+
+    def __init__(self, application: Application) -> None:
+        self.app = application.app
+        self.parse = application.parse
+        self._application = application
+
+    def __call__(self, head: RequestHead, client: str | None, body: bytes, answer: Answer) -> None:
+        self._application.direct(head, client, body, answer)
 
 
 @contextmanager
@@ -85,14 +104,14 @@ def ask(wire: Wire, request: bytes, answer: bytes) -> bytes:
     return wire.read_until(answer)
 
 
-def test_a_whole_request_is_offered_and_answered(served: tuple[Application, Wire]) -> None:
-    """Application is offered a POST that came in one piece, and its answer is one of HTTP."""
+def test_a_whole_push_is_passed_on_and_answered(served: tuple[Application, Wire]) -> None:
+    """Application is passed a POST that came in one piece, and its answer is one of HTTP."""
     application, wire = served
     head = ask(wire, HEAD + b"abc", b"\r\n\r\ndirect abc")
     assert head.startswith(b"HTTP/1.1 200 OK\r\ndate: ")
     assert b"\r\nx-b: 2\r\ncontent-length: 10\r\n\r\n" in head
     (taken,) = application.taken
-    assert (taken.head.path, taken.client, taken.body) == ("/push", "127.0.0.1", b"abc")
+    assert (taken.head.target.path, taken.client, taken.body) == ("/push", "127.0.0.1", b"abc")
     assert list(taken.head.headers) == [(b"host", b"abide"), (b"x-a", b"1"), (b"content-length", b"3")]
 
 
@@ -109,13 +128,35 @@ def test_the_same_head_is_the_same_object(served: tuple[Application, Wire]) -> N
     assert (b"x-a", b"2") in third.headers
 
 
-def test_what_is_declined_is_served_by_asgi(served: tuple[Application, Wire]) -> None:
-    """ASGI application serves what was not taken, with a head that is known and with one that is not."""
-    _, wire = served
-    ask(wire, HEAD + b"no!", b"\r\n\r\nasgi no!")
-    ask(wire, HEAD + b"yes", b"\r\n\r\ndirect yes")
-    ask(wire, HEAD + b"no!", b"\r\n\r\nasgi no!")
-    ask(wire, HEAD + b"yes", b"\r\n\r\ndirect yes")
+def test_what_is_no_push_is_served_by_asgi(served: tuple[Application, Wire]) -> None:
+    """ASGI application serves what is no push, however often it comes."""
+    application, wire = served
+    for _ in range(2):
+        ask(wire, HEAD.replace(b"/push", b"/other") + b"abc", b"\r\n\r\nasgi abc")
+        ask(wire, HEAD + b"yes", b"\r\n\r\ndirect yes")
+    assert len(application.taken) == 2
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [{"proxy_headers": True}, {"root_path": "/below"}],
+    ids=["middleware around it", "below a root path"],
+)
+def test_an_application_that_is_wrapped_gets_all_requests(wrap: dict[str, Any]) -> None:
+    """Server passes nothing by what is put around the application."""
+    with serving(**wrap) as (application, server), Wire(server.port) as wire:
+        for _ in range(2):
+            ask(wire, HEAD + b"abc", b"\r\n\r\nasgi abc")
+        assert application.taken == []
+
+
+def test_an_application_that_is_another_gets_all_requests() -> None:
+    """Server passes nothing by an application whose parts alone take pushes."""
+    application = Application()
+    application.app = object()
+    with LocalServer(application, lifespan="on") as application.server, Wire(application.server.port) as wire:
+        ask(wire, HEAD + b"abc", b"\r\n\r\nasgi abc")
+    assert application.taken == []
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new head", "known head"])
@@ -158,10 +199,10 @@ def test_a_request_waits_while_another_is_answered() -> None:
         wire.send(HEAD + b"two")
         assert not wire.is_closed_within(0.05)
         assert wire.received == b""
-        server.call(application.taken[0].reply, 200, [], b"first")
+        server.call(application.taken[0].answer, 200, (), b"first")
         wire.read_until(b"\r\n\r\nfirst")
         wait_for(lambda: application.taken[1:])
-        server.call(application.taken[1].reply, 200, [], b"second")
+        server.call(application.taken[1].answer, 200, (), b"second")
         wire.read_until(b"\r\n\r\nsecond")
 
 
@@ -171,22 +212,30 @@ def test_a_request_waits_while_another_is_answered() -> None:
         (b"GET /push HTTP/1.1\r\nHost: abide\r\n\r\n", b"asgi "),
         (HEAD.replace(b"POST", b"PUT") + b"abc", b"asgi abc"),
         (HEAD.replace(b"1.1", b"1.0") + b"abc", b"asgi abc"),
-        (HEAD.replace(b"X-A: 1", b"Connection: close") + b"abc", b"asgi abc"),
         (HEAD.replace(b"X-A: 1", b"Expect: 100-continue") + b"abc", b"asgi abc"),
     ],
-    ids=["GET", "PUT", "HTTP/1.0", "close", "continue"],
+    ids=["GET", "PUT", "HTTP/1.0", "continue"],
 )
 def test_what_is_no_plain_post_goes_to_asgi_alone(
     served: tuple[Application, Wire], request_: bytes, answer: bytes
 ) -> None:
-    """ASGI application alone is asked what is not a plain POST on a connection that is kept."""
+    """ASGI application alone is asked what is not a plain POST."""
     application, wire = served
     ask(wire, request_, answer)
     assert application.taken == []
 
 
-def test_a_body_in_chunks_is_offered_without_them(served: tuple[Application, Wire]) -> None:
-    """Body in chunks is offered without them, each time it is parsed anew."""
+def test_a_push_may_be_the_last_of_its_connection(served: tuple[Application, Wire]) -> None:
+    """Push that is its connection's last is answered, and the connection closed."""
+    _, wire = served
+    wire.send(HEAD.replace(b"X-A: 1", b"Connection: close") + b"abc")
+    answer = wire.read_rest()
+    assert answer.endswith(b"direct abc")
+    assert answer.count(b"connection: close") == 1
+
+
+def test_a_body_in_chunks_is_passed_on_without_them(served: tuple[Application, Wire]) -> None:
+    """Body in chunks is passed on without them, each time it is parsed anew."""
     application, wire = served
     head = HEAD.replace(b"Content-Length: 3", b"Transfer-Encoding: chunked")
     for _ in range(2):
@@ -218,7 +267,7 @@ def test_a_reply_to_a_client_that_has_gone_is_dropped() -> None:
             wire.send(HEAD + b"abc")
             wait_for(lambda: application.taken)
         wait_for(lambda: not server.connections)
-        server.call(application.taken[0].reply, 200, [], b"nobody")
+        server.call(application.taken[0].answer, 200, (), b"nobody")
         with Wire(server.port) as wire:
             ask(wire, GET, b"asgi ")
 
@@ -231,7 +280,7 @@ def test_a_stop_waits_for_a_whole_requests_answer() -> None:
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         wait_for(lambda: not server.server.servers[0].is_serving())  # then connections are told, too
-        server.call(application.taken[0].reply, 200, [], b"last")
+        server.call(application.taken[0].answer, 200, (), b"last")
         answer = wire.read_rest()
         stopping.join()
     assert b"\r\nconnection: close\r\n\r\nlast" in answer
@@ -246,32 +295,18 @@ def test_an_answer_that_says_it_is_the_last_is_the_last() -> None:
     assert answer.count(b"connection: close") == 1
 
 
-@pytest.mark.parametrize(
-    ("trusted", "client"),
-    [("127.0.0.1", "192.0.2.7"), ("192.0.2.1", "127.0.0.1"), (None, "127.0.0.1")],
-    ids=["trusted", "not trusted", "no proxies"],
-)
-def test_the_client_is_whom_a_trusted_proxy_names(trusted: str | None, client: str) -> None:
-    """Client is whom a proxy names, if that is trusted."""
-    options: dict[str, Any] = {"proxy_headers": False} if trusted is None else {"forwarded_allow_ips": trusted}
-    with serving(**options) as (application, server), Wire(server.port) as wire:
-        for _ in range(2):
-            ask(wire, HEAD.replace(b"X-A: 1", b"X-Forwarded-For: 192.0.2.7") + b"abc", b"direct abc")
-    assert [taken.client for taken in application.taken] == [client, client]
-
-
 def test_the_number_and_length_of_remembered_heads_is_bounded() -> None:
-    """Desk forgets heads when it knows too many, and never learns a long one."""
-    desk = Desk(lambda *_: True, None)
-    request = Request.of("/push", [])
+    """Cache forgets heads when it knows too many, and never learns a long one."""
+    cache: RequestHeadCache[str] = RequestHeadCache()
 
     def head(number: int) -> bytes:
         return b"POST /push HTTP/1.1\r\nX-A: %d\r\nContent-Length: 3\r\n\r\n" % number
 
     for number in range(MOST_HEADS + 1):
-        desk.learn(head(number) + b"abc", request, b"abc")
-    assert desk.known(head(0) + b"abc") is None
-    assert desk.known(head(MOST_HEADS) + b"def") == (request, b"def")
+        cache.remember(head(number) + b"abc", "parsed", b"abc")
+    assert cache.find(head(0) + b"abc") is None
+    assert cache.find(head(MOST_HEADS) + b"def") == ("parsed", b"def")
+    assert cache.find(head(MOST_HEADS) + b"defg") is None
     long = head(0).replace(b"X-A: 0", b"X-A: " + b"x" * LONGEST_HEAD)
-    desk.learn(long + b"abc", request, b"abc")
-    assert desk.known(long + b"abc") is None
+    cache.remember(long + b"abc", "parsed", b"abc")
+    assert cache.find(long + b"abc") is None

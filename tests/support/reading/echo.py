@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
-from app.core.ports import Head, Reply
+from app.core.ports import Answer
+from app.wire.request_head import RequestHead
 from tests.support.reading.corpus import Message
 
 Event = MutableMapping[str, Any]
@@ -28,7 +29,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str],
 
 
 class Echo:
-    """Answers 200 with the request as JSON; opens each WebSocket and closes it. Also takes whole requests."""
+    """Answers 200 with the request as JSON; opens each WebSocket and closes it."""
 
     def __init__(self, noticed: Callable[[], None] = lambda: None) -> None:
         self.seen: defaultdict[str, list[Message]] = defaultdict(list)
@@ -60,13 +61,10 @@ class Echo:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    def direct(self, head: Head, client: str | None, body: bytes, reply: Reply) -> bool:
-        """Serve as a :class:`~app.core.ports.Direct`: what is known of the target is its path."""
-        message = Message("POST", head.path, body, end_to_end(head.headers))
-        self.seen[str(client)].append(message)
+    def see(self, message: Message, client: str) -> None:
+        """Note a request of a client."""
+        self.seen[client].append(message)
         self._noticed()
-        asyncio.get_running_loop().call_soon(reply, 200, (), as_json(message))
-        return True
 
     async def _close(self, scope: Event, receive: Receive, send: Send) -> None:
         await receive()
@@ -78,9 +76,25 @@ class Echo:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = (scope["raw_path"] + query).decode("latin-1")
         message = Message(method, target, body, end_to_end(scope["headers"]))
-        self.seen[str((scope["client"] or ("",))[0])].append(message)
-        self._noticed()
+        self.see(message, str((scope["client"] or ("",))[0]))
         return message
+
+
+class EchoDirect:
+    """The same as a :class:`~app.core.ports.Direct`: it takes whole ``POST``s, and knows their path."""
+
+    def __init__(self, app: Echo) -> None:
+        self.app = app
+
+    def parse(self, head: RequestHead) -> RequestHead:
+        """Return the head as it is."""
+        return head
+
+    def __call__(self, head: RequestHead, client: str | None, body: bytes, answer: Answer) -> None:
+        """Answer in the next turn of the loop."""
+        message = Message("POST", head.target.path, body, end_to_end(head.headers))
+        self.app.see(message, str(client))
+        asyncio.get_running_loop().call_soon(answer, 200, (), as_json(message))
 
 
 def as_json(message: Message) -> bytes:

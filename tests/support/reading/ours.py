@@ -16,7 +16,7 @@ from app.core.ports import DIRECT
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.reading.corpus import Message
-from tests.support.reading.echo import Echo
+from tests.support.reading.echo import Echo, EchoDirect
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -46,11 +46,17 @@ class Ours:
         """Counts whatever happens."""
         self._echo = Echo(self.notice)
         self._config = uvicorn.Config(
-            self._echo, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None, access_log=False
+            self._echo,
+            http=HttpProtocol,
+            ws=WebSocketProtocol,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
         )
         self._config.load()
         self._state = ServerState()
-        self._app_state: dict[str, Any] = {DIRECT: self._echo.direct} if direct else {}
+        self._app_state: dict[str, Any] = {DIRECT: EchoDirect(self._echo)} if direct else {}
         self.direct = direct
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._count = 0

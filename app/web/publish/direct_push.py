@@ -1,0 +1,54 @@
+"""Pushes that have arrived whole, from a server that passes them on without ASGI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app.core.ports import Answer, Reply
+from app.web.edge.access import Line
+from app.web.edge.cors import Cors
+from app.web.edge.prefix import within
+from app.web.publish.push import Push
+from app.web.publish.push_head import PushHead, is_push
+from app.wire.request_head import RequestHead
+
+
+class DirectPush:
+    """The application's :class:`~app.core.ports.Direct`: what ASGI middleware does for a push is done here."""
+
+    def __init__(
+        self,
+        app: object,
+        root_path: str,
+        in_force: Callable[[], tuple[Push, Cors]],
+        is_elsewhere: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """``in_force`` returns who decides by the settings of this moment; a reload changes them.
+
+        ``is_elsewhere`` says whether the application has a route of somebody's own for a ``POST`` to this path.
+        """
+        self.app = app
+        self._root_path = root_path
+        self._in_force = in_force
+        self._is_elsewhere = is_elsewhere
+
+    def parse(self, head: RequestHead) -> PushHead | None:
+        """Return what a push's request head says; None of another request."""
+        path = within(self._root_path, head.target.path)
+        if path is None or not is_push(path) or self._is_elsewhere(path):
+            return None
+        return PushHead.of(path, head.headers)
+
+    def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
+        """Decide a push and ``answer`` it later, once; log its line."""
+        line = Line("request", head.path, "POST", client)
+        push, cors = self._in_force()
+        added = cors.added(head.origin)
+
+        def send(reply: Reply) -> None:
+            status, headers, content = reply
+            answer(status, headers + added, content)
+            line.status, line.bytes = status, len(content)
+            line.write()
+
+        push(head, client, body, line.id).add_done_callback(send)

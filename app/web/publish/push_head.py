@@ -1,0 +1,86 @@
+"""What the request head of a push says, whoever has sent it and whenever: it may be remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.core.channel import NOBODY, Caller
+from app.core.errors import AbideError, bare, of_bug
+from app.core.message import check_key
+from app.web.edge.auth import see
+from app.web.edge.cors import origin_of
+from app.web.edge.loopback import is_loopback
+from app.web.edge.request import by_name
+from app.web.publish import body
+
+ENVELOPED, NAMED = "/push", "/push/"
+"""The path of pushes whose body names the channel, and how others begin."""
+
+_HERE = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class PushHead:
+    """A parsed head. It says nothing of who the caller is: keys are revoked, and tokens expire."""
+
+    path: str
+    """Without the root path."""
+    channel: str | None
+    """The name in the path; None where the body names the channel."""
+    origin: bytes | None
+    """Of the page that asks."""
+    unreadable: AbideError | None = None
+    """Why the headers cannot be read; then nothing follows that they say."""
+    caller: Caller = NOBODY
+    """What the caller shows."""
+    caller_here: Caller = NOBODY
+    """The same, if the request comes from this machine."""
+    length: int = 0
+    """Bytes of the body by Content-Length; 0 where it is not announced."""
+    unfit: AbideError | None = None
+    """Why no body can be published with these headers; only who may publish is told."""
+    kind: str = ""
+    """The body's media type."""
+    key: str | None = None
+    """The idempotency key of the one message."""
+
+    @classmethod
+    def of(cls, path: str, headers: Sequence[tuple[bytes, bytes]]) -> PushHead:
+        """Parse the head of a ``POST`` to a :func:`push path <is_push>`; never raises."""
+        channel = None if path == ENVELOPED else path.removeprefix(NAMED)
+        origin = origin_of(headers)
+        try:
+            named = by_name(headers)
+            unfit, kind, key = _fitness(named, is_enveloped=channel is None)
+            callers = see(named, None), see(named, _HERE)
+        except AbideError as error:
+            return cls(path, channel, origin, bare(error))
+        except Exception as error:  # noqa: BLE001 — a bug is told where the push is decided
+            return cls(path, channel, origin, of_bug(error))
+        return cls(path, channel, origin, None, *callers, _length(named), unfit, kind, key)
+
+    def caller_from(self, peer: str | None) -> Caller:
+        """Return what the caller shows where the request comes from this address; None where that is not known."""
+        return self.caller_here if self.caller_here.is_near and peer is not None and is_loopback(peer) else self.caller
+
+
+def is_push(path: str) -> bool:
+    """Whether a ``POST`` to this path is a push."""
+    return path == ENVELOPED or path.startswith(NAMED)
+
+
+def _fitness(headers: Mapping[str, str], *, is_enveloped: bool) -> tuple[AbideError | None, str, str | None]:
+    """Return why no body can be published with these headers, its media type and the idempotency key."""
+    try:
+        kind = body.media_type(headers)
+        key = check_key(headers.get("idempotency-key"))
+        (body.check_json if is_enveloped else body.check_kind)(kind)
+    except AbideError as error:
+        return bare(error), "", None
+    return None, kind, key
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    length = headers.get("content-length", "0")
+    return int(length[:20]) if length.isascii() and length.isdigit() else 0
