@@ -33,16 +33,12 @@ class DirectPush:
         self._has_other_routes = has_other_routes
 
     def parse(self, head: RequestHead) -> PushHead | None:
-        """Return what a push's request head says; None of another request.
-
-        A path that no channel has may be that of a route that somebody has added: ASGI finds out.
-        """
+        """Return what a push's request head says; None of another request."""
         path = within(self._root_path, head.target.path)
         if path is None or not is_push(path):
             return None
-        push, _ = self._in_force()
         parsed = PushHead.of(path, head.headers)
-        return parsed if parsed.channel is None or push.knows(parsed.channel) else None
+        return None if self._has_other_routes() and not self._in_force()[0].has_channel(parsed) else parsed
 
     def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
         """Decide a push and ``answer`` it later, once; log its line."""

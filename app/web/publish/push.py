@@ -129,10 +129,6 @@ class Push:
         headers = tuple([header for header in problem.raw_headers if header[0] != b"content-length"])
         return Reply(problem.status_code, headers, bytes(problem.body))
 
-    def knows(self, name: str) -> bool:
-        """Whether there is a channel of this name."""
-        return self._registry.get(name) is not None
-
     # The steps of a decision. Those that return a channel or a record raise what refuses the push.
 
     def _channel(self, name: str, identity: Identity) -> Channel:
