@@ -19,10 +19,8 @@ from app.core.ports import DIRECT, FANOUT
 from app.service import Service
 from app.web.documents.openapi import DESCRIPTION, SERVERS, SUMMARY, merged
 from app.web.edge.access import AccessLog
-from app.web.edge.cors import Cors
 from app.web.edge.prefix import Prefix, enter
 from app.web.publish.direct_push import DirectPush
-from app.web.publish.push import Push
 from app.web.routes import Routes
 
 if TYPE_CHECKING:
@@ -86,7 +84,9 @@ class Abide(FastAPI):
         async with self._service.running() as state:
             # Spans are made around ASGI requests alone, and middleware sees nothing else.
             is_direct = self._tracing is None and not self.user_middleware
-            direct = DirectPush(self, self._environment.root_path, self._pushes)
+            direct = DirectPush(
+                self, self._environment.root_path, lambda: self._service.routes.pushes, lambda: len(self.routes) > 1
+            )
             yield {**state, DIRECT: direct} if is_direct else state
 
     async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:
@@ -116,11 +116,6 @@ class Abide(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document: the channels, the pages, and what was added."""
         return merged(self._service.routes.pages.openapi(), super().openapi())
-
-    def _pushes(self) -> tuple[Push, Cors]:
-        """Return who decides pushes by the settings that are in force now."""
-        routes = self._service.routes
-        return routes.push, routes.cors
 
     def _start_over(self) -> None:
         """Make what a start needs: it runs once."""

@@ -86,9 +86,8 @@ class Routes:
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
-        self.push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
-        """Who decides pushes."""
-        self._push = AsgiPush(self.push, edge.intake)
+        push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
+        self._push = AsgiPush(push, edge.intake)
         self._sockets = Sockets(edge.registry, edge.authenticator, edge.hub, edge.publisher, edge.intake)
         reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
@@ -99,6 +98,8 @@ class Routes:
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
         """Around everything that is HTTP."""
         self._cors_behind = Cors(self._otherwise, edge.authenticator.origins)
+        self.pushes = push, self.cors
+        """What decides a push that goes past all this, and what adds to its answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""

@@ -86,6 +86,7 @@ def header_line(name: bytes, value: bytes) -> bytes:
 def forget_lines() -> None:
     """Forget the lines of past responses: each keeps the memory around it from being returned to the system."""
     header_line.cache_clear()
+    known_block.cache_clear()
 
 
 def header_lines(headers: Headers) -> bytes:

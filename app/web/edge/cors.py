@@ -82,17 +82,17 @@ class Cors:
         await response(scope, receive, send)
 
 
+def origin_of(headers: Sequence[Header]) -> bytes | None:
+    """Return the origin of the page that asks."""
+    return next((value for name, value in headers if name == b"origin"), None)
+
+
 def _with(headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
     """Return an answer's headers and ours, but for those that it has: somebody may have middleware for them."""
     if len(added) == 1:  # Vary, which may appear twice
         return [*headers, *added]
     present = {name for name, _ in headers}
     return [*headers, *(header for header in added if header == _VARY or header[0] not in present)]
-
-
-def origin_of(headers: Sequence[Header]) -> bytes | None:
-    """Return the origin of the page that asks."""
-    return next((value for name, value in headers if name == b"origin"), None)
 
 
 def _is_preflight(headers: Sequence[Header]) -> bool:

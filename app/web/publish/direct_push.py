@@ -16,16 +16,29 @@ from app.wire.request_head import RequestHead
 class DirectPush:
     """The application's :class:`~app.core.ports.Direct`: what ASGI middleware does for a push is done here."""
 
-    def __init__(self, app: object, root_path: str, in_force: Callable[[], tuple[Push, Cors]]) -> None:
-        """``in_force`` returns who decides by the settings of this moment; a reload changes them."""
+    def __init__(
+        self,
+        app: object,
+        root_path: str,
+        in_force: Callable[[], tuple[Push, Cors]],
+        has_other_routes: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``in_force`` returns what decides by the settings of this moment; a reload changes them.
+
+        Where the application has other routes than Abide's, those may take the paths that no channel has.
+        """
         self.app = app
         self._root_path = root_path
         self._in_force = in_force
+        self._has_other_routes = has_other_routes
 
     def parse(self, head: RequestHead) -> PushHead | None:
         """Return what a push's request head says; None of another request."""
         path = within(self._root_path, head.target.path)
-        return None if path is None or not is_push(path) else PushHead.of(path, head.headers)
+        if path is None or not is_push(path):
+            return None
+        parsed = PushHead.of(path, head.headers)
+        return None if self._has_other_routes() and not self._in_force()[0].has_channel(parsed) else parsed
 
     def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
         """Decide a push and ``answer`` it later, once; log its line."""

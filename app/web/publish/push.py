@@ -74,6 +74,10 @@ class Push:
         admission = self.admit(head, peer, request_id)
         return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
 
+    def has_channel(self, head: PushHead) -> bool:
+        """Whether there is a channel of the name in the path, or the body names it."""
+        return head.channel is None or self._registry.get(head.channel) is not None
+
     def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
         """Decide by the head alone: who is it, and may it publish here? Return the refusal if not."""
         if head.unreadable is not None:

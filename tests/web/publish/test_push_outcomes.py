@@ -76,7 +76,7 @@ async def by_asgi(log: Log, path: str, body: bytes, *headers: str) -> Answered:
 
 async def past_asgi(log: Log, path: str, body: bytes, *headers: str) -> Answered:
     serving = routes(log)
-    direct = DirectPush(None, "", lambda: (serving.push, serving.cors))
+    direct = DirectPush(None, "", lambda: serving.pushes)
     lines = (f"POST {path} HTTP/1.1", "host: abide", "content-type: application/json", *headers, "", "")
     request_head = parse("\r\n".join(lines).encode())
     assert request_head is not None
