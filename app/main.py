@@ -162,6 +162,10 @@ class _Served(Mount):
             return Match.NONE, {}
         return self._of(scope).matches(scope)
 
+    def __repr__(self) -> str:
+        # Mount's shows its application, which is a method of this.
+        return f"{type(self).__name__}(path={self.path!r}, name={self.name!r})"
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that matches."""
         await self._of(scope).handle(scope, receive, send)

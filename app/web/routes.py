@@ -26,7 +26,7 @@ from app.web.documents import asyncapi
 from app.web.documents.lazy_document import Document, Object
 from app.web.documents.openapi import Documented
 from app.web.edge.auth import Authenticator
-from app.web.edge.cors import Cors
+from app.web.edge.cors import Cors, is_preflight
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.operate.channels import Channels, CountAll
 from app.web.operate.health import Health, Readiness
@@ -97,7 +97,6 @@ class Routes:
         self._otherwise = edge.otherwise or self.handle
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
         """Around everything that is HTTP."""
-        self._cors_behind = Cors(self._otherwise, edge.authenticator.origins)
         self.pushes = push, self.cors
         """What decides a push that goes past all this, and what adds to its answer."""
 
@@ -107,7 +106,10 @@ class Routes:
 
     async def behind_middleware(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the same where there is middleware, which is to see everything: through FastAPI."""
-        await (self._otherwise if scope["type"] == "websocket" else self._cors_behind)(scope, receive, send)
+        if scope["type"] == "websocket":
+            await self._otherwise(scope, receive, send)
+        else:
+            await self.cors.around(self._otherwise, scope, receive, send)
 
     def __iter__(self) -> Iterator[BaseRoute]:
         """Go through the routes: those of the channels, then the pages."""
@@ -115,7 +117,9 @@ class Routes:
         yield from self.pages.routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Say whether a request is for a channel or a page, as a route does."""
+        """Say whether a request is for a channel or a page, or a preflight, as a route does."""
+        if is_preflight(scope):
+            return Match.FULL, {"endpoint": self.cors.preflight}
         route = self.channels.find(scope)
         if route is not None:
             return route.matches(scope)
@@ -125,8 +129,8 @@ class Routes:
         return (Match.FULL if scope["method"] in methods else Match.PARTIAL), {"endpoint": self.pages}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve what is for a channel or a page, and refuse all else."""
-        app = self._find(scope)
+        """Serve what is for a channel or a page, and preflights; refuse all else."""
+        app = self.cors.preflight if is_preflight(scope) else self._find(scope)
         if app is None:
             route, methods = self.channels.find(scope), self._page(scope)
             if route is not None:

@@ -166,6 +166,12 @@ def test_a_route_is_a_pattern_too(abide: Abide) -> None:
     assert list(route.param_convertors) == ["room"]
 
 
+def test_routes_can_be_printed(abide: Abide) -> None:
+    """Application's routes show themselves by name, as a debugger or a failed assertion asks them to."""
+    assert "abide" in repr(abide.routes)
+    assert "push:orders" in repr(list(routes_of(abide)))
+
+
 # Many channels.
 
 
@@ -456,6 +462,36 @@ def test_somebodys_own_cors_headers_stay(abide: Abide) -> None:
     with client(abide) as http:
         answer = http.get("/orders/history", headers={"origin": "https://app.example"})
     assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+
+
+PREFLIGHT = {
+    "origin": "https://app.example",
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "x-mine",
+}
+
+
+def test_middleware_sees_preflights(abide: Abide) -> None:
+    """Middleware sees preflights, too; those that it lets through are answered as channels.yaml says."""
+    seen: list[tuple[str, str]] = []
+    abide.add_middleware(Seen, seen=seen)
+    with client(adding(abide)) as http:
+        for path in ("/push/orders", "/api/items/7"):
+            answer = http.options(path, headers=PREFLIGHT)
+            assert (answer.status_code, answer.headers["access-control-max-age"]) == (204, "600")
+            assert ("http", path) in seen
+
+
+def test_somebodys_own_cors_middleware_answers_preflights(abide: Abide) -> None:
+    """Middleware for CORS lets pages send a header of somebody's own."""
+    abide.add_middleware(
+        CORSMiddleware, allow_origins=[PREFLIGHT["origin"]], allow_methods=["*"], allow_headers=["x-mine"]
+    )
+    with client(abide) as http:
+        answer = http.options("/push/orders", headers=PREFLIGHT)
+    assert answer.status_code == 200
+    assert "x-mine" in answer.headers["access-control-allow-headers"]
+    assert answer.headers.get_list("access-control-allow-origin") == ["https://app.example"]
 
 
 # Mounted.

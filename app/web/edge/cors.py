@@ -43,6 +43,10 @@ class Cors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
+        await self.around(self.preflight if is_preflight(scope) else self._app, scope, receive, send)
+
+    async def around(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let another application serve one HTTP request, a preflight too; add the headers to its answer."""
         added = self.added(origin_of(scope["headers"]))
 
         async def send_more(message: Message) -> None:
@@ -50,7 +54,6 @@ class Cors:
                 message["headers"] = _with(message.get("headers", ()), added)
             await send(message)
 
-        app = self._preflight if scope["method"] == "OPTIONS" and _is_preflight(scope["headers"]) else self._app
         await app(scope, receive, send_more)
 
     def added(self, origin: bytes | None) -> tuple[Header, ...]:
@@ -69,7 +72,7 @@ class Cors:
             return [allowed, _CREDENTIALS] if self._origins.trusts(text) else [allowed]
         return [(b"access-control-allow-origin", b"*")] if self._origins.any else []
 
-    async def _preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what a browser asks before it sends what a page wants sent."""
         response: Response
         try:
@@ -80,6 +83,13 @@ class Cors:
             response = Response(status_code=204)
             response.raw_headers += _PREFLIGHT
         await response(scope, receive, send)
+
+
+def is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks what a page may send."""
+    if scope["type"] != "http" or scope["method"] != "OPTIONS":
+        return False
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope.get("headers", ())}
 
 
 def origin_of(headers: Sequence[Header]) -> bytes | None:
@@ -93,7 +103,3 @@ def _with(headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
         return [*headers, *added]
     present = {name for name, _ in headers}
     return [*headers, *(header for header in added if header == _VARY or header[0] not in present)]
-
-
-def _is_preflight(headers: Sequence[Header]) -> bool:
-    return {b"origin", b"access-control-request-method"} <= {name for name, _ in headers}
