@@ -1,4 +1,4 @@
-"""The commands: those of the server, and ``publish`` and ``subscribe``, which talk to a running one."""
+"""The commands of the server, and ``publish`` and ``subscribe``, which talk to a running server."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def publish(options: argparse.Namespace) -> None:
         _check_json(body)
     except ValueError as error:
         command = shlex.join(["publish", options.channel, json.dumps(options.data, ensure_ascii=False)])
-        hint = "" if given else f". Text needs quotes of its own: {COMMAND} {command}"
+        hint = "" if given else f". A text needs JSON quotes: {COMMAND} {command}"
         msg = f"{'stdin' if given else 'DATA'} is not JSON ({error}){hint}"
         raise client.ClientError(msg) from None
     print(asyncio.run(client.publish(options.url, options.channel, body, key=options.key)))
 
 
 def subscribe(options: argparse.Namespace) -> None:
-    """Print messages until Ctrl-C, or until nobody reads the output; raise :class:`ClientError`."""
+    """Print messages until Ctrl-C, or until the output is closed; raise :class:`ClientError`."""
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_follow(options))
 
@@ -158,7 +158,7 @@ def _say(text: str) -> None:
 
 
 def _check_json(body: bytes) -> None:
-    """Raise ValueError unless it is JSON. The server judges what is nested too deep for Python."""
+    """Raise ValueError unless it is JSON. Data that is nested too deep for Python is left to the server."""
     with contextlib.suppress(RecursionError):
         json.loads(body.decode(), parse_int=float, parse_constant=_refuse_constant)
 
@@ -169,7 +169,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _PLACES = {"host": "HOST", "port": "PORT", "workers": "WEB_CONCURRENCY", "config": "CHANNELS_CONFIG"}
-"""The options of ``serve``, and the variable that each replaces."""
+"""The options of ``serve``, and the environment variable that each one overrides."""
 
 
 def _instead_of_variables(options: argparse.Namespace) -> Mapping[str, Option]:
@@ -200,10 +200,10 @@ def _parser() -> argparse.ArgumentParser:
     subscriber = _add(commands, "subscribe", "print a channel's messages as they arrive, one per line, until Ctrl-C")
     for command in (publisher, subscriber):
         command.add_argument("channel", help="the channel's name")
-        command.add_argument("--url", default=_own_url(), help="the server (default: %(default)s, by PORT)")
-        command.add_argument("--key", help="one of the server's keys, if the channel asks for one")
+        command.add_argument("--url", default=_own_url(), help="the server (default: %(default)s, from PORT)")
+        command.add_argument("--key", help="one of the server's keys, if the channel needs one")
     publisher.add_argument("data", help="the message as JSON; - reads it from stdin")
-    subscriber.add_argument("--since", metavar="P", help="start after this position, or at the 'earliest' message kept")
+    subscriber.add_argument("--since", metavar="P", help="start after this position, or at 'earliest'")
     subscriber.add_argument("--last", type=int, metavar="N", help="start with the newest N messages")
     subscriber.add_argument("--json", action="store_true", help="print objects with channel, position, time and data")
     _add(commands, "schema", "print the JSON Schema of the YAML file, for editors")

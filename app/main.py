@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
 
 _ROUTES = "abide.routes"
-"""The key of a scope under which its :class:`~app.web.routes.Routes` are: one request has the same to its end."""
+"""The key of the :class:`~app.web.routes.Routes` in a scope: one request keeps the same ones to its end."""
 
 _ASKED = "abide.path"
-"""The key of a scope under which the path is that its routes were first asked for."""
+"""The key of the path in a scope for which the routes were first searched."""
 
 _log = structlog.get_logger("app")
 
@@ -38,7 +38,7 @@ _log = structlog.get_logger("app")
 def create_app() -> Abide:
     """Make the application that a worker serves, from the process's environment.
 
-    Raises :class:`~app.config.ConfigError`; ``abide serve`` has checked before.
+    Raises :class:`~app.config.ConfigError`. ``abide serve`` checks the configuration before it starts workers.
     """
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
@@ -46,11 +46,11 @@ def create_app() -> Abide:
 
 
 class Abide(FastAPI):
-    """Channels as a FastAPI application; routes, middleware and handlers of one's own are added as to any other.
+    """Channels as a FastAPI application. You can add routes, middleware and handlers as to any other.
 
-    ``routes`` begins with one :class:`starlette.routing.Mount` that has those of the channels and the pages; what is
-    added comes after it. Served by itself it starts with the server. Mounted in another application it starts with
-    that, by its :meth:`lifespan`.
+    ``routes`` begins with one :class:`starlette.routing.Mount`, which contains the routes of the channels and the
+    pages. Your routes come after it. Served by itself, the application starts with the server. Mounted in another
+    application, it starts with that one through its :meth:`lifespan`.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -71,18 +71,18 @@ class Abide(FastAPI):
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[dict[str, Any]]:  # noqa: ARG002 — FastAPI's signature
-        """Start, and stop at the end: the lifespan of this application, or of one that it is mounted in.
+        """Start Abide, and stop it at the end: the lifespan of this application, or of one that it is mounted in.
 
-        ``FastAPI(lifespan=abide.lifespan)``; a lifespan of one's own enters it, and yields what it yields, with more
-        if need be. Raises RuntimeError where it is started already.
+        Use it as ``FastAPI(lifespan=abide.lifespan)``. A lifespan of your own enters it and yields the state that it
+        yields; it may add to that state. Raises RuntimeError if Abide is started already.
         """
         if self._service.is_running:
-            msg = "Abide is started already: one lifespan is enough"
+            msg = "Abide is already started: enter its lifespan only once"
             raise RuntimeError(msg)
         if self._service.was_started:
             self._start_over()
         async with self._service.running() as state:
-            # Spans are made around ASGI requests alone, and middleware sees nothing else.
+            # Tracing and middleware see only requests that go through ASGI.
             is_direct = self._tracing is None and not self.user_middleware
             direct = DirectPush(
                 self, self._environment.root_path, lambda: self._service.routes.pushes, lambda: len(self.routes) > 1
@@ -90,15 +90,15 @@ class Abide(FastAPI):
             yield {**state, DIRECT: direct} if is_direct else state
 
     async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:
-        """Publish one message from within the process; return its position, when it is stored.
+        """Publish one message from within the process; return its position when it is stored.
 
-        ``data`` is what the json module writes; ``key`` is an idempotency key. Policies say who may publish from
-        outside, and are not asked.
+        ``data`` is any value that the json module can write; ``key`` is an idempotency key. The channel's policies do
+        not apply: they limit publishers outside this process.
 
-        Raises RuntimeError where the application is not started, and what a push would be refused with:
+        Raises RuntimeError if the application is not started, and the errors of a push:
         :class:`~app.core.errors.UnknownChannelError`, :class:`~app.core.errors.MalformedError`,
         :class:`~app.core.errors.TooLargeError`, :class:`~app.core.errors.KeyReusedError` and
-        :class:`~app.core.errors.UnavailableError`, all of them :class:`~app.core.errors.AbideError`.
+        :class:`~app.core.errors.UnavailableError`. These are all :class:`~app.core.errors.AbideError`.
         """
         return await self._service.publish(channel, data, key)
 
@@ -114,16 +114,16 @@ class Abide(FastAPI):
         await self._edge(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document: the channels, the pages, and what was added."""
+        """Return the OpenAPI document: the channels, the pages, and the routes that were added."""
         return merged(self._service.routes.pages.openapi(), super().openapi())
 
     def _start_over(self) -> None:
-        """Make what a start needs: it runs once."""
+        """Make a new service for one start, because a service runs only once."""
         self._tracing = _tracing(self._environment)
         self._service = Service(
             self._environment,
             self._tracing,
-            openapi=lambda: self.openapi(),  # noqa: PLW0108 — somebody may set another, as FastAPI's manual says
+            openapi=lambda: self.openapi(),  # noqa: PLW0108 — an application may replace it, as FastAPI's manual says
             otherwise=self._through_fastapi,
         )
         app: ASGIApp = self._serve
@@ -133,7 +133,7 @@ class Abide(FastAPI):
         self._edge = self._tracing.app(app) if self._tracing else app
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let FastAPI serve what no channel takes, and everything where somebody has added middleware to see it."""
+        """Serve channels directly, and the rest through FastAPI; with added middleware, everything through FastAPI."""
         routes: Routes = scope[_ROUTES]
         await (routes.behind_middleware if self.user_middleware else routes)(scope, receive, send)
 
@@ -142,7 +142,7 @@ class Abide(FastAPI):
 
 
 class _Served(Mount):
-    """The channels and the pages as one route of the application: those that are in force when a request comes."""
+    """The channels and the pages that are in force, as one route of the application."""
 
     def __init__(self, in_force: Callable[[], Routes]) -> None:
         super().__init__("", app=self.handle, name="abide")
@@ -150,14 +150,14 @@ class _Served(Mount):
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """All of them, to look at."""
+        """The routes of the channels and the pages."""
         return list(self._in_force())
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match as the route does that the path is of."""
+        """Match as the route of this path does."""
         if scope["type"] not in {"http", "websocket"}:
             return Match.NONE, {}
-        # FastAPI asks again, with a slash more or less, to redirect: ours have one path each.
+        # FastAPI tries again with a slash more or less, in order to redirect. Our routes have one path each.
         if scope.setdefault(_ASKED, scope["path"]) != scope["path"]:
             return Match.NONE, {}
         return self._of(scope).matches(scope)
@@ -167,11 +167,11 @@ class _Served(Mount):
         return f"{type(self).__name__}(path={self.path!r}, name={self.name!r})"
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request that matches."""
+        """Serve a matching request."""
         await self._of(scope).handle(scope, receive, send)
 
     async def nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request that no route matches, of whomever."""
+        """Refuse a request that no route of the whole application matches."""
         await self._of(scope).nothing(scope, receive, send)
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:  # noqa: ANN401 — Starlette's own
@@ -187,16 +187,16 @@ class _Served(Mount):
 
 
 def _is_of_the_server(scope: Scope, send: Send) -> bool:
-    """Whether a connection can be handed over: only where nothing around the application wants to see what it sends."""
+    """Whether ``send`` is the server's own. Code around the application wraps it to see every message."""
     return getattr(send, "__self__", None) is getattr(scope["extensions"][FANOUT], "__self__", scope)
 
 
 def _tracing(environment: Environment) -> Tracing | None:
-    """Return what makes spans, where there is somebody to send them to."""
+    """Return the tracing, if there is a collector to send spans to."""
     if environment.otlp_endpoint is None:
         return None
     try:
-        from app.telemetry.tracing import Tracing  # noqa: PLC0415 — it costs nothing where it is not wanted
+        from app.telemetry.tracing import Tracing  # noqa: PLC0415 — an extra, which need not be installed
     except ImportError as error:
         _log.warning("tracing_off", detail=f"install the extra 'tracing' to send spans: {error}")
         return None

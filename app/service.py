@@ -43,15 +43,15 @@ if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
 
 _NAMES_SECONDS = 10
-"""How long it is remembered at most which family a name belongs to."""
+"""Seconds for which the family of a name is remembered, at most."""
 
 _log = structlog.get_logger("app")
 
 
 class Service:
-    """What runs behind the application, once: the settings in force, and all that is made of them.
+    """The running part of the application: the settings in force, and everything built from them. It runs once.
 
-    ``openapi`` and ``otherwise`` are those of :class:`~app.web.routes.Edge`. Raises
+    ``openapi`` and ``otherwise`` are passed to :class:`~app.web.routes.Edge`. Raises
     :class:`~app.config.ConfigError`.
     """
 
@@ -76,14 +76,14 @@ class Service:
         )
         self._health = Health(self._backend_health, self._config_state)
         self.is_running = False
-        """Whether what is published reaches anybody."""
+        """Whether it can store and deliver messages."""
         self.was_started = False
         self.routes = self._build(self._settings, self._authenticator(self._settings))
-        """Those of the settings in force."""
+        """The routes of the settings in force."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[dict[str, Any]]:
-        """Serve within the context, which has what the server is told of the application; to be entered once."""
+        """Run while the context is open; it yields the state for the server. Enter it once."""
         self.was_started = True
         _warn(self._settings.warnings)
         self._metrics.declare(_names(self._settings))
@@ -108,7 +108,7 @@ class Service:
             await asyncio.to_thread(self._tracing.close)
 
     async def publish(self, channel: str, data: object, key: str | None) -> str:
-        """Publish one message, as :meth:`app.main.Abide.publish` says."""
+        """Publish one message; see :meth:`app.main.Abide.publish`."""
         if not self.is_running:
             raise RuntimeError(NOT_STARTED)
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
@@ -160,7 +160,7 @@ class Service:
                 await self._apply(change)
 
     async def _forget_names(self) -> None:
-        """Keep nothing of names that were used once."""
+        """Forget the names that were looked up, so that names used once take no memory."""
         while True:
             await asyncio.sleep(_NAMES_SECONDS)
             self._settings.registry.forget_names()
@@ -170,7 +170,7 @@ class Service:
         return await asyncio.to_thread(self._counts.of_all)
 
     async def _sample(self) -> None:
-        """Tell the metrics what is looked at, not counted."""
+        """Give the metrics the values that are sampled, not counted."""
         self._metrics.sample(
             self._hub.subscribers,
             slow=len(self._hub.slow),
@@ -179,7 +179,7 @@ class Service:
         )
 
     async def _apply(self, settings: Settings) -> None:
-        """Serve other settings from one moment to the next; what that costs besides comes in turns, or in a thread."""
+        """Switch to new settings at one moment. The slow work around it runs in turns or in a thread."""
         authenticator = self._authenticator(settings)
         # May fail, and then nothing has changed.
         routes = await asyncio.to_thread(self._build, settings, authenticator)
@@ -205,7 +205,7 @@ def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
 
 
 def _declared_by(registry: Registry) -> Callable[[str], str | None]:
-    """Return what finds the declared name that a channel's name stands for."""
+    """Return a function that finds the declared name for a channel's name."""
 
     def declared(name: str) -> str | None:
         channel = registry.get(name)
@@ -224,6 +224,6 @@ def _names(settings: Settings) -> Iterator[str]:
 
 
 def _new(texts: Iterable[str], before: Iterable[str]) -> list[str]:
-    """Return the texts that were not there before."""
+    """Return the texts that are not in ``before``."""
     known = set(before)
     return [text for text in texts if text not in known]

@@ -1,4 +1,4 @@
-"""What two hundred attackers of each kind do to the server and to others; see README.md here.
+"""The effect of two hundred attackers of each kind on the server and on other clients; see README.md here.
 
 Ends with 1 if they make it hold too much, keep a small push waiting, or end its worker.
 """
@@ -22,7 +22,7 @@ from benchmarks.support.victim import Gang, Victim, victim
 from tests.support.attacks import ATTACKS
 
 NOBODY = "nobody"
-"""The row without attackers: what the machine itself does to the figures."""
+"""The row without attackers, which shows the noise of the machine."""
 
 MOST_MIB = 256
 MOST_PUSH_MS = 200
@@ -40,7 +40,7 @@ _LIMITED = 'abide_limited_total{limit="'
 
 @dataclass(slots=True)
 class Outcome:
-    """What attackers of one kind came to. Memory is in MiB, times of pushes in ms: p50, p99 and the greatest."""
+    """The outcome of one kind of attack. Memory is in MiB, times of pushes in ms: p50, p99 and the longest."""
 
     before: float = 0.0
     peak: float = 0.0
@@ -50,19 +50,19 @@ class Outcome:
     failures: dict[str, int] = field(default_factory=dict)
     """Pushes that failed, by reason."""
     delay: str = ""
-    """How late the event loop was, at most: the bound of its bucket, in seconds."""
+    """The longest delay of the event loop: the bound of its bucket, in seconds."""
     limits: dict[str, int] = field(default_factory=dict)
-    """Who met which bound, how often."""
+    """How often each bound was reached."""
     ran: float = 0.0
     waited: float = 0.0
-    """The parts of the time in which the worker ran, and in which it could have and others had its core."""
+    """The shares of the time in which the worker ran, and in which it waited for its core."""
     survived: bool = False
     begun: int = 0
-    """How often an attacker began."""
+    """How many attacks began."""
     sent: float = 0.0
     """MiB that attackers sent."""
     stayed: float | None = None
-    """Seconds until the server had closed the last who stays; None if that was not measured."""
+    """Seconds until the server had closed the last client that stays; None if not measured."""
 
     def broken(self) -> list[str]:
         """Return which bounds are broken."""
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def measure(name: str, count: int, seconds: float) -> Outcome:
-    """Let attackers loose on a server of their own."""
+    """Run attackers against a fresh server."""
     outcome = Outcome()
     with victim() as server:
         counted = server.metrics()
@@ -106,7 +106,7 @@ def measure(name: str, count: int, seconds: float) -> Outcome:
 
 
 def _examine(server: Victim, before: Mapping[str, float], outcome: Outcome) -> None:
-    """Note how the server is afterwards; nothing of one whose worker is gone."""
+    """Note the state of the server afterwards, unless its worker is gone."""
     try:
         counted = server.metrics()
         outcome.peak, outcome.after = server.peak() / _MIB, server.rss() / _MIB
@@ -125,9 +125,9 @@ def _examine(server: Victim, before: Mapping[str, float], outcome: Outcome) -> N
 
 
 def measure_stay(name: str, count: int) -> float:
-    """Return how many seconds it takes until the server has closed the last of those who never go."""
+    """Return the seconds until the server has closed the last of the clients that never leave."""
     with victim() as server:
-        before = server.sockets() + ATTACKS[name].publishes  # who publishes stays
+        before = server.sockets() + ATTACKS[name].publishes  # publishers stay
         gang = Gang(name, server.port, count, relentless=False)
         gang.attack()
         began = time.monotonic()

@@ -33,7 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Lab], Awaitable[Section]]] = {
 
 
 def main() -> int:
-    """Measure what the command line asks for."""
+    """Run the measurements that the command line chooses."""
     arguments = _parse()
     options = Options(
         quick=arguments.quick,

@@ -1,4 +1,4 @@
-"""What connections cost, beside other servers; see README.md here, and ``fanout.py`` for how it reports."""
+"""The cost of connections, beside other servers; see README.md here, and ``fanout.py`` for how it reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def connects(lab: Lab) -> Section:
 
 
 def memory(lab: Lab) -> Section:
-    """Measure what idle connections take, after keepalive has been through all of them."""
+    """Measure the memory of idle connections after keepalive has pinged all of them."""
     few, many = lab.connections(5000, 500), lab.connections(19_000, 1500)
     metrics = [Metric("few", f"RSS KiB each at {few:,}", 1), Metric("many", f"RSS KiB each at {many:,}", 1)]
     section = Section("memory", "An idle WebSocket (1 round)", metrics)
@@ -53,7 +53,7 @@ def memory(lab: Lab) -> Section:
 
 
 def sse(lab: Lab) -> Section:
-    """Measure what an idle event stream takes beside an idle WebSocket, in the same process."""
+    """Measure the memory of an idle event stream beside an idle WebSocket, in the same process."""
     count = lab.connections(5000, 500)
     metrics = [
         Metric("websocket", "WebSocket, RSS KiB each", 2),
@@ -79,7 +79,7 @@ def sse(lab: Lab) -> Section:
 
 
 def stalled(lab: Lab) -> Section:
-    """Measure what stalled subscribers hold, in the server and in the kernel, when much is published past them."""
+    """Measure the memory of stalled subscribers, in the server and in the kernel, while much is published."""
     volume = int(lab.choose(1_000_000_000, 60_000_000))
     metrics = [
         Metric("user", "RSS, MiB more", 1),

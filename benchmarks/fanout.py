@@ -145,7 +145,7 @@ def stalled(lab: Lab) -> Section:
 
 
 def growth(lab: Lab) -> Section:
-    """Measure the server's CPU time per delivery as subscribers and live channels become more."""
+    """Measure the server's CPU time per delivery for growing numbers of subscribers and live channels."""
     metrics = [Metric(f"s{count}", f"{count:,} subscribers", 2) for count in _SUBSCRIBERS]
     metrics += [Metric(f"c{count}", f"1,000 subscribers, {count:,} channels", 2) for count in _CHANNELS]
     section = Section("growth", "Server CPU µs per delivery, push included (at most 3 rounds)", metrics)

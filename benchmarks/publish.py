@@ -1,4 +1,4 @@
-"""Pushing to a channel that nobody follows, beside other servers; see ``fanout.py`` for how it reports."""
+"""Pushes to a channel without subscribers, beside other servers; see ``fanout.py`` for how it reports."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _SHORT_HEADER, _LONG_HEADER, _LENGTH_FOLLOWS = 2, 4, 126
 
 
 class Subscriber(asyncio.Protocol):
-    """One WebSocket that resumes: the least that checks what it gets."""
+    """One WebSocket that resumes: the smallest client that checks its messages."""
 
     def __init__(self, port: int, room: int) -> None:
         self.port, self.room = port, room
@@ -155,7 +155,7 @@ class Subscriber(asyncio.Protocol):
 
 
 class Publisher:
-    """Publishes at a rate, in batches, each item until it is stored; counts what is stored, by room."""
+    """Publishes batches at a rate, and repeats each item until it is stored; counts the stored messages by room."""
 
     def __init__(self, url: str, rate: float) -> None:
         self.rate = rate
@@ -174,7 +174,7 @@ class Publisher:
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def push(self, numbers: Sequence[int]) -> None:
-        """Store some messages; what is not certain is sent again with the same key."""
+        """Store some messages; send uncertain ones again with the same key."""
         left: list[dict[str, Any]] = [
             {"channel": f"bench.{n % ROOMS}", "message": {"n": n}, "key": str(n)} for n in numbers
         ]
@@ -196,7 +196,7 @@ class Publisher:
 
 
 async def measure(server: Server, options: argparse.Namespace) -> bool:
-    """Run it once, print what was found, and return whether all is well."""
+    """Run it once, print the findings, and return whether it passed."""
     subscribers = [Subscriber(server.port, number % ROOMS) for number in range(options.subscribers)]
     for start in range(0, len(subscribers), 50):
         await asyncio.gather(*(subscriber.connect() for subscriber in subscribers[start : start + 50]))
@@ -220,7 +220,7 @@ async def measure(server: Server, options: argparse.Namespace) -> bool:
 
 
 def report(subscribers: list[Subscriber], publisher: Publisher, options: argparse.Namespace, seconds: float) -> bool:
-    """Print the figures; return whether they are as they should be."""
+    """Print the figures; return whether they meet the goals."""
     first = min(subscriber.closed_at[0] for subscriber in subscribers)
     closed = [subscriber.closed_at[0] - first for subscriber in subscribers]
     back = quantiles([subscriber.back_at[0] - first for subscriber in subscribers], n=100)
@@ -231,7 +231,7 @@ def report(subscribers: list[Subscriber], publisher: Publisher, options: argpars
     print(f"{len(subscribers):,} subscribers, {sum(publisher.stored):,} messages; {seconds:.1f} s from SIGHUP on")
     print(f"closed over {max(closed):.2f} s of a window of {options.window} s; by tenths of it: {tenths}")
     print(f"without a connection: median {outage[49]:.2f} s, p99 {outage[98]:.2f} s")
-    print(f"everybody back after the first close: median {back[49]:.2f} s, p99 {back[98]:.2f} s")
+    print(f"all back after the first close: median {back[49]:.2f} s, p99 {back[98]:.2f} s")
     print(f"lost, doubled or out of order: {len(wrong) + ahead}", *wrong[:5], sep="\n  ")
     return not wrong and not ahead and back[98] <= options.window + GOAL_SECONDS
 

@@ -46,16 +46,16 @@ _READ = re.compile(r"LOG:  execute [^:]*: (?:(?!LOG:  ).)*?abide\.log", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one storm came to."""
+    """The outcome of one storm."""
 
     seconds: float
-    """From the first connect until everybody had the newest message."""
+    """From the first connect until every subscriber had the newest message."""
     reads: int
     """Statements that read the log."""
     kib: float
-    """More of the server's memory for each subscriber."""
+    """The server's additional memory for each subscriber."""
     faults: int
-    """Subscribers that were told of a gap, or lost or doubled a message."""
+    """Subscribers that got a gap, or lost or doubled a message."""
 
 
 class Subscriber(asyncio.Protocol):
@@ -89,7 +89,7 @@ class Subscriber(asyncio.Protocol):
         self._unread = text[max(end, len(text) - 100) :]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
-        """Note that it should not have ended."""
+        """Note that the connection ended too early."""
         self.faulty = True
 
 
@@ -128,7 +128,7 @@ class Server:
 
 
 async def storm(server: Server, since: list[str | None]) -> tuple[float, list[Subscriber]]:
-    """Let everybody connect, publish meanwhile; return when all have the newest message, and how long it took."""
+    """Connect all subscribers while publishing; return when all have the newest message, and how long it took."""
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(_IN_FLIGHT)
     began = time.monotonic()
@@ -204,7 +204,7 @@ def report(count: int, outcomes: dict[str, Outcome]) -> str:
 
 
 def main() -> int:
-    """Measure, print and keep the report; return 1 if anybody missed anything or the log was read too often."""
+    """Measure, print and keep the report; return 1 if a message was missed or the log was read too often."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resume", description="A storm of reconnects.")
     parser.add_argument("--subscribers", type=int, default=10_000, help="how many (10000); fewer write no results")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
-"""``make load``: a server, unless one is given, locust on it, and a report. The exit code is locust's.
+"""``make load``: starts a server unless one is given, runs locust on it and reports. The exit code is locust's.
 
-What is not known here goes to locust, and so does the environment: a ``LOCUST_…`` variable wins over what is set here.
+Unknown options and the environment go to locust: a ``LOCUST_…`` variable overrides a value that is set here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_A_SECOND = 100  # locust warns of more
 def main() -> int:
     """Run it and return the exit code."""
     options, arguments = _parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all that was started ends, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every started process ends too
     REPORTS.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         url = options.host or stack.enter_context(serve(stack.enter_context(database()), REPORTS / "server.log"))
@@ -62,9 +62,9 @@ def _load(environment: dict[str, str], arguments: list[str]) -> int:
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="make load", description="Load; other options go to locust.", allow_abbrev=False
+        prog="make load", description="Put load on a server. Other options go to locust.", allow_abbrev=False
     )
-    parser.add_argument("--host", type=_address, help="a running server, http://host:port; else one is started")
+    parser.add_argument("--host", type=_address, help="a running server, http://host:port (default: start one)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=int, default=60)
     return parser.parse_known_args()

@@ -29,8 +29,8 @@ class Closing:
 
     def __init__(self, runner: Runner, ledger: Ledger, patience: float) -> None:
         self._runner, self._ledger, self._patience = runner, ledger, patience
-        self._workers: set[str] = set()  # all that ever connected: one that died took accounts with it
-        self._awaited = ""  # the type of message; what comes too late is no answer to the next question
+        self._workers: set[str] = set()  # all workers that ever connected: a dead worker's accounts are lost
+        self._awaited = ""  # the type of message; a late one does not answer the next question
         self._answers: dict[str, Any] = {}
         self.begin()
         if not isinstance(runner, MasterRunner):
@@ -50,7 +50,7 @@ class Closing:
         self.silent: set[str] = set()
 
     def close(self) -> None:
-        """Do both rounds; the second time nothing happens. For master and single process."""
+        """Run both rounds, in the master or the single process; a second call does nothing."""
         if self.is_closed:
             return
         self.is_closed = True

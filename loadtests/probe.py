@@ -1,7 +1,7 @@
-"""One subscriber in a process of its own: it has nothing else to do, so what it measures is the server.
+"""One subscriber in its own process. It does nothing else, so it measures the server and not itself.
 
-``python -m loadtests.probe URL CHANNEL…`` prints, twice a second, a JSON array of the milliseconds that messages took
-from their publishing; it ends when its stdin does. Publisher and probe must agree on the time.
+``python -m loadtests.probe URL CHANNEL…`` prints a JSON array twice a second: the milliseconds from publishing to
+receiving each message. It ends when its stdin closes. The clocks of publisher and probe must agree.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ END_SECONDS = 5.0
 
 
 class Probe:
-    """The handle of one probe. ``latencies``: all that it told, in milliseconds; ``heard`` is called with each."""
+    """The handle of one probe. ``latencies`` has all that it reported, in milliseconds; ``heard`` gets each of them."""
 
     def __init__(self, heard: Callable[[float], None]) -> None:
         self.latencies: list[float] = []
@@ -20,7 +20,7 @@ class Probe:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, url: str, channels: Sequence[str]) -> None:
-        """Start it. It ends with its stdin: at the latest when this process does, however that comes about."""
+        """Start it. It ends when its stdin closes, so it never outlives this process."""
         self.latencies = []
         self._process = subprocess.Popen(  # noqa: S603 — our own module
             [sys.executable, "-m", "loadtests.probe", url, *channels],
@@ -33,7 +33,7 @@ class Probe:
         self._reader.start()
 
     def stop(self) -> None:
-        """End it and hear what is left; harmless when there is none."""
+        """End the probe and read its last reports; do nothing if there is no probe."""
         if self._process is None:
             return
         process, self._process = self._process, None

@@ -1,7 +1,7 @@
-"""What was expected of the server against what arrived.
+"""Compares the messages that were expected with the messages that arrived.
 
-The offsets of a channel are 1, 2, 3, … without gaps. So a subscriber's own offsets tell what it missed and what it got
-twice, and the positions that publishers were answered tell how far everybody has to come. Nothing here knows of locust.
+The offsets of a channel are 1, 2, 3, … without gaps. So a subscriber's own offsets show which messages it missed or got
+twice, and the publishers' positions show how far every subscriber must get. This module does not need locust.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Heads = dict[str, dict[str, int]]
 
 
 class Row(NamedTuple):
-    """One subscriber's account when the run is over. ``expected = received + holes``; ``gone`` is what gaps told."""
+    """One subscriber's account at the end. ``expected = received + holes``; ``gone``: messages in reported gaps."""
 
     subscriber: str
     channel: str
@@ -26,12 +26,12 @@ class Row(NamedTuple):
 
     @property
     def holes(self) -> int:
-        """Messages that should have come and did not, without a word."""
+        """Expected messages that did not come, and that no gap reported."""
         return self.expected - self.received
 
 
 class Account:
-    """What one subscriber got of one channel. ``epoch`` and ``offset`` are its position, once it has one.
+    """The messages that one subscriber got from one channel. ``epoch`` and ``offset`` are its position, if it has one.
 
     A message out of order is both a hole and a double.
     """
@@ -53,7 +53,7 @@ class Account:
         self.subscriber, self.channel = subscriber, channel
         self.epoch, self.offset = "", 0
         self.expected = self.received = self.doubles = self.gaps = self.gone = 0
-        self.present = True  # False once its user has left: what comes after that is not expected of it
+        self.present = True  # False once its user has left: later messages are not expected
 
     @property
     def position(self) -> str | None:
@@ -61,12 +61,12 @@ class Account:
         return f"{self.epoch}:{self.offset}" if self.epoch else None
 
     def subscribed(self, position: str) -> None:
-        """Begin where the first subscription stands; a later one must go on where the account is."""
+        """Begin at the position of the first subscription. A later one must continue from the account's position."""
         if not self.epoch:
             self.epoch, self.offset = _parse(position)
 
     def gap(self, following: str) -> None:
-        """Note that the server told of a gap, up to the message at ``following``."""
+        """Note that the server reported a gap up to the message at ``following``."""
         epoch, offset = _parse(following)
         self.gaps += 1
         if epoch == self.epoch:
@@ -77,7 +77,7 @@ class Account:
         """Note a message."""
         epoch, offset = _parse(position)
         if epoch != self.epoch:
-            self.expected += 1  # what the other life of the log still held is not known: one hole at least
+            self.expected += 1  # the number of messages left in the log's former epoch is unknown: at least one hole
             self.epoch, self.offset = epoch, 0
         if offset <= self.offset:
             self.doubles += 1
@@ -87,11 +87,11 @@ class Account:
         self.offset = offset
 
     def is_behind(self, heads: Mapping[str, Mapping[str, int]]) -> bool:
-        """Tell whether messages that publishers were answered for are still to come."""
+        """Tell whether acknowledged messages have not arrived yet."""
         return self.present and self._missing(heads) > 0
 
     def row(self, heads: Mapping[str, Mapping[str, int]]) -> Row:
-        """Return the account; what a present subscriber has not got by now is expected, and a hole."""
+        """Return the account. A message that a present subscriber has not received by now is a hole."""
         expected = self.expected + (self._missing(heads) if self.present else 0)
         return Row(self.subscriber, self.channel, expected, self.received, self.doubles, self.gaps, self.gone)
 
@@ -100,7 +100,7 @@ class Account:
 
 
 class Ledger:
-    """The accounts of one locust process, and what its publishers were answered."""
+    """The accounts of one locust process, and the positions that its publishers got."""
 
     def __init__(self) -> None:
         self.clear()
@@ -110,7 +110,7 @@ class Ledger:
         self.accounts: list[Account] = []
         self.heads: Heads = {}
         self.in_flight = 0  # pushes without an answer yet
-        self.closing = False  # true from the moment when no more is to be published
+        self.closing = False  # true when publishing has ended
 
     def open(self, channel: str) -> Account:
         """Open the account of one more subscriber."""
@@ -119,15 +119,15 @@ class Ledger:
         return account
 
     def stored(self, channel: str, epoch: str, offset: int) -> None:
-        """Note the position that a publisher was answered."""
+        """Note the position that a publisher got."""
         merge(self.heads, {channel: {epoch: offset}})
 
     def is_behind(self, heads: Mapping[str, Mapping[str, int]]) -> bool:
-        """Tell whether any subscriber has not come to the heads yet."""
+        """Tell whether any subscriber has not reached the heads yet."""
         return any(account.is_behind(heads) for account in self.accounts)
 
     def rows(self, heads: Mapping[str, Mapping[str, int]]) -> list[Row]:
-        """Return the accounts of all who subscribed."""
+        """Return the accounts of all subscribers."""
         return [account.row(heads) for account in self.accounts if account.epoch]
 
 

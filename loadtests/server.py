@@ -1,4 +1,4 @@
-"""A server to put load on, where none is given: as its users run it, on a Postgres."""
+"""Starts a server to put load on, if none is given: as users run it, on Postgres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END_SECONDS = 30.0
 
 @contextlib.contextmanager
 def database() -> Iterator[str]:
-    """Give the address of ``DATABASE_URL``'s Postgres, else of a new and empty one, which ends with the context."""
+    """Give the address of ``DATABASE_URL``'s Postgres, or of a new and empty one that ends with the context."""
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
@@ -48,6 +48,6 @@ def serve(database_url: str, log: Path) -> Iterator[str]:
 
 
 def allow_sockets() -> None:
-    """Raise the limit of open files for us and for what we start: every subscriber is a socket."""
+    """Raise the limit of open files for this process and its children: every subscriber is a socket."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

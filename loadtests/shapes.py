@@ -1,4 +1,4 @@
-"""How users come and go over a run; -u says how many there are at the most, -t how long it takes."""
+"""How users come and go over a run; -u sets the most users, and -t how long the run takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_A_SECOND = 100.0  # locust warns of more
 
 
 class Stage(NamedTuple):
-    """From the stage before until this part of the run, this part of the users."""
+    """Runs this share of the users from the end of the previous stage until this share of the run."""
 
     until: float
     users: float
@@ -25,10 +25,10 @@ class StagedShape(LoadTestShape):
     use_common_options = True
     stages: ClassVar[tuple[Stage, ...]]
     seconds: ClassVar[float] = 60.0
-    """How long it takes where -t says nothing."""
+    """How long it takes without -t."""
 
     def tick(self) -> tuple[int, float] | None:
-        """Return how many users there are to be now, and how fast they come; None at the end."""
+        """Return the number of users for now and how fast they start; None at the end."""
         assert self.runner is not None  # noqa: S101 — locust sets it before it asks
         options = options_of(self.runner.environment)
         part = self.get_run_time() / (options.run_time or self.seconds)  # type: ignore[no-untyped-call]  # locust's
@@ -39,7 +39,7 @@ class StagedShape(LoadTestShape):
 
 
 class RampShape(StagedShape):
-    """Ten steps of equal height and length: to see where it begins to hurt."""
+    """Ten steps of equal height and length, to see which load is too much."""
 
     abstract = False
     stages = tuple(Stage(step / 10, step / 10) for step in range(1, 11))
@@ -53,7 +53,7 @@ class SpikeShape(StagedShape):
 
 
 class SoakShape(StagedShape):
-    """All users for an hour, or for as long as -t says."""
+    """All users for an hour, or for the time of -t."""
 
     abstract = False
     stages = (Stage(1.0, 1.0),)

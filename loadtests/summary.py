@@ -49,16 +49,16 @@ def as_json(outcome: Outcome, reasons: Sequence[str]) -> str:
 
 
 def under(page: str, text: str) -> str:
-    """Return locust's own report, which knows nothing of reconciliation, with the summary under it.
+    """Return locust's own report with the summary below it, because locust does not know of the reconciliation.
 
-    Only the page's end is looked for: the scripts inside it have a ``</body>``, too.
+    It looks for the end of the page, because the scripts inside contain a ``</body>`` too.
     """
     before, end, after = page.rpartition("</body>")
     return f'{before}<pre id="summary" style="margin: 2em">{html.escape(text)}</pre>{end}{after}'
 
 
 def add_to_page(path: Path, text: str) -> None:
-    """Put the summary under the report in a file."""
+    """Add the summary below the report in a file."""
     path.write_text(under(path.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 

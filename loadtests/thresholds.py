@@ -1,4 +1,4 @@
-"""What a run must not exceed, and whether it did: decided here, without locust."""
+"""The thresholds of a run, and whether it exceeded them. This module does not need locust."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtests.reconciliation import Heads, Row, total
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is still good: the probe's p99 in milliseconds, and counts over the whole run."""
+    """The thresholds: the probe's p99 in milliseconds, and counts over the whole run."""
 
     p99: float
     failures: int
@@ -21,7 +21,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to. ``latencies`` are the probe's, in milliseconds."""
+    """The outcome of a run. ``latencies`` are the probe's, in milliseconds."""
 
     rows: Sequence[Row]
     heads: Heads
@@ -32,13 +32,13 @@ class Outcome:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that so many percent of the values do not exceed; not a number of nothing."""
+    """Return the smallest value that ``percent`` % of the values do not exceed; NaN if there are no values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else math.nan
 
 
 def judge(outcome: Outcome, limits: Limits) -> list[str]:
-    """Return why the run is not good; nothing if it is."""
+    """Return the reasons why the run failed; none if it passed."""
     totals, p99 = total(outcome.rows), percentile(outcome.latencies, 99)
     anew = [channel for channel, epochs in outcome.heads.items() if len(epochs) > 1]
     reasons = {

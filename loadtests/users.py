@@ -1,6 +1,6 @@
-"""Who puts load on a server: publishers, subscribers, and subscribers that all reconnect at the same moment.
+"""The users that put load on a server: publishers, subscribers, and subscribers that all reconnect at the same moment.
 
-locust has replaced the blocking calls of the standard library by gevent's: ``time.sleep`` and sockets stop one user.
+locust replaces the blocking calls of the standard library with gevent's: ``time.sleep`` and sockets block one user.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from loadtests.options import options_of
 from loadtests.reconciliation import Ledger
 
 SILENCE = 45.0  # seconds: the server pings every 20, so a connection that is silent for longer is dead
-PAUSE = 1.0  # seconds, at the most, before a subscriber tries again
-RESTARTING = 1012  # the server asks to reconnect: no failure
+PAUSE = 1.0  # the most seconds before a subscriber tries again
+RESTARTING = 1012  # the server asks its clients to reconnect: not a failure
 REQUEST_SECONDS = 10.0
 
 
@@ -34,13 +34,13 @@ class ClosedError(Exception):
 
 
 def _authorization(variable: str) -> dict[str, str]:
-    """Return the header for a key or token in the environment of this very process."""
+    """Return the header for a key or token in the environment of this process."""
     secret = os.environ.get(variable)
     return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
 def _brief(error: Exception) -> Exception:
-    """Leave the headers of a refusal out: locust counts what reads the same as one kind of failure."""
+    """Leave out the headers of a refusal: locust groups failures by their text."""
     if isinstance(error, websocket.WebSocketBadStatusException):
         return ClosedError(f"status {error.status_code}")
     return error
@@ -50,7 +50,7 @@ class PublisherUser(FastHttpUser):
     """Publishes by POST, at a steady rate, to every channel in turn; the time of publishing is in the message."""
 
     fixed_count = 1
-    insecure = False  # a key goes to whom the certificate names
+    insecure = False  # send a key only to the server that the certificate names
     network_timeout = connection_timeout = REQUEST_SECONDS
     ledger: ClassVar[Ledger]
 
@@ -62,12 +62,12 @@ class PublisherUser(FastHttpUser):
         self._headers = _authorization("LOCUST_PUBLISH_KEY")
 
     def wait_time(self) -> float:
-        """Keep the rate, whatever a push takes."""
+        """Keep the rate, however long a push takes."""
         return float(constant_throughput(options_of(self.environment).publish_rate)(self))
 
     @task
     def publish(self) -> None:
-        """Push one message and note the position that it was given."""
+        """Push one message and note its position."""
         if self.ledger.closing:
             raise StopUser
         channel = next(self._channels)
@@ -104,13 +104,13 @@ class SubscriberUser(User):
         self._since = 0.0
 
     def on_stop(self) -> None:
-        """Leave: what is published from now on is not expected."""
+        """Leave. Messages published from now on are not expected."""
         self._account.present = False
         self._drop()
 
     @task
     def follow(self) -> None:
-        """Connect and receive until the connection ends, by itself or because the user leaves."""
+        """Connect and receive until the connection ends or the user leaves."""
         try:
             socket = self._connect()
             while (left := self._stays() - time.time()) > 0:
@@ -123,7 +123,7 @@ class SubscriberUser(User):
             self._drop()
 
     def _stays(self) -> float:
-        """Return the time when the user drops the connection of its own will."""
+        """Return the time when the user drops the connection itself."""
         return math.inf
 
     def _connect(self) -> websocket.WebSocket:
@@ -157,7 +157,7 @@ class SubscriberUser(User):
             self._time(frame["data"], received, length)
 
     def _time(self, data: object, received: float, length: int) -> None:
-        """Report how long a message took; one from before the connection waited for us, not we for it."""
+        """Report how long a message took, unless it is older than the connection."""
         at = data.get("at") if isinstance(data, dict) else None
         if isinstance(at, float) and at >= self._since:
             self._report("WSR", "fan-out", (received - at) * 1000, length=length)
@@ -182,14 +182,14 @@ class SubscriberUser(User):
         )
 
     def _drop(self) -> None:
-        """End the connection as a network does, without a word."""
+        """Drop the connection as a network does, without a closing handshake."""
         if self._socket is not None:
             self._socket.shutdown()
             self._socket = None
 
 
 class ReconnectStormUser(SubscriberUser):
-    """Drops its connection at the same moments as all others of its kind, in every process, and resumes at once."""
+    """Drops its connection at the same moments as all others of its kind in all processes, and resumes at once."""
 
     weight = 1
 
@@ -199,4 +199,4 @@ class ReconnectStormUser(SubscriberUser):
 
 
 class _RestartError(ClosedError):
-    """The server closed the connection and asks to come back."""
+    """The server closed the connection and asks the client to reconnect."""

@@ -1,4 +1,4 @@
-"""What the master, or the only process, does around a run: the probe, the closing, the exit code and the summary."""
+"""The work of the master, or the only process, around a run: the probe, the closing, the exit code and the summary."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from loadtests.probing import Probe
 from loadtests.thresholds import Limits, Outcome, judge
 
 REPORT = "/stats/report"
-NOT_OVER = "The run is not over: reconciliation and verdict come when it has stopped."
+NOT_OVER = "The run has not ended: reconciliation and verdict come when it stops."
 
 
 class Verdict:
-    """Follows one environment's runs and judges the last."""
+    """Follows the runs of one environment and judges the last one."""
 
     def __init__(self, environment: Environment, runner: Runner, closing: Closing) -> None:
         self._environment, self._runner, self._closing = environment, runner, closing
@@ -67,7 +67,7 @@ class Verdict:
         self._environment.process_exit_code = 1 if reasons else 0
 
     def _complete(self, answer: Response) -> Response:
-        """Put the summary under the report that locust's page shows, or has for download."""
+        """Add the summary below the report that locust's page shows or offers for download."""
         if request.path.endswith(REPORT) and answer.mimetype == "text/html":
             outcome = self._outcome()
             text = summary.as_text(outcome, judge(outcome, self._limits())) if self._is_over else NOT_OVER

@@ -27,7 +27,7 @@ PAGE_BYTES = 256 * 1024
 """The most bytes of messages that one read returns; it returns one message at least."""
 
 Retention = Callable[[str], HistoryWindow]
-"""What to keep of a channel, asked anew each time: the answer changes on reload."""
+"""Returns what to keep of a channel. Call it each time, because a reload changes the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,6 @@ class Bus:
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody has cancelled this task, rather than something that it waited for."""
+    """Whether this task itself was cancelled, and not something that it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -20,7 +20,7 @@ _FORGOTTEN_AT_ONCE = 1000
 
 
 class _Stored(NamedTuple):
-    """What was stored under a key: enough to tell the message from another one, and none of its data."""
+    """The message stored under a key: enough to tell it from another message, without its data."""
 
     data: bytes
     """Its SHA-256."""

@@ -87,7 +87,7 @@ class Caller(NamedTuple):
     """The page is one of this server's."""
     is_elsewhere: bool = False
     """The page is this server's by its name, but the name is not this machine's and no proxy forwarded the request:
-    somebody may have pointed the name here (DNS rebinding)."""
+    an attacker may have pointed the name here (DNS rebinding)."""
 
 
 NOBODY = Caller()

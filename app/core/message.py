@@ -91,7 +91,7 @@ class Batch:
 
 
 class Published(NamedTuple):
-    """What a publisher is told: the position of its message."""
+    """The result for a publisher: the position of its message."""
 
     position: Position
     replayed: bool = False
@@ -119,7 +119,7 @@ class Record(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What one bounded read of a channel's log returns."""
+    """The result of one bounded read of a channel's log."""
 
     first: int
     """Offset of the oldest message that the history still shows; ``head + 1`` when it shows none."""

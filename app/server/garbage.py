@@ -1,4 +1,4 @@
-"""How a worker collects garbage, and returns memory to the system."""
+"""Garbage collection in a worker, and the return of its memory to the system."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import sys
 from collections.abc import Callable
 
 THRESHOLD = (50_000, 20, 100)
-"""New objects before a collection of the youngest generation, and collections before one of the next generations."""
+"""New objects before a collection of the youngest generation, then collections before one of each older generation."""
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks at how much memory is in use."""
+"""Seconds between two checks of the memory in use."""
 
 AGAIN_SECONDS = 10.0
-"""Seconds after which memory is returned once more: by then, caches that forget by the clock have forgotten."""
+"""Seconds after which memory is returned once more: by then, caches with a time limit have expired."""
 
 BURST = 200_000
-"""Blocks of memory, about 14 MB of objects, that a burst takes at least; what less would give back is not worth it."""
+"""The fewest blocks of memory in a burst, about 14 MB of objects; returning less is not worth the time."""
 
 _STEADY = 20_000
-"""Blocks by which two looks may differ while nothing much happens."""
+"""The most blocks by which two checks differ when memory use is steady."""
 
 
 def settle() -> None:
-    """Exempt everything that start-up has loaded, and collect the rest seldom; call it once, before serving.
+    """Exempt everything that start-up has loaded, and collect the rest rarely. Call it once, before serving.
 
-    By default the collector would walk all connections again and again. Each walk stops the process for 10 ms or more,
-    and finds nothing: connections are freed by their reference counts.
+    By default the collector would walk all connections again and again. Each walk stops the process for 10 ms or more
+    and finds nothing, because reference counts free the connections.
     """
     gc.collect()
     gc.freeze()
@@ -38,8 +38,8 @@ def settle() -> None:
 async def give_back(forget: Callable[[], None]) -> None:
     """Return memory to the system after each burst; never returns. ``forget`` clears caches.
 
-    CPython takes memory by the MiB, and returns a MiB when nothing in it is in use. After a burst, nearly each of them
-    holds one or two objects of fifty bytes: a line in a cache, or a free object that CPython keeps to use it again.
+    CPython takes memory by the MiB, and returns a MiB when nothing in it is in use. After a burst, nearly every MiB
+    holds one or two objects of fifty bytes: an entry of a cache, or a free object that CPython keeps for reuse.
     """
     idle = sys.getallocatedblocks()
     while True:
@@ -50,7 +50,7 @@ async def give_back(forget: Callable[[], None]) -> None:
 
 
 async def _end_of_burst() -> None:
-    """Wait until much of what was in use at the most is free, and no more is being freed."""
+    """Wait until much of the memory at the peak is free, and the amount in use is steady."""
     most = before = sys.getallocatedblocks()
     while True:
         await asyncio.sleep(LOOK_SECONDS)
@@ -64,15 +64,15 @@ async def _end_of_burst() -> None:
 def _give_back(forget: Callable[[], None], idle: int) -> None:
     forget()
     _forget_attributes()
-    if sys.getallocatedblocks() - idle < BURST:  # else a collection takes long, and the memory is in use
-        gc.collect()  # clears CPython's lists of free objects, too
+    if sys.getallocatedblocks() - idle < BURST:  # otherwise the memory is in use, and a collection takes long
+        gc.collect()  # also clears CPython's lists of free objects
     _trim(0)
 
 
 _forget_attributes: Callable[[], None] = (
     getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache  # noqa: SLF001 — documented
 )
-"""Clears CPython's cache of attributes. It holds their names: uvicorn's clock looks up a new ``"dst"`` each second."""
+"""Clears CPython's attribute cache, which holds names: uvicorn's clock looks up a new ``"dst"`` each second."""
 
 _trim: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", int)
-"""Returns the free part of what malloc took, which is for larger objects; only glibc's malloc has it."""
+"""Returns the free memory of malloc, which serves larger objects; only glibc's malloc has this function."""

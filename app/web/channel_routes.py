@@ -1,7 +1,7 @@
-"""The routes of all channels: Starlette routes to look at, found by one look-up.
+"""The routes of all channels: Starlette routes that one look-up finds.
 
-A router asks its routes one after the other, and compiles a pattern for each. Here the registry finds the channel
-of a path at once, and a route is made when somebody asks for it.
+Starlette's router tries its routes one after the other, and compiles a pattern for each. Here the registry finds the
+channel of a path at once, and a route is made when it is first used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
     name: str
     before: str
-    """What stands in the path before the channel's name."""
+    """The part of the path before the channel's name."""
     after: str
     methods: frozenset[str] | None
     """None for a WebSocket."""
@@ -43,7 +43,7 @@ KINDS = (PUSH, SOCKET, EVENTS, READ)
 
 
 class _Compiled:
-    """A route whose pattern is compiled when somebody asks for it: serving a request takes none."""
+    """A route whose pattern is compiled when it is first read: serving a request needs no pattern."""
 
     path: str
 
@@ -68,7 +68,7 @@ class ChannelRoute(_Compiled, Route):
         self.owner = owner
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match what the look-up finds this route for."""
+        """Match the requests for which the look-up finds this route."""
         return self.owner.match(self, scope)
 
 
@@ -83,7 +83,7 @@ class ChannelSocketRoute(_Compiled, WebSocketRoute):
         self.owner = owner
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match what the look-up finds this route for."""
+        """Match the requests for which the look-up finds this route."""
         return self.owner.match(self, scope)
 
 
@@ -91,7 +91,7 @@ AnyRoute = ChannelRoute | ChannelSocketRoute
 
 
 class ChannelRoutes:
-    """The routes of the channels of one channels.yaml, and those that serve any number of channels."""
+    """The routes of the channels of one channels.yaml, and the routes that serve any number of channels."""
 
     def __init__(self, registry: Registry, push: ASGIApp, sockets: ASGIApp, reads: ASGIApp) -> None:
         self._registry = registry
@@ -101,7 +101,7 @@ class ChannelRoutes:
         self._sockets = {path: ChannelSocketRoute(self, path, path[1:], sockets) for path in (MANY, ECHO)}
 
     def __iter__(self) -> Iterator[BaseRoute]:
-        """Go through all routes, in the order of the file."""
+        """Iterate over all routes, in the order of the file."""
         yield from self._pushes.values()
         yield from self._sockets.values()
         for channel in self._registry.channels:
@@ -109,7 +109,7 @@ class ChannelRoutes:
                 yield self._route(kind, channel)
 
     def find(self, scope: Scope) -> AnyRoute | None:
-        """Return the route of a request's path, whatever its method; None where no channel has the path."""
+        """Return the route of a request's path, for any method; None if no channel has the path."""
         path = get_route_path(scope)
         if scope["type"] == "websocket":
             if path in self._sockets:

@@ -1,7 +1,6 @@
-"""What one channels.yaml makes the application serve.
+"""All routes of one channels.yaml.
 
-A reload builds all of it anew and swaps the whole in one assignment (``app/service.py``): no request ever sees half
-of a change.
+A reload builds them anew and swaps them in one assignment (``app/service.py``), so no request sees half of a change.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from app.web.subscribe.reads import Reads
 from app.web.subscribe.websocket import Sockets
 
 _LONGEST_PATH = 300
-"""Characters of a path that are looked at where nothing is: longer than any that a channel has."""
+"""Characters of a path that are shown in a refusal; no channel has a longer path."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""What a request may be at all."""
+"""The methods that the server knows."""
 
 NOT_STARTED = "Abide is not started: give its lifespan to your application, as in FastAPI(lifespan=abide.lifespan)"
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the routes need of the rest."""
+    """What the routes need from the rest of the application."""
 
     registry: Registry
     authenticator: Authenticator
@@ -60,28 +59,28 @@ class Edge:
     health: Health
     meter: Meter
     metrics: Exposition | None
-    """What ``GET /metrics`` answers with; None where it is on a port of its own."""
+    """Makes the answer to ``GET /metrics``; None if the metrics have their own port."""
     version: str
     console: bool = True
     intake: BoundedIntake = field(default_factory=BoundedIntake)
-    """Where bodies that are not complete are counted; the process's."""
+    """Counts the incomplete bodies of the process."""
     count_all: CountAll | None = None
-    """Counts the subscriptions of all workers; None where this process is the only one."""
+    """Counts the subscriptions of all workers; None if this process is the only one."""
     root_path: str = ""
-    """What a proxy puts before every path, and keeps."""
+    """The prefix that a proxy adds to every path and does not remove."""
     is_running: Callable[[], bool] = lambda: True
-    """Whether what is published reaches anybody: from the application's start to its end."""
+    """Whether the application is started, so that it can store and deliver messages."""
     openapi: Callable[[], Object] | None = None
-    """Returns the OpenAPI document of the whole application; None where there is no more than these routes."""
+    """Returns the OpenAPI document of the whole application; None if it has only these routes."""
     otherwise: ASGIApp | None = None
-    """What serves a request that no channel takes, by way of FastAPI's middleware; None for :meth:`Routes.handle`."""
+    """Serves a request that no channel takes, through FastAPI's middleware; None for :meth:`Routes.handle`."""
 
 
 class Routes:
-    """An ASGI application: what is for a channel goes straight to its handler, the rest through FastAPI.
+    """An ASGI application: a request for a channel goes straight to its handler, and all others through FastAPI.
 
-    FastAPI knows the channels too, for whoever lists them, adds middleware or uses them wrongly; but its middleware,
-    routing and dependencies cost several times what a push itself does.
+    FastAPI has the routes of the channels too, to list them, run middleware and refuse wrong methods. But its
+    middleware, routing and dependencies cost several times as much as a push itself.
     """
 
     def __init__(self, edge: Edge) -> None:
@@ -92,27 +91,27 @@ class Routes:
         reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
         self.pages = _pages(edge)
-        """The FastAPI application that has the pages, and the OpenAPI document."""
+        """The FastAPI application with the pages and the OpenAPI document."""
         self._pages = _methods(self.pages)
         self._otherwise = edge.otherwise or self.handle
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
-        """Around everything that is HTTP."""
+        """Around every HTTP request."""
         self.pushes = push, self.cors
-        """What decides a push that goes past all this, and what adds to its answer."""
+        """What a push past ASGI needs: what decides it, and what adds the CORS headers to its answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket."""
         await (self._dispatch if scope["type"] == "websocket" else self.cors)(scope, receive, send)
 
     async def behind_middleware(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the same where there is middleware, which is to see everything: through FastAPI."""
+        """Serve one request or one WebSocket through FastAPI, so that added middleware sees it."""
         if scope["type"] == "websocket":
             await self._otherwise(scope, receive, send)
         else:
             await self.cors.around(self._otherwise, scope, receive, send)
 
     def __iter__(self) -> Iterator[BaseRoute]:
-        """Go through the routes: those of the channels, then the pages."""
+        """Iterate over the routes: first the channels', then the pages'."""
         yield from self.channels
         yield from self.pages.routes
 
@@ -129,7 +128,7 @@ class Routes:
         return (Match.FULL if scope["method"] in methods else Match.PARTIAL), {"endpoint": self.pages}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve what is for a channel or a page, and preflights; refuse all else."""
+        """Serve a preflight or a request for a channel or a page; refuse any other."""
         app = self.cors.preflight if is_preflight(scope) else self._find(scope)
         if app is None:
             route, methods = self.channels.find(scope), self._page(scope)
@@ -140,7 +139,7 @@ class Routes:
         await app(scope, receive, send)
 
     async def nothing(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say that nothing is here, of a channel that there is not as its handler does."""
+        """Refuse a path that has no route; for a push or a WebSocket to an unknown channel, its handler does."""
         path = get_route_path(scope)
         if scope["type"] == "websocket":
             await self._sockets(scope, receive, send)
@@ -156,7 +155,7 @@ class Routes:
         await (self._find(scope) or self._otherwise)(scope, receive, send)
 
     def _find(self, scope: Scope) -> ASGIApp | None:
-        """Return what serves a request for a channel or a page."""
+        """Return the application that serves a request for a channel or a page."""
         route = self.channels.find(scope)
         if route is None:
             methods = self._page(scope)
@@ -171,7 +170,7 @@ class Routes:
 
 
 def _pages(edge: Edge) -> Documented:
-    """Return the application of the pages: they are few, and FastAPI documents them."""
+    """Return the FastAPI application of the pages, which documents them."""
     app = Documented(
         edge.registry.channels,
         title="Abide",
@@ -213,12 +212,12 @@ def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> N
     ready.__doc__ = Health.ready.__doc__
     for path, endpoint in (("/health/live", health.live), ("/health/ready", ready)):
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route("/health/live", health.live, tags=["health"], summary="Is the process alive?")
+    app.add_api_route("/health/live", health.live, tags=["health"], summary="Check whether the process is alive")
     app.add_api_route(
         "/health/ready",
         ready,
         tags=["health"],
-        summary="May it take traffic?",
+        summary="Check whether the server can take traffic",
         response_model=Readiness,
         response_model_exclude_unset=True,
         responses={503: {"model": Readiness, "description": "Not ready, and why"}},
@@ -232,13 +231,13 @@ async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _not_taken(route: AnyRoute, scope: Scope) -> ProblemResponse:
-    """Say what a channel's path is for, to a request with another method."""
+    """Return the refusal of a request with a method that a channel's path does not take."""
     allowed, path = route.kind.methods or (), scope["path"]
     if route.kind is EVENTS:
         push = f"{scope.get('root_path', '')}{NAMED}{get_route_path(scope)[1:]}"
-        return _refusal(f"{path} is subscribed to; publish with POST {push}", allowed)
+        return _refusal(f"{path} is for subscribing; publish with POST {push}", allowed)
     if route.kind is READ:
-        return _refusal(f"{path} is only read", allowed)
+        return _refusal(f"{path} is read-only: use GET", allowed)
     return _not_allowed(scope, allowed)
 
 
@@ -274,7 +273,7 @@ async def _refuse_request(_: Request, error: Exception) -> ProblemResponse:
 
 
 async def _refuse_route(request: Request, error: HTTPException) -> ProblemResponse:
-    """Answer what FastAPI itself refuses."""
+    """Return the answer to a request that FastAPI itself refuses."""
     if allowed := (error.headers or {}).get("Allow"):
         return _not_allowed(request.scope, set(allowed.split(", ")))
     return ProblemResponse.of(_nothing_here(get_route_path(request.scope)))

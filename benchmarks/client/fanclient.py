@@ -26,18 +26,18 @@ _END_SECONDS = 10.0
 
 
 class ClientError(RuntimeError):
-    """The client could not be built, or has found a fault; the text says which."""
+    """The client could not be built, or found a fault; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one command came to. Durations are in milliseconds: ``p50``, ``p99``, ``max``; none of nothing."""
+    """The outcome of one command. Durations are in milliseconds: ``p50``, ``p99``, ``max``; empty without values."""
 
     messages: int
     deliveries: int
     seconds: float
     client_cpu: float
-    """CPU seconds of the client: near ``seconds``, it is the client that was measured."""
+    """CPU seconds of the client: if near ``seconds``, the client was the bottleneck."""
     latency_ms: Mapping[str, float]
     """From when a message was due until a subscriber has it; of a handshake, from the connect."""
     last_ms: Mapping[str, float]

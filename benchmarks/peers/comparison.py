@@ -1,4 +1,4 @@
-"""Rounds, medians, ratios, and the report: what the three comparisons have in common."""
+"""The shared parts of the three comparisons: rounds, medians, ratios, and the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Metric(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What a figure is to be, as a multiple of a peer's; without a peer, by itself."""
+    """The goal of a figure, as a multiple of a peer's; without a peer, an absolute goal."""
 
     key: str
     bound: float
@@ -64,7 +64,7 @@ class Section:
 
 @dataclass(slots=True)
 class Lab:
-    """What the measurements share. ``faults`` fail the run."""
+    """The state that the measurements share. ``faults`` fail the run."""
 
     binary: Path
     rounds: int
@@ -83,7 +83,7 @@ class Lab:
         return quick if self.quick else value
 
     def connections(self, count: int, quick: int) -> int:
-        """Return how many connections to open: as asked for, or as many as there may be."""
+        """Return how many connections to open: the requested number, or the most that the system allows."""
         wanted = quick if self.quick else count
         if wanted > self.most:
             self.note(f"The limit of open files leaves {self.most} connections where {wanted} were asked for.")
@@ -102,7 +102,7 @@ class Lab:
         rounds: int | None = None,
         only: Sequence[str] = tuple(PEERS),
     ) -> Section:
-        """Fill a section: each round asks all servers in turn, every other round in reverse, each started afresh."""
+        """Fill a section. Each round starts every server afresh, in turn; every other round in reverse order."""
         peers, absent = present({name: PEERS[name] for name in only})
         for sentence in absent:
             self.note(sentence)
@@ -129,7 +129,7 @@ def main(
     measurements: Mapping[str, Measurement],
     draw: Callable[[Sequence[Section]], str] | None = None,
 ) -> int:
-    """Measure what the command line asks for, print the report, and keep that of a whole run. Returns the exit code."""
+    """Run the chosen measurements, print the report, and write that of a whole run. Return the exit code."""
     arguments = _parse(name, title, measurements)
     most = machine.raise_file_limit()
     with build() as binary:

@@ -1,4 +1,4 @@
-"""The machine: its cores, its limit of open files, and what its processes use. Linux only."""
+"""The machine: its cores, its limit of open files, and the resources of its processes. Linux only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("uvicorn", "uvloop", "fastapi", "broadcaster", "websockets", "lites
 
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Let what is started meanwhile run on this core alone; on a machine that has fewer, on any."""
+    """Run processes started in the context on this core only, or on any core if the machine has fewer."""
     before = os.sched_getaffinity(0)
     if core in before:
         os.sched_setaffinity(0, {core})
@@ -65,7 +65,7 @@ def kernel_tcp_bytes() -> int:
 
 
 def facts() -> dict[str, str]:
-    """Return what the figures depend on, and nothing by which the machine could be known."""
+    """Return the facts that the figures depend on, and nothing that identifies the machine."""
     return {
         "CPUs": f"{os.cpu_count()}: the server on one, the client on another",
         "system": f"{platform.system()} {platform.machine()}",

@@ -91,7 +91,7 @@ def serving(peer: Peer) -> Iterator[Server]:
             # The logs are written, and nobody keeps them.
             process = launch(peer.command(place), environment, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
-            # Whatever the answer is: a worker is there.
+            # Any answer shows that a worker is there.
             if not wait_answer(process, place.port, "/health/live", any_status=True):
                 stderr.seek(0)
                 msg = f"{peer.name} does not answer; it said: {stderr.read()[-2000:] or 'nothing'}"

@@ -1,4 +1,4 @@
-"""What the database bears: publishing from SQL, and a deployment that does nothing."""
+"""Load on the database: publishing from SQL, and an idle deployment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _DRAINED = "SELECT coalesce(sum(head), 0)::bigint FROM abide.head"
 _DRAIN_SECONDS = 120.0
 _DRAIN_POLL_SECONDS = 0.005
 _DRAIN_PAUSE_SECONDS = 0.1
-"""Without progress for so long, the drain was not awake: time and messages count from when it goes on."""
+"""The outbox mover was asleep if it made no progress for this long; time and messages then count from its next step."""
 
 
 IDLE_LATENCIES = 50
@@ -61,7 +61,7 @@ _COMMENT = re.compile(r"--.*")
 
 @dataclass(slots=True)
 class _Rates:
-    """Commits a second of each variant, and of messages moved a second by the drain; a value for every round."""
+    """Commits per second of each variant, and messages per second of the outbox mover; a value for every round."""
 
     commits: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _STATEMENTS})
     drained_alone: list[float] = field(default_factory=list)
@@ -73,7 +73,7 @@ class _Rates:
 
 
 async def sql(lab: Lab) -> Section:
-    """Measure what publishing costs in a transaction, and how fast the drain follows."""
+    """Measure what publishing costs in a transaction, and how fast the outbox mover follows."""
     section = Section("sql", "Publishing from SQL: commits/s, and in relation to plain INSERT", ())
     section.columns = ("variant", *(f"{clients} client{'s' * (clients > 1)}" for clients in CLIENTS))
     results = {clients: _Rates() for clients in CLIENTS}
@@ -138,7 +138,7 @@ async def _sql_round(lab: Lab, clients: int, rates: _Rates) -> None:
         before = (await _load(lab, database, _BASE, clients)).rate
         async with _listening(lab, database):
             rates.commits[_NOTIFY].append((await _load(lab, database, _NOTIFY, clients)).rate)
-        await control.execute("SELECT abide.stay_awake(3600000)")  # as the drain does that leads
+        await control.execute("SELECT abide.stay_awake(3600000)")  # as the leading outbox mover does
         paused = await _load(lab, database, _PAUSED, clients)
         rates.commits[_PAUSED].append(paused.rate)
         await control.execute(_LEAD, 60_000)
@@ -220,7 +220,7 @@ async def _listening(lab: Lab, database: str) -> AsyncIterator[None]:
 
 
 async def _drain_rate(control: asyncpg.Connection, total: int) -> float:
-    """Return messages a second while the drain moves a backlog, once it does so without a pause."""
+    """Return messages per second while the outbox mover moves a backlog without a pause."""
     began = changed = looked = time.monotonic()
     before = moved = 0
     async with asyncio.timeout(_DRAIN_SECONDS):

@@ -1,4 +1,4 @@
-"""What breaks: listening connections that are killed, and a server that restarts, both under load."""
+"""Faults under load: listening connections that are killed, and a server that restarts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STORM_SHARE = 4
 """A storm has a fourth of the kills, and they come before a connection is a second old."""
 
 _PAUSE_STEP, _PAUSE_STEPS = 0.013, 20
-"""Added to the pause between a recovery and the next kill, so that kills don't keep step with anybody's timer."""
+"""Added to the pause between a recovery and the next kill, so that the kills do not keep step with a timer."""
 
 _USUAL = 3.0
 _LEAST_USUAL = 0.01

@@ -1,4 +1,4 @@
-"""The laboratory: one PostgreSQL, a fresh database for every measurement, and what went wrong meanwhile."""
+"""The laboratory: one PostgreSQL, a fresh database for every measurement, and the faults on the way."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Section:
 
 @dataclass(slots=True)
 class Deployment:
-    """The processes of one side on a database of their own."""
+    """The processes of one side, with their own database."""
 
     side: sides.Name
     database: str
@@ -65,12 +65,12 @@ class Deployment:
     receivers: list[Process]
 
     async def received(self, published: Mapping[str, int], patience: float = 60.0) -> list[Receipt]:
-        """Return what every receiver got, once it has everything or is out of patience."""
+        """Return the messages of every receiver when it has all of them or has waited too long."""
         return await asyncio.gather(*(one.ask(Worker.received, published, patience) for one in self.receivers))
 
 
 class Lab:
-    """What the measurements share. ``faults`` fail the run; ``logged`` is for the report."""
+    """The state that the measurements share. ``faults`` fail the run; ``logged`` is for the report."""
 
     def __init__(self, server: PostgresServer, options: Options) -> None:
         self.server = server
@@ -114,7 +114,7 @@ class Lab:
 
     @contextlib.asynccontextmanager
     async def connection(self, database: str = "postgres") -> AsyncIterator[asyncpg.Connection]:
-        """Connect to look or to interfere."""
+        """Connect to the database, to observe it or to interfere."""
         connection = await asyncpg.connect(self.server.url(database), command_timeout=_COMMAND_SECONDS)
         try:
             yield connection
@@ -133,7 +133,7 @@ class Lab:
                 )
 
     def server_errors(self) -> Counter[str]:
-        """Return what PostgreSQL logged as an error, but for what killing and restarting bring with them."""
+        """Return the errors that PostgreSQL logged, except those that kills and restarts cause."""
         found = _UNEXPECTED.findall(self.server.log.read_text(errors="replace"))
         return Counter(message for message in found if not _EXPECTED.match(message))
 
@@ -150,12 +150,12 @@ def make_server() -> PostgresServer:
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the median; not a number of nothing."""
+    """Return the median; NaN if there are no values."""
     return statistics.median(values) if values else float("nan")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the value that so many percent of the values do not exceed."""
+    """Return the value that this percentage of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
 

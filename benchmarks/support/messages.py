@@ -1,4 +1,4 @@
-"""What is published, and the ledger in which a receiver accounts for it.
+"""The published messages, and the ledger in which a receiver accounts for them.
 
 A message is a JSON string of fixed layout, so that both sides carry the same text and reading it
 costs next to nothing: ``"<number in its channel> <monotonic time of publishing> <padding>"``.
@@ -23,13 +23,13 @@ def compose(number: int, size: int) -> str:
 
 
 def compose_anonymous(size: int) -> str:
-    """Return a message without number and time: whoever receives it goes by its offset."""
+    """Return a message without number and time; receivers use its offset."""
     return f'"{0:010d} {0:017.6f} '.ljust(size - 1, "x") + '"'
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one receiver got, judged by what was published."""
+    """The messages that one receiver got, compared with the published ones."""
 
     received: int
     lost: int

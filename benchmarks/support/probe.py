@@ -1,4 +1,4 @@
-"""Small pushes, one every twenty milliseconds, and how long each takes: what honest clients notice of the others."""
+"""A small push every twenty milliseconds, and how long each takes: the effect of attackers on honest clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Latency:
 
     @contextlib.contextmanager
     def push(self) -> Iterator[None]:
-        """Take the time of one."""
+        """Note the time of one push."""
         began = time.perf_counter()
         try:
             yield
@@ -40,21 +40,21 @@ class Latency:
         self.seconds.append(time.perf_counter() - began)
 
     def percentiles(self) -> tuple[float, float, float]:
-        """Return the median, the 99th percentile and the greatest, in milliseconds."""
+        """Return the median, the 99th percentile and the maximum, in milliseconds."""
         cuts = quantiles(self.seconds or [0.0, 0.0], n=100, method="inclusive")
         return cuts[49] * 1000, cuts[98] * 1000, max(self.seconds, default=0.0) * 1000
 
 
 @dataclass(slots=True)
 class Probe:
-    """Pushes 128 bytes to ``probe``, on connections of their own and on one that is kept."""
+    """Pushes 128 bytes to ``probe``, each time on a new connection and on one that stays open."""
 
     port: int
     fresh: Latency = field(default_factory=Latency)
     kept: Latency = field(default_factory=Latency)
 
     async def run(self, seconds: float) -> None:
-        """Push for so long. On connections of their own, pushes do not wait for those before them."""
+        """Push for this time. Pushes on new connections do not wait for earlier ones."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         async with asyncio.TaskGroup() as tasks:

@@ -1,4 +1,4 @@
-"""Publisher and receivers, each in a process of its own, and their handles in the benchmark's process.
+"""Publisher and receivers, each in its own process, and their handles in the benchmark's process.
 
 A handle asks its process to run a method of :class:`Worker`; one request at a time, each answered.
 """
@@ -33,7 +33,7 @@ PUBLISHERS = 256
 """Concurrent publishers of a flood."""
 
 MAX_UNANSWERED = 10_000
-"""More publishes than these are not begun at a steady rate: refusing them would cost what publishing needs."""
+"""The most unanswered publishes at a steady rate; refusing more would take time from publishing."""
 
 ANSWER_SECONDS = 180.0
 """The longest that a process may take for one request."""
@@ -49,7 +49,7 @@ class ProcessError(RuntimeError):
 
 @dataclass(slots=True)
 class Flow:
-    """What a publisher published: how many messages of each channel, and why some were refused."""
+    """A publisher's account: the messages of each channel, and why some were refused."""
 
     published: dict[str, int] = field(default_factory=dict)
     began: float = 0.0
@@ -57,7 +57,7 @@ class Flow:
 
 
 class Journal(logging.Handler):
-    """Counts what is logged, by structlog or logging, as ``level event``; keeps the first text of each."""
+    """Counts the log lines of structlog and logging by ``level event``, and keeps the first text of each."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -75,7 +75,7 @@ class Journal(logging.Handler):
         self._enter(f"{record.levelname.lower()} {record.getMessage().splitlines()[0]}", self.format(record))
 
     def install(self) -> None:
-        """Become the only place that logs go to."""
+        """Replace all other log handlers."""
         structlog.configure(processors=[structlog.processors.format_exc_info, self])
         logging.basicConfig(handlers=[self], force=True)
 
@@ -85,7 +85,7 @@ class Journal(logging.Handler):
 
 
 class Worker:
-    """What runs in the process: one side, connected, to publish with or to follow."""
+    """The work in the process: one connected side, which publishes or follows."""
 
     def __init__(self, side: sides.Side, journal: Journal) -> None:
         self._side = side
@@ -103,7 +103,7 @@ class Worker:
             await self._side.follow(channel, self._ledger)
 
     async def received(self, published: Mapping[str, int], patience: float = _COMPLETE_SECONDS) -> Receipt:
-        """Wait until everything published is there, or out of patience, and account for it."""
+        """Wait until all published messages are there, or until the time is up, and account for them."""
 
         async def is_complete() -> bool:
             return self._ledger.has(published)
@@ -126,7 +126,7 @@ class Worker:
         return self._flow
 
     async def pace(self, rate: float, size: int, seconds: float) -> Flow:
-        """Publish so many messages a second, whether or not the newest ones have been answered."""
+        """Publish at this rate, in messages per second, without waiting for answers."""
         await self.begin(rate, size, keyed=False)
         await asyncio.sleep(seconds)
         return await self.end()
@@ -138,7 +138,7 @@ class Worker:
         self._pacing = asyncio.create_task(self._pace(rate, size, keyed=keyed))
 
     async def end(self) -> Flow:
-        """Publish no more; return when all is answered."""
+        """Stop publishing; return when every publish is answered."""
         self._stop.set()
         if self._pacing is not None:
             await self._pacing
@@ -151,7 +151,7 @@ class Worker:
         return self._flow.errors
 
     async def logged(self) -> dict[str, tuple[int, str]]:
-        """Return what was logged: how often, and the first text."""
+        """Return the logged events: how often, and the first text of each."""
         return self._journal.entries
 
     async def _pace(self, rate: float, size: int, *, keyed: bool) -> None:

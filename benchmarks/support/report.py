@@ -1,4 +1,4 @@
-"""The report: tables for people, the same as JSON, and what the machine was."""
+"""The report: tables for people, the same as JSON, and facts about the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGE = b"\0" * 8192
 
 
 async def machine(lab: Lab) -> dict[str, str]:
-    """Return what the figures depend on, and nothing by which the machine could be known."""
+    """Return the facts that the figures depend on, and nothing that identifies the machine."""
     [(postgres,)] = await lab.server.execute("SHOW server_version")
     [(buffers,)] = await lab.server.execute("SHOW shared_buffers")
     [(fsync,)] = await lab.server.execute("SHOW fsync")
@@ -87,7 +87,7 @@ def _counts(counter: dict[str, int]) -> list[str]:
 
 
 def _fsync_seconds(folder: Path) -> float:
-    """Time how long this disk takes to keep a page: commits wait for it."""
+    """Measure how long this disk takes to sync a page, because commits wait for it."""
     path, times = folder / "fsync", []
     with path.open("wb") as file:
         for _ in range(_SYNCS):

@@ -36,11 +36,11 @@ class Side(Protocol):
         """Publish; raise when it is not known to be stored (ours) or sent (stock)."""
 
     async def follow(self, channel: str, ledger: Ledger) -> None:
-        """Enter what is published from now on into the ledger."""
+        """Enter messages published from now on into the ledger."""
 
 
 class Stock:
-    """Broadcaster as it comes, but for a lock: its one connection refuses a second publish while one runs."""
+    """Unchanged broadcaster with a lock, because its one connection refuses a second publish while one runs."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Sink:
         self._ledger = ledger
 
     def start(self, position: Position) -> None:
-        """Begin after what is there already."""
+        """Begin after the existing messages."""
         self._ledger.last[self._channel] = position.offset
 
     def deliver(self, batch: Batch) -> None:
@@ -119,15 +119,15 @@ class _Sink:
             self._ledger.take(self._channel, message.data, message.offset)
 
     def change_epoch(self, change: EpochChange) -> None:
-        """Nothing: the log does not go back here."""
+        """Do nothing: the log is never rewritten here."""
 
     def failed(self) -> None:
-        """Only the protocol: what a ledger misses is found in the end."""
+        """Do nothing: the ledger finds missing messages at the end."""
 
 
 @contextlib.asynccontextmanager
 async def connect(name: Name, url: str) -> AsyncIterator[Side]:
-    """Connect one side to the database, and let go at the end."""
+    """Connect one side to the database, and disconnect at the end."""
     match name:
         case "stock":
             connecting = _stock(url, asyncio.Lock())

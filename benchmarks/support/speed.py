@@ -1,4 +1,4 @@
-"""How much and how fast: throughput, and latency at a steady rate."""
+"""Throughput, and latency at a steady rate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.support.processes import PUBLISHERS, Worker
 SMALL = 128
 SIZES = (SMALL, 4096, 65536)
 NOTIFY_LIMIT = 8000
-"""PostgreSQL refuses a notification of so many bytes: stock's limit."""
+"""PostgreSQL refuses a notification of this many bytes. It is the limit of stock."""
 
 STEADY_RATE = 100
 _WARM_UP_SECONDS = 1.0
 _LEAST_SHARE = 0.95
-"""Of a steady rate: below it the round says nothing."""
+"""The least share of a steady rate; a round below it is not valid."""
 
 _SAMPLE = 5
 """Publishes at once, to see what stock does without our lock."""

@@ -1,4 +1,4 @@
-"""The server that is attacked, and those who attack it, in a process of their own."""
+"""The attacked server, and the attackers in their own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.metrics import scrape
 
 _ATTACKERS_CORE = 1
 _POLITE = 10
-"""How much the attackers' process yields to that which measures, beside it on one core."""
+"""The niceness of the attackers' process, which shares a core with the measuring process."""
 
 _END_SECONDS = 60.0
 _RESET_PEAK = "5"
@@ -45,7 +45,7 @@ class Victim:
         """The process id of the worker that it began with."""
 
     def is_unharmed(self) -> bool:
-        """Whether the worker it began with is still the one."""
+        """Whether the first worker still runs."""
         return self._workers() == [self.worker]
 
     def rss(self) -> int:
@@ -53,7 +53,7 @@ class Victim:
         return machine.resident([self.worker])
 
     def scheduled(self) -> tuple[float, float]:
-        """Return for how many seconds it ran, and waited for a core; nothing of one that is gone."""
+        """Return the seconds in which it ran, and in which it waited for a core; None if it is gone."""
         try:
             ran, waited, _ = Path(f"/proc/{self.worker}/schedstat").read_text(encoding="ascii").split()
         except OSError:
@@ -61,11 +61,11 @@ class Victim:
         return int(ran) / 1e9, int(waited) / 1e9
 
     def begin_peak(self) -> None:
-        """Forget the most that it had in RAM so far."""
+        """Reset the peak of its RAM."""
         Path(f"/proc/{self.worker}/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
 
     def peak(self) -> int:
-        """Return the most bytes that it had in RAM."""
+        """Return the peak of its RAM in bytes."""
         lines = Path(f"/proc/{self.worker}/status").read_text(encoding="utf-8").splitlines()
         (kib,) = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
         return kib * 1024
@@ -79,7 +79,7 @@ class Victim:
         return found
 
     def metrics(self) -> dict[str, float]:
-        """Return what it counts."""
+        """Return its metrics."""
         return scrape(f"http://127.0.0.1:{self.port}")
 
     def _workers(self) -> list[int]:
@@ -95,7 +95,7 @@ def victim() -> Iterator[Victim]:
 
 
 class Gang:
-    """Attackers in a process of their own; ready when made."""
+    """Attackers in their own process; they are ready when this is made."""
 
     def __init__(self, name: str, port: int, count: int, *, relentless: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
@@ -111,7 +111,7 @@ class Gang:
         self._pipe.send(None)
 
     def leave(self) -> tuple[int, int]:
-        """End it; return how often they began, and how many bytes they sent."""
+        """End the process; return the number of attacks, and the bytes that they sent."""
         self._pipe.send(None)
         if not self._pipe.poll(_END_SECONDS):
             self._process.kill()

@@ -1,4 +1,4 @@
-"""Waiting for what can only be looked at: the state of other processes and of the server."""
+"""Polling for the state of other processes and of the server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, every: float = 0.01) -> bool:
-    """Look until the condition holds; return False when it has not after so many seconds."""
+    """Poll until the condition holds; return False if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not await condition():
         if time.monotonic() > deadline:

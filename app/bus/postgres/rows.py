@@ -1,4 +1,4 @@
-"""Rows of the log, taken apart into messages. What somebody has written into the log by hand ends no reader.
+"""Rows of the log, parsed into messages. A row that was written into the log by hand stops no reader.
 
 Rows that a server writes hold messages that were checked when they were published. Any other row is a mistake: it is
 logged once, and readers go on.

@@ -13,7 +13,7 @@ DIRECT = "abide.direct"
 
 
 class Reply(NamedTuple):
-    """What a push is answered with."""
+    """The answer to a push."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -38,7 +38,7 @@ class Direct(Protocol):
     def parse(self, head: RequestHead) -> object | None:
         """Return what the request head of a push says; None of another request.
 
-        The server may remember it: it is the same for the same head, whoever sends it and whenever.
+        The server may remember it: the same head always parses to the same result.
         """
 
     def __call__(self, head: Any, client: str | None, body: bytes, answer: Answer) -> None:  # noqa: ANN401 — what ``parse`` has returned

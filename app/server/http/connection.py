@@ -1,6 +1,6 @@
 """HTTP/1.1 connections: requests in, each to its exchange, in order, and with deadlines.
 
-uvicorn's own protocol waits for ever for the rest of a request that has begun, and spends more on a small request
+uvicorn's own protocol waits without limit for the rest of a request that has begun, and spends more on a small request
 than the application does. Here a request must arrive, and an answer be read, within a bound of time
 (:mod:`app.server.http.deadlines`); what a request needs is made once, and only when it is needed.
 """

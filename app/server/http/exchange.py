@@ -34,7 +34,7 @@ _logger = logging.getLogger("uvicorn.error")
 
 
 class ExchangeConnection(Protocol):
-    """What an exchange asks of its connection."""
+    """What an exchange needs from its connection."""
 
     def write(self, data: bytes) -> None:
         """Send bytes, unless the connection is closing."""

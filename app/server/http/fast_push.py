@@ -1,7 +1,7 @@
-"""Pushes that have arrived whole, passed to the application without ASGI's tasks and events.
+"""Whole pushes, passed to the application without ASGI's tasks and events.
 
-A small ``POST`` comes in one piece, and so does its answer. All that ASGI has for requests and answers
-that take their time, a task, events, a scope for each, costs more than such a request itself.
+A small ``POST`` arrives in one piece, and its answer leaves in one piece. ASGI's task, events and scope, made for
+slow requests and answers, cost more than such a request itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from app.wire.request_head import RequestHead
 
 
 class PushConnection(Protocol):
-    """What the exchange of a push asks of its connection."""
+    """What the exchange of a push needs from its connection."""
 
     def write(self, data: bytes) -> None:
-        """Send bytes, unless the connection is closing."""
+        """Send bytes unless the connection is closing."""
 
     def close(self) -> None:
-        """End the connection when what was written has left."""
+        """Close the connection after sending the written bytes."""
 
     def answered(self) -> None:
         """Go on to the next request."""
@@ -37,17 +37,17 @@ class PushConnection(Protocol):
 
 
 class PushExchange:
-    """One push and its answer, until that is given."""
+    """One push, until its answer is sent."""
 
     __slots__ = ("_connection", "keep_alive")
 
     def __init__(self, connection: PushConnection, *, keep_alive: bool) -> None:
         self._connection: PushConnection | None = connection
         self.keep_alive = keep_alive
-        """Whether the connection is to outlive the answer."""
+        """Whether the connection stays open after the answer."""
 
     def answer(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
-        """Send the answer in one piece, unless the connection is gone."""
+        """Send the answer in one piece unless the connection is lost."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -60,21 +60,21 @@ class PushExchange:
         connection.answered()
 
     def disconnect(self) -> None:
-        """Note that the connection is gone."""
+        """Note that the connection is lost."""
         self._connection = None
 
     def writable(self) -> None:
-        """Nothing waits for room: the answer is one piece."""
+        """Do nothing: the answer is one piece, which waits for no room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What the request head of a push says."""
+    """The parsed request head of a push."""
 
     push: Any
-    """As the application has parsed it."""
+    """The head as the application has parsed it."""
     client: Address | None
-    """Who a trusted proxy says has sent it; None where nothing is said."""
+    """The client according to a trusted proxy; None if the headers do not say."""
     keep_alive: bool
 
 
@@ -85,25 +85,25 @@ class FastPush:
         self._direct = direct
         self._proxies = proxies
         self.cache: RequestHeadCache[Parsed] = RequestHeadCache()
-        """What was parsed before."""
+        """The heads that were parsed before."""
 
     @classmethod
     def of(cls, config: Config, app_state: Mapping[str, Any], proxies: TrustedProxies) -> FastPush | None:
-        """Return one for a server; None where pushes are to go by ASGI, as where something wraps the application."""
+        """Return one for a server; None if pushes must go through ASGI, because something wraps the application."""
         direct: Direct | None = app_state.get(DIRECT)
         if direct is None or direct.app is not config.loaded_app or config.root_path:
             return None
         return cls(direct, proxies)
 
     def parse(self, head: RequestHead) -> Parsed | None:
-        """Return what a request head says; None of what is no push, or is to go by ASGI."""
+        """Return the parsed head of a push; None if it is no push, or must go through ASGI."""
         if head.method != b"POST" or head.version != "1.1" or head.awaits_continue:
             return None
         push = self._direct.parse(head)
         return None if push is None else Parsed(push, self._proxies.read(head.headers).client, head.keep_alive)
 
     def begin(self, connection: PushConnection, parsed: Parsed, client: Address | None, body: bytes) -> PushExchange:
-        """Let the application decide a push; ``client`` is who has sent it. The answer comes later."""
+        """Pass a push from ``client`` to the application, which answers later."""
         exchange = PushExchange(connection, keep_alive=parsed.keep_alive)
         self._direct(parsed.push, client and client[0], body, exchange.answer)
         return exchange

@@ -1,4 +1,4 @@
-"""Who the client of a request is where a proxy has passed it on: X-Forwarded-For and X-Forwarded-Proto."""
+"""The client of a request that came through a proxy: X-Forwarded-For and X-Forwarded-Proto."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Address = tuple[str, int]
 _SECURE = {b"http": False, b"ws": False, b"https": True, b"wss": True}
 _HOP = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)(?=:))(?::([0-9]{1,5}))?")
 _LONGEST_HOST = 253
-"""Characters of an address that is remembered: a client chooses what it sends."""
+"""The most characters of a remembered address, because a client may send any text."""
 
 
 class Forwarded(NamedTuple):
-    """What a request's headers say of the client; to be believed only of a trusted proxy."""
+    """What a request's headers say about the client. Only a trusted proxy's headers count."""
 
     client: Address | None
-    """Its address; the port is 0 where it is not said. None where nothing is said."""
+    """The client's address, with port 0 if the headers give none; None if they give no address."""
     is_tls: bool | None
-    """Whether it speaks TLS; None where nothing is said."""
+    """Whether the client uses TLS; None if the headers do not say."""
 
 
 class TrustedProxies:
-    """The proxies that are believed: addresses, networks, names of what is no address, or ``*`` for all.
+    """The trusted proxies: addresses, networks, names of peers without an address, or ``*`` for all.
 
-    They are uvicorn's ``forwarded_allow_ips``, and mean the same.
+    They are uvicorn's ``forwarded_allow_ips``, with the same meaning.
     """
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
@@ -42,22 +42,23 @@ class TrustedProxies:
 
     @classmethod
     def of(cls, config: Config) -> TrustedProxies:
-        """Return those of a configuration; nobody where uvicorn's own middleware judges them."""
+        """Return the trusted proxies of a configuration; none if uvicorn's own middleware reads the headers."""
         if config.proxy_headers:
             return cls(())
         allowed = config.forwarded_allow_ips
         return cls(tuple(allowed.split(",") if isinstance(allowed, str) else allowed))
 
     def trust(self, host: str | None) -> bool:
-        """Whether what this peer says of its clients is believed."""
+        """Whether this peer is a trusted proxy."""
         if self._all or not host:
             return self._all
         return self._trusts(host) if len(host) <= _LONGEST_HOST else self._find(host)
 
     def read(self, headers: Headers) -> Forwarded:
-        """Return what a trusted proxy says: each appends who has connected, so the last that is no proxy is the client.
+        """Return what a trusted proxy says about the client.
 
-        Where all are proxies, it is the first.
+        Each proxy appends the address that connected to it. So the client is the last address that is not a trusted
+        proxy, or the first address if all are proxies.
         """
         hops: list[bytes] = []
         is_tls = None
@@ -73,7 +74,7 @@ class TrustedProxies:
         return Forwarded(client if client and client[0] else None, is_tls)
 
     def client(self, headers: Headers, peer: Address | None, is_tls: bool) -> tuple[Address | None, bool]:  # noqa: FBT001 — the peer's
-        """Return the client of a trusted peer's request, and whether it speaks TLS; what is not said is the peer's."""
+        """Return the client of a trusted peer's request, and whether it uses TLS; the peer's own by default."""
         said = self.read(headers)
         return said.client or peer, is_tls if said.is_tls is None else said.is_tls
 
@@ -93,7 +94,7 @@ def _network(allowed: str) -> IPv4Network | IPv6Network | None:
 
 
 def _address(hop: str) -> Address:
-    """Return ``host``, ``host:port`` or ``[host]:port`` in its parts; anything else as it is."""
+    """Split ``host``, ``host:port`` or ``[host]:port`` into host and port; return any other text with port 0."""
     match = _HOP.fullmatch(hop)
     if match is None:
         return hop, 0

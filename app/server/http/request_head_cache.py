@@ -1,4 +1,4 @@
-"""Request heads that were parsed before: a publisher sends the same one with every message."""
+"""Request heads that were parsed before. A publisher sends the same head with every message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 MOST_HEADS = 500
 LONGEST_HEAD = 4096
-"""Request heads that are remembered, and bytes that one of them may have."""
+"""The most remembered request heads, and the most bytes of one."""
 
 _END = b"\r\n\r\n"
 
@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 
 class RequestHeadCache(Generic[T]):
-    """What the heads of some hundred requests say, by their bytes: the same bytes mean the same.
+    """Maps the bytes of some hundred request heads to their parsed form: the same bytes mean the same.
 
-    It holds what was parsed and nothing that can change, such as who the caller is.
+    It holds parsed heads, and nothing that can change, such as the caller's identity.
     """
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[T, int]] = {}
-        """What heads were parsed to, and how many bytes of a body they announce."""
+        """By head, its parsed form and the length of the body that it announces."""
 
     def find(self, data: bytes) -> tuple[T, bytes] | None:
-        """Return what the head says, and the body, where ``data`` is one request with a known head."""
+        """Return the parsed head and the body, if ``data`` is one whole request with a known head."""
         begin = data.find(_END) + len(_END)
         known = self._known.get(data[:begin])
         if known is None or len(data) - begin != known[1]:
@@ -32,7 +32,7 @@ class RequestHeadCache(Generic[T]):
         return known[0], data[begin:]
 
     def remember(self, data: bytes, parsed: T, body: bytes) -> None:
-        """Remember what ``data`` was parsed to, if it is one request that ends with ``body``."""
+        """Remember the parsed head of ``data``, if ``data`` is one whole request that ends with ``body``."""
         begin = data.find(_END) + len(_END)
         if len(data) - begin == len(body) and begin <= LONGEST_HEAD:
             if len(self._known) >= MOST_HEADS:

@@ -51,7 +51,7 @@ class Requests(Protocol):
         """Whether the next request may be read now."""
 
     def begin(self, head: RequestHead) -> None:
-        """Handle a request; :attr:`RequestPump.receiver` is to be set where its body is wanted."""
+        """Handle a request. Set :attr:`RequestPump.receiver` to receive its body."""
 
     def refuse(self, error: BadRequestError) -> None:
         """Answer bytes that are no request, and close."""

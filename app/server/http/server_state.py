@@ -58,5 +58,5 @@ class ServerState(uvicorn.server.ServerState):
 
     @cached_property
     def fast_push(self) -> FastPush | None:
-        """What passes whole pushes to the application; None where none are. Made with the first connection."""
+        """Passes whole pushes to the application; None if it takes none. Made with the first connection."""
         return FastPush.of(self._config, self.links.app_state, self.proxies)

@@ -18,7 +18,7 @@ _YOUNGEST = 0.8
 
 
 class Timeouts(NamedTuple):
-    """What a server is set to wait for, in seconds; None for ever."""
+    """The configured time limits of a server, in seconds; None means no limit."""
 
     ping_interval: float | None
     """Between two pings."""

@@ -1,4 +1,4 @@
-"""What all links of one server share, so that none of them has to hold it."""
+"""The data that all links of one server share, so that each link stays small."""
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
-/** The console page: the list of channels, one channel live, and snippets that use it. */
+/** The console page: the list of channels, one live channel, and snippets that use it. */
 
 import { connect } from "./client.js";
 
 const LIST_EVERY = 2000; // milliseconds between two requests for the list
-const LIST_PATIENCE = 10_000; // milliseconds until it must have arrived
+const LIST_PATIENCE = 10_000; // milliseconds until the answer must have arrived
 const SECONDS = 60; // in a chart
 const ROWS = 200; // messages shown
-const DRAW_EVERY = 100; // milliseconds, so that thousands of messages a second do not each cost a layout
+const DRAW_EVERY = 100; // milliseconds; one layout for each message would be too slow
 const SHOWN = 4000; // characters of one message
 const BACKLOG = 20; // older messages that are shown
-const BLANKS = /("(?:[^"\\]|\\.)*")|\s+/g; // between the tokens of JSON; strings stay as they are
-const NAME = /^[A-Za-z0-9_.:-]{1,255}$/; // of a channel
+const BLANKS = /("(?:[^"\\]|\\.)*")|\s+/g; // between the tokens of JSON; strings are left alone
+const NAME = /^[A-Za-z0-9_.:-]{1,255}$/; // a channel's name
 
 const byId = (id) => document.getElementById(id);
-const base = new URL("..", import.meta.url).href.replace(/\/$/, ""); // also under a proxy's path
+const base = new URL("..", import.meta.url).href.replace(/\/$/, ""); // works under any path of a proxy
 
 let key = "";
 let chosen = null;
 let unsubscribe = () => {};
 let declared = [];
-const heads = new Map(); // of the channels when the list was last read
+const heads = new Map(); // the channels' newest offsets when the list was last read
 let listedAt = 0;
 
 const abide = connect(base, { onState: showState });
@@ -53,7 +53,7 @@ async function list() {
     const body = await response.json();
     byId("list-problem").textContent = response.ok || (response.status === 401 && !key) ? "" : body.detail;
     if (response.status === 401) byId("key-form").hidden = false;
-    if (response.status === 401 || response.status === 403) return; // until there is another key
+    if (response.status === 401 || response.status === 403) return; // until the user enters another key
     if (response.ok) showList(body.channels);
   } catch {
     byId("list-problem").textContent = "the server does not answer";
@@ -92,7 +92,7 @@ function choose(name) {
     byId("watch").focus();
     return;
   }
-  if (!NAME.test(name)) return; // a link may say anything
+  if (!NAME.test(name)) return; // a link may contain any text
   unsubscribe();
   chosen = name;
   location.hash = encodeURIComponent(name);
@@ -174,7 +174,7 @@ function begin() {
 const emptyBucket = () => ({ count: 0, timed: 0, latency: 0 });
 
 function count(time) {
-  if (time !== undefined && time < liveSince - 1000) return; // published before anybody looked
+  if (time !== undefined && time < liveSince - 1000) return; // published before this page subscribed
   const bucket = buckets.at(-1);
   bucket.count++;
   if (time !== undefined) {
@@ -215,7 +215,7 @@ async function publish(event) {
   try {
     JSON.parse(text);
   } catch {
-    raw = JSON.stringify(text); // text is a message, too
+    raw = JSON.stringify(text); // publish plain text as a JSON string
   }
   const output = byId("published");
   try {
@@ -236,7 +236,7 @@ function showSnippets() {
   const needsKey = policy === "key" || (policy === "operators" && key !== "");
   const authorization = needsKey ? "-H 'authorization: Bearer <key>' " : "";
   const path = encodeURIComponent(chosen);
-  const literal = JSON.stringify; // of JavaScript, and of Python, which reads the same escapes
+  const literal = JSON.stringify; // a literal in JavaScript and in Python, which read the same escapes
   const texts = {
     publish: `curl ${authorization}-H 'content-type: application/json' -d '{"hello":"world"}' ` + shell(`${base}/push/${path}`),
     subscribe: `curl -N -H 'accept: text/event-stream' ${shell(`${base}/${path}?last=10`)}`,
@@ -261,7 +261,7 @@ asyncio.run(main())`,
   byId("snippets").replaceChildren(...Object.entries(texts).map(([title, text]) => snippet(title, text)));
 }
 
-/** Quote a word for a POSIX shell: between single quotes nothing means anything but the quote itself. */
+/** Quote a word for a POSIX shell: between single quotes, only the quote itself is special. */
 const shell = (word) => `'${word.replaceAll("'", `'\\''`)}'`;
 
 function snippet(title, text) {
@@ -272,7 +272,7 @@ function snippet(title, text) {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
     } catch {
-      getSelection()?.selectAllChildren(pre); // without TLS only the user may copy
+      getSelection()?.selectAllChildren(pre); // without TLS, only the user can copy
     }
   };
   return element("div", { className: "snippet" }, element("h4", { textContent: title }), pre, button);
@@ -293,5 +293,5 @@ list();
 try {
   if (location.hash.length > 1) choose(decodeURIComponent(location.hash.slice(1)));
 } catch {
-  // not a link of ours
+  // not a valid link
 }

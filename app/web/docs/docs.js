@@ -1,7 +1,7 @@
-/** The page of the API: reads openapi.json from beside it, with a key where one is asked for, and shows it. */
+/** The API page: it loads openapi.json, with a key if the server needs one, and shows it. */
 
 const byId = (id) => document.getElementById(id);
-const address = new URL("../openapi.json", import.meta.url); // under whatever path a proxy has the server
+const address = new URL("../openapi.json", import.meta.url); // relative, so it works under any path of a proxy
 
 async function show(key) {
   const response = await fetch(address, { headers: key ? { authorization: `Bearer ${key}` } : {} });
@@ -13,7 +13,7 @@ async function show(key) {
     spec: body,
     domNode: byId("api"),
     deepLinking: true,
-    validatorUrl: null, // which is a server of somebody else's
+    validatorUrl: null, // the default validator is another company's server
     onComplete: () => key && ui.preauthorizeApiKey("key", key),
   });
 }

@@ -1,1 +1,1 @@
-"""The OpenAPI and the AsyncAPI document, made of the channels in force."""
+"""The OpenAPI and the AsyncAPI document, generated from the channels in force."""

@@ -1,6 +1,6 @@
-"""``/asyncapi.json``: what goes over the WebSockets, by AsyncAPI 3.0.
+"""``/asyncapi.json``: the messages on the WebSockets, in AsyncAPI 3.0.
 
-The document speaks as the server: it *sends* what subscribers get, and *receives* what they publish.
+The document takes the server's view: it *sends* what subscribers get, and *receives* what they publish.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Object = dict[str, Any]
 
 
 class _Frame(NamedTuple):
-    """One of the JSON objects of ``abide.v1``; ``type`` is not among its members."""
+    """One kind of JSON object of ``abide.v1``; ``members`` leaves out ``type``."""
 
     summary: str
     members: dict[str, Schema]
@@ -33,26 +33,29 @@ _ID: Schema = {
     "maxLength": MAX_ID,
     "minimum": -MAX_OFFSET,
     "maximum": MAX_OFFSET,
-    "description": "Chosen by who asks, and repeated in the answer; an integer has no fraction and no exponent",
+    "description": "Chosen by the client and repeated in the answer; an integer has no fraction and no exponent",
 }
 _NAME: Schema = {"type": "string", "examples": ["lebowski"]}
 
 _SENT = {
     "subscribed": _Frame(
-        "Where the cursor stands: the next message is the one after `position`",
+        "The subscription has begun; the next message is the one after `position`",
         {
             "id": _ID,
             "channel": _NAME,
             "position": schemas.POSITION,
-            "resumed": {"type": "boolean", "description": "`since` was a position, and nothing is missing"},
+            "resumed": {
+                "type": "boolean",
+                "description": "Whether `since` was a position and no message after it is missing",
+            },
         },
         optional=("id",),
     ),
     "gap": _Frame(
-        "What is after `after` and before `next` cannot be delivered; messages from `next` on follow",
+        "The messages between `after` and `next` cannot be delivered; messages from `next` on follow",
         {
             "channel": _NAME,
-            "after": {"type": "string", "description": "The position that the subscriber had"},
+            "after": {"type": "string", "description": "The last position of the subscriber"},
             "next": schemas.POSITION,
             "reason": {"type": "string", "enum": [*Reason]},
         },
@@ -62,22 +65,22 @@ _SENT = {
         {"channel": _NAME, "position": schemas.POSITION, "time": schemas.TIME, "data": schemas.DATA},
     ),
     "heartbeat": _Frame(
-        "The server is there, and says so again within `seconds`; only where the query asks for it",
+        "The server is alive; the next heartbeat comes within `seconds`. Sent only if the query asks for it",
         {"seconds": {"type": "integer", "examples": [HEARTBEAT_SECONDS]}},
     ),
-    "published": _Frame("What was published is stored", {"id": _ID, "position": schemas.POSITION}),
+    "published": _Frame("The published message is stored", {"id": _ID, "position": schemas.POSITION}),
     "unsubscribed": _Frame(
-        "A subscription is over: `code` is 1000 by request, else the close code that says why",
+        "A subscription has ended: `code` is 1000 after a request to unsubscribe, else the close code for the reason",
         {"id": _ID, "channel": _NAME, "code": {"type": "integer", "examples": [CloseCode.NORMAL.value]}},
         optional=("id",),
     ),
     "error": _Frame(
-        "A request was refused; the socket stays",
+        "A request was refused; the socket stays open",
         {
             "id": _ID,
             "channel": _NAME,
             "code": {"type": "string", "description": "Stable", "examples": ["unknown_channel"]},
-            "status": {"type": "integer", "description": "What HTTP would say", "examples": [404]},
+            "status": {"type": "integer", "description": "The HTTP status of this error", "examples": [404]},
             "message": {"type": "string"},
         },
         optional=("id", "channel"),
@@ -85,7 +88,7 @@ _SENT = {
 }
 _RECEIVED = {
     "publish": _Frame(
-        "Publish `data`; on a channel's own socket `channel` may be left out",
+        "Publish `data`; `channel` is optional on a channel's own socket",
         {"id": _ID, "channel": _NAME, "data": schemas.DATA, "key": schemas.KEY},
         optional=("channel", "key"),
     ),
@@ -104,10 +107,10 @@ _QUERIES: dict[str, Schema] = {
     "channel": {"type": "object", "properties": {"since": schemas.SINCE, "last": schemas.LAST, **_BEAT}},
     "socket": {"type": "object", "properties": _BEAT},
 }
-"""What the query of a channel's own socket may say, and that of the socket for any number of channels."""
+"""The query parameters of a channel's own socket, and of the socket for any number of channels."""
 
 _SOCKET = "ws"
-"""The id of ``/ws``: a reserved name, so no channel has it."""
+"""The id of ``/ws``. The name is reserved, so no channel has it."""
 
 
 def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -> Object:
@@ -133,16 +136,19 @@ def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -
 def _description() -> str:
     codes = " · ".join(f"{code} {code.name.lower().replace('_', ' ')}" for code in CloseCode if code not in NEVER_SENT)
     return (
-        "Each channel is a WebSocket. Without a subprotocol it has the plain form: each text frame is one message's "
-        f"data. With `Sec-WebSocket-Protocol: {SUBPROTOCOL}` each text frame is a JSON object with a `type`. "
-        "What goes over HTTP is described in [openapi.json](openapi.json).\n\n"
-        f"Close codes: {codes}. After 1012 and 1013 reconnect, and resume; from 4400 on fix something first."
+        "Each channel has a WebSocket. Without a subprotocol it uses the plain form: each text frame is the data of "
+        f"one message. With `Sec-WebSocket-Protocol: {SUBPROTOCOL}` each text frame is a JSON object with a `type`. "
+        "[openapi.json](openapi.json) describes the HTTP API.\n\n"
+        f"Close codes: {codes}. After 1012 or 1013, reconnect and resume. After 4400 or above, fix the cause first."
     )
 
 
 def _server(protocol: str, root_path: str) -> Object:
-    host = {"default": "localhost:8000", "description": "Where this document came from"}
-    prefix = {"default": root_path, "description": "The path that a proxy has it under, as /realtime; mostly none"}
+    host = {"default": "localhost:8000", "description": "The host that served this document"}
+    prefix = {
+        "default": root_path,
+        "description": "The path of the server behind a proxy, such as /realtime; often empty",
+    }
     return {
         "host": "{host}",
         "pathname": "{prefix}",
@@ -160,7 +166,7 @@ def _binding(query: Schema) -> Object:
 
 
 def _messages() -> Object:
-    plain = {"summary": "One message's data", "payload": schemas.DATA}
+    plain = {"summary": "The data of one message", "payload": schemas.DATA}
     frames = {name: _message(name, frame) for name, frame in (_SENT | _RECEIVED).items()}
     return {_PLAIN: plain} | frames
 
@@ -171,7 +177,7 @@ def _message(name: str, frame: _Frame) -> Object:
         "required": ["type", *(member for member in frame.members if member not in frame.optional)],
         "properties": {"type": {"type": "string", "const": name}} | frame.members,
     }
-    if name in _RECEIVED:  # what it does not know it refuses; what it says may grow
+    if name in _RECEIVED:  # the server refuses unknown members; the frames that it sends may get new ones
         payload["additionalProperties"] = False
     correlation = {"correlationId": {"location": "$message.payload#/id"}} if "id" in frame.members else {}
     return {"name": name, "summary": frame.summary, "payload": payload, **correlation}
@@ -180,7 +186,7 @@ def _message(name: str, frame: _Frame) -> Object:
 def _socket() -> Object:
     return {
         "address": "/ws",
-        "summary": f"Any number of channels on one socket; only with {SUBPROTOCOL}",
+        "summary": f"Any number of channels on one socket; requires {SUBPROTOCOL}",
         "messages": _components((*_SENT, *_RECEIVED)),
         "bindings": {"$ref": "#/components/channelBindings/socket"},
     }
@@ -190,7 +196,7 @@ def _socket_operations() -> Object:
     requests = {
         f"{kind}_{_SOCKET}": {"summary": frame.summary, **_answered(_SOCKET, kind)} for kind, frame in _RECEIVED.items()
     }
-    summary = "Messages of the channels that are subscribed to"
+    summary = "Messages of the subscribed channels"
     return {
         f"send_{_SOCKET}": {"summary": summary, **_send(_SOCKET, ("message", "gap", "unsubscribed", "heartbeat"))}
     } | requests
@@ -210,7 +216,7 @@ def _channel(channel: Channel) -> Object:
 
 
 def _operations(channel: Channel) -> Object:
-    """Return those of one channel: for each form what it sends, and what it takes where the policy admits it."""
+    """Return the operations of one channel, for both forms; publishing only if the policy allows it."""
     name = channel.name
     get, put = _security(channel.subscribe), _security(channel.publish)
     operations = {
@@ -225,7 +231,7 @@ def _operations(channel: Channel) -> Object:
         operations |= {
             f"receive_plain_{name}": {"summary": f"Publish to {name}, plain", **put, **_receive(name, _PLAIN)},
             f"receive_v1_{name}": {
-                "summary": f"Publish to {name}, and hear where it is stored",
+                "summary": f"Publish to {name}, and get the position of the stored message",
                 **put,
                 **_answered(name, "publish"),
             },
@@ -234,12 +240,12 @@ def _operations(channel: Channel) -> Object:
 
 
 def _takes(channel: Channel) -> bool:
-    """Whether anybody may publish by sending."""
+    """Whether anyone may publish over the channel's WebSocket."""
     return channel.client_publish and channel.publish is not Access.NOBODY
 
 
 def _security(access: Access) -> Object:
-    scheme = Access.KEY if access is Access.OPERATORS else access  # a key always makes one
+    scheme = Access.KEY if access is Access.OPERATORS else access  # a key always makes an operator
     if scheme not in schemas.SECURITY_SCHEMES:
         return {}
     return {"security": [{"$ref": f"#/components/securitySchemes/{scheme}"}]}
@@ -258,7 +264,7 @@ def _answered(channel: str, request: str) -> Object:
 
 
 def _exchange(channel: str, messages: tuple[str, ...]) -> Object:
-    pointer = f"#/channels/{quote(channel)}"  # a reference is a URI: a family's braces cannot stand in it
+    pointer = f"#/channels/{quote(channel)}"  # a reference is a URI, which cannot contain a family's braces
     return {"channel": {"$ref": pointer}, "messages": [{"$ref": f"{pointer}/messages/{name}"} for name in messages]}
 
 

@@ -1,4 +1,4 @@
-"""Documents that take a while to make: once for each channels.yaml, and never on the event loop."""
+"""Documents that are slow to make: made once for each channels.yaml, and never on the event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastapi import Request, Response
 Object = Mapping[str, Any]
 
 _MOST = 4
-"""Documents that are kept: one for each path that the application is served under, which is one."""
+"""The most documents that are kept: one for each path under which the application is served, usually one."""
 
 
 class Document:
-    """A route that answers with one JSON document, which is made when it is first asked for.
+    """A route that answers with one JSON document, which the first request makes.
 
-    ``describe`` gets the path that the application is served under.
+    ``describe`` gets the path under which the application is served.
     """
 
     def __init__(self, describe: Callable[[str], Object]) -> None:
@@ -26,11 +26,11 @@ class Document:
         self._made: dict[str, asyncio.Future[bytes]] = {}
 
     async def answer(self, request: Request) -> Response:
-        """Answer with the document; those who come while it is made wait for the same one."""
+        """Answer with the document. Requests that arrive while it is being made wait for the same one."""
         root_path = request.scope.get("root_path", "")
         made = self._made.get(root_path)
         if made is None or (made.done() and (made.cancelled() or made.exception())):
-            if len(self._made) >= _MOST:  # whoever mounts it under a pattern serves it under any number of paths
+            if len(self._made) >= _MOST:  # mounted under a pattern, it has any number of paths
                 self._made.clear()
             made = self._made[root_path] = asyncio.ensure_future(asyncio.to_thread(self._make, root_path))
         content = await asyncio.shield(made)
@@ -43,8 +43,8 @@ class Document:
 def dump(document: Object) -> bytes:
     """Return a document as JSON.
 
-    The members of its members one by one: the encoder holds the interpreter for as long as one call takes, and
-    the event loop, in another thread, waits for it.
+    It encodes the members of each member one by one, because each call of the encoder holds the interpreter lock and
+    makes the event loop, in another thread, wait.
     """
     return f"{{{','.join(f'{json.dumps(name)}:{_dump(value)}' for name, value in document.items())}}}".encode()
 

@@ -1,7 +1,7 @@
-"""The OpenAPI document: each channel as paths of its own, though one route serves them all.
+"""The OpenAPI document, which shows each channel with its own paths.
 
-FastAPI describes the routes that it serves itself; what goes past it (``app/web/routes.py``) is
-described here.
+FastAPI describes the routes that it serves itself. This module describes the routes of the channels, which go past
+FastAPI (``app/web/routes.py``).
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from app.web.subscribe import sse
 from app.web.subscribe.history import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
 
 SUMMARY = "Realtime channels: push over HTTP, subscribe over WebSocket"
-DESCRIPTION = "What goes over WebSockets is described in [asyncapi.json](asyncapi.json)."
+DESCRIPTION = "[asyncapi.json](asyncapi.json) describes the WebSocket API."
 SERVERS = [{"url": "."}]
-"""Relative to the document: whatever path a proxy or another application has it under, the server is there too."""
+"""Relative to the document, so it is right under any path of a proxy or an outer application."""
 
 _REFUSALS = {
     400: "Malformed",
-    401: "No key, or a wrong one",
-    403: "Not allowed here",
+    401: "The key is missing or wrong",
+    403: "Not allowed for this caller",
     404: "Unknown channel",
-    406: "Neither an event stream nor a WebSocket was asked for",
-    409: "Idempotency key reused with another message",
+    406: "The request asks for neither an event stream nor a WebSocket",
+    409: "The idempotency key was used for another message",
     413: "Too large",
-    415: "Not a content type that can be published",
-    503: "Try again later",
+    415: "Content type cannot be published",
+    503: "Unavailable: try again later",
 }
 _HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    503: {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}},
+    503: {"Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}},
 }
 KEY_OR_NOTHING: list[dict[str, Any]] = [{}, {Access.KEY: []}]
-"""What operators show: a key, or nothing where they are on loopback."""
+"""The credentials of operators: a key, or none for requests from loopback."""
 
 _PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 503)
 _READ_REFUSALS = (400, 401, 403, 404, 503)
-_STREAM_REFUSALS = (400, 401, 403, 404, 406)  # what passes by itself is waited for in the stream
+_STREAM_REFUSALS = (400, 401, 403, 404, 406)  # no 503: the stream opens, and waits for the backend
 
 _STORED: Schema = {
     "type": "object",
@@ -61,7 +61,7 @@ _HISTORY: Schema = {
     "required": ["messages", "epoch", "first", "last", "complete"],
     "properties": {
         "messages": {
-            "description": "Ascending; there is more to read while the last one's offset is below `last`",
+            "description": "Oldest first; there are more to read if the offset of the last one is below `last`",
             "type": "array",
             "maxItems": MAX_LIMIT,
             "items": {
@@ -76,10 +76,10 @@ _HISTORY: Schema = {
             },
         },
         "epoch": {"type": "string"},
-        "first": {"description": "Offset of the oldest message held", **schemas.OFFSET},
-        "last": {"description": "Offset of the head", **schemas.OFFSET},
+        "first": {"description": "Offset of the oldest stored message", **schemas.OFFSET},
+        "last": {"description": "Offset of the newest message", **schemas.OFFSET},
         "complete": {
-            "description": "Whether everything between `since` and the first message returned is still held",
+            "description": "Whether no message is missing between `since` and the first returned message",
             "type": "boolean",
         },
     },
@@ -99,13 +99,13 @@ _PARAMETERS: dict[str, Schema] = {
     "LastEventId": {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "As EventSource sends it: goes before the query; one that is not ours is a gap",
+        "description": "Sent by EventSource. It overrides the query; an id that is not from this server leads to a gap",
         "schema": {"type": "string"},
     },
     "LastEventIdOfPolyfills": {
         "name": "lastEventId",
         "in": "query",
-        "description": "The same for who cannot send the header: goes before `since` and `last`",
+        "description": "For clients that cannot send the header. It overrides `since` and `last`",
         "schema": {"type": "string"},
     },
     "Heartbeat": {"name": "heartbeat", "in": "query", "schema": schemas.HEARTBEAT},
@@ -120,7 +120,7 @@ _PARAMETERS: dict[str, Schema] = {
     "Wait": {
         "name": "wait",
         "in": "query",
-        "description": "Seconds to wait for a message where there is none: long-polling",
+        "description": "Seconds to wait for a message if there is none yet (long-polling)",
         "schema": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
     },
 }
@@ -137,14 +137,14 @@ def refusal(status: int) -> dict[str, Any]:
 
 
 class Documented(FastAPI):
-    """FastAPI with a document that shows every channel."""
+    """A FastAPI application whose OpenAPI document shows every channel."""
 
     def __init__(self, channels: tuple[Channel, ...], **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
         super().__init__(summary=SUMMARY, description=DESCRIPTION, servers=SERVERS, **options)
         self._channels = channels
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, made when it is first asked for."""
+        """Return the OpenAPI document, which the first call makes."""
         if self.openapi_schema is None:
             document = super().openapi()
             document["paths"] = {**_paths(self._channels), **document["paths"]}
@@ -154,7 +154,7 @@ class Documented(FastAPI):
 
 
 def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with the paths and components of two; all else is as the second says."""
+    """Return ``theirs`` with the paths and components of ``ours`` added."""
     components = ours["components"], theirs.get("components", {})
     kinds = dict.fromkeys((*components[0], *components[1]))
     return {
@@ -171,10 +171,10 @@ def _components() -> dict[str, dict[str, Any]]:
         "responses": {
             **{str(status): refusal(status) for status in _REFUSALS},
             "Stored": _stored({"$ref": "#/components/schemas/Stored"}),
-            "History": _answer("What is kept", "application/json", {"$ref": "#/components/schemas/History"}),
+            "History": _answer("Stored messages", "application/json", {"$ref": "#/components/schemas/History"}),
             "Stream": _answer(
-                "An endless stream: `id:` is the position, `data:` the message; `event: gap` says what is missing, "
-                "`event: closed` is the end; while the backend is away there is only a comment",
+                "An endless stream of events. `id:` is the position, `data:` the message. `event: gap` reports missing "
+                "messages, and `event: closed` ends the stream. While the backend is unavailable it has only comments",
                 sse.MEDIA_TYPE,
                 {"type": "string"},
             ),
@@ -188,7 +188,7 @@ def _answer(description: str, media_type: str, schema: Schema) -> dict[str, Any]
 
 
 def _stored(schema: Schema) -> dict[str, Any]:
-    replayed = {"description": "`true` when the key was known", "schema": {"type": "string"}}
+    replayed = {"description": "`true` if this idempotency key was used before", "schema": {"type": "string"}}
     return _answer("Stored", "application/json", schema) | {"headers": {"Idempotency-Replayed": replayed}}
 
 
@@ -212,11 +212,11 @@ def _push() -> dict[str, Any]:
     return {
         "tags": ["push"],
         "operationId": "push",
-        "summary": "Publish a message, or an array of them",
+        "summary": "Publish one message or an array of messages",
         "description": (
-            f"An array has at most {MAX_ITEMS} items. It is published in order, and not atomically: it is answered "
-            "with 200 and, for each item, its result or its problem. In an array each item has its own `key`; "
-            "a single message has it in the header or as `key`, not both."
+            f"An array has at most {MAX_ITEMS} items. They are published in order, but not atomically: the answer is "
+            "200, with the result or the problem of each item. The idempotency key of a single message is in the "
+            "header or in `key`, not in both. In an array, each item has its own `key`."
         ),
         "security": [{}, *({scheme: []} for scheme in schemas.SECURITY_SCHEMES)],
         "parameters": _refer("IdempotencyKey"),
@@ -237,7 +237,7 @@ def _push_to(channel: Channel) -> dict[str, Any]:
         "operationId": f"push_{channel.name}",
         "summary": f"Publish to {channel.name}",
         "description": (
-            "The body is the message; the answer comes when it is stored. "
+            "The body is the message. The answer comes when the message is stored. "
             f"Subscribers connect a WebSocket to `/{channel.name}`.\n\n{schemas.policy(channel)}"
         ),
         **_security(channel.publish),
@@ -263,7 +263,7 @@ def _read_history(channel: Channel) -> dict[str, Any]:
     return {
         "tags": ["history"],
         "operationId": f"history_{channel.name}",
-        "summary": f"Read what is kept of {channel.name}, or wait for more",
+        "summary": f"Read the history of {channel.name}, or wait for a new message",
         **_security(channel.subscribe),
         "parameters": _refer("SinceOldest", "Limit", "Wait"),
         "responses": _responses({"$ref": "#/components/responses/History"}, _READ_REFUSALS),

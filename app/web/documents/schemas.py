@@ -1,4 +1,4 @@
-"""What the OpenAPI and the AsyncAPI document say in the same words: JSON Schemas, and a channel's policy."""
+"""The parts that the OpenAPI and the AsyncAPI document share: JSON Schemas, and the text of a channel's policy."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ POSITION: Schema = {
     "examples": ["8c1f0a52:7"],
 }
 OFFSET: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
-TIME: Schema = {"type": "integer", "description": "Milliseconds since the Unix epoch, by the backend's clock"}
-DATA: Schema = {"description": "Any JSON: what the publisher sent"}
-SINCE: Schema = {"anyOf": [{"const": EARLIEST}, POSITION], "description": "Everything after this; goes before `last`"}
-LAST: Schema = {"type": "integer", "minimum": 0, "maximum": MOST, "description": "The newest so many, as far as held"}
+TIME: Schema = {"type": "integer", "description": "Milliseconds since the Unix epoch, from the backend's clock"}
+DATA: Schema = {"description": "Any JSON, as the publisher sent it"}
+SINCE: Schema = {
+    "anyOf": [{"const": EARLIEST}, POSITION],
+    "description": "Start after this position; overrides `last`",
+}
+LAST: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": MOST,
+    "description": "Start with this many of the newest stored messages",
+}
 HEARTBEAT: Schema = {
     "type": "boolean",
-    "description": "Whether to say again and again, visibly, that the server is there",
+    "description": "Whether the server sends heartbeats that the client can see",
 }
 KEY: Schema = {
     "type": "string",
     "pattern": "^[!-~]{1,255}$",
-    "description": "Idempotency key: a repeat within ten minutes answers the first result and publishes nothing",
+    "description": "Idempotency key: a repeat within ten minutes gets the first result and publishes nothing",
 }
 
 SECURITY_SCHEMES: dict[str, Schema] = {
     Access.KEY: {"type": "http", "scheme": "bearer", "description": "One of `auth.keys` in channels.yaml"},
 }
-"""The credentials that a policy may ask for, by the policy's word."""
+"""The credentials that a policy may require, by the word in the policy."""
 
 
 def parameter(channel: Channel) -> str:
@@ -44,7 +52,7 @@ def parameter(channel: Channel) -> str:
 
 
 def policy(channel: Channel) -> str:
-    """Return the channel's rules on one line."""
+    """Return the channel's policy on one line."""
     history = f"{channel.history.size} messages, {channel.history.ttl} s" if channel.history.size else "none"
     return (
         f"publish: {channel.publish} · subscribe: {channel.subscribe} · "

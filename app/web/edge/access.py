@@ -17,7 +17,7 @@ LINE = "abide.line"
 _log = structlog.get_logger("app.access")
 
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
-"""Paths whose successful requests are logged at debug level: platforms request them all the time."""
+"""Paths whose successful requests are logged at debug level, because platforms send them all the time."""
 
 
 _LONGEST_PATH = 1024
@@ -34,7 +34,7 @@ class AccessLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and log its outcome at the end; once, where one application is mounted in another."""
+        """Run the application and log the outcome. An application mounted in another logs no second line."""
         if scope["type"] == "lifespan" or LINE in scope:
             await self._app(scope, receive, send)
             return
@@ -54,7 +54,7 @@ class Line:
     """One log line, filled in from the ASGI messages that pass.
 
     Code that keeps a connection or a response open after the application has returned sets :attr:`kept`,
-    fills in how it ended, and calls :meth:`write`. Small, because it lives as long as the connection.
+    fills in how it ended, and calls :meth:`write`. A line is small, because it lives as long as its connection.
     """
 
     __slots__ = (
@@ -73,9 +73,9 @@ class Line:
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.messages = 0
-        """Messages sent to the subscriber; for connections, and for responses that are kept open."""
+        """Messages sent to the subscriber; logged for connections, and for responses that stay open."""
         self.bytes = 0
-        """Bytes of the response's body; for other requests."""
+        """Bytes of the response's body; logged for all other requests."""
         self.kept = False
         self._begun = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""What pages of other origins may ask, and which answers they may read (the Fetch standard's CORS protocol)."""
+"""CORS: which requests pages of other origins may send, and which answers they may read (the Fetch standard)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALLOWED_HEADERS = (
     "accept", "cache-control", "pragma", "x-requested-with",
     "traceparent", "tracestate", "baggage", "b3", "sentry-trace", "x-request-id", "x-correlation-id",
 )  # fmt: skip
-"""What pages may send: what the server reads, what polyfills of EventSource add, and tracers' headers."""
+"""Headers that pages may send: those that the server reads, and those that EventSource polyfills and tracers add."""
 
 _PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, HEAD, POST"),
@@ -57,14 +57,14 @@ class Cors:
         await app(scope, receive, send_more)
 
     def added(self, origin: bytes | None) -> tuple[Header, ...]:
-        """Return what is added to the answer to a page of this origin; None for what is no page."""
+        """Return the headers to add to the answer to a page of this origin; None if no page sent the request."""
         return _PLAIN if origin is None else (*self._permission(origin), _EXPOSED, _VARY)
 
     def _permission(self, origin: bytes) -> list[Header]:
-        """Return what lets a page of the origin read an answer.
+        """Return the headers that let a page of the origin read an answer.
 
-        Credentials only where somebody is named: with ``*``, and ``null`` which any page can make itself, every
-        page in the world would ask in the name of whoever looks at it.
+        Only origins listed by name may send credentials. With ``*``, or with ``null``, which any page can make its
+        origin, every page in the world could send requests in the name of its visitor.
         """
         text = origin.decode("latin-1")
         if self._origins.lists(text):
@@ -73,7 +73,7 @@ class Cors:
         return [(b"access-control-allow-origin", b"*")] if self._origins.any else []
 
     async def preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what a browser asks before it sends what a page wants sent."""
+        """Answer a preflight, which a browser sends before a page's request."""
         response: Response
         try:
             self._origins.check(see(by_name(scope["headers"]), None))
@@ -86,19 +86,19 @@ class Cors:
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks what a page may send."""
+    """Whether a request is a preflight, which asks what a page may send."""
     if scope["type"] != "http" or scope["method"] != "OPTIONS":
         return False
     return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope.get("headers", ())}
 
 
 def origin_of(headers: Sequence[Header]) -> bytes | None:
-    """Return the origin of the page that asks."""
+    """Return the origin of the page that sent the request; None if no page did."""
     return next((value for name, value in headers if name == b"origin"), None)
 
 
 def _with(headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
-    """Return an answer's headers and ours, but for those that it has: somebody may have middleware for them."""
+    """Return an answer's headers, and those of ours that it does not have yet: middleware may have added them."""
     if len(added) == 1:  # Vary, which may appear twice
         return [*headers, *added]
     present = {name for name, _ in headers}

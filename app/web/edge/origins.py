@@ -43,7 +43,7 @@ class Origins:
 
         Clients that are not browsers send no Origin, and are admitted. So are the server's own pages, whose Origin
         names the host that the request is for. On a server that only this machine can reach, such a page must also
-        have a name of this machine, or be listed: otherwise a page whose name somebody has pointed here (DNS
+        have a name of this machine, or be listed: otherwise a page whose name an attacker has pointed here (DNS
         rebinding) would count as the server's own.
         """
         origin = caller.origin

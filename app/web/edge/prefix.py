@@ -1,4 +1,4 @@
-"""The path that a proxy puts before every request's, and keeps (``ROOT_PATH``)."""
+"""The prefix that a proxy adds to every path and does not remove (``ROOT_PATH``)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from app.core.errors import UnknownChannelError
 from app.web.edge.problems import ProblemResponse
 
 _PROBES = frozenset({"/health/live", "/health/ready"})
-"""What is served without the root path too: a platform asks the process, not the proxy."""
+"""Paths that are also served without the root path: a platform probes the process directly, not through the proxy."""
 
 
 class Prefix:
-    """ASGI middleware: refuses what is outside the root path. What is inside :func:`enter` has found before."""
+    """ASGI middleware that refuses paths outside the root path. :func:`enter` has marked those inside."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
@@ -31,25 +31,27 @@ class Prefix:
 
     def _outside(self, scope: Scope) -> Response:
         if scope["type"] == "http" and scope["path"] == self._root_path:
-            # Relative, for who is behind one more proxy that takes a part of the path away.
+            # Relative, because one more proxy in front may remove a part of the path.
             target = f"{self._root_path.rpartition('/')[2]}/"
             query = scope["query_string"].decode("latin-1")
             return RedirectResponse(f"{target}?{query}" if query else target)
-        return ProblemResponse.of(UnknownChannelError(f"there is nothing outside of {self._root_path}/ (ROOT_PATH)"))
+        return ProblemResponse.of(
+            UnknownChannelError(f"this server serves only paths below {self._root_path}/ (ROOT_PATH)")
+        )
 
 
 def enter(root_path: str, scope: Scope) -> None:
-    """Note in ``root_path`` of the scope, as ASGI has it, that a path is inside.
+    """Add the root path to ASGI's ``root_path`` in the scope, if the path is inside it.
 
-    Where an application is mounted in another, its path there comes first. Of a path that is not inside nothing is
-    noted: the server or the other application may have taken the root path for its own.
+    The path of a mounted application comes first. A path outside changes nothing: the server or the outer application
+    may have applied the root path already.
     """
     if root_path and within(root_path, get_route_path(scope)) is not None:
         scope["root_path"] = scope.get("root_path", "") + root_path
 
 
 def within(root_path: str, path: str) -> str | None:
-    """Return a path without the root path; None where it is outside."""
+    """Return a path without the root path; None if it is outside."""
     if not root_path:
         return path
     return path.removeprefix(root_path) if path.startswith(f"{root_path}/") else None

@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: one table of statuses, ``application/problem+json`` (RFC 9457)."""
+"""Errors as HTTP responses: one table of statuses, and bodies of ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 

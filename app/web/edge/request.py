@@ -1,4 +1,4 @@
-"""Reads requests: headers by name, and the query."""
+"""The headers of a request by name, and its query parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARAMETERS = ("since", "last", "limit", "wait", "heartbeat")
 
 
 def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the values by name in lower case, without blanks around them; the first of a repeated header.
+    """Return header values by lower-case name, without blanks around them; the first of a repeated header.
 
     Raises :class:`MalformedError` if a header of :data:`_SINGLE` appears twice with different values.
     """

@@ -1,4 +1,4 @@
-"""``GET /channels``: what is declared, and how much of it is in use."""
+"""``GET /channels``: the declared channels, and how much each is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.core.channel import Channel, Registry
 from app.core.delivery.hub import Hub
 
 Counts = Mapping[str, tuple[int, int | None]]
-"""By declared name: how many subscriptions, and the newest offset where it is known."""
+"""By declared name: the number of subscriptions, and the newest offset if known."""
 
 CountAll = Callable[[], Awaitable[Counts]]
 """Returns the counts of all workers."""
@@ -24,10 +24,10 @@ _UNCACHED = {"cache-control": "no-store"}
 
 
 class Window(BaseModel):
-    """What a channel keeps."""
+    """The history of a channel."""
 
-    size: int = Field(description="Messages, at most; 0 keeps nothing")
-    ttl: int = Field(description="Seconds that a message is kept")
+    size: int = Field(description="The most messages kept; 0 keeps none")
+    ttl: int = Field(description="Seconds for which a message is kept")
 
 
 class Declared(BaseModel):
@@ -36,13 +36,13 @@ class Declared(BaseModel):
     name: str = Field(examples=["lebowski", "chat.{room}"])
     publish: str = Field(description="Who may publish", examples=["anyone", "key"])
     subscribe: str = Field(description="Who may subscribe", examples=["anyone"])
-    client_publish: bool = Field(description="Whether a connected subscriber may publish by sending")
+    client_publish: bool = Field(description="Whether a subscriber may publish over its WebSocket")
     history: Window
-    max_message_size: int = Field(description="Bytes of JSON")
+    max_message_size: int = Field(description="The most bytes of a message's JSON")
     subscribers: int = Field(
-        description="Subscriptions in all workers of this server; a family's are those of all its channels"
+        description="Subscriptions in all workers of this server; for a family, to all of its channels together"
     )
-    head: int | None = Field(description="Offset of the newest message; null for a family, and where nobody subscribes")
+    head: int | None = Field(description="Offset of the newest message; null for a family or without subscribers")
 
 
 class ChannelList(BaseModel):
@@ -52,7 +52,7 @@ class ChannelList(BaseModel):
 
 
 class Channels:
-    """The route."""
+    """The route that lists the channels."""
 
     def __init__(self, registry: Registry, hub: Hub, count_all: CountAll | None) -> None:
         self._registry = registry
@@ -66,7 +66,7 @@ class Channels:
         return Response(content, media_type="application/json", headers=_UNCACHED)
 
     async def head(self) -> Response:
-        """Answer whether the caller may have the list."""
+        """Answer whether the caller may read the list."""
         return JSONResponse(None, headers=_UNCACHED)
 
     def _dump(self, counts: Counts) -> bytes:
@@ -75,7 +75,7 @@ class Channels:
 
     @cached_property
     def _policies(self) -> dict[str, str]:
-        """By name, what a channel's object begins with: it stays the same until a reload."""
+        """By name, the first part of a channel's object, which stays the same until a reload."""
         return {channel.name: _policy(channel).removesuffix("}") for channel in self._registry.channels}
 
 

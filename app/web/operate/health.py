@@ -1,4 +1,4 @@
-"""Health: is the process alive, and may it take traffic."""
+"""Health: whether the process is alive, and whether it can take traffic."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _DRAINING = "draining"
 
 
 class Backend(Protocol):
-    """What health needs to know of a backend."""
+    """What health needs to know about a backend."""
 
     @property
     def ok(self) -> bool:
-        """Whether it can be worked with."""
+        """Whether it works."""
 
     @property
     def detail(self) -> str:
-        """What is wrong, or what it is connected to."""
+        """What is wrong with it, or what it is connected to."""
 
 
 class ConfigState(BaseModel):
-    """Which channels.yaml is in force, and what is wrong with the one on disk."""
+    """Which channels.yaml is in force, and what is wrong with the file on disk."""
 
     hash: str = Field(description="Short hash of the content in force")
     error: str | None = Field(
-        description="Why the content on disk was not applied: the first problems, with file, line and column"
+        description="Why the file on disk was not applied: the first problems, with file, line and column"
     )
 
 
@@ -40,7 +40,7 @@ class Readiness(BaseModel):
 
     ready: bool
     reasons: list[str] | None = Field(
-        default=None, description="Why it is not ready; who is no operator is told of nothing but `draining`"
+        default=None, description="Why it is not ready; only operators see reasons other than `draining`"
     )
     backend: str | None = Field(default=None, description="For operators")
     config: ConfigState | None = Field(default=None, description="For operators")
@@ -54,17 +54,16 @@ class Health:
         self._config = config
 
     async def live(self) -> Response:
-        """Answer 200 as long as the process turns its loop."""
+        """Answer 200 while the process's event loop runs."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request, *, in_full: bool) -> Response:
         """Answer 200 when messages can be published and received here, else 503 with reasons.
 
-        A server that drains is not ready: it answers what is asked on connections that are open,
-        and takes no new ones.
+        A draining server is not ready: it answers requests on open connections, and accepts no new connections.
 
-        A broken edit of channels.yaml shows in ``config.error``; the server stays ready. Details are for
-        operators: they tell of hosts and files.
+        A broken edit of channels.yaml appears in ``config.error``, and the server stays ready. Only operators see the
+        details, because they name hosts and files.
         """
         backend = await self._backend()
         draining = [_DRAINING] if is_draining(request.scope) else []

@@ -1,4 +1,4 @@
-"""What only operators see: channels, metrics, and the documents with the page that shows them."""
+"""The routes for operators: channels, metrics, the API's documents and the page that shows them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.web.operate.metrics import Metrics
 from app.web.operate.pages import add_docs_files, docs_page
 
 
-def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
+def add_operators_routes(  # noqa: PLR0913 — one for each route
     app: FastAPI,
     authenticator: Authenticator,
     *,
@@ -29,7 +29,7 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
     documents: Mapping[str, Document],
     docs: bool,
 ) -> None:
-    """Add the routes, each behind the same check; ``documents`` are by path."""
+    """Add the routes, all behind the same check; ``documents`` are keyed by path."""
     routes = _Guarded(app, authenticator)
     routes.add("/channels", channels.head, "the list of channels", methods=["HEAD"], include_in_schema=False)
     routes.add(
@@ -37,7 +37,7 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
         channels.list,
         "the list of channels",
         tags=["channels"],
-        summary="The declared channels, with their policies and counters",
+        summary="List the declared channels, with their policies and counters",
         response_model=ChannelList,
     )
     if metrics is not None:
@@ -47,7 +47,7 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
             metrics.answer,
             "metrics",
             tags=["health"],
-            summary="What it counts and measures, for Prometheus",
+            summary="Read the metrics, for Prometheus",
             response_class=PlainTextResponse,
         )
     for path, document in documents.items():
@@ -57,10 +57,10 @@ def add_operators_routes(  # noqa: PLR0913 — one for each thing that is shown
 
 
 class _Route(APIRoute):
-    """A route whose answers are what they say: no browser takes them for a script or a page."""
+    """A route whose answers keep their content type: no browser guesses that they are a script or a page."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
+        """Return the handler of a request."""
         answer = super().get_route_handler()
 
         async def answer_as_said(request: Request) -> Response:
@@ -72,7 +72,7 @@ class _Route(APIRoute):
 
 
 class _Guarded:
-    """Adds routes to an application, for operators alone."""
+    """Adds routes for operators to an application."""
 
     def __init__(self, app: FastAPI, authenticator: Authenticator) -> None:
         self._app = app
@@ -86,7 +86,7 @@ class _Guarded:
         )
 
     def add(self, path: str, endpoint: Any, what: str, **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
-        """Add a route; ``what`` says in a refusal what it shows."""
+        """Add a route; ``what`` names its content in a refusal."""
 
         async def check(request: Request) -> None:
             self._authenticator.check_operator(request, what)
@@ -98,10 +98,10 @@ class _Guarded:
 
 
 def _add_docs(app: FastAPI, authenticator: Authenticator) -> None:
-    """Add the page of the documents, and what it loads.
+    """Add the page that shows the API's documents, and the files that it loads.
 
-    A browser that goes to a page cannot bring a key. So a stranger's gets the page with the 401: it has no
-    data, asks for a key, and reads the document with it.
+    A browser cannot send a key when it opens a page. So the 401 for a browser without a key is the page itself: it
+    contains no data, asks the user for a key, and reads the document with it.
     """
 
     async def docs(request: Request) -> Response:

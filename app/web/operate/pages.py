@@ -1,6 +1,6 @@
-"""What browsers load from here: the console, the page of the documents, and the client that is everybody's.
+"""The files that browsers load: the console, the page of the API's documents, and the public client.
 
-Nothing of it has data, and nothing is loaded from elsewhere.
+They contain no data, and load nothing from other servers.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ _HOUR = "public, max-age=3600"
 
 
 def add_pages(app: FastAPI, *, console: bool) -> None:
-    """Add ``/client.js`` and, where it is wanted, the console."""
+    """Add ``/client.js`` and, if ``console``, the console."""
     _add(app, "/client.js", _CLIENT, _HOUR)
     if console:
-        # The page's own copy of the client is never older than the page.
+        # The console has its own copy of the client, which is never older than the page.
         for path, name in _CONSOLE.items():
             _add(app, path, name, _ALWAYS_ASK)
 
 
 def add_docs_files(app: FastAPI) -> None:
-    """Add what the page of the documents loads."""
+    """Add the files that the page of the API's documents loads."""
     for path, name in _DOCS_FILES.items():
         _add(app, path, name, _ALWAYS_ASK)
 
 
 def docs_page(request: Request, status_code: int = HTTP_200_OK) -> Response:
-    """Return the page of the documents, which loads ``openapi.json`` from beside it."""
+    """Return the page of the API's documents, which loads ``openapi.json`` from the same folder."""
     return _answer(request, _DOCS, _ALWAYS_ASK, status_code)
 
 
@@ -67,7 +67,7 @@ def _add(app: FastAPI, path: str, name: str, cache_control: str) -> None:
     async def serve(request: Request) -> Response:
         return _answer(request, name, cache_control)
 
-    _file(name)  # a file that is missing is a failed start, not a failed request
+    _file(name)  # a missing file fails the start, not a request
     app.add_api_route(path, serve, methods=["GET", "HEAD"], include_in_schema=False)
 
 
@@ -92,7 +92,7 @@ class _File(NamedTuple):
     media_type: str
 
 
-@cache  # a reload adds its pages anew
+@cache  # a reload adds the pages again
 def _file(name: str) -> _File:
     path = _ROOM / name
     content = path.read_bytes()

@@ -1,1 +1,1 @@
-"""Pushes: from a request to what the log says of it."""
+"""Pushes: from a request to its answer."""

@@ -1,4 +1,4 @@
-"""Pushes over ASGI: those that arrive in pieces, and all of them under a server that is not ours."""
+"""Pushes over ASGI: those that arrive in pieces, and all pushes under another server than ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
 
 _UNREAD = frozenset({413, 503})
-"""Refusals of a body that may be on its way still, because it is large."""
+"""Statuses that refuse a large body, which may still be on its way."""
 
 
 class AsgiPush:
@@ -29,7 +29,7 @@ class AsgiPush:
         self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body within its limit, and answer."""
+        """Read the body within its limit, and send the answer."""
         reply = self._push.admit(PushHead.of(get_route_path(scope), scope["headers"]), peer(scope))
         lingers = isinstance(reply, Reply)
         if not isinstance(reply, Reply):
@@ -39,7 +39,7 @@ class AsgiPush:
             except AbideError as error:
                 reply, lingers = self._push.refuse(error), True
             else:
-                held.release()  # it counts on where it is decided
+                held.release()  # from here on, decide() counts the body
                 reply = await self._push.decide(admission, content)
             finally:
                 held.release()
@@ -47,7 +47,7 @@ class AsgiPush:
 
 
 class HeldBody:
-    """A body while it arrives. What has come counts as held until :meth:`release`."""
+    """A body while it arrives. The bytes that have arrived count as held until :meth:`release`."""
 
     def __init__(self, receive: Receive, intake: Intake) -> None:
         self._receive = receive
@@ -58,8 +58,8 @@ class HeldBody:
         """Return the body.
 
         Raises :class:`~app.core.errors.TooLargeError` as soon as it has more than ``limit`` bytes,
-        :class:`~app.core.errors.NoRoomError` when all clients together hold too much, and
-        :class:`~app.core.errors.MalformedError` when the client goes away before the end.
+        :class:`~app.core.errors.NoRoomError` if the unfinished bodies of all clients take too much memory, and
+        :class:`~app.core.errors.MalformedError` if the client disconnects before the end.
         """
         body: bytes | bytearray = b""
         more = True
@@ -75,7 +75,7 @@ class HeldBody:
         return bytes(body)
 
     def release(self) -> None:
-        """Note that the body is not held any more."""
+        """Stop counting the body as held."""
         self._intake.release(self._held)
         self._held = 0
 
@@ -88,9 +88,9 @@ class HeldBody:
 
 
 def _grown(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
-    """Return a body with one more piece; without a copy where it is the first.
+    """Return a body with one more piece, and the first piece without a copy.
 
-    One growing buffer, because a list of pieces of one byte each would take fifty times their size.
+    It is one growing buffer, because a list of pieces of one byte each would take fifty times their size.
     """
     if not body:
         return piece
@@ -109,9 +109,9 @@ async def _send(reply: Reply, _: Receive, send: Send, *, more: bool = False) -> 
 
 
 async def _linger(reply: Reply, receive: Receive, send: Send) -> None:
-    """Answer while the body still arrives, then read and drop it for a moment, and close.
+    """Answer while the body still arrives, then read and discard it for a moment, and close the connection.
 
-    A connection closed with unread data is reset, and a reset can overtake the answer.
+    The system resets a connection that is closed with unread data, and a reset can overtake the answer.
     """
     last = reply._replace(headers=(*reply.headers, (b"connection", b"close")))
     await _send(last, receive, send, more=True)

@@ -1,4 +1,4 @@
-"""Request bodies: of which type they are, and what message data they become."""
+"""Request bodies: their media types, and the message data in them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ TEXT = "text/plain"
 FORM = "application/x-www-form-urlencoded"
 
 UNTYPED = "*/*"
-"""The type of a form where no page has sent it: curl -d says so of whatever it sends."""
+"""The type of a form that no page has sent: ``curl -d`` declares every body as a form."""
 
 MEMBERS = frozenset({"channel", "message", "key"})
-"""What an envelope may have."""
+"""The members that an envelope may have."""
 
 _OF_PAGES = frozenset({"origin", "referer", "sec-fetch-site"})
-"""What browsers send. Theirs is taken at its word: a page of any site may have a form sent, unasked."""
+"""Headers that browsers send. A form from a browser stays a form: any site's page can make it send one."""
 
 _OBJECT_OR_ARRAY = re.compile(rb"[ \t\n\r]*+[{\[]")
-"""How JSON that is no form begins: a form has ``%7B`` and ``%5B`` for these brackets."""
+"""The beginning of a JSON object or array. A form cannot begin so: it escapes these brackets."""
 
 _LONGEST = 255
-"""Characters of a Content-Type, at most."""
+"""The most characters of a Content-Type."""
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Return the media type; :data:`UNTYPED` where it says nothing, and :func:`check_untyped` is to look at the body.
+    """Return the media type, or :data:`UNTYPED` if only the body can tell; :func:`check_untyped` then looks at it.
 
-    Raises :class:`UnsupportedTypeError` for a charset other than UTF-8, and for a body that is compressed.
+    Raises :class:`UnsupportedTypeError` for a charset other than UTF-8, and for a compressed body.
     """
     coding = headers.get("content-encoding", "identity")
     if coding.lower() != "identity":
-        msg = f"content encoding {coding[:SHOWN]!r} cannot be published: send the body as it is"
+        msg = f"content encoding {coding[:SHOWN]!r} cannot be published: send the body uncompressed"
         raise UnsupportedTypeError(msg)
     header = headers.get("content-type", "")
     if len(header) > _LONGEST:
@@ -67,13 +67,13 @@ def as_data(kind: str, body: bytes) -> bytes:
 
 
 async def read_data(kind: str, body: bytes) -> bytes:
-    """As :func:`as_data`, for a body of any size."""
+    """Do the same as :func:`as_data` for a body of any size."""
     check_untyped(kind, body)
     return await (data.read_text(body) if kind == TEXT else data.read(body))
 
 
 def as_envelope(kind: str, body: bytes) -> Members:
-    """Return the members of a small envelope: a JSON object with a message and its channel's name.
+    """Return the members of a small envelope: a JSON object with a message and the name of its channel.
 
     Raises :class:`UnsupportedTypeError` and :class:`~app.core.errors.MalformedError`.
     """
@@ -82,7 +82,7 @@ def as_envelope(kind: str, body: bytes) -> Members:
 
 
 async def read_envelope(kind: str, body: bytes) -> Members:
-    """As :func:`as_envelope`, for a body of any size."""
+    """Do the same as :func:`as_envelope` for a body of any size."""
     check_untyped(kind, body)
     return await data.read_members(body, MEMBERS)
 
@@ -100,7 +100,7 @@ def check_json(kind: str) -> None:
 
 
 def check_untyped(kind: str, body: bytes) -> None:
-    """Raise :class:`UnsupportedTypeError` for an untyped body that is no JSON object or array."""
+    """Raise :class:`UnsupportedTypeError` for an untyped body that is not a JSON object or array."""
     if kind == UNTYPED and not _OBJECT_OR_ARRAY.match(body):
         raise unsupported(FORM, JSON)
 

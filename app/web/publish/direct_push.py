@@ -1,4 +1,4 @@
-"""Pushes that have arrived whole, from a server that passes them on without ASGI."""
+"""Whole pushes, which our server passes on without ASGI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.wire.request_head import RequestHead
 
 
 class DirectPush:
-    """The application's :class:`~app.core.ports.Direct`: what ASGI middleware does for a push is done here."""
+    """The application's :class:`~app.core.ports.Direct`. It does for a push what ASGI middleware does otherwise."""
 
     def __init__(
         self,
@@ -23,9 +23,9 @@ class DirectPush:
         in_force: Callable[[], tuple[Push, Cors]],
         has_other_routes: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``in_force`` returns what decides by the settings of this moment; a reload changes them.
+        """``in_force`` returns what the current settings made: what decides a push, and its CORS headers.
 
-        Where the application has other routes than Abide's, those may take the paths that no channel has.
+        If ``has_other_routes``, the application's own routes may take the paths of unknown channels.
         """
         self.app = app
         self._root_path = root_path
@@ -33,7 +33,7 @@ class DirectPush:
         self._has_other_routes = has_other_routes
 
     def parse(self, head: RequestHead) -> PushHead | None:
-        """Return what a push's request head says; None of another request."""
+        """Return a push's parsed request head; None for another request."""
         path = within(self._root_path, head.target.path)
         if path is None or not is_push(path):
             return None
@@ -41,7 +41,7 @@ class DirectPush:
         return None if self._has_other_routes() and not self._in_force()[0].has_channel(parsed) else parsed
 
     def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
-        """Decide a push and ``answer`` it later, once; log its line."""
+        """Decide a push, call ``answer`` once, later, and write its access log line."""
         line = Line("request", head.path, "POST", client)
         push, cors = self._in_force()
         added = cors.added(head.origin)

@@ -1,4 +1,4 @@
-"""What the process itself publishes: Python values instead of bodies."""
+"""Publishing from within the process: Python values instead of bodies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from app.core.message import Record, check_key
 from app.core.ports import Publisher
 
 _PUBLISHER = "server"
-"""Whose idempotency keys those are; of another name than any key's, which is hexadecimal."""
+"""The owner of the idempotency keys. The other owners are named by hexadecimal digests, so no name is taken twice."""
 
 
 async def publish(registry: Registry, publisher: Publisher, channel: str, value: object, key: str | None) -> str:
-    """Publish any value that JSON has; return its position, when it is stored.
+    """Publish any value that JSON can express; return its position when it is stored.
 
-    Who may publish is not asked: the process is the server. Raises what a push would be refused with, an
-    :class:`AbideError`.
+    Policies do not apply: the process is the server. Raises the :class:`AbideError` that would refuse a push.
     """
     rules = registry.find(channel)
     message = _dump(value)
@@ -28,7 +27,7 @@ async def publish(registry: Registry, publisher: Publisher, channel: str, value:
     record = Record(channel, await data.read(message), check_key(key), _PUBLISHER)
     (outcome,) = await publisher.publish([record])
     if isinstance(outcome, AbideError):
-        raise copy(outcome)  # the outcome may be others', too
+        raise copy(outcome)  # several messages may share one outcome
     return str(outcome.position)
 
 

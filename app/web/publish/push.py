@@ -1,7 +1,7 @@
-"""One push: from its request head and body to its answer, whichever way it came.
+"""One push: from its request head and body to its answer, however it arrived.
 
-This is the one place that decides. It knows neither sockets nor ASGI: :mod:`~app.web.publish.direct_push` and
-:mod:`~app.web.publish.asgi_push` bring it what they have received, and send what it answers.
+This is the one place that decides. It knows neither sockets nor ASGI. :mod:`~app.web.publish.direct_push` and
+:mod:`~app.web.publish.asgi_push` pass on what they receive, and send its answer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from app.web.publish.decision import Decision
 from app.web.publish.push_head import PushHead
 
 MAX_BODY = 8 * 1024 * 1024
-"""Bytes of a ``POST /push``, of an array of messages too."""
+"""The most bytes of a ``POST /push``, even with an array of messages."""
 
 MAX_ITEMS = 1000
-"""Messages in one ``POST /push``."""
+"""The most messages in one ``POST /push``."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,23 +41,23 @@ _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 
 class Admission(NamedTuple):
-    """Leave to publish, before the body is known."""
+    """Permission to publish, given before the body is known."""
 
     head: PushHead
     identity: Identity
     channel: Channel | None
-    """What the path names; None where the body names the channel."""
+    """The channel in the path; None if the body names the channel."""
     limit: int
-    """Bytes that the body may have."""
+    """The most bytes of the body."""
     request_id: str | None
-    """For the log; None where its context has it."""
+    """For the log; None if the logging context has it."""
 
 
 class Push:
     """Decides pushes by the settings in force: who may publish what, and whether it is stored.
 
-    A push is admitted by its head and then decided by its body, because how much of a body is read depends on who
-    sends it to which channel. A refusal is an answer like any other, and so is a bug: it is logged here, once.
+    A push is admitted by its head and then decided by its body, because the caller and the channel limit how much of
+    the body is read. A refusal is an answer like any other. A bug is one too, and is logged here, once.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Push:
         self._intake = intake
 
     def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> Decision:
-        """Decide a push whose body is known; ``peer`` is the address that it comes from, None if that is not known."""
+        """Decide a push whose body is known; ``peer`` is the client's address, None if unknown."""
         admission = self.admit(head, peer, request_id)
         return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
 
     def has_channel(self, head: PushHead) -> bool:
-        """Whether there is a channel of the name in the path, or the body names it."""
+        """Whether the channel in the path exists. True if the body names the channel."""
         return head.channel is None or self._registry.get(head.channel) is not None
 
     def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
-        """Decide by the head alone: who is it, and may it publish here? Return the refusal if not."""
+        """Decide by the head alone whether the caller may publish here; return the refusal if not."""
         if head.unreadable is not None:
             return self.refuse(head.unreadable, request_id)
         try:
@@ -97,9 +97,9 @@ class Push:
         return Admission(head, identity, channel, limit, request_id)
 
     def decide(self, admission: Admission, content: bytes) -> Decision:
-        """Publish the body of an admitted push; the answer is known when its messages are stored, or refused.
+        """Publish the body of an admitted push; the answer is known when its messages are stored or refused.
 
-        Small bodies are checked at once. Larger ones and arrays take turns, and count as held meanwhile.
+        A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile.
         """
         head, _, channel, limit, request_id = admission
         if len(content) > limit:
@@ -117,7 +117,7 @@ class Push:
         return Decision(stored, partial(self._settle, admission, record))
 
     def refuse(self, error: Exception, request_id: str | None = None) -> Reply:
-        """Count a refusal and return the answer. An error that nobody expected is logged, and answered with 500."""
+        """Count a refusal and return the answer. An unexpected error is logged and answered with 500."""
         if not isinstance(error, AbideError) or error.code == AbideError.code:
             _log.error("push_failed", exc_info=error, **({} if request_id is None else {"request_id": request_id}))
             self._meter.failed("request")
@@ -129,7 +129,7 @@ class Push:
         headers = tuple([header for header in problem.raw_headers if header[0] != b"content-length"])
         return Reply(problem.status_code, headers, bytes(problem.body))
 
-    # The steps of a decision. Those that return a channel or a record raise what refuses the push.
+    # The steps of a decision. Those that return a channel or a record raise the error that refuses the push.
 
     def _channel(self, name: str, identity: Identity) -> Channel:
         channel = self._registry.find(name)
@@ -142,7 +142,7 @@ class Push:
         key = admission.head.key
         if "key" in members:
             if key is not None:
-                msg = "there is an Idempotency-Key header and a 'key' too: send one of them"
+                msg = "the push has an Idempotency-Key header and a 'key': send only one of them"
                 raise MalformedError(msg)
             key = check_key(data.string(members["key"], "'key'"))
         name = data.string(members["channel"], "'channel'")
@@ -150,7 +150,7 @@ class Push:
         return _record(name, channel, members["message"].encode(), key, admission.identity)
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
-        """Answer when it is known whether the message is stored."""
+        """Return the answer when the message is stored or refused."""
         try:
             (outcome,) = stored.result()
             return self._answer(admission, record, outcome)
@@ -158,14 +158,14 @@ class Push:
             return self.refuse(error, admission.request_id)
 
     def _answer(self, admission: Admission, record: Record, outcome: Outcome) -> Reply:
-        """Answer a push of one message; the answer to an envelope has the message in it."""
+        """Return the answer to a push of one message; the answer to an envelope repeats the message."""
         if isinstance(outcome, AbideError):
             return self.refuse(outcome, admission.request_id)
         epoch, offset = outcome.position
-        # Put together by hand: names and epochs have no character that JSON would escape.
+        # Written by hand, because names and epochs have no character that JSON escapes.
         place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'
         content = f'{{"channel": "{record.channel}", {place}'.encode()
-        if admission.channel is None:  # as it came, not as Python would write it
+        if admission.channel is None:  # the bytes as they came, not as Python would write them
             content += b', "message": ' + record.data
         return Reply(200, _REPLAYED if outcome.replayed else _HEADERS, content + b"}")
 
@@ -211,7 +211,7 @@ class Push:
         return Reply(200, _HEADERS, json.dumps(results).encode())
 
     def _records(self, admission: Admission, content: bytes) -> Steps[list[Record | AbideError]]:
-        """Return what is to be published of each item of an array, or why it cannot be."""
+        """Return the record of each item of an array, or the error that refuses it."""
         pace = Pace()
         records: list[Record | AbideError] = []
         for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
@@ -224,12 +224,12 @@ class Push:
 
 
 def too_large(limit: int) -> TooLargeError:
-    """Return the error of a body that has more bytes than its limit."""
+    """Return the error for a body with more bytes than its limit."""
     return TooLargeError(f"the body is larger than the limit of {limit} bytes")
 
 
 def no_room() -> NoRoomError:
-    """Return the error of a body that cannot be held beside all those of others."""
+    """Return the error for a body that exceeds the memory for unfinished bodies."""
     return NoRoomError("the server holds too many unfinished messages: send this one again later")
 
 
@@ -240,7 +240,7 @@ def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
 
 
 def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
-    """Return one message as it is published; raise what its channel has against it."""
+    """Return one message as it is published; raise the error if its channel refuses it."""
     channel.check_size(message)
     return Record(name, message, key, identity.name)
 

@@ -1,4 +1,4 @@
-"""What the request head of a push says, whoever has sent it and whenever: it may be remembered."""
+"""The parsed request head of a push. It depends on nothing but the head's bytes, so it may be remembered."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from app.web.edge.request import by_name
 from app.web.publish import body
 
 ENVELOPED, NAMED = "/push", "/push/"
-"""The path of pushes whose body names the channel, and how others begin."""
+"""The path of pushes whose body names the channel, and the prefix of the paths that name it themselves."""
 
 _HERE = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class PushHead:
-    """A parsed head. It says nothing of who the caller is: keys are revoked, and tokens expire."""
+    """A parsed head. It does not say who the caller is, because keys are revoked and tokens expire."""
 
     path: str
     """Without the root path."""
     channel: str | None
-    """The name in the path; None where the body names the channel."""
+    """The name in the path; None if the body names the channel."""
     origin: bytes | None
-    """Of the page that asks."""
+    """The origin of the page that sent the request."""
     unreadable: AbideError | None = None
-    """Why the headers cannot be read; then nothing follows that they say."""
+    """Why the headers cannot be read; the fields below then have their defaults."""
     caller: Caller = NOBODY
-    """What the caller shows."""
+    """The caller's credentials."""
     caller_here: Caller = NOBODY
-    """The same, if the request comes from this machine."""
+    """The caller's credentials if the request comes from this machine."""
     length: int = 0
-    """Bytes of the body by Content-Length; 0 where it is not announced."""
+    """Bytes of the body by Content-Length; 0 if the head has none."""
     unfit: AbideError | None = None
-    """Why no body can be published with these headers; only who may publish is told."""
+    """Why no body can be published with these headers; only a caller who may publish is told."""
     kind: str = ""
     """The body's media type."""
     key: str | None = None
-    """The idempotency key of the one message."""
+    """The idempotency key in the header."""
 
     @classmethod
     def of(cls, path: str, headers: Sequence[tuple[bytes, bytes]]) -> PushHead:
@@ -56,12 +56,12 @@ class PushHead:
             callers = see(named, None), see(named, _HERE)
         except AbideError as error:
             return cls(path, channel, origin, bare(error))
-        except Exception as error:  # noqa: BLE001 — a bug is told where the push is decided
+        except Exception as error:  # noqa: BLE001 — Push.refuse logs a bug
             return cls(path, channel, origin, of_bug(error))
         return cls(path, channel, origin, None, *callers, _length(named), unfit, kind, key)
 
     def caller_from(self, peer: str | None) -> Caller:
-        """Return what the caller shows where the request comes from this address; None where that is not known."""
+        """Return the caller's credentials for a request from this address; None if it is unknown."""
         return self.caller_here if self.caller_here.is_near and peer is not None and is_loopback(peer) else self.caller
 
 

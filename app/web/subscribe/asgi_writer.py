@@ -165,7 +165,7 @@ async def serve_response(begin: Callable[[ResponseHandover], Peer], scope: Scope
 async def _end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks, wait for their end, and leave to nobody what they raised.
 
-    Not by ``gather``: whoever cancels this meanwhile, as AnyIO's scopes do, is to get their own CancelledError.
+    It does not use ``gather``, so that a caller that cancels it, such as AnyIO's scopes, gets its own CancelledError.
     """
     for task in tasks:
         task.cancel()

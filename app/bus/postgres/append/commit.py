@@ -29,7 +29,7 @@ class Row(NamedTuple):
     offset: int
     """What is stored under the key, or the channel's new head."""
     hash: bytes | None
-    """Of the data that is stored under the key."""
+    """The digest of the data stored under the key."""
     lineage: str
 
 

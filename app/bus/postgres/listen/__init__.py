@@ -1,1 +1,1 @@
-"""What a worker hears of commits, and how it finds what it did not hear."""
+"""How a worker hears of commits, and finds the ones that it did not hear of."""

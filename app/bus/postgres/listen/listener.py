@@ -32,7 +32,7 @@ from app.core.ports import Meter
 _POLL_SECONDS = 1.5
 """Between two looks at the heads. A heartbeat that is heard takes the place of one, but not of two in a row."""
 _SOONEST_SECONDS = 0.05
-"""The least time between two looks that somebody asks for."""
+"""The least time between two requested looks."""
 _HEARTBEAT_SECONDS = 3.0
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
@@ -82,7 +82,7 @@ class Listener:
         return self._follower.epoch
 
     def look(self) -> None:
-        """Read the heads soon: somebody has seen the log in another epoch."""
+        """Read the heads soon, because a reader has seen the log in another epoch."""
         self._asked.set()
 
     async def run(self) -> None:

@@ -22,7 +22,7 @@ our rights can hold it. Moving a row must not happen twice, and the row that ``a
 that finds it locked leaves the work to the other and does not wait, because commits use the same connection. It then
 knows nothing of the outbox, so that does not count as a look, and it looks again.
 
-A bell costs one question, whoever rings: when there is nothing to move and nobody leads, the worker rests.
+A bell costs one question, even a false one: when there is nothing to move and nobody leads, the worker rests.
 
 Where transactions can be prepared (``max_prepared_transactions``) nobody rings, because PREPARE TRANSACTION refuses a
 transaction that notifies. There each worker asks that question every :data:`_LOOK_SECONDS`.

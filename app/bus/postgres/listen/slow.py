@@ -1,4 +1,4 @@
-"""What slow sessions of ours wait for. It is asked while they wait, because a timeout says nothing of it."""
+"""The locks and resources that our slow sessions wait for. We ask while they wait: a timeout does not say."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from app.core.errors import UnavailableError
 
 NOT_READY = "the database is not ready: try again in a moment"
 REFUSED = "the database refused this: try again in a moment"
-"""What clients are told. The reason holds names and addresses, so only the log and readiness say it."""
+"""The text for clients. The reason contains names and addresses, so only the log and readiness show it."""
 
 TRY_AGAIN = (
     asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError,

@@ -99,7 +99,7 @@ class WorkConnection:
 
 
 class WorkConnections:
-    """A few work connections, lent to whoever comes first. Each is closed when nobody uses it."""
+    """A few work connections, lent in the order of requests. An unused connection is closed."""
 
     def __init__(self, dsn: Dsn, name: str, count: int, *, idle: float) -> None:
         self._all = [WorkConnection(dsn, name, idle=idle) for _ in range(count)]
