@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from app.core.channel import ANONYMOUS, Channel, Registry
 from app.core.delivery.encodings import V1_FRAMES
@@ -165,6 +165,12 @@ def test_large_messages_pass_byte_for_byte(edge: Server, http: httpx.Client) -> 
         assert {subscriber.recv(timeout=5) for _ in range(4)} == {text.decode()}
 
 
+def send_until_closed(socket: ClientConnection, text: str) -> None:
+    while True:
+        socket.send(text)
+        socket.recv(timeout=5)
+
+
 def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> None:
     """Socket is closed whose large text cannot be held beside all that clients have sent; a small one is handled."""
     select.select([wire.socket for wire in crowd], [], [], 10)  # the room is taken
@@ -172,9 +178,7 @@ def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> 
         socket.send('"small"')
         assert socket.recv(timeout=5) == '"small"'
         with pytest.raises(ConnectionClosed) as closed:
-            while True:  # until the last bytes of the crowd have come
-                socket.send('"' + "x" * 900_000 + '"')
-                socket.recv(timeout=5)
+            send_until_closed(socket, '"' + "x" * 900_000 + '"')  # the last bytes of the crowd may still be on their way
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1013
 
