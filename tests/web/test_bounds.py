@@ -166,7 +166,7 @@ def test_large_messages_pass_byte_for_byte(edge: Server, http: httpx.Client) -> 
 
 
 def send_until_closed(socket: ClientConnection, text: str) -> None:
-    while True:
+    while True:  # the last bytes of the crowd may still be on their way
         socket.send(text)
         socket.recv(timeout=5)
 
@@ -178,7 +178,7 @@ def test_texts_that_are_handled_are_bounded(edge: Server, crowd: list[Wire]) -> 
         socket.send('"small"')
         assert socket.recv(timeout=5) == '"small"'
         with pytest.raises(ConnectionClosed) as closed:
-            send_until_closed(socket, '"' + "x" * 900_000 + '"')  # the last bytes of the crowd may still be on their way
+            send_until_closed(socket, '"' + "x" * 900_000 + '"')
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1013
 
