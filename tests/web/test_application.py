@@ -471,7 +471,7 @@ PREFLIGHT = {
 }
 
 
-def test_middleware_sees_preflights(abide: Abide) -> None:
+def test_added_middleware_sees_preflights_too(abide: Abide) -> None:
     """Middleware sees preflights, too; those that it lets through are answered as channels.yaml says."""
     seen: list[tuple[str, str]] = []
     abide.add_middleware(Seen, seen=seen)
