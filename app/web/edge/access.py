@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -14,7 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LINE = "abide.line"
 """The key of a scope's :class:`Line`."""
 
-_log = structlog.get_logger("app.access")
+
+@cache
+def _log() -> structlog.typing.FilteringBoundLogger:
+    """Return the logger, bound once: structlog's own proxy binds it anew for each line."""
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger("app.access").bind()
+    return log
+
 
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Paths whose successful requests are logged at debug level, because platforms send them all the time."""
@@ -140,4 +147,5 @@ class Line:
         else:
             fields["bytes"] = self.bytes
         is_quiet = self.path in _QUIET and self.status == HTTPStatus.OK
-        (_log.debug if is_quiet else _log.info)(self.kind, **fields)
+        log = _log()
+        (log.debug if is_quiet else log.info)(self.kind, **fields)
