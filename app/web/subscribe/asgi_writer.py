@@ -89,7 +89,8 @@ class AsgiWriter(Writer):
                 continue
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
             except TimeoutError:
                 await self._emit(data)
 

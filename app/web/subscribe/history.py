@@ -104,7 +104,8 @@ class _Waiter(Writer):
     async def news(self) -> bool:
         """Wait at most ``seconds`` for a message or the end; return whether one came."""
         try:
-            await asyncio.wait_for(self._news.wait(), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                await self._news.wait()
         except TimeoutError:
             return False
         return True

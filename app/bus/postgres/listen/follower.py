@@ -201,7 +201,8 @@ class Follower:
     async def _catch_up(self) -> None:
         if (rest := self._rested - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):  # what is heard in the meantime may be handed out
-                await asyncio.wait_for(self._hear(), rest)
+                async with asyncio.timeout(rest):
+                    await self._hear()
             return
         wanted = list(self._behind)[:MAX_FETCH_CHANNELS]
         asked = {name: self._cursors[name].end for name in wanted}

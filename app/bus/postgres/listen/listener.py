@@ -161,7 +161,8 @@ class Listener:
         is_due = True
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), _POLL_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._asked.wait()
                 await asyncio.sleep(_SOONEST_SECONDS)
             vouched = session.heartbeats.vouch()
             is_due = is_due or self._asked.is_set() or not vouched

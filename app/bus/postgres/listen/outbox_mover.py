@@ -113,7 +113,8 @@ class OutboxMover:
         """Serve bells for as long as ``session`` lasts."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._bell.wait(), None if session.bells else _LOOK_SECONDS)
+                async with asyncio.timeout(None if session.bells else _LOOK_SECONDS):
+                    await self._bell.wait()
             self._bell.clear()
             try:
                 if not await self._serve(session):
@@ -183,6 +184,7 @@ class OutboxMover:
                 return False
             await asyncio.sleep(_UNDER_WAY_PAUSE)
             with contextlib.suppress(TimeoutError):  # a bell in the meantime is worth a look at once
-                await asyncio.wait_for(self._bell.wait(), pause - _UNDER_WAY_PAUSE)
+                async with asyncio.timeout(pause - _UNDER_WAY_PAUSE):
+                    await self._bell.wait()
             self._bell.clear()
             pause = min(pause * 1.5, _LONGEST_UNDER_WAY_PAUSE)
