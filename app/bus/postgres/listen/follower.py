@@ -158,9 +158,7 @@ class Follower:
             _log.error("log_went_back", channel=channel, had=asked, common=common)
             self._forget(channel, cursor)
             cursor.handed, cursor.head = min(cursor.handed, common), place.head
-        elif (
-            not cursor.ready and time.monotonic() < self.seen + FORGOTTEN_SECONDS
-        ):  # the log forgot it, and it began anew
+        elif self._was_forgotten(cursor, place):  # and began anew
             cursor.handed = max(cursor.handed, min(begins(place.lineage) - 1, place.head))
         cursor.lineage, cursor.label, cursor.turned = place.lineage, label(place.lineage), place.head
         self._ready[channel] = None
@@ -168,6 +166,14 @@ class Follower:
         self._behind.pop(channel, None)
         self.look(channel, place.head)
         return common == asked
+
+    def _was_forgotten(self, cursor: _Cursor, place: Place) -> bool:
+        """Whether retention forgot the channel, so that it had no messages between the cursor and its new beginning.
+
+        Retention opens no epoch. Where there is a new one, a head may be gone whose messages this process never had.
+        """
+        is_same_epoch = name(place.lineage) == name(cursor.lineage)
+        return is_same_epoch and not cursor.ready and time.monotonic() < self.seen + FORGOTTEN_SECONDS
 
     async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""

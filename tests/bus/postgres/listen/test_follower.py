@@ -1,6 +1,7 @@
 """The follower, without a database: what is heard and what is fetched become each channel's messages, once."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -247,6 +248,24 @@ async def test_another_epoch_alone_takes_nothing_back(follower: Follower, log: L
     assert await follower.next_batch() == EpochChange("a", 2, log.lineage, 2)
     assert not follower.judge("a", 1, Place("e", 1)), "what was read before something came tells nothing"
     assert await is_idle(follower)
+
+
+@pytest.mark.parametrize(
+    ("before", "lineage", "offset"),
+    [("22222222", "22222222N5P22222222", 4), ("11111111", "22222222N5P11111111", 2)],
+    ids=["retention forgot it", "its head was taken away"],
+)
+async def test_messages_are_passed_over_only_where_retention_forgot_a_channel(
+    follower: Follower, log: Log, before: str, lineage: str, offset: int
+) -> None:
+    """Follower goes on behind a new beginning in its own epoch; in another, what it never had is still missed."""
+    log.lineage = before
+    await follower.follow("a", log.head)
+    hear(follower, Batch("a", before, log.append("a", "1", "2").messages))
+    await take(follower, 2)
+    follower.seen = time.monotonic()
+    assert follower.judge("a", 2, Place(lineage, 5))
+    assert await follower.next_batch() == EpochChange("a", offset, lineage, 5)
 
 
 @pytest.mark.parametrize("channels", [1, 5], ids=["one channel", "several"])
