@@ -105,6 +105,8 @@ class Crowd:
             log.rewritten()
         with self.ledger.rewriting(saved):
             yield
+        for log in self.logs:
+            log.settled()
 
     async def held(self, channel: str) -> dict[int, str]:
         """Return what a channel's history shows: data by offset."""

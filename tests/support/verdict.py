@@ -46,7 +46,11 @@ class Rewritten(NamedTuple):
     """From here on the log was another one: it had lost messages, and nobody had told the subscriber yet."""
 
 
-Told = Began | Got | Missed | Cut | Rewritten
+class Settled(NamedTuple):
+    """The rewriting is over: what is told from now on is of the present log."""
+
+
+Told = Began | Got | Missed | Cut | Rewritten | Settled
 
 
 def offset_of(position: str) -> int:
@@ -96,6 +100,10 @@ class Log:
     def rewritten(self) -> None:
         """Note that the log has lost messages."""
         self.told.append(Rewritten())
+
+    def settled(self) -> None:
+        """Note that the rewriting is over."""
+        self.told.append(Settled())
 
     def __str__(self) -> str:
         return f"{self.subscriber} on {self.channel}"
