@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.channel import Registry
 from app.core.delivery.hub import Hub
-from app.core.errors import AbideError, MalformedError, UnavailableError, UnknownChannelError
+from app.core.errors import AbideError, UnavailableError, UnknownChannelError
 from app.core.intake import BoundedIntake
 from app.core.ports import Meter, Publisher, Source
 from app.web.channel_routes import EVENTS, PUSH, READ, AnyRoute, ChannelRoutes, takes
@@ -179,7 +178,6 @@ def _pages(edge: Edge) -> Documented:
         openapi_url=None,  # and so no page of FastAPI's: ours are app/web/operate/operators.py
         exception_handlers={
             AbideError: _refuse,
-            RequestValidationError: _refuse_request,
             HTTPException: _refuse_route,
             Exception: _refuse_crash,
         },
@@ -266,10 +264,6 @@ def _refusal(detail: str, allowed: Collection[str]) -> ProblemResponse:
 
 async def _refuse(_: Request, error: AbideError) -> ProblemResponse:
     return ProblemResponse.of(error)
-
-
-async def _refuse_request(_: Request, error: Exception) -> ProblemResponse:
-    return ProblemResponse.of(MalformedError(str(error)))
 
 
 async def _refuse_route(request: Request, error: HTTPException) -> ProblemResponse:
