@@ -299,6 +299,7 @@ async def a_name_that_moves_to_another_server(_: PostgresServer) -> None:
             await it.publish("a", "1")
             assert (await it.backend.head("a")) == 1
             await alter(mortal, "default_transaction_read_only = on")
+            await says(it.backend, "read-only transaction", seconds=10)  # sessions take it over when idle
             assert not isinstance((await it.publish("a", "2"))[0], Published)
             name.target = promoted.port
             await ready_again(it, seconds=10)
