@@ -160,7 +160,7 @@ WHOLE = [
     (f"auth: {{keys: [‸{{name: a b, key: abcdefgh}}]}}\n{ROOT}", "auth.keys[0]", "name: write 1 to 64 letters", True),
     (
         f"auth: {{keys: [‸{{name: a, key: abcdefgh, publish: b}}]}}\n{ROOT}",
-        "auth.keys.0",
+        "auth.keys[0]",
         "publish: write a list",
         True,
     ),
