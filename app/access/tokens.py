@@ -226,6 +226,18 @@ def _object(part: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def digest_of(credential: str) -> bytes:
+    """Return the digest by which a credential is known."""
+    return hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
+
+
+def sign(settings: TokenSettings, claims: Mapping[str, Any]) -> str:
+    """Return a token with these claims, signed with the first secret."""
+    from jwt import encode  # noqa: PLC0415
+
+    return encode(dict(claims), settings.secrets[0], _HS256)
+
+
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
     moment = claims.get(name)
     if moment is None and name not in claims:

@@ -120,15 +120,14 @@ class Channel:
         return self._check(Verb.SUBSCRIBE, self.subscribe, name, identity)
 
     def _check(self, verb: Verb, policy: Policy, name: str, identity: Identity) -> Question | None:
-        asks = Access.ASK in policy
-        if not asks:
+        if not policy.asks:
             identity.check()
         if policy.entries == (Access.ANYONE,):
             return None
         subject = Subject(verb, name, self.name, self.wildcard, self.parameter(name))
-        if policy.admits(identity, subject):
+        if policy.admitting(identity, subject) is not None:
             return None
-        if asks:
+        if policy.asks:
             return Question(verb, name, self.name, subject.parameter)
         raise policy.refusal(identity, subject)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.access.auth_settings import AuthSettings, Key
-from app.access.tokens import KeyNeededError, TokenError, Tokens
+from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
 from app.core.policy import Access, Answer, Caller, Forwarded, Identity, Question
 from app.core.token import EVERYTHING, Token
@@ -295,11 +294,6 @@ def peer(scope: Scope) -> str | None:
     """
     client = scope.get("client")
     return client[0] if client and scope.get("http_version") != "1.0" else None
-
-
-def digest_of(credential: str) -> bytes:
-    """Return the digest by which a credential is known."""
-    return hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
 
 
 def _bearer(authorization: str, protocols: Sequence[str]) -> str | None:
