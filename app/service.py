@@ -11,6 +11,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from app import __version__
+from app.access import retention
 from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
@@ -41,6 +42,9 @@ from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
+
+_TOKEN_SECONDS = 24 * 3600
+"""The longest lifetime of a token."""
 
 _NAMES_SECONDS = 10
 """Seconds for which the family of a name is remembered, at most."""
@@ -114,7 +118,7 @@ class Service:
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
-        return self._settings.registry.history(channel)
+        return retention.internal(channel, _TOKEN_SECONDS) or self._settings.registry.history(channel)
 
     async def _backend_health(self) -> BackendHealth:
         return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
