@@ -36,8 +36,9 @@ class Revoked:
         self._lifetime = lifetime
         self._clock = clock
         self._most = most
-        self._subjects: dict[str, tuple[float, float]] = {}
-        """By subject: before when the tokens were issued, and since when they are refused."""
+        self._subjects: dict[str, complex] = {}
+        """By subject: as the real part before when the tokens were issued, as the imaginary part since when they are
+        refused. That is 32 bytes, where a tuple of two floats takes 128."""
         self._tokens: dict[str, float] = {}
         """By id: since when the token is refused."""
         self._gone = 0
@@ -49,10 +50,10 @@ class Revoked:
     def has(self, sub: str | None, jti: str | None, issued: float | None) -> bool:
         """Whether a token was taken back. One that does not say when it was ``issued`` counts as issued before."""
         known = self._subjects.get(sub) if sub is not None else None
-        if known is not None:
-            before, since = known
-            if issued < before if issued is not None else self._clock() < since + self._lifetime():
-                return True
+        if known is not None and (
+            issued < known.real if issued is not None else self._clock() < known.imag + self._lifetime()
+        ):
+            return True
         return jti is not None and jti in self._tokens
 
     def add(self, revocation: Revocation, since: float) -> bool:
@@ -71,9 +72,8 @@ class Revoked:
     def forget_expired(self) -> bool:
         """Forget some of what no token that lives can have; return whether there may be more."""
         too_old = self._clock() - self._lifetime() - SLACK_SECONDS
-        gone = _drop(self._subjects, lambda known: max(known) < too_old) + _drop(
-            self._tokens, lambda since: since < too_old
-        )
+        gone = _drop(self._subjects, lambda known: max(known.real, known.imag) < too_old)
+        gone += _drop(self._tokens, lambda since: since < too_old)
         self._gone += gone
         if self._gone > len(self):  # a table that has lost entries is no smaller until it is made anew
             self._subjects, self._tokens, self._gone = dict(self._subjects), dict(self._tokens), 0
@@ -82,10 +82,10 @@ class Revoked:
     def _add_subject(self, sub: str, before: float, since: float) -> bool:
         known = self._subjects.pop(sub, None)
         if known is None:
-            self._subjects[sub] = before, since
+            self._subjects[sub] = complex(before, since)
             return True
-        self._subjects[sub] = max(before, known[0]), max(since, known[1])
-        return before > known[0] or since > known[1]
+        self._subjects[sub] = complex(max(before, known.real), max(since, known.imag))
+        return before > known.real or since > known.imag
 
     def _drop_oldest(self) -> None:
         """Make room. The larger of the two kinds loses some."""
