@@ -11,7 +11,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.access import retention
+from app.access import windows
 from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
@@ -118,7 +118,7 @@ class Service:
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
-        return retention.internal(channel, _TOKEN_SECONDS) or self._settings.registry.history(channel)
+        return windows.internal(channel, _TOKEN_SECONDS) or self._settings.registry.history(channel)
 
     async def _backend_health(self) -> BackendHealth:
         return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.access import retention
+from app.access import windows
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import HistoryWindow
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 
 def keep(channel: str) -> HistoryWindow:
-    return retention.internal(channel, LIFETIME) or HistoryWindow()
+    return windows.internal(channel, LIFETIME) or HistoryWindow()
 
 
 @pytest.fixture(params=["memory", "postgres"])

@@ -205,7 +205,7 @@ async def test_a_worker_that_follows_already_does_not_follow_twice() -> None:
         assert revocations.is_loaded
 
 
-def test_the_repr_counts() -> None:
+def test_the_repr_counts_and_names_nobody() -> None:
     """Repr says how much is known, and nobody's name."""
     revocations = Revocations(lambda: LIFETIME)
     revocations.start(Position("e", 0))

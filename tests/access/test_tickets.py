@@ -77,7 +77,7 @@ async def test_the_log_never_has_the_ticket_itself(pair: Pair) -> None:
     assert all(secret not in message.data for message in page.messages)
 
 
-async def test_tickets_never_repeat(pair: Pair) -> None:
+async def test_no_ticket_comes_twice(pair: Pair) -> None:
     """Tickets are all different, and of 256 random bits."""
     tickets = Tickets(pair.one, pair.one)
     issued = [(await tickets.issue(CLAIMS, later())).ticket for _ in range(50)]

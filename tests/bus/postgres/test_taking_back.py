@@ -7,7 +7,7 @@ import time
 import asyncpg
 import pytest
 
-from app.access import retention
+from app.access import windows
 from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.work_connection import WorkConnection
@@ -189,7 +189,7 @@ async def test_what_was_taken_back_is_kept_whatever_is_idle_or_old(url: str, sql
         """Return how many rows each channel has after everything was made older and trimmed."""
         for table in ("log", "head"):
             await sql.execute(f"UPDATE abide.{table} SET time = time - {seconds * 1000}")  # noqa: S608 — our own names
-        await trim(connection, lambda name: (lifetime and retention.internal(name, lifetime)) or short)
+        await trim(connection, lambda name: (lifetime and windows.internal(name, lifetime)) or short)
         rows = await sql.fetch(
             "SELECT h.channel, count(l.last) AS n FROM abide.head h LEFT JOIN abide.log l USING (channel) GROUP BY 1"
         )
