@@ -33,7 +33,7 @@ _PARAMETER = re.compile(PARAMETER, re.ASCII)
 RESERVED = frozenset(
     (
         "push", "ws", "echo", "health", "metrics", "channels", "docs", "redoc", "openapi.json", "asyncapi.json",
-        "console", "client.js", "static", "favicon.ico", "robots.txt",
+        "console", "client.js", "static", "favicon.ico", "robots.txt", "revoke", "disconnect",
     )
 )  # fmt: skip
 """Names that are paths of the server itself."""
