@@ -239,7 +239,7 @@ def _summary(settings: Settings) -> Iterable[str]:
         [
             ("backend", mask(settings.backend)),
             *direct,
-            ("keys", str(len(settings.keys))),
+            ("keys", str(len(settings.auth.keys))),
             ("origins", ", ".join(settings.origins) or "none"),
             *operators,
         ]
@@ -255,8 +255,8 @@ def _row(channel: Channel) -> tuple[str, ...]:
     history = channel.history
     return (
         channel.name,
-        channel.publish,
-        channel.subscribe,
+        str(channel.publish),
+        str(channel.subscribe),
         str(channel.client_publish).lower(),
         f"{history.size} for {write_duration(history.ttl)}" if history.size else "none",
         write_size(channel.max_message_size),
