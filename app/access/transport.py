@@ -42,7 +42,7 @@ class Transport:
                 await response.aclose()
         except httpx.ConnectError as error:
             msg = f"it cannot be reached: {error}"
-        except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError) as error:
             # The error's text may quote a header.
             msg = f"the connection to it failed ({type(error).__name__})"
         raise FailedError(msg)

@@ -115,7 +115,7 @@ class Metrics:
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
         self._failed = _Tallied(
             self._counter("abide_errors", "Bugs, and other servers that did not answer", "kind"),
-            ("connection", "delivery", "request", "jwks"),
+            ("connection", "delivery", "request", "jwks", "ask"),
         )
         self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
