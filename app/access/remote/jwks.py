@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from app.access import jwk
-from app.access.outbound import FailedError, Outbound, Reply
+from app.access.remote import jwk
+from app.access.remote.outbound import FailedError, Outbound, Reply
 from app.core import turns
 from app.core.errors import UnavailableError
 from app.core.ports import UNMETERED, Meter

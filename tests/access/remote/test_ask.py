@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 import structlog
 
-from app.access.answers import MOST_ANSWERS, MOST_KEPT, Answers
-from app.access.ask import MOST_AT_ONCE, MOST_QUESTIONS, Asker
 from app.access.auth_settings import AskSettings
+from app.access.remote.answers import MOST_ANSWERS, MOST_KEPT, Answers
+from app.access.remote.ask import MOST_AT_ONCE, MOST_QUESTIONS, Asker
 from app.core.errors import ForbiddenError, UnavailableError
 from app.core.policy import Answer, Forwarded, Question
 from app.core.token import Verb

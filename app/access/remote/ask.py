@@ -11,9 +11,9 @@ from enum import Enum
 
 import structlog
 
-from app.access.answers import Answers, Asked
-from app.access.outbound import FailedError, Outbound, Reply
 from app.access.auth_settings import AskSettings
+from app.access.remote.answers import Answers, Asked
+from app.access.remote.outbound import FailedError, Outbound, Reply
 from app.core.errors import ForbiddenError, UnavailableError
 from app.core.policy import Answer, Forwarded, Question
 from app.core.ports import UNMETERED, Meter

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from app.access.ask import Asker
 from app.access.auth_settings import AskSettings
+from app.access.remote.ask import Asker
 from app.core.errors import ForbiddenError
 from app.core.policy import Forwarded, Question
 from app.core.token import Verb

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app.access.jwk import MOST_KEYS, RSA
-from app.access.jwks import REFRESH_SECONDS, RETRY_SECONDS, UNKNOWN_SECONDS, Jwks
+from app.access.remote.jwk import MOST_KEYS, RSA
+from app.access.remote.jwks import REFRESH_SECONDS, RETRY_SECONDS, UNKNOWN_SECONDS, Jwks
 from app.core.errors import UnavailableError
 from app.telemetry.metrics import Metrics
 from tests.support.login import public, sign

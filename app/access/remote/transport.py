@@ -1,4 +1,4 @@
-"""One exchange over HTTP/1.1 with another server, by httpx. It has no timeouts: :mod:`app.access.outbound` has."""
+"""One exchange over HTTP/1.1 with another server, by httpx. Its timeout is that of :class:`.outbound.Outbound`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl
 import certifi
 import httpx
 
-from app.access.outbound import MOST_BYTES, FailedError, Headers, Reply
+from app.access.remote.outbound import MOST_BYTES, FailedError, Headers, Reply
 
 _OURS = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"), (b"user-agent", b"abide"))
 _LIMITS = httpx.Limits(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 if TYPE_CHECKING:
-    from app.access.transport import Transport
+    from app.access.remote.transport import Transport
 
 MOST_BYTES = 64 * 1024
 """The most bytes of an answer that are read."""
@@ -86,6 +86,6 @@ class Outbound:
 
 def _open() -> Transport:
     """Load the library and the certificates of all authorities, which takes long enough for a thread."""
-    from app.access.transport import Transport  # noqa: PLC0415 — most servers ask nobody, and do without its memory
+    from app.access.remote.transport import Transport  # noqa: PLC0415 — most servers ask nobody, and do without its memory
 
     return Transport()
