@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from app import __version__
 from app.access import windows
 from app.access.entries import Revocation
+from app.access.remote.remotes import Remote, Remotes
 from app.access.revocations import Revocations
 from app.access.tickets import Tickets
 from app.access.tokens import Tokens
@@ -93,10 +94,12 @@ class Service:
         self._access: asyncio.Task[None] | None = None
         """Learns what is taken back; None while no callers are identified by tokens or by the application."""
         self._tickets = Tickets(self._bus, self._bus)
-        authenticator = self._authenticator(self._settings)
+        self._remotes = Remotes(self._metrics)
+        self._remote = self._remotes.of(self._settings.auth)
+        authenticator = self._authenticator(self._settings, self._remote)
         self._doors = Doors(authenticator)
         self._hub.judge = authenticator.judge
-        self._health = Health(self._backend_health, self._config_state)
+        self._health = Health(self._backend_health, self._config_state, self._access_problem)
         self.is_running = False
         """Whether it can store and deliver messages."""
         self.was_started = False
@@ -111,6 +114,7 @@ class Service:
         self._metrics.declare(_names(self._settings))
         async with self._bus.running():
             await self._learn_revocations()
+            await self._remotes.use(self._remote, self._settings.auth)
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
@@ -125,6 +129,7 @@ class Service:
                 self.is_running = False
                 for task in [*tasks, *([] if self._access is None else [self._access])]:
                     task.cancel()
+                await self._remotes.aclose()
             await self._sample()
         self._metrics.flush()
         if self._tracing:
@@ -168,15 +173,20 @@ class Service:
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
-    def _authenticator(self, settings: Settings) -> Authenticator:
+    def _access_problem(self) -> str | None:
+        problems = (self._remotes.problem, None if self._access is None else self._revocations.problem)
+        return "; ".join(filter(None, problems)) or None
+
+    def _authenticator(self, settings: Settings, remote: Remote) -> Authenticator:
         auth = settings.auth
         return Authenticator(
             auth,
             settings.origins,
             settings.operators,
             on_loopback=self._environment.on_loopback,
-            tokens=None if auth.tokens is None else Tokens(auth.tokens, is_revoked=self._is_revoked),
+            tokens=None if auth.tokens is None else Tokens(auth.tokens, remote.jwks, self._is_revoked),
             tickets=None if auth.tokens is None else self._tickets,
+            ask=None if remote.asker is None else remote.asker.ask,
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
@@ -185,6 +195,7 @@ class Service:
                 registry=settings.registry,
                 authenticator=authenticator,
                 doors=self._doors,
+                revoke=self._revocations.take,
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -233,7 +244,8 @@ class Service:
 
     async def _apply(self, settings: Settings) -> None:
         """Switch to new settings at one moment. The slow work around it runs in turns or in a thread."""
-        authenticator = self._authenticator(settings)
+        remote = self._remotes.of(settings.auth)
+        authenticator = self._authenticator(settings, remote)
         # May fail, and then nothing has changed.
         routes = await asyncio.to_thread(self._build, settings, authenticator)
         changes = await asyncio.to_thread(differences, self._settings, settings)
@@ -247,6 +259,7 @@ class Service:
         _log.info("config_applied", config=settings.digest, **changes._asdict())
         _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
         await self._learn_revocations()
+        await self._remotes.use(remote, settings.auth)
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
 

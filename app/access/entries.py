@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.core.internal import ACCESS
+from app.core.channel import ACCESS
 from app.core.message import Record
 
 MAX_CLAIM = 255

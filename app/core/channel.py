@@ -18,6 +18,12 @@ from app.core.token import Verb
 MAX_NAME = 255
 """The most bytes that a name may have."""
 
+ACCESS = "$access"
+"""The server's own channel of what was taken back, and which connections to close. ``abide.revoke`` writes it, too."""
+
+TICKETS = "$tickets"
+"""The server's own channel of tickets that were issued and used. ``$`` is in no name that can be declared or asked for."""
+
 PLAIN = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
 """A valid name of a channel that is declared itself."""
 

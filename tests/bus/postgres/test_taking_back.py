@@ -11,8 +11,7 @@ from app.access import windows
 from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.work_connection import WorkConnection
-from app.core.channel import HistoryWindow
-from app.core.internal import ACCESS, TICKETS
+from app.core.channel import ACCESS, TICKETS, HistoryWindow
 from app.core.message import Batch, EpochChange, Position, Record
 from tests.support.readers import ALL, kill, until, worker, workers
 
