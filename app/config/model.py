@@ -101,7 +101,7 @@ class ChannelPolicy(Policy):
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     schema_: MessageSchema = Field(default=None, alias="schema")
-    """Path of a JSON Schema that messages must match. Not yet available."""
+    """The JSON Schema (2020-12) that messages must fit: a file beside channels.yaml, such as schemas/order.json."""
 
 
 class AuthTokens(Section):

@@ -45,6 +45,9 @@ class Settings:
     """Whether the console page is served."""
 
     registry: Registry
+    schemas: tuple[str, ...]
+    """The paths of the schema files that the file names."""
+
     warnings: tuple[str, ...]
     """Sentences for the log, about settings that are valid but may be a mistake."""
 

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from app.core.errors import (
     ForbiddenError,
+    SchemaError,
     TooLargeError,
     UnauthorisedError,
     UnknownChannelError,
 )
+from app.core.schema import Schema
 
 MAX_NAME = 255
 """The most bytes that a name may have."""
@@ -149,6 +151,8 @@ class Channel:
     history: HistoryWindow = field(default_factory=HistoryWindow)
     max_message_size: int = 64 * 1024
     slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
+    schema: Schema | None = None
+    """What messages must fit; None for any JSON."""
 
     @property
     def is_family(self) -> bool:
@@ -200,6 +204,14 @@ class Channel:
                 f"{self.max_message_size} (max_message_size)"
             )
             raise TooLargeError(msg)
+
+    def check_schema(self, data: bytes) -> None:
+        """Raise :class:`SchemaError` if the channel has a schema that the message does not fit."""
+        misfit = self.schema.misfit(data) if self.schema is not None else None
+        if misfit is not None:
+            what = repr(misfit.pointer) if misfit.pointer else "the message"
+            msg = f"{what} does not fit the schema of channel {self.name!r}: {misfit.reason}"
+            raise SchemaError(msg, pointer=misfit.pointer)
 
 
 class Registry:

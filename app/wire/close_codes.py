@@ -27,6 +27,7 @@ class CloseCode(IntEnum):
     FORBIDDEN = 4403
     CHANNEL_REMOVED = 4404
     GAP = 4410
+    SCHEMA_MISMATCH = 4422
     TOO_MANY = 4429
 
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from app.config.diagnostics import did_you_mean, listed, quoted
 from app.config.patterns import BLANKS, VARIABLE, whole
-from app.config.values import backend_url, names, origins, units
+from app.config.values import backend_url, names, origins, schema_path, units
 from app.config.yaml.document import Interpolated, Unquoted
 from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
 
@@ -118,6 +118,16 @@ def _backend(value: object) -> str:
     return url
 
 
+def _schema_path(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or isinstance(value, Unquoted):
+        _refuse(f"must be the path of a file, not {_show(value)}")
+    if message := schema_path.refusal(value):
+        _refuse(message)
+    return str(value)
+
+
 def _split_keys(value: object) -> object:
     if value is None:
         return []
@@ -201,7 +211,11 @@ MessageSize = Annotated[
 Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), _or_variable({"const": False})]
 _OFF = _or_variable({"enum": [None, ""]})
 RateLimit = Annotated[None, BeforeValidator(_later("rate limits are")), _OFF]
-MessageSchema = Annotated[None, BeforeValidator(_later("message schemas are")), _OFF]
+MessageSchema = Annotated[
+    str | None,
+    BeforeValidator(_schema_path),
+    WithJsonSchema({"anyOf": [{"enum": [None, ""]}, *_text(schema_path.PATTERN)["anyOf"]]}),
+]
 Tokens = Annotated[None, BeforeValidator(_later("tokens are")), _OFF]
 BackendUrl = Annotated[
     str,

@@ -58,4 +58,5 @@ def policy(channel: Channel) -> str:
         f"publish: {channel.publish} · subscribe: {channel.subscribe} · "
         f"client_publish: {str(channel.client_publish).lower()} · history: {history} · "
         f"at most {channel.max_message_size} bytes a message"
+        f"{f' · schema: {channel.schema.path}' if channel.schema else ''}"
     )

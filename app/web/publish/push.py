@@ -15,6 +15,7 @@ import structlog
 
 from app.core import data, turns
 from app.core.channel import Channel, Identity, Registry
+from app.core.draft import Draft
 from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
 from app.core.message import Record, check_key
 from app.core.ports import Intake, Meter, Outcome, Publisher, Reply
@@ -108,9 +109,10 @@ class Push:
             if len(content) > data.INLINE or (channel is None and data.is_array(content)):
                 return self._decide_in_turns(admission, content)
             if channel is None:
-                record = self._enveloped(admission, body.as_envelope(head.kind, content))
+                draft = self._enveloped(admission, body.as_envelope(head.kind, content))
             else:
-                record = _named(admission, channel, body.as_data(head.kind, content))
+                draft = _named(admission, channel, body.as_data(head.kind, content))
+            record = draft.record()
             stored = self._publisher.publish([record])
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return Decision.of(self.refuse(error, request_id))
@@ -129,14 +131,14 @@ class Push:
         headers = tuple([header for header in problem.raw_headers if header[0] != b"content-length"])
         return Reply(problem.status_code, headers, bytes(problem.body))
 
-    # The steps of a decision. Those that return a channel or a record raise the error that refuses the push.
+    # The steps of a decision. Those that return a channel or a draft raise the error that refuses the push.
 
     def _channel(self, name: str, identity: Identity) -> Channel:
         channel = self._registry.find(name)
         channel.check_publish(identity)
         return channel
 
-    def _enveloped(self, admission: Admission, members: Members) -> Record:
+    def _enveloped(self, admission: Admission, members: Members) -> Draft:
         if members.keys() != _ENOUGH:
             _check_members(members)
         key = admission.head.key
@@ -147,7 +149,7 @@ class Push:
             key = check_key(data.string(members["key"], "'key'"))
         name = data.string(members["channel"], "'channel'")
         channel = self._channel(name, admission.identity)
-        return _record(name, channel, members["message"].encode(), key, admission.identity)
+        return Draft(channel, name, members["message"].encode(), key, admission.identity.name)
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
         """Return the answer when the message is stored or refused."""
@@ -185,9 +187,10 @@ class Push:
             if channel is None and data.is_array(content):
                 return await self._many(admission, content)
             if channel is None:
-                record = self._enveloped(admission, await body.read_envelope(kind, content))
+                draft = self._enveloped(admission, await body.read_envelope(kind, content))
             else:
-                record = _named(admission, channel, await body.read_data(kind, content))
+                draft = _named(admission, channel, await body.read_data(kind, content))
+            record = await draft.read_record()
             (outcome,) = await self._publisher.publish([record])
             return self._answer(admission, record, outcome)
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
@@ -198,7 +201,7 @@ class Push:
         if admission.head.key is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
-        records = await turns.run(self._records(admission, content))
+        records = [await _settled(entry) for entry in await turns.run(self._records(admission, content))]
         good = [record for record in records if isinstance(record, Record)]
         outcomes = iter(await self._publisher.publish(good) if good else ())
         results = [
@@ -210,14 +213,15 @@ class Push:
                 self._meter.refused(result["code"])
         return Reply(200, _HEADERS, json.dumps(results).encode())
 
-    def _records(self, admission: Admission, content: bytes) -> Steps[list[Record | AbideError]]:
-        """Return the record of each item of an array, or the error that refuses it."""
+    def _records(self, admission: Admission, content: bytes) -> Steps[list[Record | Draft | AbideError]]:
+        """Return the record of each item of an array, its draft if its check is slow, or the error that refuses it."""
         pace = Pace()
-        records: list[Record | AbideError] = []
+        records: list[Record | Draft | AbideError] = []
         for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
             try:
                 members = yield from data.walk_members(content[place], body.MEMBERS, pace)
-                records.append(self._enveloped(admission, members))
+                draft = self._enveloped(admission, members)
+                records.append(draft if draft.is_slow else draft.record())
             except AbideError as error:
                 records.append(bare(error))
         return records
@@ -233,16 +237,20 @@ def no_room() -> NoRoomError:
     return NoRoomError("the server holds too many unfinished messages: send this one again later")
 
 
-def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
+def _named(admission: Admission, channel: Channel, message: bytes) -> Draft:
     """Return the message of a push to the channel that its path names."""
     head = admission.head
-    return _record(head.channel or channel.name, channel, message, head.key, admission.identity)
+    return Draft(channel, head.channel or channel.name, message, head.key, admission.identity.name)
 
 
-def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
-    """Return one message as it is published; raise the error if its channel refuses it."""
-    channel.check_size(message)
-    return Record(name, message, key, identity.name)
+async def _settled(entry: Record | Draft | AbideError) -> Record | AbideError:
+    """Return the record of an item whose check is slow, or the error that refuses it."""
+    if not isinstance(entry, Draft):
+        return entry
+    try:
+        return await entry.read_record()
+    except AbideError as error:
+        return bare(error)
 
 
 def _check_members(members: Members) -> None:

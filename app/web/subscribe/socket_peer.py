@@ -11,8 +11,9 @@ from copy import copy
 
 from app.core.channel import Channel, Identity
 from app.core.delivery.hub import Hub
+from app.core.draft import Draft
 from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
-from app.core.message import Published, Record
+from app.core.message import Published
 from app.core.ports import Intake, Publisher, Writer
 from app.web.edge.access import Line
 from app.web.subscribe.guard import guarded, report
@@ -123,8 +124,8 @@ class SocketPeer:
     async def publish(self, channel: Channel, name: str, data: bytes, key: str | None = None) -> Published:
         """Publish checked JSON for the subscriber; raise :class:`~app.core.errors.AbideError` if it is refused."""
         channel.check_client_publish(self.identity)
-        channel.check_size(data)
-        (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
+        record = await Draft(channel, name, data, key, self.identity.name).read_record()
+        (outcome,) = await self.publisher.publish([record])
         if isinstance(outcome, AbideError):
             raise copy(outcome)  # other publishers may get the same error
         return outcome
