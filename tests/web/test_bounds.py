@@ -21,7 +21,7 @@ from app.core.delivery.encodings import V1_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
 from app.core.intake import RESERVE, TOTAL, BoundedIntake
-from app.core.policy import ANONYMOUS
+from app.core.rights.policy import ANONYMOUS
 from app.core.scan import Scan
 from app.web.edge.access import Line
 from app.web.edge.auth import Authenticator

@@ -17,9 +17,9 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError
 from app.core.message import Message, Page
-from app.core.policy import Identity
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
+from app.core.rights.policy import Identity
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 

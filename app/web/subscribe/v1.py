@@ -13,13 +13,13 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, MalformedError, TooManyError, UnavailableError, UnknownChannelError
 from app.core.message import MAX_OFFSET, check_key
-from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Beginning, Gap, Start
+from app.core.rights.policy import ANONYMOUS, Identity
 from app.core.scan import Members
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
-from app.web.edge.problems import STATUSES
+from app.web.edge.problems import STATUSES, pointer_of
 from app.web.subscribe.guard import guarded
 from app.web.subscribe.socket_peer import SocketPeer
 from app.wire.close_codes import CloseCode
@@ -128,7 +128,8 @@ class V1Socket(SocketPeer):
             await self._dispatch(members, known)
         except AbideError as error:
             status = STATUSES.get(error.code)
-            self._say(type="error", **known, code=error.code, status=status, message=str(error))
+            said = {"code": error.code, "status": status, "message": str(error), **pointer_of(error)}
+            self._say(type="error", **known, **said)
 
     async def _dispatch(self, members: Members, known: dict[str, Any]) -> None:
         kind = json_data.string(members.get("type", '""'), "'type'")

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.channel import Channel
 from app.core.message import Message, Page
-from app.core.policy import ANONYMOUS
+from app.core.rights.policy import ANONYMOUS
 from app.web.edge.request import query_of
 from app.web.subscribe.history import HistoryReader
 from tests.support.server import Server
