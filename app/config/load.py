@@ -12,13 +12,15 @@ from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import Environment
 from app.config.last_good import LAST_GOOD
-from app.config.model import ChannelPolicy, File, Policy
+from app.config.model import ChannelPolicy, File, Policy, RateLimit
 from app.config.options import OPTIONS
 from app.config.settings import Settings
 from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
 from app.core.channel import Channel, HistoryWindow, Registry
+from app.core.limits import rates
+from app.core.ports import Limits
 
 
 def load(environment: Environment) -> Settings:
@@ -72,6 +74,7 @@ def parse(content: bytes, environment: Environment) -> Settings:
         keys=file.auth.keys,
         origins=file.origins,
         operators=file.operators,
+        limits=Limits(**file.limits.model_dump()),
         console=file.console,
         registry=registry,
         warnings=warnings(environment, file.backend, file.auth.keys, file.operators, registry),
@@ -122,4 +125,18 @@ def _channel(name: str, policy: Policy) -> Channel:
         history=HistoryWindow(size=policy.history.size, ttl=policy.history.ttl),
         max_message_size=policy.max_message_size,
         slow_subscriber=policy.slow_subscriber,
+        rate_limit=_rate_limit(policy.rate_limit),
     )
+
+
+def _rate_limit(given: RateLimit | None) -> rates.RateLimit | None:
+    if given is None or (given.per_identity is None and given.per_channel is None):
+        return None
+    return rates.RateLimit(_rate(given.per_identity, given.burst), _rate(given.per_channel))
+
+
+def _rate(given: tuple[int, int] | None, burst: int | None = None) -> rates.Rate | None:
+    if given is None:
+        return None
+    count, seconds = given
+    return rates.Rate(count, seconds, burst or count)

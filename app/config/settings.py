@@ -8,6 +8,7 @@ from typing import Self
 
 from app.config.values.backend_url import kind
 from app.core.channel import Access, Registry
+from app.core.ports import Limits
 
 Operators = Access | None
 """Who is an operator: ``anyone``, or holders of a ``key``; None for callers on loopback, else holders of a key."""
@@ -40,6 +41,9 @@ class Settings:
 
     operators: Operators
     """Who sees channels, metrics and documents, and may publish where ``publish: operators`` says so."""
+
+    limits: Limits
+    """How much clients may take of one worker."""
 
     console: bool
     """Whether the console page is served."""

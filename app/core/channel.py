@@ -18,6 +18,7 @@ from app.core.errors import (
     UnauthorisedError,
     UnknownChannelError,
 )
+from app.core.limits.rates import RateLimit
 
 MAX_NAME = 255
 """The most bytes that a name may have."""
@@ -149,6 +150,7 @@ class Channel:
     history: HistoryWindow = field(default_factory=HistoryWindow)
     max_message_size: int = 64 * 1024
     slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
+    rate_limit: RateLimit | None = None
 
     @property
     def is_family(self) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, LiteralString, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import PydanticCustomError
 
-from app.config.diagnostics import did_you_mean, listed, quoted
-from app.config.patterns import BLANKS, VARIABLE, whole
+from app.config.diagnostics import did_you_mean, listed
+from app.config.patterns import BLANKS, whole
 from app.config.values import backend_url, names, origins, units
+from app.config.values.checks import amount as _amount
+from app.config.values.checks import amount_schema as _amount_schema
+from app.config.values.checks import or_variable as _or_variable
+from app.config.values.checks import refuse as _refuse
+from app.config.values.checks import show as _show
+from app.config.values.checks import text as _text
 from app.config.yaml.document import Interpolated, Unquoted
 from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
 
@@ -22,36 +26,11 @@ MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
 
 E = TypeVar("E", bound=StrEnum)
 
-_KINDS: dict[type, str] = {type(None): "nothing", list: "a list", dict: "a mapping"}
 _KEY = "[!-~]{8,}"
 _BLANK = f"[{BLANKS}]*"
 _ONE_KEY = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:{_KEY})?{_BLANK}")
 _SOME_KEYS = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK}(?:,{_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK})*")
 """In one text with commas between the keys, no key has a comma."""
-
-
-def _refuse(message: str) -> NoReturn:
-    kind: LiteralString = "abide"
-    raise PydanticCustomError(kind, "{message}", {"message": message})
-
-
-def _show(value: object) -> str:
-    """Return a wrong value as text. A value from the environment may be a secret, and is not shown."""
-    if isinstance(value, Interpolated):
-        return "the value of its variable"
-    if isinstance(value, str):
-        return quoted(value)
-    return _KINDS.get(type(value)) or str(value).lower()
-
-
-def _or_variable(schema: JsonSchemaValue) -> WithJsonSchema:
-    """Let editors accept ``${VAR}``, whose value they do not know."""
-    return WithJsonSchema({"anyOf": [schema, {"type": "string", "pattern": VARIABLE}]})
-
-
-def _text(*patterns: str) -> JsonSchemaValue:
-    """Return the schema of a text that matches one of these patterns."""
-    return {"anyOf": [{"type": "string", "pattern": pattern} for pattern in (*patterns, VARIABLE)]}
 
 
 def _boolean(value: object) -> bool:
@@ -63,7 +42,7 @@ def _boolean(value: object) -> bool:
 
 
 def _choice(kind: type[E], now: tuple[E, ...], later: tuple[E, ...]) -> Callable[[object], E]:
-    def validate(value: object) -> E:
+    def validate(value: object) -> E:  # noqa: RET503 — a refusal raises
         allowed = listed(now)
         if isinstance(value, str) and value in now:
             return kind(value)
@@ -73,26 +52,6 @@ def _choice(kind: type[E], now: tuple[E, ...], later: tuple[E, ...]) -> Callable
         _refuse(f"write {allowed}, not {_show(value)}{near}")
 
     return validate
-
-
-def _amount(
-    units_: Mapping[str, int], example: str, least: int, most: int, write: Callable[[int], str]
-) -> Callable[[object], int]:
-    def validate(value: object) -> int:
-        is_text = isinstance(value, str) and not isinstance(value, Unquoted)
-        amount = units.amount(str(value), units_) if is_text else value
-        if isinstance(amount, bool) or not isinstance(amount, int):
-            _refuse(f"write {example}, not {_show(value)}")
-        if not least <= amount <= most:
-            _refuse(f"must be from {write(least)} to {write(most)}, not {_show(value)}")
-        return amount
-
-    return validate
-
-
-def _amount_schema(units_: Mapping[str, int], least: int, most: int) -> WithJsonSchema:
-    number = {"type": "integer", "minimum": least, "maximum": most}
-    return WithJsonSchema({"anyOf": [number, *_text(units.pattern(units_, least, most))["anyOf"]]})
 
 
 def _later(what: str) -> Callable[[object], None]:
@@ -200,7 +159,6 @@ MessageSize = Annotated[
 ]
 Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), _or_variable({"const": False})]
 _OFF = _or_variable({"enum": [None, ""]})
-RateLimit = Annotated[None, BeforeValidator(_later("rate limits are")), _OFF]
 MessageSchema = Annotated[None, BeforeValidator(_later("message schemas are")), _OFF]
 Tokens = Annotated[None, BeforeValidator(_later("tokens are")), _OFF]
 BackendUrl = Annotated[

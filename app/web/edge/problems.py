@@ -18,6 +18,7 @@ STATUSES: dict[str, int] = {
     errors.TooLargeError.code: 413,
     errors.UnsupportedTypeError.code: 415,
     errors.TooManyError.code: 429,
+    errors.RateLimitedError.code: 429,
     errors.AbideError.code: 500,
     errors.UnavailableError.code: 503,
     errors.OverloadedError.code: 503,
@@ -63,6 +64,6 @@ class ProblemResponse(JSONResponse):
         problem = describe_error(error)
         if isinstance(error, errors.UnauthorisedError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
-        if isinstance(error, errors.UnavailableError):
+        if error.retry_after is not None:
             return cls(problem, {"retry-after": str(error.retry_after)})
         return cls(problem)

@@ -56,3 +56,9 @@ def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, st
         if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
             msg = f"the header {name!r} appears twice with different values"
             raise MalformedError(msg)
+
+
+def address(scope: Scope) -> str | None:
+    """Return the client's address, as a trusted proxy says it; None if it is unknown."""
+    client = scope.get("client")
+    return client[0] if client else None

@@ -16,8 +16,9 @@ import structlog
 from app.core import data, turns
 from app.core.channel import Channel, Identity, Registry
 from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
+from app.core.limits.limiter import Limiter
 from app.core.message import Record, check_key
-from app.core.ports import Intake, Meter, Outcome, Publisher, Reply
+from app.core.ports import Meter, Outcome, Publisher, Reply
 from app.core.scan import Members
 from app.core.turns import Pace, Steps
 from app.web.edge.auth import Authenticator
@@ -51,6 +52,8 @@ class Admission(NamedTuple):
     """The most bytes of the body."""
     request_id: str | None
     """For the log; None if the logging context has it."""
+    address: str | None
+    """The publisher's; None if unknown."""
 
 
 class Push:
@@ -61,25 +64,31 @@ class Push:
     """
 
     def __init__(
-        self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter, intake: Intake
+        self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter, limiter: Limiter
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._publisher = publisher
         self._meter = meter
-        self._intake = intake
+        self._intake = limiter.intake
+        self._rates = limiter.rates
 
     def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> Decision:
         """Decide a push whose body is known; ``peer`` is the client's address, None if unknown."""
-        admission = self.admit(head, peer, request_id)
+        admission = self.admit(head, peer, peer, request_id)
         return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
 
     def has_channel(self, head: PushHead) -> bool:
         """Whether the channel in the path exists. True if the body names the channel."""
         return head.channel is None or self._registry.get(head.channel) is not None
 
-    def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
-        """Decide by the head alone whether the caller may publish here; return the refusal if not."""
+    def admit(
+        self, head: PushHead, peer: str | None, address: str | None, request_id: str | None = None
+    ) -> Admission | Reply:
+        """Decide by the head alone whether the caller may publish here; return the refusal if not.
+
+        ``address`` is the client's, which ``peer`` is unless it may be a proxy's.
+        """
         if head.unreadable is not None:
             return self.refuse(head.unreadable, request_id)
         try:
@@ -94,14 +103,14 @@ class Push:
             return self.refuse(head.unfit, request_id)
         if head.length > limit:
             return self.refuse(too_large(limit), request_id)
-        return Admission(head, identity, channel, limit, request_id)
+        return Admission(head, identity, channel, limit, request_id, address)
 
     def decide(self, admission: Admission, content: bytes) -> Decision:
         """Publish the body of an admitted push; the answer is known when its messages are stored or refused.
 
         A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile.
         """
-        head, _, channel, limit, request_id = admission
+        head, _, channel, limit, request_id, _ = admission
         if len(content) > limit:
             return Decision.of(self.refuse(too_large(limit), request_id))
         try:
@@ -110,7 +119,7 @@ class Push:
             if channel is None:
                 record = self._enveloped(admission, body.as_envelope(head.kind, content))
             else:
-                record = _named(admission, channel, body.as_data(head.kind, content))
+                record = self._named(admission, channel, body.as_data(head.kind, content))
             stored = self._publisher.publish([record])
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return Decision.of(self.refuse(error, request_id))
@@ -147,7 +156,19 @@ class Push:
             key = check_key(data.string(members["key"], "'key'"))
         name = data.string(members["channel"], "'channel'")
         channel = self._channel(name, admission.identity)
-        return _record(name, channel, members["message"].encode(), key, admission.identity)
+        return self._record(name, channel, members["message"].encode(), key, admission)
+
+    def _named(self, admission: Admission, channel: Channel, message: bytes) -> Record:
+        """Return the message of a push to the channel that its path names."""
+        head = admission.head
+        return self._record(head.channel or channel.name, channel, message, head.key, admission)
+
+    def _record(self, name: str, channel: Channel, message: bytes, key: str | None, admission: Admission) -> Record:
+        """Return one message as it is published."""
+        channel.check_size(message)
+        if channel.rate_limit is not None:
+            self._rates.take(channel, name, admission.identity, admission.address)
+        return Record(name, message, key, admission.identity.name)
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
         """Return the answer when the message is stored or refused."""
@@ -187,7 +208,7 @@ class Push:
             if channel is None:
                 record = self._enveloped(admission, await body.read_envelope(kind, content))
             else:
-                record = _named(admission, channel, await body.read_data(kind, content))
+                record = self._named(admission, channel, await body.read_data(kind, content))
             (outcome,) = await self._publisher.publish([record])
             return self._answer(admission, record, outcome)
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
@@ -231,18 +252,6 @@ def too_large(limit: int) -> TooLargeError:
 def no_room() -> NoRoomError:
     """Return the error for a body that exceeds the memory for unfinished bodies."""
     return NoRoomError("the server holds too many unfinished messages: send this one again later")
-
-
-def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
-    """Return the message of a push to the channel that its path names."""
-    head = admission.head
-    return _record(head.channel or channel.name, channel, message, head.key, admission.identity)
-
-
-def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
-    """Return one message as it is published; raise the error if its channel refuses it."""
-    channel.check_size(message)
-    return Record(name, message, key, identity.name)
 
 
 def _check_members(members: Members) -> None:

@@ -8,7 +8,8 @@ from app.core.data import MAX_ENVELOPE
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, GapError
-from app.core.ports import Intake, Publisher, Writer
+from app.core.limits.limiter import Limiter
+from app.core.ports import Publisher, Writer
 from app.core.resume import Beginning, Gap, Reason
 from app.web.edge.access import Line
 from app.web.subscribe.guard import guarded
@@ -24,12 +25,12 @@ class PlainSocket(SocketPeer):
         self,
         hub: Hub,
         publisher: Publisher,
-        intake: Intake,
+        limiter: Limiter,
         identity: Identity,
         line: Line,
         subscription: Subscription,
     ) -> None:
-        super().__init__(hub, publisher, intake, identity, line)
+        super().__init__(hub, publisher, limiter, identity, line)
         self._subscription = subscription
         self._start = subscription.cursor
 

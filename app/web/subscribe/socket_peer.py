@@ -12,8 +12,9 @@ from copy import copy
 from app.core.channel import Channel, Identity
 from app.core.delivery.hub import Hub
 from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
+from app.core.limits.limiter import Limiter
 from app.core.message import Published, Record
-from app.core.ports import Intake, Publisher, Writer
+from app.core.ports import Publisher, Writer
 from app.web.edge.access import Line
 from app.web.subscribe.guard import guarded, report
 from app.wire.close_codes import CloseCode, fit_reason
@@ -30,11 +31,11 @@ class SocketPeer:
     full. So a subscriber that sends and does not read makes the server hold at most one answer beyond its buffer.
     """
 
-    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "is_over", "publisher")
+    __slots__ = ("_handling", "_line", "_writer", "hub", "identity", "is_over", "limiter", "publisher")
 
-    def __init__(self, hub: Hub, publisher: Publisher, intake: Intake, identity: Identity, line: Line) -> None:
+    def __init__(self, hub: Hub, publisher: Publisher, limiter: Limiter, identity: Identity, line: Line) -> None:
         self.hub = hub
-        self._intake = intake
+        self.limiter = limiter
         self.publisher = publisher
         self.identity = identity
         self._line = line
@@ -53,7 +54,7 @@ class SocketPeer:
         if not text:
             self.fail(UnsupportedTypeError("messages are text frames of JSON: this frame is binary"))
             return
-        if not self._intake.grow(0, len(data)):
+        if not self.limiter.intake.grow(0, len(data)):
             self.hub.meter.limited("frames_held")
             self.fail(NoRoomError("the server holds too many unfinished messages: reconnect and resume"))
             return
@@ -124,6 +125,7 @@ class SocketPeer:
         """Publish checked JSON for the subscriber; raise :class:`~app.core.errors.AbideError` if it is refused."""
         channel.check_client_publish(self.identity)
         channel.check_size(data)
+        self.limiter.rates.take(channel, name, self.identity, self._line.client)
         (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
         if isinstance(outcome, AbideError):
             raise copy(outcome)  # other publishers may get the same error
@@ -137,7 +139,7 @@ class SocketPeer:
         except Exception as error:  # noqa: BLE001 — reported with its trace
             self.crash(error)
         finally:
-            self._intake.release(len(text))
+            self.limiter.intake.release(len(text))
         self._handling = False
         self._read_on()
 

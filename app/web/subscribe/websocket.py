@@ -14,7 +14,8 @@ from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
-from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
+from app.core.limits.limiter import Limiter
+from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher
 from app.core.resume import Beginning, Start
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, peer
@@ -68,18 +69,19 @@ class Sockets:
         authenticator: Authenticator,
         hub: Hub,
         publisher: Publisher,
-        intake: Intake,
+        limiter: Limiter,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._hub = hub
         self._publisher = publisher
-        self._intake = intake
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one handshake; a refusal before the upgrade is an HTTP response with a status."""
         await receive()  # websocket.connect
         try:
+            scope[LINE].take_place(self._limiter.places)
             identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
             if get_route_path(scope) == ECHO:
                 await _echo(receive, send)
@@ -141,7 +143,7 @@ class Sockets:
             session = V1Socket(
                 self._hub,
                 self._publisher,
-                self._intake,
+                self._limiter,
                 request.identity,
                 request.line,
                 request.encoding,
@@ -155,7 +157,7 @@ class Sockets:
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
         subscription, where = opened
-        plain = PlainSocket(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
+        plain = PlainSocket(self._hub, self._publisher, self._limiter, request.identity, request.line, subscription)
         plain.begin(handover(plain), where)
         self._hub.admit(plain)
         return plain

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from app.core.channel import ANONYMOUS, Channel
+from app.core.limits.limiter import Limiter
 from app.core.message import Message, Page
 from app.web.edge.request import query_of
 from app.web.subscribe.history import HistoryReader
@@ -48,7 +49,7 @@ class Client:
     async def run(self) -> None:
         """Ask, and take what comes."""
         hub: Any = None
-        history = HistoryReader(hub, self._log)
+        history = HistoryReader(hub, self._log, Limiter().places)
         answer = await history.answer("c", Channel("c"), ANONYMOUS, query_of(self.scope), self.scope, self._receive)
         await answer(self.scope, self._receive, self._send)
 
