@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 from app.core import turns
-from app.core.channel import Channel, Identity
+from app.core.channel import Channel
 from app.core.errors import RateLimitedError
 from app.core.limits.rates import SECOND, Rate
+from app.core.policy import Identity
 from app.core.ports import Meter, client_of
 
 MOST_BUCKETS = 100_000

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import structlog
 
 from app.core import data, turns
-from app.core.channel import Channel, Identity, Registry
+from app.core.channel import Channel, Registry
 from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
 from app.core.limits.limiter import Limiter
 from app.core.message import Record, check_key
+from app.core.policy import ANONYMOUS, Identity, Question
 from app.core.ports import Meter, Outcome, Publisher, Reply
 from app.core.scan import Members
 from app.core.turns import Pace, Steps
@@ -41,19 +42,28 @@ _HEADERS = ((b"content-type", b"application/json"),)
 _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 
+Item = tuple[Record, Question | None]
+"""A message of an array, and what the application must be asked about it."""
+
+
 class Admission(NamedTuple):
     """Permission to publish, given before the body is known."""
 
     head: PushHead
-    identity: Identity
+    identity: Identity | None
+    """None if it takes time to tell."""
+    peer: str | None
+    """The client's address; None if unknown, or if it may be a proxy's."""
+    address: str | None
+    """The client's address; None if unknown."""
+    question: Question | None
+    """What the application must be asked first."""
     channel: Channel | None
     """The channel in the path; None if the body names the channel."""
     limit: int
     """The most bytes of the body."""
     request_id: str | None
     """For the log; None if the logging context has it."""
-    address: str | None
-    """The publisher's; None if unknown."""
 
 
 class Push:
@@ -64,7 +74,12 @@ class Push:
     """
 
     def __init__(
-        self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter, limiter: Limiter
+        self,
+        registry: Registry,
+        authenticator: Authenticator,
+        publisher: Publisher,
+        meter: Meter,
+        limiter: Limiter,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
@@ -93,31 +108,40 @@ class Push:
             return self.refuse(head.unreadable, request_id)
         try:
             identity = self._authenticator.authenticate(head.caller_from(peer))
-            channel, limit = None, MAX_BODY
+            channel, question, limit = None, None, MAX_BODY
             if head.channel is not None:
-                channel = self._channel(head.channel, identity)
+                channel = self._registry.find(head.channel)
+                question = None if identity is None else channel.check_publish(head.channel, identity)
                 limit = channel.max_message_size
+            elif identity is not None and not self._authenticator.asks:
+                identity.check()
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return self.refuse(error, request_id)
         if head.unfit is not None:
             return self.refuse(head.unfit, request_id)
         if head.length > limit:
             return self.refuse(too_large(limit), request_id)
-        return Admission(head, identity, channel, limit, request_id, address)
+        return Admission(head, identity, peer, address, question, channel, limit, request_id)
 
     def decide(self, admission: Admission, content: bytes) -> Decision:
         """Publish the body of an admitted push; the answer is known when its messages are stored or refused.
 
-        A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile.
+        A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile. So
+        is the body of a caller about whom somebody else must be asked first.
         """
-        head, _, channel, limit, request_id, _ = admission
+        head, identity, _, _, question, channel, limit, request_id = admission
         if len(content) > limit:
             return Decision.of(self.refuse(too_large(limit), request_id))
         try:
-            if len(content) > data.INLINE or (channel is None and data.is_array(content)):
+            if identity is not None:
+                self._authenticator.check(identity)  # the body may have taken its time
+            is_slow = len(content) > data.INLINE or identity is None or question is not None
+            if is_slow or (channel is None and data.is_array(content)):
                 return self._decide_in_turns(admission, content)
             if channel is None:
-                record = self._enveloped(admission, body.as_envelope(head.kind, content))
+                record, question = self._enveloped(admission, body.as_envelope(head.kind, content))
+                if question is not None:
+                    return self._decide_in_turns(admission, content)
             else:
                 record = self._named(admission, channel, body.as_data(head.kind, content))
             stored = self._publisher.publish([record])
@@ -140,12 +164,8 @@ class Push:
 
     # The steps of a decision. Those that return a channel or a record raise the error that refuses the push.
 
-    def _channel(self, name: str, identity: Identity) -> Channel:
-        channel = self._registry.find(name)
-        channel.check_publish(identity)
-        return channel
-
-    def _enveloped(self, admission: Admission, members: Members) -> Record:
+    def _enveloped(self, admission: Admission, members: Members) -> tuple[Record, Question | None]:
+        """Return the message of an envelope, and what the application must be asked about it."""
         if members.keys() != _ENOUGH:
             _check_members(members)
         key = admission.head.key
@@ -155,20 +175,25 @@ class Push:
                 raise MalformedError(msg)
             key = check_key(data.string(members["key"], "'key'"))
         name = data.string(members["channel"], "'channel'")
-        channel = self._channel(name, admission.identity)
-        return self._record(name, channel, members["message"].encode(), key, admission)
+        channel, identity = self._registry.find(name), admission.identity or ANONYMOUS
+        question = channel.check_publish(name, identity)
+        record = _record(name, channel, members["message"].encode(), key, identity)
+        if question is None:
+            self._count(channel, name, identity, admission)
+        return record, question
 
     def _named(self, admission: Admission, channel: Channel, message: bytes) -> Record:
         """Return the message of a push to the channel that its path names."""
-        head = admission.head
-        return self._record(head.channel or channel.name, channel, message, head.key, admission)
+        head, identity = admission.head, admission.identity or ANONYMOUS
+        name = head.channel or channel.name
+        record = _record(name, channel, message, head.key, identity)
+        self._count(channel, name, identity, admission)
+        return record
 
-    def _record(self, name: str, channel: Channel, message: bytes, key: str | None, admission: Admission) -> Record:
-        """Return one message as it is published."""
-        channel.check_size(message)
+    def _count(self, channel: Channel, name: str, identity: Identity, admission: Admission) -> None:
+        """Count a message that is about to be published, by the channel's rate limit."""
         if channel.rate_limit is not None:
-            self._rates.take(channel, name, admission.identity, admission.address)
-        return Record(name, message, key, admission.identity.name)
+            self._rates.take(channel, name, identity, admission.address)
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
         """Return the answer when the message is stored or refused."""
@@ -203,10 +228,12 @@ class Push:
     async def _in_turns(self, admission: Admission, content: bytes) -> Reply:
         kind, channel = admission.head.kind, admission.channel
         try:
+            admission = await self._identified(admission)
             if channel is None and data.is_array(content):
                 return await self._many(admission, content)
             if channel is None:
-                record = self._enveloped(admission, await body.read_envelope(kind, content))
+                record, question = self._enveloped(admission, await body.read_envelope(kind, content))
+                record = await self._admitted(admission, record, question)
             else:
                 record = self._named(admission, channel, await body.read_data(kind, content))
             (outcome,) = await self._publisher.publish([record])
@@ -214,12 +241,38 @@ class Push:
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return self.refuse(error, admission.request_id)
 
+    async def _identified(self, admission: Admission) -> Admission:
+        """Return an admission with its identity, and with nothing more to ask about the channel in the path."""
+        head, identity, peer, _, question, channel, *_ = admission
+        if identity is None:
+            identity = await self._authenticator.identify(head.caller_from(peer))
+            if channel is not None and head.channel is not None:
+                question = channel.check_publish(head.channel, identity)
+            elif not self._authenticator.asks:
+                identity.check()
+        identity = identity._replace(forwarded=identity.forwarded._replace(client=peer))
+        return admission._replace(identity=await self._authenticator.admitted(question, identity), question=None)
+
+    async def _admitted(self, admission: Admission, record: Record, question: Question | None) -> Record:
+        """Return a message as the application admits its publisher; raise the error that refuses it."""
+        identity = await self._authenticator.admitted(question, admission.identity or ANONYMOUS)
+        if question is not None:
+            self._count(self._registry.find(record.channel), record.channel, identity, admission)
+        return record._replace(publisher=identity.name)
+
     async def _many(self, admission: Admission, content: bytes) -> Reply:
         """Publish an array in order, and not atomically: each item is answered with its result or its problem."""
         if admission.head.key is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
-        records = await turns.run(self._records(admission, content))
+        items = await turns.run(self._items(admission, content))
+        records = [item if isinstance(item, AbideError) else item[0] for item in items]
+        asked = [
+            (at, item) for at, item in enumerate(items) if not isinstance(item, AbideError) and item[1] is not None
+        ]
+        answers = await asyncio.gather(*(self._admitted_or_error(admission, item) for _, item in asked))
+        for (at, _), answer in zip(asked, answers, strict=True):
+            records[at] = answer
         good = [record for record in records if isinstance(record, Record)]
         outcomes = iter(await self._publisher.publish(good) if good else ())
         results = [
@@ -231,17 +284,23 @@ class Push:
                 self._meter.refused(result["code"])
         return Reply(200, _HEADERS, json.dumps(results).encode())
 
-    def _records(self, admission: Admission, content: bytes) -> Steps[list[Record | AbideError]]:
-        """Return the record of each item of an array, or the error that refuses it."""
+    async def _admitted_or_error(self, admission: Admission, item: Item) -> Record | AbideError:
+        try:
+            return await self._admitted(admission, *item)
+        except AbideError as error:
+            return bare(error)
+
+    def _items(self, admission: Admission, content: bytes) -> Steps[list[Item | AbideError]]:
+        """Return each item of an array, or the error that refuses it."""
         pace = Pace()
-        records: list[Record | AbideError] = []
+        items: list[Item | AbideError] = []
         for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
             try:
                 members = yield from data.walk_members(content[place], body.MEMBERS, pace)
-                records.append(self._enveloped(admission, members))
+                items.append(self._enveloped(admission, members))
             except AbideError as error:
-                records.append(bare(error))
-        return records
+                items.append(bare(error))
+        return items
 
 
 def too_large(limit: int) -> TooLargeError:
@@ -252,6 +311,12 @@ def too_large(limit: int) -> TooLargeError:
 def no_room() -> NoRoomError:
     """Return the error for a body that exceeds the memory for unfinished bodies."""
     return NoRoomError("the server holds too many unfinished messages: send this one again later")
+
+
+def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
+    """Return one message; raise the error if its channel refuses it."""
+    channel.check_size(message)
+    return Record(name, message, key, identity.name)
 
 
 def _check_members(members: Members) -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.channel import ANONYMOUS, Channel, Identity
+from app.core.channel import Channel
 from app.core.errors import RateLimitedError
 from app.core.limits.rate_limits import RateLimits
 from app.core.limits.rates import SECOND, Rate, RateLimit
+from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import Meter
 
 ROOMS = Channel("chat.{room}", rate_limit=RateLimit(Rate(10, 1, 10)))

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 
 from app.config.patterns import VARIABLE
 from app.config.values import units
-from app.config.values.checks import amount, amount_schema, refuse, show, text
+from app.config.values.fields import quantity, quantity_schema, refuse, show, text_schema
 from app.config.yaml.document import Unquoted
 
 MAX_COUNT = 1_000_000
@@ -62,27 +62,29 @@ def _count_or_none(value: object) -> int | None:
     return None if value is None or value == "" else _count(value)
 
 
-_count = amount(units.COUNT, "a number such as 1000", 1, MAX_COUNT, str)
+_count = quantity(units.COUNT, "a number such as 1000", 1, MAX_COUNT, str)
 
-Count = Annotated[int, BeforeValidator(_count), amount_schema(units.COUNT, 1, MAX_COUNT)]
+Count = Annotated[int, BeforeValidator(_count), quantity_schema(units.COUNT, 1, MAX_COUNT)]
 CountOrNone = Annotated[
     int | None,
     BeforeValidator(_count_or_none),
-    amount_schema(units.COUNT, 1, MAX_COUNT),
+    quantity_schema(units.COUNT, 1, MAX_COUNT),
     _OrAbsent(),
 ]
 Bodies = Annotated[
     int,
-    BeforeValidator(amount(units.SIZES, "bytes, or 64MiB", LEAST_BODIES, MAX_BODIES, units.write_size)),
-    amount_schema(units.SIZES, LEAST_BODIES, MAX_BODIES),
+    BeforeValidator(quantity(units.SIZES, "bytes, or 64MiB", LEAST_BODIES, MAX_BODIES, units.write_size)),
+    quantity_schema(units.SIZES, LEAST_BODIES, MAX_BODIES),
 ]
 Time = Annotated[
     int,
-    BeforeValidator(amount(units.DURATIONS, "whole seconds, or 30s or 5m", 1, MAX_TIME, units.write_duration)),
-    amount_schema(units.DURATIONS, 1, MAX_TIME),
+    BeforeValidator(quantity(units.DURATIONS, "whole seconds, or 30s or 5m", 1, MAX_TIME, units.write_duration)),
+    quantity_schema(units.DURATIONS, 1, MAX_TIME),
 ]
-RateText = Annotated[tuple[int, int] | None, BeforeValidator(_rate), WithJsonSchema(text(units.rate_pattern(MAX_RATE)))]
+RateText = Annotated[
+    tuple[int, int] | None, BeforeValidator(_rate), WithJsonSchema(text_schema(units.rate_pattern(MAX_RATE)))
+]
 """How many, and in how many seconds."""
-Burst = Annotated[int | None, BeforeValidator(_count), amount_schema(units.COUNT, 1, MAX_COUNT)]
+Burst = Annotated[int | None, BeforeValidator(_count), quantity_schema(units.COUNT, 1, MAX_COUNT)]
 OrText = BeforeValidator(_rates), _OrText()
 """What makes a section of rates a text, too."""
