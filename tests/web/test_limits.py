@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from app.core.limits.refusals import MOST_REFUSALS
+from app.core.limits.insistence import MOST_REFUSALS
 from tests.support.metrics import expect, scrape
 from tests.support.server import SERVE, Server
 from tests.support.wire import Wire

@@ -20,8 +20,8 @@ from app.core.errors import (
     UnavailableError,
     UnknownChannelError,
 )
+from app.core.limits.insistence import Refusals
 from app.core.limits.limiter import Limiter
-from app.core.limits.refusals import Refusals
 from app.core.message import MAX_OFFSET, check_key
 from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import Publisher, Writer

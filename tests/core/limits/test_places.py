@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app.core.errors import OverloadedError, TooManyError
+from app.core.limits.insistence import MOST_REFUSALS, PAUSE_SECONDS, Refusals
 from app.core.limits.limiter import Limiter
-from app.core.limits.refusals import MOST_REFUSALS, PAUSE_SECONDS, Refusals
 from app.core.ports import Limits, client_of
 
 
