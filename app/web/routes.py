@@ -237,7 +237,7 @@ def _add_taking_back(app: FastAPI, edge: Edge) -> None:
         if not edge.is_running():
             raise UnavailableError(NOT_STARTED)
 
-    routes = TakingBack(edge.authenticator, edge.publisher, edge.intake, edge.revoke)
+    routes = TakingBack(edge.authenticator, edge.publisher, edge.limiter.intake, edge.revoke)
     add_taking_back_routes(app, routes, check_running)
 
 
