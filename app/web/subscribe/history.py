@@ -16,10 +16,12 @@ from app.core.delivery import encodings
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError
+from app.core.limits.places import Places
 from app.core.message import Message, Page
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
 from app.core.rights.policy import Identity
+from app.web.edge.access import LINE
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 
@@ -38,9 +40,10 @@ _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 class HistoryReader:
     """Answers requests for the history of channels."""
 
-    def __init__(self, hub: Hub, source: Source) -> None:
+    def __init__(self, hub: Hub, source: Source, places: Places) -> None:
         self._hub = hub
         self._source = source
+        self._places = places
 
     async def answer(  # noqa: PLR0913, PLR0917 — the parts of a request, and its caller
         self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
@@ -54,6 +57,7 @@ class HistoryReader:
         wait = _number(query, "wait", 0, MAX_WAIT)
         page, where = await self._read(name, channel, start, limit)
         if not page.messages and wait:
+            scope[LINE].take_place(self._places)
             waiter = _Waiter(wait)
             gone = asyncio.create_task(disconnected(receive))
             gone.add_done_callback(lambda _: waiter.stop())

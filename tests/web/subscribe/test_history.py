@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from app.core.channel import Channel
+from app.core.limits.limiter import Limiter
 from app.core.message import Message, Page
 from app.core.rights.policy import ANONYMOUS
 from app.web.edge.request import query_of
@@ -49,7 +50,7 @@ class Client:
     async def run(self) -> None:
         """Ask, and take what comes."""
         hub: Any = None
-        history = HistoryReader(hub, self._log)
+        history = HistoryReader(hub, self._log, Limiter().places)
         answer = await history.answer(
             "c", Channel("c"), ANONYMOUS, query_of(self.scope["query_string"]), self.scope, self._receive
         )
