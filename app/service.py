@@ -11,6 +11,11 @@ import structlog
 from starlette.types import ASGIApp
 
 from app import __version__
+from app.access import windows
+from app.access.entries import Revocation
+from app.access.revocations import Revocations
+from app.access.tickets import Tickets
+from app.access.tokens import Tokens
 from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
@@ -29,18 +34,26 @@ from app.config import (
 from app.core import turns
 from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
+from app.core.errors import AbideError, UnavailableError
 from app.core.intake import BoundedIntake
 from app.core.ports import INTAKE, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.documents.lazy_document import Object
 from app.web.edge.auth import Authenticator
+from app.web.edge.doors import Doors
 from app.web.operate.health import ConfigState, Health
 from app.web.publish import in_process
 from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
+
+_TOKEN_SECONDS = 24 * 3600
+"""How long what was taken back is kept while no tokens are configured: they may be again."""
+
+_LOADING_SECONDS = 3.0
+"""How long the start waits to learn what was taken back; until then tokens are refused."""
 
 _NAMES_SECONDS = 10
 """Seconds for which the family of a name is remembered, at most."""
@@ -74,11 +87,20 @@ class Service:
             self._settings.registry,
             meter=tracing.meter(self._metrics) if tracing else self._metrics,
         )
+        self._revocations = Revocations(
+            self._token_seconds, on_revoked=self._close_revoked, on_disconnect=self._hub.disconnect
+        )
+        self._access: asyncio.Task[None] | None = None
+        """Learns what is taken back; None while no callers are identified by tokens or by the application."""
+        self._tickets = Tickets(self._bus, self._bus)
+        authenticator = self._authenticator(self._settings)
+        self._doors = Doors(authenticator)
+        self._hub.judge = authenticator.judge
         self._health = Health(self._backend_health, self._config_state)
         self.is_running = False
         """Whether it can store and deliver messages."""
         self.was_started = False
-        self.routes = self._build(self._settings, self._authenticator(self._settings))
+        self.routes = self._build(self._settings, authenticator)
         """The routes of the settings in force."""
 
     @contextlib.asynccontextmanager
@@ -88,6 +110,7 @@ class Service:
         _warn(self._settings.warnings)
         self._metrics.declare(_names(self._settings))
         async with self._bus.running():
+            await self._learn_revocations()
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
@@ -100,7 +123,7 @@ class Service:
                 yield {INTAKE: self._intake, METER: self._metrics}
             finally:
                 self.is_running = False
-                for task in tasks:
+                for task in [*tasks, *([] if self._access is None else [self._access])]:
                     task.cancel()
             await self._sample()
         self._metrics.flush()
@@ -114,7 +137,30 @@ class Service:
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
-        return self._settings.registry.history(channel)
+        return windows.internal(channel, self._token_seconds()) or self._settings.registry.history(channel)
+
+    def _token_seconds(self) -> float:
+        tokens = self._settings.auth.tokens
+        return _TOKEN_SECONDS if tokens is None else tokens.max_lifetime + tokens.leeway
+
+    def _close_revoked(self, revocation: Revocation) -> None:
+        self._hub.sessions.revoke(revocation.sub, revocation.jti, revocation.before)
+
+    def _is_revoked(self, sub: str | None, jti: str | None, issued: float | None) -> bool:
+        """Whether a token was taken back. Raises UnavailableError while that is not known."""
+        if not self._revocations.is_loaded:
+            raise UnavailableError(self._revocations.problem or NOT_STARTED)
+        return self._revocations.is_revoked(sub, jti, issued)
+
+    async def _learn_revocations(self) -> None:
+        """Begin to learn what is taken back, if callers are identified by what can be."""
+        auth = self._settings.auth
+        if self._access is not None or (auth.tokens is None and auth.ask is None):
+            return
+        with contextlib.suppress(TimeoutError, AbideError):
+            async with asyncio.timeout(_LOADING_SECONDS):
+                await self._revocations.load(self._bus)
+        self._access = asyncio.create_task(self._revocations.run(self._bus), name="revocations")
 
     async def _backend_health(self) -> BackendHealth:
         return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
@@ -123,8 +169,14 @@ class Service:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
     def _authenticator(self, settings: Settings) -> Authenticator:
+        auth = settings.auth
         return Authenticator(
-            settings.keys, settings.origins, settings.operators, on_loopback=self._environment.on_loopback
+            auth,
+            settings.origins,
+            settings.operators,
+            on_loopback=self._environment.on_loopback,
+            tokens=None if auth.tokens is None else Tokens(auth.tokens, is_revoked=self._is_revoked),
+            tickets=None if auth.tokens is None else self._tickets,
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
@@ -132,6 +184,7 @@ class Service:
             Edge(
                 registry=settings.registry,
                 authenticator=authenticator,
+                doors=self._doors,
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -187,11 +240,13 @@ class Service:
         before, self._settings, self.routes, self._config_error = self._settings, settings, routes, None
         self._metrics.config_ok = True
         await self._metrics.rename(_declared_by(settings.registry))
+        self._doors.authenticator = authenticator
         await self._hub.apply(settings.registry, authenticator.judge)
         names = await asyncio.to_thread(_new, _names(settings), _names(before))
         await turns.each(names, lambda name: self._metrics.declare((name,)))
         _log.info("config_applied", config=settings.digest, **changes._asdict())
         _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
+        await self._learn_revocations()
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
 
