@@ -10,11 +10,12 @@ from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
 from app.bus.memory import LOG_BYTES, MemoryBackend
 from app.bus.memory_keys import MAX_KEYS
-from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import OverloadedError
 from app.core.message import Position, Published, Record
+from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Reason, Start
 from tests.bus.conformance import ALL, Conformance, append, texts
 
