@@ -20,17 +20,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, ProxyError
 
 BASE, CAP = 0.1, 5.0  # seconds: a pause is at most BASE, doubled with each attempt up to CAP
-_SUBPROTOCOL = "abide.v1"
+_V1 = "abide.v1"
 PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4429}  # close codes
 PASSING_STATUSES = {408, 425, 429}  # and from 500 on
-REFUSED = {401, 4401, 4408}  # statuses and close codes that another token may pass
 CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed"}
-CLOSED |= {4408: "expired", 4410: "gap", 4429: "rate_limited"}
+CLOSED |= {4408: "expired", 4410: "gap", 4429: "too_many"}
 _LONGEST_WAIT = 60.0  # seconds of a Retry-After, at most
-_OPTIONS: dict[str, Any] = {"compression": None, "max_size": 2**21, "close_timeout": 2, "subprotocols": [_SUBPROTOCOL]}
-_OPTIONS |= {"ping_interval": None}  # the server sends heartbeats
-_OPEN_SECONDS = 15.0  # seconds until a connection is open, and then until the first frame
-_ANSWER_SECONDS = 8.0  # seconds for one attempt to publish; the server needs six at most
+_WS: Any = {"compression": None, "max_size": 2**21, "close_timeout": 2, "ping_interval": None, "subprotocols": [_V1]}
+_OPEN_SECONDS, _ANSWER_SECONDS = 15.0, 8.0  # for a connection, and then for its first frame; for one attempt to publish
 _EXACT = re.compile(r'(?s)\{"type":"message","channel":"[^"]*","position":"([^"]*)","time":(\d{1,18}),"data":(.*)\}')
 
 Token = str | Callable[[], str | Awaitable[str]]  # a token, or a function that returns a new one
@@ -127,7 +124,8 @@ class _Tokens:
         """Return an error that may pass, perhaps with another token; raise any other."""
         if not error.passes:
             self._refusals = self._refusals + 1 if time.monotonic() - self._asked < CAP else 0
-            if error.status not in REFUSED or not callable(self._source) or not self._held or self._refusals > 1:
+            renews = error.status in {401, 4401, 4408} and callable(self._source) and self._held
+            if not renews or self._refusals > 1:
                 raise error
             self._refused, self._due = self._held, self._asked
         return error
@@ -160,7 +158,7 @@ async def subscribe(  # noqa: PLR0913 — all but two have defaults
 
     It starts after the position ``since``, or with the oldest message kept (``"earliest"``), or with the newest
     ``last`` messages; otherwise with the next. ``on_gap`` is called with each gap before the messages after it,
-    ``on_notice`` with a sentence when a connection is lost or back. Raises :class:`ClientError`, and whatever the callbacks raise.
+    ``on_notice`` with a sentence when a connection is lost or back. Raises :class:`ClientError` or what they raise.
     """
     address, tokens, clock = _address(url, channel, socket=True), _Tokens(token or key), asyncio.get_running_loop().time
     attempt, lost = -1, False
@@ -228,7 +226,7 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
 
 async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
     try:
-        socket = await connect(address, additional_headers=headers, open_timeout=_OPEN_SECONDS, **_OPTIONS)
+        socket = await connect(address, additional_headers=headers, open_timeout=_OPEN_SECONDS, **_WS)
     except InvalidStatus as error:
         answer = error.response
         raise _refused(answer.status_code, bytes(answer.body), answer.headers.get("Retry-After", "")) from None
@@ -236,9 +234,9 @@ async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
         raise _unreachable(error) from None
     except InvalidHandshake as error:
         raise ClientError(str(error)) from None
-    if socket.subprotocol != _SUBPROTOCOL:
+    if socket.subprotocol != _V1:
         await socket.close()
-        msg = f"the server does not speak {_SUBPROTOCOL}: is this the address of a channel?"
+        msg = f"the server does not speak {_V1}: is this the address of a channel?"
         raise ClientError(msg)
     return socket
 
@@ -259,7 +257,7 @@ class _Link:
         except TimeoutError:
             return ClientError(f"nothing came for {self._patience:g} s", passes=True)
         except (ValueError, KeyError, TypeError, RecursionError):
-            return ClientError(f"the server sent something that is no frame of {_SUBPROTOCOL}", passes=True)
+            return ClientError(f"the server sent something that is no frame of {_V1}", passes=True)
         except ConnectionClosed as error:
             status, reason = (close.code, close.reason) if (close := error.rcvd or error.sent) else (1006, "")
             detail = f"the connection ended with {status}{reason and f' ({reason})'}"
@@ -274,6 +272,8 @@ class _Link:
         if match := _EXACT.fullmatch(text):
             return Message.of(self._channel, match[1], int(match[2]), match[3])
         frame: dict[str, Any] = _parse(text)
+        if frame["type"] == "message":
+            return Message.of(self._channel, frame["position"], frame["time"], json.dumps(frame["data"]))
         return Gap(*map(frame.__getitem__, Gap._fields)) if frame["type"] == "gap" else frame
 
 
