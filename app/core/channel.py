@@ -18,8 +18,11 @@ from app.core.token import Verb
 MAX_NAME = 255
 """The most bytes that a name may have."""
 
-ACCESS_CHANNEL = "$access"
-"""The log's own channel of what was taken back. No YAML file, request or SQL publisher can have this name."""
+ACCESS = "$access"
+"""The server's own channel of what was taken back, and which connections to close. ``abide.revoke`` writes it, too."""
+
+TICKETS = "$tickets"
+"""The server's own channel of tickets that were issued and used. ``$`` is in no name that can be declared or asked for."""
 
 PLAIN = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
 """A valid name of a channel that is declared itself."""
@@ -40,7 +43,7 @@ _PARAMETER = re.compile(PARAMETER, re.ASCII)
 RESERVED = frozenset(
     (
         "push", "ws", "echo", "health", "metrics", "channels", "docs", "redoc", "openapi.json", "asyncapi.json",
-        "console", "client.js", "static", "favicon.ico", "robots.txt",
+        "console", "client.js", "ticket", "revoke", "disconnect", "static", "favicon.ico", "robots.txt",
     )
 )  # fmt: skip
 """Names that are paths of the server itself."""

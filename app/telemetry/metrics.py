@@ -35,6 +35,9 @@ _SLICE = 500
 _TICKS = 10
 """Measurements between two flushes."""
 
+_INTERNAL = "$"
+"""How the names of channels begin that the server keeps for itself."""
+
 _APPEND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _ROUNDTRIP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -89,7 +92,7 @@ class _Tallied:
             value = label(name)
             if value is not None:
                 self._counter.labels(value).inc(count)
-            elif unlabelled is not None:
+            elif unlabelled is not None and not name.startswith(_INTERNAL):
                 unlabelled.inc(count)
             yield
 
@@ -114,8 +117,8 @@ class Metrics:
         )
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
         self._failed = _Tallied(
-            self._counter("abide_errors", "Connections, deliveries and requests that a bug ended", "kind"),
-            ("connection", "delivery", "request"),
+            self._counter("abide_errors", "Bugs, and other servers that did not answer", "kind"),
+            ("connection", "delivery", "request", "jwks", "ask"),
         )
         self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
@@ -177,7 +180,7 @@ class Metrics:
         self._refused.waiting[code] += 1
 
     def failed(self, kind: str) -> None:
-        """Count something that a bug ended."""
+        """Count something that a bug ended, or that another server did not answer."""
         self._failed.waiting[kind] += 1
 
     def limited(self, limit: str) -> None:
