@@ -71,4 +71,5 @@ def policy(channel: Channel) -> str:
         f"publish: {channel.publish} · subscribe: {channel.subscribe} · "
         f"client_publish: {str(channel.client_publish).lower()} · history: {history} · "
         f"at most {channel.max_message_size} bytes a message"
+        + (f" · rate_limit: {channel.rate_limit}" if channel.rate_limit is not None else "")
     )
