@@ -214,7 +214,7 @@ class Service:
         )
 
     async def _watch(self) -> None:
-        async for change in watch(self._environment, self._settings.digest):
+        async for change in watch(self._environment, self._settings.digest, self._settings.schemas):
             if isinstance(change, ConfigError):
                 problems = change.summary()
                 self._config_error = "\n".join(problems)

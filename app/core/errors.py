@@ -131,6 +131,17 @@ class TooLargeError(AbideError):
     title = "Too large"
 
 
+class SchemaError(AbideError):
+    """The message does not fit its channel's schema; ``pointer`` is the JSON pointer of what does not fit."""
+
+    code = "schema_mismatch"
+    title = "Schema mismatch"
+
+    def __init__(self, detail: str, *, pointer: str) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+
+
 class UnsupportedTypeError(AbideError):
     """The body's content type is not one that can be published."""
 
@@ -184,6 +195,7 @@ CLOSE_CODES: dict[str, CloseCode] = {
     ChannelRemovedError.code: CloseCode.CHANNEL_REMOVED,
     TooLargeError.code: CloseCode.TOO_BIG,
     TooManyError.code: CloseCode.TOO_MANY,
+    SchemaError.code: CloseCode.SCHEMA_MISMATCH,
     RateLimitedError.code: CloseCode.TOO_MANY,
     UnsupportedTypeError.code: CloseCode.UNSUPPORTED_DATA,
     GapError.code: CloseCode.GAP,

@@ -22,8 +22,8 @@ from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
 from app.core.limits.intake import RESERVED, BoundedIntake
 from app.core.limits.limiter import Limiter
-from app.core.policy import ANONYMOUS
 from app.core.ports import Limits
+from app.core.rights.policy import ANONYMOUS
 from app.core.scan import Scan
 from app.web.edge.access import Line
 from app.web.edge.auth import Authenticator

@@ -10,12 +10,18 @@ from app.config.settings import Settings
 from app.config.values.backend_url import mask
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
+from app.core.schema import Schema
 
 Write = Callable[[Any], str]
 
 
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _schema(schema: Schema | None) -> str:
+    """Return the path, and a hash that tells two contents apart."""
+    return "none" if schema is None else f"{schema.path} ({schema.digest})"
 
 
 def _or_none(value: object) -> str:
@@ -30,6 +36,7 @@ _POLICY: dict[str, tuple[Callable[[Channel], Any], Write]] = {
     "history.ttl": (lambda channel: channel.history.ttl, write_duration),
     "max_message_size": (lambda channel: channel.max_message_size, write_size),
     "slow_subscriber": (lambda channel: channel.slow_subscriber, _word),
+    "schema": (lambda channel: channel.schema, _schema),
     "rate_limit": (lambda channel: channel.rate_limit, _or_none),
 }
 """How to read each key of a channel, and how to write its value."""

@@ -9,7 +9,6 @@ from app.core import turns
 from app.core.channel import Channel
 from app.core.errors import RateLimitedError
 from app.core.limits.rates import SECOND, Rate
-from app.core.policy import Identity
 from app.core.ports import Meter, client_of
 
 MOST_BUCKETS = 100_000
@@ -39,8 +38,10 @@ class RateLimits:
         """Return how many buckets are remembered."""
         return len(self._full_at)
 
-    def take(self, channel: Channel, name: str, identity: Identity, address: str | None) -> None:
-        """Count a message to the channel ``name`` that is about to be published; ``address`` is the publisher's.
+    def take(self, channel: Channel, name: str, publisher: str, address: str | None) -> None:
+        """Count a message to the channel ``name`` that is about to be published.
+
+        ``publisher`` is the name of its publisher's identity, ``address`` the publisher's address.
 
         Raises :class:`~app.core.errors.RateLimitedError`, and counts nothing, if it exceeds the channel's rate limit.
         """
@@ -50,7 +51,7 @@ class RateLimits:
         now = self._clock()
         buckets: list[tuple[Key, Rate]] = []
         if limit.per_identity is not None:
-            buckets.append((_publisher(channel, identity, address), limit.per_identity))
+            buckets.append((_publisher(channel, publisher, address), limit.per_identity))
         if limit.per_channel is not None:
             buckets.append(((name,), limit.per_channel))
         for key, rate in buckets:
@@ -82,10 +83,10 @@ class RateLimits:
             del self._full_at[key]
 
 
-def _publisher(channel: Channel, identity: Identity, address: str | None) -> Key:
+def _publisher(channel: Channel, publisher: str, address: str | None) -> Key:
     """Return whose bucket it is: a publisher's with a name, or an address's."""
-    if identity.name:
-        return channel.name, "name", identity.name
+    if publisher:
+        return channel.name, "name", publisher
     return channel.name, "address", client_of(address)
 
 

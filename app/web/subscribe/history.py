@@ -15,12 +15,12 @@ from app.core.channel import Channel
 from app.core.delivery import encodings
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError
+from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError, UnavailableError
 from app.core.limits.places import Places
 from app.core.message import Message, Page
-from app.core.policy import Identity
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
+from app.core.rights.policy import Identity
 from app.web.edge.access import LINE
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
@@ -165,8 +165,8 @@ class HistoryResponse:
 
     Each page is read after the client has taken the ones before it, so a client that reads slowly, or not at all,
     makes the server hold two pages. ``first`` and ``last`` are those of the newest page. ``complete`` is about all
-    pages: it is false also if messages between two pages expired before they were read, or if the log began another
-    epoch meanwhile, which ends the response.
+    pages: it is false also if messages between two pages expired before they were read. The response ends early if the
+    log cannot be read on, or began another epoch meanwhile: what it has is whole, and less than ``last`` says.
     """
 
     def __init__(self, more: More, page: Page, where: Beginning, limit: int) -> None:
@@ -199,13 +199,8 @@ class HistoryResponse:
         gone = asyncio.create_task(disconnected(receive))
         try:
             while self._has_more() and not gone.done():
-                try:
-                    page = await self._more(self._page.messages[-1].offset, self._left)
-                except (ExpiredError, UnauthorisedError):
-                    self._is_complete = False
-                    break
-                if epochs.name(page.lineage) != epochs.name(self._lineage):  # the next page may not continue this one
-                    self._is_complete = False
+                page = await self._read_on()
+                if page is None:
                     break
                 self._page = page
                 self._left -= len(self._page.messages)
@@ -214,6 +209,14 @@ class HistoryResponse:
             await send({"type": "http.response.body", "body": self._end()})
         finally:
             gone.cancel()
+
+    async def _read_on(self) -> Page | None:
+        """Return the page after the present one, None if there is none that surely continues it."""
+        try:
+            page = await self._more(self._page.messages[-1].offset, self._left)
+        except (UnavailableError, ExpiredError, UnauthorisedError):  # the client learns why when it asks for the rest
+            return None
+        return page if epochs.name(page.lineage) == epochs.name(self._lineage) else None
 
     def _has_more(self) -> bool:
         messages = self._page.messages

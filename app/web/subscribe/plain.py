@@ -8,9 +8,9 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, GapError
 from app.core.limits.limiter import Limiter
-from app.core.policy import Identity
 from app.core.ports import Publisher, Writer
 from app.core.resume import Beginning, Gap, Reason
+from app.core.rights.policy import Identity
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
 from app.web.subscribe.guard import guarded

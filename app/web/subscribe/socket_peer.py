@@ -11,11 +11,12 @@ from copy import copy
 
 from app.core.channel import Channel
 from app.core.delivery.hub import Hub
+from app.core.draft import Draft
 from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
 from app.core.limits.limiter import Limiter
-from app.core.message import Published, Record
-from app.core.policy import Identity
+from app.core.message import Published
 from app.core.ports import Publisher, Writer
+from app.core.rights.policy import Identity
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
 from app.web.subscribe.guard import guarded, report
@@ -129,10 +130,10 @@ class SocketPeer:
     async def publish(self, channel: Channel, name: str, data: bytes, key: str | None = None) -> Published:
         """Publish checked JSON for the subscriber; raise :class:`~app.core.errors.AbideError` if it is refused."""
         question = channel.check_client_publish(name, self.identity)
-        channel.check_size(data)
         identity = await self.doors.authenticator.admitted(question, self.identity)
-        self.limiter.rates.take(channel, name, identity, self._line.client)
-        (outcome,) = await self.publisher.publish([Record(name, data, key, identity.name)])
+        record = await Draft(channel, name, data, key, identity.name).read_record()
+        self.limiter.rates.take(channel, name, identity.name, self._line.client)
+        (outcome,) = await self.publisher.publish([record])
         if isinstance(outcome, AbideError):
             raise copy(outcome)  # other publishers may get the same error
         return outcome

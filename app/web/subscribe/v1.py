@@ -23,13 +23,13 @@ from app.core.errors import (
 from app.core.limits.insistence import Refusals
 from app.core.limits.limiter import Limiter
 from app.core.message import MAX_OFFSET, check_key
-from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import Publisher, Writer
 from app.core.resume import Beginning, Gap, Start
+from app.core.rights.policy import ANONYMOUS, Identity
 from app.core.scan import Members
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
-from app.web.edge.problems import STATUSES
+from app.web.edge.problems import STATUSES, pointer_of
 from app.web.subscribe.guard import guarded
 from app.web.subscribe.socket_peer import SocketPeer
 from app.wire.close_codes import CloseCode
@@ -136,7 +136,8 @@ class V1Socket(SocketPeer):
             await self._dispatch(members, known)
         except AbideError as error:
             status = STATUSES.get(error.code)
-            self._say(type="error", **known, code=error.code, status=status, message=str(error))
+            said = {"code": error.code, "status": status, "message": str(error), **pointer_of(error)}
+            self._say(type="error", **known, **said)
             if isinstance(error, RateLimitedError) and self._goes_on():
                 self.fail(error)
 

@@ -15,9 +15,9 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
 from app.core.limits.limiter import Limiter
-from app.core.policy import Identity
 from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher
 from app.core.resume import Beginning, Start
+from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import for_connection, see_scope
 from app.web.edge.doors import Doors

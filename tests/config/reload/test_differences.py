@@ -7,6 +7,8 @@ from pathlib import Path
 from app.config.environment import Environment
 from app.config.load import parse
 from app.config.reload.differences import Differences, differences
+from app.config.schemas.files import SchemaFiles
+from app.config.settings import Settings
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))
 
@@ -32,6 +34,22 @@ def test_each_key_is_named_with_its_old_and_its_new_value() -> None:
             "channels.a.max_message_size: 64KiB -> 1MiB",
         ],
     )
+
+
+def test_a_changed_schema_is_named_with_a_hash_of_its_content() -> None:
+    """Differences name the file of a schema, and tell its contents apart."""
+
+    def orders(content: bytes) -> Settings:
+        files = SchemaFiles(Path(), {"order.json": content})
+        return parse(b"channels: {orders: {schema: order.json}}", ENVIRONMENT, files)
+
+    before, after = orders(b"true"), orders(b"{}")
+    assert before.digest != after.digest
+    assert differences(before, orders(b"true")).changed == []
+    assert differences(before, after).changed == [
+        "channels.orders.schema: order.json (b5bea41b6c62) -> order.json (44136fa355b3)"
+    ]
+    assert compare("channels: {orders: }", "channels: {orders: {schema: ''}}").changed == []
 
 
 def test_what_is_not_a_channels_is_named_and_no_secret_is_shown() -> None:

@@ -10,8 +10,8 @@ from app.core.channel import Channel
 from app.core.errors import RateLimitedError
 from app.core.limits.rate_limits import RateLimits
 from app.core.limits.rates import SECOND, Rate, RateLimit
-from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import Meter
+from app.core.rights.policy import ANONYMOUS, Identity
 
 ROOMS = Channel("chat.{room}", rate_limit=RateLimit(Rate(10, 1, 10)))
 NEWS = Channel("news", rate_limit=RateLimit(Rate(10, 1, 20), Rate(30, 1, 30)))
@@ -53,7 +53,7 @@ class Publishers:
         taken = 0
         for _ in range(times):
             try:
-                self.limits.take(channel, name or channel.name, identity, address)
+                self.limits.take(channel, name or channel.name, identity.name, address)
             except RateLimitedError:
                 continue
             taken += 1
@@ -89,7 +89,7 @@ def test_a_refusal_says_when_and_counts_nothing(publishers: Publishers) -> None:
     publishers.wait(0.5)
     for _ in range(5):
         with pytest.raises(RateLimitedError, match=r"'chat.a' accepts at most 2/m from one publisher .* in 30 s") as no:
-            publishers.limits.take(slow, "chat.a", ANN, None)
+            publishers.limits.take(slow, "chat.a", ANN.name, None)
         assert no.value.retry_after == 30
     publishers.wait(29.5)
     assert publishers.publish(2, channel=slow) == 1
