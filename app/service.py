@@ -12,6 +12,8 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.access import windows
+from app.access.auth_settings import TokenSettings
+from app.access.tokens import Tokens
 from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
@@ -36,15 +38,13 @@ from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.documents.lazy_document import Object
 from app.web.edge.auth import Authenticator
+from app.web.edge.doors import Doors
 from app.web.operate.health import ConfigState, Health
 from app.web.publish import in_process
 from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
-
-_TOKEN_SECONDS = 24 * 3600
-"""The longest lifetime of a token."""
 
 _NAMES_SECONDS = 10
 """Seconds for which the family of a name is remembered, at most."""
@@ -78,11 +78,14 @@ class Service:
             self._settings.registry,
             meter=tracing.meter(self._metrics) if tracing else self._metrics,
         )
+        authenticator = self._authenticator(self._settings)
+        self._doors = Doors(authenticator)
+        self._hub.judge = authenticator.judge
         self._health = Health(self._backend_health, self._config_state)
         self.is_running = False
         """Whether it can store and deliver messages."""
         self.was_started = False
-        self.routes = self._build(self._settings, self._authenticator(self._settings))
+        self.routes = self._build(self._settings, authenticator)
         """The routes of the settings in force."""
 
     @contextlib.asynccontextmanager
@@ -118,7 +121,11 @@ class Service:
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
-        return windows.internal(channel, _TOKEN_SECONDS) or self._settings.registry.history(channel)
+        return windows.internal(channel, self._token_seconds()) or self._settings.registry.history(channel)
+
+    def _token_seconds(self) -> float:
+        """Return the longest lifetime of a token."""
+        return (self._settings.auth.tokens or TokenSettings()).max_lifetime
 
     async def _backend_health(self) -> BackendHealth:
         return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
@@ -127,8 +134,13 @@ class Service:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
     def _authenticator(self, settings: Settings) -> Authenticator:
+        auth = settings.auth
         return Authenticator(
-            settings.keys, settings.origins, settings.operators, on_loopback=self._environment.on_loopback
+            auth,
+            settings.origins,
+            settings.operators,
+            on_loopback=self._environment.on_loopback,
+            tokens=None if auth.tokens is None else Tokens(auth.tokens),
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
@@ -136,6 +148,7 @@ class Service:
             Edge(
                 registry=settings.registry,
                 authenticator=authenticator,
+                doors=self._doors,
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -191,6 +204,7 @@ class Service:
         before, self._settings, self.routes, self._config_error = self._settings, settings, routes, None
         self._metrics.config_ok = True
         await self._metrics.rename(_declared_by(settings.registry))
+        self._doors.authenticator = authenticator
         await self._hub.apply(settings.registry, authenticator.judge)
         names = await asyncio.to_thread(_new, _names(settings), _names(before))
         await turns.each(names, lambda name: self._metrics.declare((name,)))

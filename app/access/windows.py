@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from app.access import revocations, tickets
-from app.core.channel import HistoryWindow
-from app.core.internal import ACCESS, TICKETS
+from app.core.channel import ACCESS_CHANNEL, TICKETS_CHANNEL, HistoryWindow
 
 
 def internal(channel: str, lifetime: float) -> HistoryWindow | None:
     """Return the window of an internal channel; None of any other. No token lives for longer than ``lifetime``."""
-    if channel == ACCESS:
+    if channel == ACCESS_CHANNEL:
         return revocations.window(lifetime)
-    return tickets.WINDOW if channel == TICKETS else None
+    return tickets.WINDOW if channel == TICKETS_CHANNEL else None

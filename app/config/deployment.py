@@ -5,9 +5,10 @@ from __future__ import annotations
 from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
 from app.config.options import OPTIONS
-from app.config.settings import Operators, Settings
+from app.config.settings import Settings
 from app.config.values.backend_url import direct_refusal, kind
-from app.core.channel import Access, Channel, Registry
+from app.core.channel import Channel
+from app.core.policy import Access
 
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
@@ -43,30 +44,28 @@ def direct_url(environment: Environment, backend: str) -> str | None:
     return url
 
 
-def warnings(
-    environment: Environment, backend: str, keys: tuple[bytes, ...], operators: Operators, registry: Registry
-) -> tuple[str, ...]:
+def warnings(environment: Environment, settings: Settings) -> tuple[str, ...]:
     """Return a sentence for everything that works but may be a mistake."""
-    on_loopback = operators is None and environment.on_loopback
-    found = [_policy_warning(channel, backend, keys, operators, on_loopback) for channel in registry.channels]
-    if operators is Access.ANYONE:
+    found = [_policy_warning(channel, environment, settings) for channel in settings.registry.channels]
+    if settings.operators is Access.ANYONE:
         found.append("operators: anyone: everybody who reaches the server sees its channels, metrics and documents")
-    if kind(backend) == "memory" and not environment.on_loopback:
+    ask = settings.auth.ask
+    if ask is not None and "cookie" in ask.forward and "*" in settings.origins:
+        found.append(
+            "auth.ask forwards cookies, and origins is *: a page of any site can ask with its reader's cookie; name "
+            "your pages in 'origins', or let your application look at 'origin'"
+        )
+    if settings.backend_kind == "memory" and not environment.on_loopback:
         found.append(f"memory:// on HOST {environment.host}: a stop loses all messages; set DATABASE_URL to keep them")
     return tuple(filter(None, found))
 
 
-def _policy_warning(
-    channel: Channel,
-    backend: str,
-    keys: tuple[bytes, ...],
-    operators: Operators,
-    on_loopback: bool,  # noqa: FBT001 — private, and called once
-) -> str:
-    if channel.publish is Access.ANYONE or (channel.publish is Access.OPERATORS and operators is Access.ANYONE):
+def _policy_warning(channel: Channel, environment: Environment, settings: Settings) -> str:
+    policy, operators = channel.publish, settings.operators
+    if Access.ANYONE in policy or (Access.OPERATORS in policy and operators is Access.ANYONE):
         return f"anyone may publish to {channel.name!r}"
-    needs_key = channel.publish is Access.KEY or (channel.publish is Access.OPERATORS and not on_loopback)
-    if needs_key and not keys:
-        from_sql = " (SQL still can)" if kind(backend) == "postgres" else ""
+    by_key = {Access.KEY} if operators is None and environment.on_loopback else {Access.KEY, Access.OPERATORS}
+    if by_key.issuperset(policy.entries) and not settings.auth.keys:
+        from_sql = " (SQL still can)" if settings.backend_kind == "postgres" else ""
         return f"nobody can push to {channel.name!r}: set PUSH_KEYS{from_sql}"
     return ""

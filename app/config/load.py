@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from app.access.auth_settings import AskSettings, AuthSettings, TokenSettings
 from app.config import wording
 from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import Environment
 from app.config.last_good import LAST_GOOD
-from app.config.model import ChannelPolicy, File, Policy
+from app.config.model import Auth, ChannelPolicy, File
+from app.config.model import Policy as ChannelRules
 from app.config.options import OPTIONS
 from app.config.settings import Settings
 from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
 from app.core.channel import Channel, HistoryWindow, Registry
+from app.core.policy import Access, Claim, Policy
+from app.core.token import Verb
 
 
 def load(environment: Environment) -> Settings:
@@ -37,6 +43,21 @@ def load(environment: Environment) -> Settings:
         return LAST_GOOD.over_one_backend(parse(last_good, environment))
     LAST_GOOD.keep(content)
     return LAST_GOOD.over_one_backend(settings)
+
+
+def line_of(environment: Environment, channel: str, key: str) -> str:
+    """Return the place of the value that a channel has for a key, as ``channels.yaml:12 channels.news.publish``."""
+    document = Document(read(environment.channels_config), str(environment.channels_config), environment.variables)
+    data = document.data if isinstance(document.data, dict) else {}
+    for location in (("channels", channel, key), ("defaults", key)):
+        section: Any = data
+        for name in location[:-1]:
+            section = (section or {}).get(name)
+        if isinstance(section, dict) and key in section:
+            document.add(location, "")
+            found = document.diagnostics[-1]
+            return f"{found.file}:{found.line} {found.key_path}"
+    return f"{environment.channels_config} (the default of {key!r})"
 
 
 def read(path: Path) -> bytes:
@@ -62,20 +83,20 @@ def parse(content: bytes, environment: Environment) -> Settings:
     if file is None or document.diagnostics:
         # In the order of lines, not of checks.
         raise ConfigError(sorted(document.diagnostics, key=lambda diagnostic: (diagnostic.line, diagnostic.column)))
-    registry = _registry(file)
-    return Settings(
+    registry, auth = _registry(file), _auth(file.auth)
+    settings = Settings(
         path=environment.channels_config,
         digest=digest(content),
         backend=file.backend,
         direct_url=direct_url(environment, file.backend),
         inline=file.postgres.inline,
-        keys=file.auth.keys,
+        auth=auth,
         origins=file.origins,
         operators=file.operators,
         console=file.console,
         registry=registry,
-        warnings=warnings(environment, file.backend, file.auth.keys, file.operators, registry),
     )
+    return replace(settings, warnings=warnings(environment, settings))
 
 
 def _validate(document: Document) -> File | None:
@@ -86,7 +107,66 @@ def _validate(document: Document) -> File | None:
         for finding in error.errors(include_url=False, include_input=False):
             wording.report(finding, document)
     _check_channels(document)
+    if file is not None:
+        _check_tokens(file, document)
+        _check_needs(file, document)
     return file
+
+
+def _check_needs(file: File, document: Document) -> None:
+    """Add a diagnostic for each policy that needs what ``auth`` does not have."""
+    auth = _auth(file.auth)
+    for name, policy in file.channels.items():
+        for verb in (Verb.PUBLISH, Verb.SUBSCRIBE):
+            inherited = verb not in policy.model_fields_set
+            place = ("defaults", verb) if inherited else ("channels", name, verb)
+            found: Policy = getattr(file.defaults if inherited else policy, verb)
+            if message := _need(found, auth, is_family="{" in name):
+                document.add(place, message)
+
+
+def _need(policy: Policy, auth: AuthSettings, *, is_family: bool) -> str | None:
+    """Return what a policy needs and does not have; None if it has all."""
+    if policy.takes_tokens and auth.tokens is None:
+        return f"{policy} needs tokens: set auth.tokens.secret, or auth.tokens.jwks"
+    if Access.ASK in policy and auth.ask is None:
+        return "ask needs an application: set auth.ask.url"
+    if not is_family and any(isinstance(entry, Claim) for entry in policy.entries):
+        return f"{policy} needs a parameter to compare: declare a family such as user.{{id}}, or write token"
+    return None
+
+
+def _check_tokens(file: File, document: Document) -> None:
+    """Add the diagnostics that concern several keys of ``auth`` together."""
+    tokens = file.auth.tokens
+    if tokens.jwks and not (tokens.issuer and tokens.audience):
+        missing = "issuer" if not tokens.issuer else "audience"
+        message = "jwks needs issuer and audience: the login signs tokens for other applications with the same keys"
+        document.add(("auth", "tokens", missing if missing in tokens.model_fields_set else "jwks"), message)
+    if tokens.cookie and "*" in file.origins:
+        message = "a cookie is sent for any page that its browser shows: name your pages in 'origins', not \"*\""
+        document.add(("auth", "tokens", "cookie"), message)
+
+
+def _auth(auth: Auth) -> AuthSettings:
+    tokens, ask = auth.tokens, auth.ask
+    return AuthSettings(
+        keys=tuple(key for key in auth.keys if key is not None),
+        tokens=TokenSettings(
+            secrets=tokens.secret,
+            jwks=tokens.jwks,
+            issuer=tokens.issuer,
+            audience=tokens.audience,
+            max_lifetime=tokens.max_lifetime,
+            leeway=tokens.leeway,
+            cookie=tokens.cookie,
+            publish_claim=tokens.claims.publish or Verb.PUBLISH,
+            subscribe_claim=tokens.claims.subscribe or Verb.SUBSCRIBE,
+        )
+        if tokens.secret or tokens.jwks
+        else None,
+        ask=AskSettings(ask.url, ask.forward, ask.timeout) if ask.url else None,
+    )
 
 
 def _check_channels(document: Document) -> None:
@@ -105,15 +185,15 @@ def _registry(file: File) -> Registry:
     return Registry(channels, _channel("defaults", file.defaults))
 
 
-def _inherit(policy: ChannelPolicy, defaults: Policy) -> Policy:
-    own = {key: getattr(policy, key) for key in policy.model_fields_set if key in Policy.model_fields}
+def _inherit(policy: ChannelPolicy, defaults: ChannelRules) -> ChannelRules:
+    own = {key: getattr(policy, key) for key in policy.model_fields_set if key in ChannelRules.model_fields}
     if "history" in own:
         given = {key: getattr(policy.history, key) for key in policy.history.model_fields_set}
         own["history"] = defaults.history.model_copy(update=given)
     return defaults.model_copy(update=own)
 
 
-def _channel(name: str, policy: Policy) -> Channel:
+def _channel(name: str, policy: ChannelRules) -> Channel:
     return Channel(
         name=name,
         publish=policy.publish,

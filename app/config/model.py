@@ -12,25 +12,24 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from app.config.values import names, units
+from app.config.values.authorisation import ClaimName, CookieName, Keys, Leeway, Lifetime, PolicyValue, Secrets, Text
 from app.config.values.fields import (
     BackendUrl,
     Boolean,
     HistorySize,
     HistoryTtl,
-    Keys,
     MessageSchema,
     MessageSize,
     Name,
     Operators,
     Origin,
     Presence,
-    Publish,
     RateLimit,
     Slow,
-    Subscribe,
-    Tokens,
 )
-from app.core.channel import Access, SlowSubscriber
+from app.config.values.urls import Url
+from app.core.channel import SlowSubscriber
+from app.core.policy import ANYONE, KEY
 
 
 class Section(BaseModel):
@@ -64,11 +63,11 @@ class History(Section):
 class Policy(Section):
     """Who may do what on a channel, and what fits."""
 
-    publish: Publish = Access.KEY
-    """Who may publish: anyone, key (holders of one of auth.keys), operators or nobody. token is not yet available."""
+    publish: PolicyValue = KEY
+    """Who may publish: anyone, key, operators, token, {claim: PATH}, ask or nobody; or a list of them."""
 
-    subscribe: Subscribe = Access.ANYONE
-    """Who may subscribe: anyone. token is not yet available."""
+    subscribe: PolicyValue = ANYONE
+    """Who may subscribe: as for publish."""
 
     client_publish: Boolean = False
     """Whether subscribers may publish over their WebSocket; publish must allow it as well."""
@@ -104,30 +103,68 @@ class ChannelPolicy(Policy):
     """Path of a JSON Schema that messages must match. Not yet available."""
 
 
+class GrantClaims(Section):
+    """Which claims of a token list the channels that it gives access to."""
+
+    publish: ClaimName = None
+    """The claim with the grants to publish; left out, "publish"."""
+
+    subscribe: ClaimName = None
+    """The claim with the grants to subscribe; left out, "subscribe"."""
+
+
 class AuthTokens(Section):
-    """How tokens are checked. Not yet available: leave every key empty."""
+    """How tokens (JSON Web Tokens) are verified, for policies with token or {claim: PATH}."""
 
-    secret: Tokens = None
-    """The secret that tokens are signed with. Not yet available; empty means none."""
+    secret: Secrets = Field(default=(), repr=False)
+    """Secrets of at least 32 bytes (HS256), one text or a list: any of them verifies, the first signs."""
 
-    jwks: Tokens = None
-    """The https URL of the keys that tokens are signed with. Not yet available."""
+    jwks: Url = None
+    """The https URL of your login's public keys; issuer and audience must be set too."""
 
-    issuer: Tokens = None
-    """The issuer that tokens must have. Not yet available."""
+    issuer: Text = None
+    """The `iss` that tokens must have; left out, any."""
 
-    audience: Tokens = None
-    """The audience that tokens must have. Not yet available."""
+    audience: Text = None
+    """The `aud` that tokens must have, or have in their list; left out, any."""
+
+    max_lifetime: Lifetime = 24 * units.DURATIONS["h"]
+    """The longest time until a token's `exp`, 1s to 365d; what was taken back is remembered for as long."""
+
+    leeway: Leeway = 30
+    """How wrong the clock of the issuer may be, 0s to 5m."""
+
+    cookie: CookieName = None
+    """The cookie that carries the token, for pages; `origins` must then name your pages."""
+
+    claims: GrantClaims = Field(default_factory=GrantClaims)
+    """Which claims list the channels that a token gives access to."""
+
+
+class Ask(Section):
+    """The application that decides where a policy says ask."""
+
+    url: Url = None
+    """The URL that is sent a POST for each decision."""
+
+    forward: tuple[str, ...] = ("cookie", "authorization")
+    """Names of the caller's headers that the application gets."""
+
+    timeout: float = 2.0
+    """How long an answer may take, 100ms to 30s."""
 
 
 class Auth(Section):
     """How publishers and subscribers prove who they are."""
 
     keys: Keys = Field(default=(), repr=False)
-    """The keys for `publish: key`: one text with commas, or a list; each has at least 8 visible ASCII characters."""
+    """The keys for policies with key: one text with commas, or a list; its entries may be {name, key, publish, …}."""
 
     tokens: AuthTokens = Field(default_factory=AuthTokens)
-    """For `publish: token` and `subscribe: token`. Not yet available."""
+    """How tokens are verified, for policies with token or {claim: PATH}."""
+
+    ask: Ask = Field(default_factory=Ask)
+    """The application that decides where a policy says ask."""
 
 
 class Postgres(Section):
@@ -181,6 +218,10 @@ def known_keys(location: tuple[str | int, ...]) -> list[str]:
             section = Auth
         case ("auth", "tokens"):
             section = AuthTokens
+        case ("auth", "tokens", "claims"):
+            section = GrantClaims
+        case ("auth", "ask"):
+            section = Ask
         case ("postgres",):
             section = Postgres
         case ("defaults",):

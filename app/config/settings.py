@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from app.access.auth_settings import AuthSettings
 from app.config.values.backend_url import kind
-from app.core.channel import Access, Registry
+from app.core.channel import Registry
+from app.core.policy import Access
 
 Operators = Access | None
 """Who is an operator: ``anyone``, or holders of a ``key``; None for callers on loopback, else holders of a key."""
@@ -32,8 +34,8 @@ class Settings:
     inline: bool
     """Whether small commits carry their messages inside NOTIFY."""
 
-    keys: tuple[bytes, ...] = field(repr=False)
-    """The keys that ``publish: key`` asks for."""
+    auth: AuthSettings = field(repr=False)
+    """How callers prove who they are."""
 
     origins: tuple[str, ...]
     """``*`` for any, ``null``, or ``scheme://host[:port]`` as browsers send it; the host may start with ``*.``."""
@@ -45,7 +47,7 @@ class Settings:
     """Whether the console page is served."""
 
     registry: Registry
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     """Sentences for the log, about settings that are valid but may be a mistake."""
 
     @property

@@ -10,23 +10,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
 
-from app.core.errors import (
-    ForbiddenError,
-    TooLargeError,
-    UnauthorisedError,
-    UnknownChannelError,
-)
+from app.core.errors import ForbiddenError, TooLargeError, UnknownChannelError
+from app.core.policy import ANYONE, KEY, Access, Identity, Policy, Question, Subject
+from app.core.token import Verb
 
 MAX_NAME = 255
 """The most bytes that a name may have."""
 
-NAME = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
-"""A valid name of a channel."""
+ACCESS_CHANNEL = "$access"
+"""The log's own channel of what was taken back. No YAML file, request or SQL publisher can have this name."""
 
-PARAMETER = r"[A-Za-z0-9_-]{1,128}"
-"""A valid value of a family's parameter."""
+TICKETS_CHANNEL = "$tickets"
+"""The log's own channel of tickets that were issued and used. Nobody else can have this name either."""
+
+PLAIN = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
+"""A valid name of a channel that is declared itself."""
+
+_CHARACTERS = r"[A-Za-z0-9_.:|@+=~'-]"
+
+NAME = re.compile(rf"{_CHARACTERS}{{1,{MAX_NAME}}}", re.ASCII)
+"""A valid name of a channel: it may have a parameter."""
+
+PARAMETER = rf"{_CHARACTERS}{{1,128}}"
+"""A valid value of a family's parameter: it holds a UUID, an e-mail address, and the subjects of every common login.
+
+No character of it needs an escape in JSON, and none is the ``*`` of grants. It cannot change: names are in logs.
+"""
 
 _PARAMETER = re.compile(PARAMETER, re.ASCII)
 
@@ -43,19 +53,6 @@ _KNOWN_NAMES = 10_000
 
 MAX_MESSAGE_SIZE = 1024 * 1024
 """The largest ``max_message_size`` of a channel, in bytes."""
-
-_SEND_A_KEY = "send 'Authorization: Bearer <key>'"
-_SET_KEYS = "set auth.keys in channels.yaml"
-
-
-class Access(StrEnum):
-    """Who may publish or subscribe, and who is an operator."""
-
-    ANYONE = "anyone"
-    KEY = "key"
-    OPERATORS = "operators"
-    TOKEN = "token"  # noqa: S105 — a policy's name, not a secret
-    NOBODY = "nobody"
 
 
 class SlowSubscriber(StrEnum):
@@ -74,77 +71,13 @@ class HistoryWindow:
     ttl: int = 24 * 3600
 
 
-class Caller(NamedTuple):
-    """What a caller's request showed: enough to judge the caller again under new settings."""
-
-    digest: bytes | None = None
-    """The digest of the key that it sent; None without a key."""
-    is_near: bool = False
-    """The request came from this machine, and through no proxy."""
-    origin: str | None = None
-    """The origin of the page; None where no page sent the request."""
-    is_own: bool = False
-    """The page is one of this server's."""
-    is_elsewhere: bool = False
-    """The page is this server's by its name, but the name is not this machine's and no proxy forwarded the request:
-    an attacker may have pointed the name here (DNS rebinding)."""
-
-
-NOBODY = Caller()
-
-
-class Identity(NamedTuple):
-    """The authenticated caller."""
-
-    has_key: bool = False
-    """The caller sent one of the configured keys."""
-    reason: str = "no key was sent"
-    """Why ``has_key`` is false, for the detail of a refusal."""
-    name: str = ""
-    """Differs for each key, and is not secret; empty without a key. Idempotency keys are scoped by it."""
-    is_operator: bool = False
-    """The caller may see what operators see, and publish where only they may."""
-    keys_exist: bool = True
-    """Whether any keys are configured; without them nobody can become an operator by a key."""
-    caller: Caller = NOBODY
-    """What this identity was derived from."""
-
-    def may(self, access: Access) -> bool:
-        """Whether a policy admits this caller."""
-        match access:
-            case Access.ANYONE:
-                return True
-            case Access.KEY:
-                return self.has_key
-            case Access.OPERATORS:
-                return self.is_operator
-            case _:
-                return False
-
-    def check_operator(self, rule: str) -> None:
-        """Raise unless the caller is an operator; ``rule`` says what only operators may do, and begins the detail.
-
-        Raises :class:`UnauthorisedError`, or :class:`ForbiddenError` where no key would help.
-        """
-        if self.is_operator:
-            return
-        if self.keys_exist:
-            msg = f"{rule}, and {self.reason}: {_SEND_A_KEY}"
-            raise UnauthorisedError(msg)
-        msg = f"{rule}, and {self.reason}: {_SET_KEYS}"
-        raise ForbiddenError(msg)
-
-
-ANONYMOUS = Identity()
-
-
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One declared channel, or a family such as ``chat.{room}``; the rules for its messages."""
 
     name: str
-    publish: Access = Access.KEY
-    subscribe: Access = Access.ANYONE
+    publish: Policy = KEY
+    subscribe: Policy = ANYONE
     client_publish: bool = False
     history: HistoryWindow = field(default_factory=HistoryWindow)
     max_message_size: int = 64 * 1024
@@ -160,37 +93,50 @@ class Channel:
         """The literal text before a family's parameter; the whole name of a plain channel."""
         return self.name.partition("{")[0]
 
-    def check_publish(self, identity: Identity) -> None:
-        """Raise :class:`UnauthorisedError` or :class:`ForbiddenError` unless the caller may publish."""
-        if identity.may(self.publish):
-            return
-        match self.publish:
-            case Access.KEY:
-                remedy = _SEND_A_KEY if identity.keys_exist else _SET_KEYS
-                msg = f"channel {self.name!r} accepts messages only with a key, and {identity.reason}: {remedy}"
-                raise UnauthorisedError(msg)
-            case Access.OPERATORS:
-                identity.check_operator(f"only operators may publish to channel {self.name!r}")
-            case _:
-                msg = f"channel {self.name!r} does not accept messages (publish: {self.publish})"
-                raise ForbiddenError(msg)
+    @property
+    def wildcard(self) -> str | None:
+        """The name of a family as grants have it, with ``*`` for its parameter; None for a plain channel."""
+        prefix, brace, rest = self.name.partition("{")
+        return f"{prefix}*{rest.partition('}')[2]}" if brace else None
 
-    def check_client_publish(self, identity: Identity) -> None:
-        """Raise as :meth:`check_publish` does; also unless subscribers may publish over their sockets."""
+    def parameter(self, name: str) -> str | None:
+        """Return the parameter in a name of this family; None for a plain channel."""
+        prefix, brace, rest = self.name.partition("{")
+        return name[len(prefix) : len(name) - len(rest.partition("}")[2])] if brace else None
+
+    def check_publish(self, name: str, identity: Identity) -> Question | None:
+        """Return None if the caller may publish to this channel's ``name``, or what the application must be asked.
+
+        Raises :class:`UnauthorisedError` or :class:`ForbiddenError`.
+        """
+        return self._check(Verb.PUBLISH, self.publish, name, identity)
+
+    def check_client_publish(self, name: str, identity: Identity) -> Question | None:
+        """Decide as :meth:`check_publish` does; also raise unless subscribers may publish over their sockets."""
         if not self.client_publish:
             msg = f"channel {self.name!r} does not accept messages from its subscribers (client_publish: false)"
             raise ForbiddenError(msg)
-        self.check_publish(identity)
+        return self.check_publish(name, identity)
+
+    def check_subscribe(self, name: str, identity: Identity) -> Question | None:
+        """Decide as :meth:`check_publish` does, for a subscriber."""
+        return self._check(Verb.SUBSCRIBE, self.subscribe, name, identity)
+
+    def _check(self, verb: Verb, policy: Policy, name: str, identity: Identity) -> Question | None:
+        if not policy.asks:
+            identity.check()
+        if policy.entries == (Access.ANYONE,):
+            return None
+        subject = Subject(verb, name, self.name, self.wildcard, self.parameter(name))
+        if policy.admitting(identity, subject) is not None:
+            return None
+        if policy.asks:
+            return Question(verb, name, self.name, subject.parameter)
+        raise policy.refusal(identity, subject)
 
     def max_publish_size(self, identity: Identity) -> int:
         """Return the size of the largest message that the caller may publish over its socket, in bytes; 0 for none."""
-        return self.max_message_size if self.client_publish and identity.may(self.publish) else 0
-
-    def check_subscribe(self, identity: Identity) -> None:  # noqa: ARG002 — tokens will look at it
-        """Raise :class:`ForbiddenError` unless the caller may subscribe."""
-        if self.subscribe is not Access.ANYONE:
-            msg = f"channel {self.name!r} does not accept subscribers (subscribe: {self.subscribe})"
-            raise ForbiddenError(msg)
+        return self.max_message_size if self.client_publish and self.publish.might_admit(identity) else 0
 
     def check_size(self, data: bytes) -> None:
         """Raise :class:`TooLargeError` if the message is larger than ``max_message_size``."""
@@ -205,13 +151,13 @@ class Channel:
 class Registry:
     """The declared channels, looked up by name.
 
-    A plain channel takes precedence over a family; among families the longest prefix wins.
+    A plain channel takes precedence over a family; among families the longest prefix wins, then the longest suffix.
     """
 
     def __init__(self, channels: tuple[Channel, ...], defaults: Channel) -> None:
         self.channels = channels
         self.defaults = defaults
-        self._max_publish_size: dict[Access, int] = {}
+        self._max_publish_size: dict[Policy, int] = {}
         for channel in channels:
             if channel.client_publish:
                 most = self._max_publish_size.get(channel.publish, 0)
@@ -244,7 +190,8 @@ class Registry:
 
     def max_publish_size(self, identity: Identity) -> int:
         """Return the largest :meth:`Channel.max_publish_size` of all channels."""
-        return max((most for access, most in self._max_publish_size.items() if identity.may(access)), default=0)
+        sizes = (most for policy, most in self._max_publish_size.items() if policy.might_admit(identity))
+        return max(sizes, default=0)
 
     def history(self, name: str) -> HistoryWindow:
         """Return the window of a channel's history; for an undeclared channel, that of ``defaults``."""
@@ -259,10 +206,14 @@ class _Families:
         for family in families:
             suffix = family.name.partition("}")[2]
             self._by_prefix.setdefault(family.prefix, []).append((suffix, family))
+        for found in self._by_prefix.values():
+            found.sort(key=lambda entry: len(entry[0]), reverse=True)
         self._lengths = sorted({len(prefix) for prefix in self._by_prefix}, reverse=True)
 
     def find(self, name: str) -> Channel | None:
         """Return the family that a name belongs to."""
+        if name in RESERVED:
+            return None
         for length in self._lengths:
             for suffix, family in self._by_prefix.get(name[:length], ()):
                 if name.endswith(suffix) and _PARAMETER.fullmatch(name, length, len(name) - len(suffix)):

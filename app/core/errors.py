@@ -60,6 +60,20 @@ class ForbiddenError(AbideError):
     title = "Forbidden"
 
 
+class ExpiredError(AbideError):
+    """The caller's right to be connected has ended: its token has expired, or the application's answer."""
+
+    code = "expired"
+    title = "Expired"
+
+
+class DisconnectedError(AbideError):
+    """The application closed what its user had open; the user may come back."""
+
+    code = "disconnected"
+    title = "Disconnected"
+
+
 class UnknownChannelError(AbideError):
     """No declared channel has this name."""
 
@@ -148,6 +162,8 @@ CLOSE_CODES: dict[str, CloseCode] = {
     MalformedError.code: CloseCode.BAD_FRAME,
     UnauthorisedError.code: CloseCode.UNAUTHORISED,
     ForbiddenError.code: CloseCode.FORBIDDEN,
+    ExpiredError.code: CloseCode.EXPIRED,
+    DisconnectedError.code: CloseCode.POLICY_VIOLATION,
     ChannelRemovedError.code: CloseCode.CHANNEL_REMOVED,
     TooLargeError.code: CloseCode.TOO_BIG,
     TooManyError.code: CloseCode.TOO_MANY,

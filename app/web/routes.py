@@ -25,6 +25,7 @@ from app.web.documents.lazy_document import Document, Object
 from app.web.documents.openapi import Documented
 from app.web.edge.auth import Authenticator
 from app.web.edge.cors import Cors, is_preflight
+from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.operate.channels import Channels, CountAll
 from app.web.operate.health import Health, Readiness
@@ -61,6 +62,8 @@ class Edge:
     metrics: Exposition | None
     """Makes the answer to ``GET /metrics``; None if the metrics have their own port."""
     version: str
+    doors: Doors | None = None
+    """Has the authenticator in force, from the next reload on too; None if there is none."""
     console: bool = True
     intake: BoundedIntake = field(default_factory=BoundedIntake)
     """Counts the incomplete bodies of the process."""
@@ -87,9 +90,10 @@ class Routes:
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
+        doors = edge.doors or Doors(edge.authenticator)
         push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
         self._push = AsgiPush(push, edge.intake)
-        self._sockets = Sockets(edge.registry, edge.authenticator, edge.hub, edge.publisher, edge.intake)
+        self._sockets = Sockets(edge.registry, doors, edge.hub, edge.publisher, edge.intake)
         reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
         self.pages = _pages(edge)
@@ -209,7 +213,7 @@ def _documents(edge: Edge, pages: Documented) -> dict[str, Document]:
 
 def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> None:
     async def ready(request: Request) -> Response:
-        return await health.ready(request, in_full=authenticator.is_operator(request))
+        return await health.ready(request, in_full=await authenticator.is_operator(request))
 
     ready.__doc__ = Health.ready.__doc__
     for path, endpoint in (("/health/live", health.live), ("/health/ready", ready)):

@@ -26,6 +26,7 @@ class CloseCode(IntEnum):
     UNAUTHORISED = 4401
     FORBIDDEN = 4403
     CHANNEL_REMOVED = 4404
+    EXPIRED = 4408
     GAP = 4410
     TOO_MANY = 4429
 

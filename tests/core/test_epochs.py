@@ -18,13 +18,14 @@ from app.bus.postgres.listen import follower as follower_module
 from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.place import Place
 from app.core import epochs
-from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module
 from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
 from app.core.message import MAX_OFFSET, Batch, EpochChange, Message, Page, Position, Published, Record
+from app.core.policy import ANONYMOUS
 from app.core.ports import Outcome
 from app.core.resume import Gap, Start
 from tests.support.writers import Stalling, frames

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from app.bus.group_commit import GroupCommit
-from app.core.channel import ANONYMOUS, Channel, Registry
+from app.core.channel import Channel, Registry
 from app.core.delivery import encodings
 from app.core.delivery.fanout import SLICE, Fanout
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
 from app.core.message import Batch, Message, Page, Position, Published, Record
+from app.core.policy import ANONYMOUS
 from app.core.ports import Outcome, Sink
 from app.core.tail import TailBudget
 from app.telemetry.metrics import Metrics

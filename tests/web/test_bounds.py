@@ -15,13 +15,17 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from app.core.channel import ANONYMOUS, Channel, Registry
+from app.access.auth_settings import AuthSettings
+from app.core.channel import Channel, Registry
 from app.core.delivery.encodings import V1_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
 from app.core.intake import RESERVE, TOTAL, BoundedIntake
+from app.core.policy import ANONYMOUS
 from app.core.scan import Scan
 from app.web.edge.access import Line
+from app.web.edge.auth import Authenticator
+from app.web.edge.doors import Doors
 from app.web.publish.asgi_push import HeldBody
 from app.web.publish.push import MAX_BODY
 from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, V1Socket
@@ -195,7 +199,9 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
     log: Any = Log(STORED)
     registry = Registry((Channel("c"),), Channel("defaults"))
     hub, line = Hub(log, registry), Line("connection", "/ws", None, None)
-    session = V1Socket(hub, log, BoundedIntake(), ANONYMOUS, line, V1_FRAMES, None)
+    session = V1Socket(
+        hub, Doors(Authenticator(AuthSettings())), log, BoundedIntake(), ANONYMOUS, line, V1_FRAMES, None
+    )
     session.begin(Nowhere(), None, None)
     push, reused = routes(log), routes(Log(KeyReusedError("used")))
     gc.collect()

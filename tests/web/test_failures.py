@@ -14,12 +14,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from app.core.channel import Access, Channel, Registry
+from app.access.auth_settings import AuthSettings
+from app.core.channel import Channel, Registry
 from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.errors import UnavailableError
 from app.core.message import Batch, Message, Page, Position, Record
+from app.core.policy import ANYONE
 from app.core.ports import Meter, Sink
 from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
@@ -96,11 +98,11 @@ class World:
         log: Any = Broken()
         self.log = log
         self.meter = Tally()  # type: ignore[abstract] # what is not counted is not told
-        channels = tuple(Channel(name, publish=Access.ANYONE, client_publish=True) for name in ("c", "other"))
+        channels = tuple(Channel(name, publish=ANYONE, client_publish=True) for name in ("c", "other"))
         registry = Registry(channels, Channel("defaults"))
         self.hub = Hub(self.log, registry, meter=self.meter)
         health = Health(log, lambda: ConfigState(hash="", error=None))
-        edge = Edge(registry, Authenticator(()), log, log, self.hub, health, self.meter, None, "0")
+        edge = Edge(registry, Authenticator(AuthSettings()), log, log, self.hub, health, self.meter, None, "0")
         self.server = LocalServer(AccessLog(Routes(edge)), **options)
 
     def connect(self, path: str, *, v1: bool = False) -> ClientConnection:

@@ -8,10 +8,12 @@ import httpx
 import pytest
 from starlette.requests import Request
 
+from app.access.auth_settings import AuthSettings
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import Access, Channel, Registry
+from app.core.channel import Channel, Registry
 from app.core.delivery.hub import Hub
+from app.core.policy import Access
 from app.core.ports import UNMETERED
 from app.web.documents.asyncapi import describe
 from app.web.documents.lazy_document import Document
@@ -35,7 +37,15 @@ def edge(count: int) -> Edge:
     bus = Bus(MemoryBackend(registry.history))
     health = Health(bus.health, lambda: ConfigState(hash="", error=None))
     return Edge(
-        registry, Authenticator((), operators=Access.ANYONE), bus, bus, Hub(bus, registry), health, UNMETERED, None, "0"
+        registry,
+        Authenticator(AuthSettings(), operators=Access.ANYONE),
+        bus,
+        bus,
+        Hub(bus, registry),
+        health,
+        UNMETERED,
+        None,
+        "0",
     )
 
 

@@ -69,9 +69,13 @@ def _server(before: Settings, after: Settings) -> Iterator[str]:
         old, new = write(before), write(after)
         if old != new:
             yield f"{key}: {old} -> {new}"
-    if before.keys != after.keys:
-        added, removed = len(set(after.keys) - set(before.keys)), len(set(before.keys) - set(after.keys))
-        yield f"auth.keys: {len(before.keys)} -> {len(after.keys)} ({added} added, {removed} removed)"
+    old_keys, new_keys = before.auth.keys, after.auth.keys
+    if old_keys != new_keys:
+        added, removed = len(set(new_keys) - set(old_keys)), len(set(old_keys) - set(new_keys))
+        yield f"auth.keys: {len(old_keys)} -> {len(new_keys)} ({added} added, {removed} removed)"
+    for part in ("tokens", "ask"):
+        if getattr(before.auth, part) != getattr(after.auth, part):
+            yield f"auth.{part}: changed"
 
 
 _SERVER: dict[str, Callable[[Settings], str]] = {

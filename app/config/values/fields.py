@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, LiteralString, NoReturn, TypeVar
@@ -12,10 +11,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
 from app.config.diagnostics import did_you_mean, listed, quoted
-from app.config.patterns import BLANKS, VARIABLE, whole
+from app.config.patterns import BLANKS, VARIABLE
 from app.config.values import backend_url, names, origins, units
 from app.config.yaml.document import Interpolated, Unquoted
-from app.core.channel import MAX_MESSAGE_SIZE, Access, SlowSubscriber
+from app.core.channel import MAX_MESSAGE_SIZE, SlowSubscriber
+from app.core.policy import Access
 
 MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
@@ -23,19 +23,15 @@ MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
 E = TypeVar("E", bound=StrEnum)
 
 _KINDS: dict[type, str] = {type(None): "nothing", list: "a list", dict: "a mapping"}
-_KEY = "[!-~]{8,}"
-_BLANK = f"[{BLANKS}]*"
-_ONE_KEY = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:{_KEY})?{_BLANK}")
-_SOME_KEYS = whole(rf"(?![\s\S]*\$\{{){_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK}(?:,{_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK})*")
-"""In one text with commas between the keys, no key has a comma."""
 
 
-def _refuse(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """Refuse a value; ``message`` says what to write."""
     kind: LiteralString = "abide"
     raise PydanticCustomError(kind, "{message}", {"message": message})
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """Return a wrong value as text. A value from the environment may be a secret, and is not shown."""
     if isinstance(value, Interpolated):
         return "the value of its variable"
@@ -44,12 +40,12 @@ def _show(value: object) -> str:
     return _KINDS.get(type(value)) or str(value).lower()
 
 
-def _or_variable(schema: JsonSchemaValue) -> WithJsonSchema:
+def or_variable(schema: JsonSchemaValue) -> WithJsonSchema:
     """Let editors accept ``${VAR}``, whose value they do not know."""
     return WithJsonSchema({"anyOf": [schema, {"type": "string", "pattern": VARIABLE}]})
 
 
-def _text(*patterns: str) -> JsonSchemaValue:
+def text_schema(*patterns: str) -> JsonSchemaValue:
     """Return the schema of a text that matches one of these patterns."""
     return {"anyOf": [{"type": "string", "pattern": pattern} for pattern in (*patterns, VARIABLE)]}
 
@@ -58,98 +54,76 @@ def _boolean(value: object) -> bool:
     if isinstance(value, Interpolated) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
     if not isinstance(value, bool):
-        _refuse(f"write true or false, not {_show(value)}")
+        refuse(f"write true or false, not {show(value)}")
     return value
 
 
-def _choice(kind: type[E], now: tuple[E, ...], later: tuple[E, ...]) -> Callable[[object], E]:
+def _choice(kind: type[E], now: tuple[E, ...]) -> Callable[[object], E]:
     def validate(value: object) -> E:
         allowed = listed(now)
         if isinstance(value, str) and value in now:
             return kind(value)
-        if isinstance(value, str) and value in later:
-            _refuse(f"{kind(value)} is not yet available: write {allowed}")
         near = did_you_mean(value, now) if isinstance(value, str) else ""
-        _refuse(f"write {allowed}, not {_show(value)}{near}")
+        refuse(f"write {allowed}, not {show(value)}{near}")
 
     return validate
 
 
-def _amount(
+def quantity(
     units_: Mapping[str, int], example: str, least: int, most: int, write: Callable[[int], str]
 ) -> Callable[[object], int]:
+    """Return the check of an amount in these units: a number from ``least`` to ``most``, or a text with a unit."""
+
     def validate(value: object) -> int:
         is_text = isinstance(value, str) and not isinstance(value, Unquoted)
         amount = units.amount(str(value), units_) if is_text else value
         if isinstance(amount, bool) or not isinstance(amount, int):
-            _refuse(f"write {example}, not {_show(value)}")
+            refuse(f"write {example}, not {show(value)}")
         if not least <= amount <= most:
-            _refuse(f"must be from {write(least)} to {write(most)}, not {_show(value)}")
+            refuse(f"must be from {write(least)} to {write(most)}, not {show(value)}")
         return amount
 
     return validate
 
 
-def _amount_schema(units_: Mapping[str, int], least: int, most: int) -> WithJsonSchema:
+def quantity_schema(units_: Mapping[str, int], least: int, most: int) -> WithJsonSchema:
+    """Return the schema of what :func:`quantity` accepts."""
     number = {"type": "integer", "minimum": least, "maximum": most}
-    return WithJsonSchema({"anyOf": [number, *_text(units.pattern(units_, least, most))["anyOf"]]})
+    return WithJsonSchema({"anyOf": [number, *text_schema(units.pattern(units_, least, most))["anyOf"]]})
 
 
 def _later(what: str) -> Callable[[object], None]:
     def validate(value: object) -> None:
         if value is not None and value != "":
-            _refuse(f"{what} not yet available: remove the key")
+            refuse(f"{what} not yet available: remove the key")
 
     return validate
 
 
 def _no_presence(value: bool) -> bool:  # noqa: FBT001 — pydantic passes the value by position
     if value:
-        _refuse("presence is not yet available: write false")
+        refuse("presence is not yet available: write false")
     return value
 
 
 def _backend(value: object) -> str:
     if not isinstance(value, str):
-        _refuse(f"must be a URL such as memory://, not {_show(value)}")
+        refuse(f"must be a URL such as memory://, not {show(value)}")
     url = str(value).strip(BLANKS)  # secrets often end with a newline
     if message := backend_url.refusal(url):
-        _refuse(message)
+        refuse(message)
     return url
-
-
-def _split_keys(value: object) -> object:
-    if value is None:
-        return []
-    if isinstance(value, Unquoted) or not isinstance(value, str | list):
-        _refuse('write keys as "text" with commas between them, or as a list of texts')
-    return value.split(",") if isinstance(value, str) else value
-
-
-def _drop_empty(keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    return tuple(filter(None, keys))
-
-
-def _key(value: object) -> bytes:
-    if value is None or value == "":
-        return b""
-    if not isinstance(value, str) or isinstance(value, Unquoted):
-        _refuse("a key is text: put it in quotes")
-    key = value.strip(BLANKS)
-    if key and not re.fullmatch(_KEY, key):
-        _refuse("a key needs at least 8 characters, all visible ASCII (the key is not shown here)")
-    return key.encode("ascii")
 
 
 def _origin(value: object) -> str:
     origin = origins.parse(value) if isinstance(value, str) else None
     if origin is None:
         if isinstance(value, str) and value.lower().startswith(origins.SOCKETS):
-            _refuse(
-                f"a page's origin starts with https:// or http://, even if the page opens sockets, not {_show(value)}"
+            refuse(
+                f"a page's origin starts with https:// or http://, even if the page opens sockets, not {show(value)}"
             )
         examples = "https://example.com:8443 or https://*.example.com"
-        _refuse(f'write "*", "null" or an origin without a path, as in {examples}, not {_show(value)}')
+        refuse(f'write "*", "null" or an origin without a path, as in {examples}, not {show(value)}')
     return origin
 
 
@@ -159,73 +133,53 @@ def _operators(value: object) -> Access | None:
 
 def _name(value: str) -> str:
     if isinstance(value, Unquoted):
-        _refuse(f'YAML reads this name as {value.reads_as}: write it in quotes, "{value}"')
+        refuse(f'YAML reads this name as {value.reads_as}: write it in quotes, "{value}"')
     if message := names.refusal(value):
-        _refuse(message)
+        refuse(message)
     return str(value)
 
 
-_PUBLISH = (Access.ANYONE, Access.KEY, Access.OPERATORS, Access.NOBODY)
-_TOKEN = (Access.TOKEN,)
 _OPERATORS = (Access.ANYONE, Access.KEY)
-_OPERATORS_CHOICE = _choice(Access, _OPERATORS, ())
+_OPERATORS_CHOICE = _choice(Access, _OPERATORS)
 
-Boolean = Annotated[bool, BeforeValidator(_boolean), _or_variable({"type": "boolean"})]
-Publish = Annotated[Access, BeforeValidator(_choice(Access, _PUBLISH, _TOKEN)), _or_variable({"enum": list(_PUBLISH)})]
-Subscribe = Annotated[
-    Access, BeforeValidator(_choice(Access, (Access.ANYONE,), _TOKEN)), _or_variable({"enum": [Access.ANYONE]})
-]
-Operators = Annotated[Access | None, BeforeValidator(_operators), _or_variable({"enum": [*_OPERATORS, None, ""]})]
+Boolean = Annotated[bool, BeforeValidator(_boolean), or_variable({"type": "boolean"})]
+Operators = Annotated[Access | None, BeforeValidator(_operators), or_variable({"enum": [*_OPERATORS, None, ""]})]
 Slow = Annotated[
     SlowSubscriber,
-    BeforeValidator(_choice(SlowSubscriber, tuple(SlowSubscriber), ())),
-    _or_variable({"enum": [*SlowSubscriber]}),
+    BeforeValidator(_choice(SlowSubscriber, tuple(SlowSubscriber))),
+    or_variable({"enum": [*SlowSubscriber]}),
 ]
 HistorySize = Annotated[
     int,
-    BeforeValidator(_amount(units.COUNT, "a number of messages such as 1000", 0, MAX_HISTORY_SIZE, str)),
-    _amount_schema(units.COUNT, 0, MAX_HISTORY_SIZE),
+    BeforeValidator(quantity(units.COUNT, "a number of messages such as 1000", 0, MAX_HISTORY_SIZE, str)),
+    quantity_schema(units.COUNT, 0, MAX_HISTORY_SIZE),
 ]
 HistoryTtl = Annotated[
     int,
     BeforeValidator(
-        _amount(units.DURATIONS, "whole seconds, or 30s, 15m, 24h or 7d", 1, MAX_HISTORY_TTL, units.write_duration)
+        quantity(units.DURATIONS, "whole seconds, or 30s, 15m, 24h or 7d", 1, MAX_HISTORY_TTL, units.write_duration)
     ),
-    _amount_schema(units.DURATIONS, 1, MAX_HISTORY_TTL),
+    quantity_schema(units.DURATIONS, 1, MAX_HISTORY_TTL),
 ]
 MessageSize = Annotated[
     int,
-    BeforeValidator(_amount(units.SIZES, "bytes, or 500B, 64kB, 64KiB or 1MiB", 1, MAX_MESSAGE_SIZE, units.write_size)),
-    _amount_schema(units.SIZES, 1, MAX_MESSAGE_SIZE),
+    BeforeValidator(
+        quantity(units.SIZES, "bytes, or 500B, 64kB, 64KiB or 1MiB", 1, MAX_MESSAGE_SIZE, units.write_size)
+    ),
+    quantity_schema(units.SIZES, 1, MAX_MESSAGE_SIZE),
 ]
-Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), _or_variable({"const": False})]
-_OFF = _or_variable({"enum": [None, ""]})
+Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), or_variable({"const": False})]
+_OFF = or_variable({"enum": [None, ""]})
 RateLimit = Annotated[None, BeforeValidator(_later("rate limits are")), _OFF]
 MessageSchema = Annotated[None, BeforeValidator(_later("message schemas are")), _OFF]
-Tokens = Annotated[None, BeforeValidator(_later("tokens are")), _OFF]
 BackendUrl = Annotated[
     str,
     BeforeValidator(_backend),
-    WithJsonSchema(_text(backend_url.PATTERN)),
-]
-Key = Annotated[bytes, BeforeValidator(_key)]
-Keys = Annotated[
-    tuple[Key, ...],
-    BeforeValidator(_split_keys),
-    AfterValidator(_drop_empty),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "null"},
-                *_text(_SOME_KEYS)["anyOf"],
-                {"type": "array", "items": {"anyOf": [{"type": "null"}, *_text(_ONE_KEY)["anyOf"]]}},
-            ]
-        }
-    ),
+    WithJsonSchema(text_schema(backend_url.PATTERN)),
 ]
 Origin = Annotated[
     str,
     BeforeValidator(_origin),
-    WithJsonSchema(_text(origins.PATTERN)),
+    WithJsonSchema(text_schema(origins.PATTERN)),
 ]
 Name = Annotated[str, BeforeValidator(_name)]

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 
 from app.config import patterns
-from app.core.channel import NAME, RESERVED
+from app.core import channel
+from app.core.channel import RESERVED
 
 _CHARACTER = "[A-Za-z0-9_.:-]"
 _PARAMETER = rf"\{{{patterns.NAME}\}}"
 
-PLAIN = patterns.whole(rf"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED)))})(?![\s\S])){NAME.pattern}")
+PLAIN = patterns.whole(rf"(?!(?:{'|'.join(map(re.escape, sorted(RESERVED)))})(?![\s\S])){channel.PLAIN.pattern}")
 """Pattern of a channel's name."""
 
 FAMILY = patterns.whole(

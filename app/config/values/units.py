@@ -41,7 +41,7 @@ def write_size(amount: int) -> str:
 
 def write_duration(amount: int) -> str:
     """Return seconds in the largest unit that leaves no fraction."""
-    return _write(amount, DURATIONS)
+    return _write(amount, DURATIONS) if amount else "0s"
 
 
 def _write(amount: int, units: dict[str, int]) -> str:

@@ -7,18 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 from app.core import turns
-from app.core.channel import ANONYMOUS, Identity, Registry
+from app.core.channel import Registry
 from app.core.delivery.catchup import Catchup, PageBudget
 from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
+from app.core.delivery.sessions import Session, Sessions
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ChannelRemovedError
+from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError
 from app.core.message import Page
+from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Beginning, Start, begin
 from app.core.tail import TailBudget
@@ -31,15 +32,6 @@ _HEAD = Start()
 
 Judge = Callable[[Identity], Identity]
 """Returns a caller's identity under the current rules; raises :class:`~app.core.errors.AbideError` to refuse it."""
-
-
-class Admitted(Protocol):
-    """A connection that publishes and subscribes for an identity."""
-
-    identity: Identity
-
-    def fail(self, error: AbideError) -> None:
-        """Close the connection with an error."""
 
 
 @dataclass(slots=True)
@@ -60,7 +52,13 @@ class Hub:
     """Opens and closes subscriptions; follows each channel once, however many subscriptions it has."""
 
     def __init__(
-        self, source: Source, registry: Registry, *, meter: Meter = UNMETERED, tail_bytes: int = TAIL_BYTES
+        self,
+        source: Source,
+        registry: Registry,
+        judge: Judge | None = None,
+        *,
+        meter: Meter = UNMETERED,
+        tail_bytes: int = TAIL_BYTES,
     ) -> None:
         self.meter = meter
         """Counts what happens to subscriptions, and to connections, which report it themselves."""
@@ -70,8 +68,11 @@ class Hub:
         """Subscriptions whose writer is full."""
         self._source = source
         self._registry = registry
-        self._judge_caller: Judge = _as_it_is
-        self._connections: set[Admitted] = set()
+        self.judge: Judge = judge or _as_it_is
+        """Judges the identity of what is open by the rules in force."""
+        self.sessions = Sessions()
+        """What ends with its caller's right."""
+        self._connections: set[Session] = set()
         self._tail_budget = TailBudget(tail_bytes)
         self._blocks = EncodedBlocks()
         self._page_budget = PageBudget()
@@ -106,22 +107,26 @@ class Hub:
         the new rules at once; existing connections and subscriptions follow one by one.
         """
         self._registry = registry
-        self._judge_caller = judge or _as_it_is
+        self.judge = judge or _as_it_is
         await turns.run(self._judge_all())
 
-    def admit(self, connection: Admitted) -> None:
+    def admit(self, connection: Session) -> None:
         """Apply all later rules to a connection until :meth:`leave`. It must have its writer."""
         self._connections.add(connection)
+        self.sessions.enter(connection)
         self._judge_connection(connection)  # the rules may have changed since its handshake
 
-    def leave(self, connection: Admitted) -> None:
+    def leave(self, connection: Session) -> None:
         """Forget a connection that has ended."""
+        self.sessions.leave(connection)
         self._connections.discard(connection)
 
     async def subscribe(
-        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
+        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD, *, has_connection: bool = False
     ) -> tuple[Subscription, Beginning]:
         """Open a subscription and return it with its beginning; close it by :meth:`unsubscribe`.
+
+        It ends with its caller's right, unless it ``has_connection``: one that :meth:`admit` knows, and that ends then.
 
         Does not check the policy. Raises :class:`~app.core.errors.UnknownChannelError`, and what the backend
         raises.
@@ -142,12 +147,30 @@ class Hub:
             self.meter.resumed(complete=where.resumed)
         if where.gap is not None:
             self.meter.missed(where.gap.reason)
+        if not has_connection:
+            self.sessions.enter(subscription)
         self._judge(subscription)  # the rules may have changed while the bus answered
         return subscription, where
+
+    def disconnect(self, sub: str, name: str | None) -> None:
+        """End what a subject has open on a channel, or everywhere; it may come back."""
+        if name is None:
+            self.sessions.disconnect(sub)
+            return
+        followed = self._followed.get(name)
+        for subscription in tuple(followed.fanout) if followed else ():
+            if subscription.identity.subject == sub:
+                subscription.end(DisconnectedError("the application has closed this subscription: subscribe again"))
+
+    def recheck(self, subscription: Subscription, identity: Identity) -> None:
+        """Judge a subscription again, for its caller's new identity."""
+        subscription.identity = identity
+        self._judge(subscription)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription, and stop following its channel if it was the last one."""
         subscription.detach()
+        self.sessions.leave(subscription)
         self.subscribers[subscription.channel.name] -= 1
         self._followed[subscription.name].fanout.remove(subscription)
         self._leave_if_idle(subscription.name)
@@ -207,9 +230,9 @@ class Hub:
                     self._judge(subscription)
                 yield from pace.pause()
 
-    def _judge_connection(self, connection: Admitted) -> None:
+    def _judge_connection(self, connection: Session) -> None:
         try:
-            connection.identity = self._judge_caller(connection.identity)
+            connection.identity = self._judged(connection.identity)
         except AbideError as refusal:
             connection.identity = ANONYMOUS  # what it has sent and is not yet handled has no rights any more
             connection.fail(refusal)
@@ -220,14 +243,25 @@ class Hub:
             subscription.end(ChannelRemovedError(f"channel {subscription.name!r} was removed from channels.yaml"))
             return
         try:
-            subscription.identity = self._judge_caller(subscription.identity)
-            channel.check_subscribe(subscription.identity)
+            subscription.identity = self._judged(subscription.identity)
+            question = channel.check_subscribe(subscription.name, subscription.identity)
+            if question is not None and not subscription.identity.asked:
+                msg = f"channel {subscription.channel.name!r} now asks the application: reconnect"
+                raise ExpiredError(msg)
         except AbideError as refusal:
             subscription.end(refusal)
         else:
             self.subscribers[subscription.channel.name] -= 1
             self.subscribers[channel.name] += 1
             subscription.channel = channel
+
+    def _judged(self, identity: Identity) -> Identity:
+        """Return an identity under the rules in force; what the application has said of it stays."""
+        judged = self.judge(identity)
+        if not identity.asked:
+            return judged
+        name, subject, ends = identity.name, identity.subject, identity.ends
+        return judged._replace(fault=None, asked=True, name=name, subject=subject, ends=ends)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

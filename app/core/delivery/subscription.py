@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from app.core.channel import Channel, Identity, SlowSubscriber
+from app.core.channel import Channel, SlowSubscriber
 from app.core.delivery.catchup import Catchup
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
 from app.core.errors import AbideError, UnavailableError, of_bug
 from app.core.message import Message, Position
+from app.core.policy import Identity
 from app.core.ports import Writer
 from app.core.resume import Gap, Reason
 from app.core.tail import fitting
@@ -99,6 +100,10 @@ class Subscription:
         self._fanout.slow.discard(self)
         if self._reading is not None:
             self._reading.cancel()
+
+    def fail(self, error: AbideError) -> None:
+        """End, as a :class:`~app.core.delivery.sessions.Session` does."""
+        self.end(error)
 
     def end(self, error: AbideError) -> None:
         """Write nothing more, and tell the subscriber why."""

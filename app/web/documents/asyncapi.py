@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from app.core.channel import PARAMETER, Access, Channel
+from app.core.channel import PARAMETER, Channel
 from app.core.message import MAX_OFFSET
+from app.core.policy import Access, Policy
 from app.core.resume import Reason
 from app.web.documents import schemas
 from app.web.documents.schemas import Schema
@@ -241,14 +242,12 @@ def _operations(channel: Channel) -> Object:
 
 def _takes(channel: Channel) -> bool:
     """Whether anyone may publish over the channel's WebSocket."""
-    return channel.client_publish and channel.publish is not Access.NOBODY
+    return channel.client_publish and Access.NOBODY not in channel.publish
 
 
-def _security(access: Access) -> Object:
-    scheme = Access.KEY if access is Access.OPERATORS else access  # a key always makes an operator
-    if scheme not in schemas.SECURITY_SCHEMES:
-        return {}
-    return {"security": [{"$ref": f"#/components/securitySchemes/{scheme}"}]}
+def _security(policy: Policy) -> Object:
+    schemes = schemas.schemes(policy)
+    return {"security": [{"$ref": f"#/components/securitySchemes/{scheme}"} for scheme in schemes]} if schemes else {}
 
 
 def _send(channel: str, messages: tuple[str, ...]) -> Object:

@@ -10,7 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.core.channel import NAME, PARAMETER, Access, Channel
+from app.core.channel import NAME, PARAMETER, Channel
+from app.core.policy import Access, Policy
 from app.core.resume import EARLIEST
 from app.web.documents import schemas
 from app.web.documents.schemas import Schema
@@ -275,10 +276,10 @@ def _family_parameter(family: Channel) -> list[dict[str, Any]]:
     return [{"name": schemas.parameter(family), "in": "path", "required": True, "schema": schema}]
 
 
-def _security(access: str) -> dict[str, Any]:
-    if access == Access.OPERATORS:
-        return {"security": KEY_OR_NOTHING}
-    return {"security": [{access: []}]} if access in schemas.SECURITY_SCHEMES else {}
+def _security(policy: Policy) -> dict[str, Any]:
+    schemes: list[dict[str, Any]] = [{scheme: []} for scheme in schemas.schemes(policy)]
+    is_optional = any(entry in policy for entry in (Access.OPERATORS, Access.ASK))
+    return {"security": [{}, *schemes] if is_optional else schemes} if schemes else {}
 
 
 def _refer(*parameters: str) -> list[dict[str, str]]:

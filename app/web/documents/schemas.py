@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from app.core import message
-from app.core.channel import Access, Channel
+from app.core.channel import Channel
 from app.core.message import MAX_OFFSET
+from app.core.policy import Access, Policy
 from app.core.resume import EARLIEST, MOST
 
 Schema = dict[str, Any]
@@ -42,8 +43,20 @@ KEY: Schema = {
 
 SECURITY_SCHEMES: dict[str, Schema] = {
     Access.KEY: {"type": "http", "scheme": "bearer", "description": "One of `auth.keys` in channels.yaml"},
+    Access.TOKEN: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token that `auth.tokens` in channels.yaml verifies",
+    },
 }
 """The credentials that a policy may require, by the word in the policy."""
+
+
+def schemes(policy: Policy) -> list[str]:
+    """Return the credentials that a policy may ask for, as keys of :data:`SECURITY_SCHEMES`."""
+    found = [Access.KEY] if Access.KEY in policy or Access.OPERATORS in policy else []  # a key makes an operator
+    return [*found, *([Access.TOKEN] if policy.takes_tokens or Access.ASK in policy else [])]
 
 
 def parameter(channel: Channel) -> str:

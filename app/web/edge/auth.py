@@ -1,18 +1,24 @@
-"""Identifies callers: by their key, by where they are, and by the page that sent the request."""
+"""Identifies callers: by their key or token, by where they are, and by the page that sent the request."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from app.core.channel import Access, Caller, Identity
-from app.core.errors import AbideError, UnauthorisedError
-from app.web.edge.loopback import is_forwarded, is_here, is_local, is_near
+from app.access.auth_settings import AuthSettings, Key
+from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
+from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
+from app.core.policy import Access, Answer, Caller, Forwarded, Identity, Question
+from app.core.token import EVERYTHING, Token
+from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_local, is_near
 from app.web.edge.origins import Origins, is_own
+
+BEARER = "bearer."
+"""How a WebSocket subprotocol with a token begins: browsers can send no Authorization with a handshake."""
 
 _NAME_DIGITS = 12
 """How many digits of a key's digest name its identity: enough to tell keys apart, too few to help an attacker."""
@@ -21,94 +27,264 @@ _LONGEST_ORIGIN = 300
 """How many characters of an origin are kept: more than a scheme, a host name and a port have."""
 
 _NO_KEYS = "no keys are configured"
+_NO_KEY = "no key was sent"
+_UNKNOWN_KEY = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
+
+
+class Tickets(Protocol):
+    """Exchanges tickets for the claims of the tokens that they were issued for."""
+
+    async def redeem(self, ticket: str) -> Mapping[str, Any]:
+        """Return the claims, once. Raises :class:`UnauthorisedError` and ``UnavailableError``."""
+
+
+Ask = Callable[[Question, Forwarded], Awaitable[Answer]]
+"""Asks the application. Raises :class:`~app.core.errors.ForbiddenError` and ``UnavailableError``."""
 
 
 class Authenticator:
-    """Identifies callers by the key in ``Authorization: Bearer <key>``, and by whether they are on this machine.
+    """Identifies callers by the credential that they send, and by whether they are on this machine.
+
+    The credential is the first that is there: ``Authorization: Bearer``, the subprotocol ``bearer.…``, a ticket in the
+    query, the configured cookie. It is a key or a token.
 
     ``operators`` says who is an operator: ``anyone``, or callers with a ``key``; None for callers with a key and
     those on this machine. The latter count only if ``on_loopback``: the server listens on loopback alone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — what it asks, and what of it is configured
         self,
-        keys: tuple[bytes, ...],
+        auth: AuthSettings,
         origins: tuple[str, ...] = ("*",),
         operators: Access | None = None,
         *,
         on_loopback: bool = False,
+        tokens: Tokens | None = None,
+        tickets: Tickets | None = None,
+        ask: Ask | None = None,
     ) -> None:
         # Digests all have the same length, so comparing them reveals nothing about a key's.
-        self._keyed = [
-            (digest, Identity(has_key=True, name=digest.hex()[:_NAME_DIGITS], is_operator=True))
-            for digest in map(_digest, keys)
-        ]
+        self._keyed = [(digest_of(key.secret.decode()), _identity(key)) for key in auth.keys]
+        self._tokens = tokens
+        self._tickets = tickets
+        self._cookie = None if auth.tokens is None else auth.tokens.cookie
+        self._forward = () if auth.ask is None else auth.ask.forward
+        self._ask = ask
         self.origins = Origins(origins, on_loopback=on_loopback)
         """The origins whose pages may use the server."""
         self.operators = operators
         """The configured policy for operators."""
         self._local_may = operators is None and on_loopback
 
-    def identify(self, headers: Mapping[str, str], peer: str | None) -> Identity:
-        """Return the caller's identity, in a time that does not depend on how similar a wrong key is.
+    async def identify(self, caller: Caller) -> Identity:
+        """Return the identity of a caller; a credential that is not good is its :attr:`~Identity.fault`.
 
-        Names of ``headers`` are in lower case; ``peer`` is the address that the connection comes from, None if
-        it is not known. Raises :class:`~app.core.errors.ForbiddenError` for a page of a foreign origin, and
-        :class:`UnauthorisedError` for an unknown key, even where no key is needed.
+        It takes a time that does not depend on how similar a wrong key is. Raises
+        :class:`~app.core.errors.ForbiddenError` for a page of a foreign origin, and
+        :class:`~app.core.errors.UnavailableError` if the credential cannot be judged now.
         """
-        return self._judge(see(headers, peer))
+        identity = self.authenticate(caller)
+        if identity is not None:
+            return identity
+        try:
+            return self._with_token(await self._token_of(caller), caller)
+        except TokenError as error:
+            return self._faulty(_fault(error), caller)
+        except UnauthorisedError as error:
+            return self._faulty(str(error), caller)
+
+    def authenticate(self, caller: Caller) -> Identity | None:  # noqa: PLR0911 — one for each kind of credential
+        """Return what :meth:`identify` does; None if that has to wait."""
+        self.origins.check(caller)
+        if caller.ticket is not None and self._tickets is not None:
+            return None
+        if caller.bearer is None and self._cookie is not None:
+            caller = self._with_cookie(caller, self._cookie)
+        if caller.bearer is None or caller.digest is None or not (self._keyed or self._tokens):
+            return self._keyless(_NO_KEY if self._keyed else _NO_KEYS, caller)
+        found = self._find(caller.digest)
+        if found is not None:
+            return self._kept(found, caller)
+        if self._tokens is None:
+            return self._faulty(_UNKNOWN_KEY, caller)
+        try:
+            return self._with_token(self._tokens.verify(caller.bearer, caller.digest), caller)
+        except TokenError as error:
+            return self._faulty(_fault(error), caller)
+        except KeyNeededError:
+            return None
 
     def judge(self, identity: Identity) -> Identity:
-        """Return the identity of an open connection under these settings; raise as :meth:`identify` does."""
-        return self._judge(identity.caller)
+        """Return the identity of an open connection under these settings.
 
-    def _judge(self, caller: Caller) -> Identity:
-        return self.authenticate(caller)._replace(caller=caller)
-
-    def authenticate(self, caller: Caller) -> Identity:
-        """Return the identity of a caller by what it shows, without that; raises as :meth:`identify` does."""
+        Raises :class:`ForbiddenError` as :meth:`identify` does, and :class:`UnauthorisedError` if the credential is no
+        longer good.
+        """
+        caller = identity.caller
         self.origins.check(caller)
-        if not self._keyed:
-            return self._keyless(_NO_KEYS, caller)
-        if caller.digest is None:
-            return self._keyless("no key was sent", caller)
-        found = None
-        for digest, identity in self._keyed:  # all of them, whichever it is
-            if hmac.compare_digest(caller.digest, digest):
-                found = identity
-        if found is None:
-            msg = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
+        if identity.token is not None:
+            return self._with_token(self._judge(identity.token), caller)
+        if caller.digest is None or not (self._keyed or self._tokens):
+            return self._keyless(_NO_KEY if self._keyed else _NO_KEYS, caller)
+        found = self._find(caller.digest)
+        if found is not None:
+            return self._kept(found, caller)
+        if identity.fault is None:
+            raise UnauthorisedError(_UNKNOWN_KEY)
+        return identity
+
+    @property
+    def asks(self) -> bool:
+        """Whether an application may know callers that are not identified here."""
+        return self._ask is not None
+
+    async def admitted(self, question: Question | None, identity: Identity) -> Identity:
+        """Return the identity as it is admitted: by its policy if there is no question, else by the application.
+
+        Raises what asking raises.
+        """
+        if question is None:
+            return identity
+        assert self._ask is not None  # noqa: S101 — no policy asks without auth.ask
+        answer = await self._ask(question, identity.forwarded)
+        ends = [end for end in (identity.ends, answer.until) if end is not None]
+        subject = answer.sub or identity.subject
+        return identity._replace(
+            fault=None,
+            asked=True,
+            name=name_of(subject) or identity.name,
+            subject=subject,
+            ends=min(ends, default=None),
+        )
+
+    def check(self, identity: Identity) -> None:
+        """Raise :class:`UnauthorisedError` if a token has expired or was taken back since its caller was identified."""
+        if identity.token is not None and self._tokens is not None:
+            try:
+                self._tokens.check(identity.token)
+            except TokenError as error:
+                raise UnauthorisedError(_fault(error)) from None
+
+    async def refresh(self, identity: Identity, bearer: str) -> Identity:
+        """Return the identity of an open connection with a new token of the same subject.
+
+        Raises :class:`UnauthorisedError` if the token is not good, or is another subject's.
+        """
+        caller = identity.caller._replace(bearer=bearer, digest=digest_of(bearer))
+        renewed = await self.identify(caller)
+        renewed.check()
+        if renewed.token is None or identity.token is None or renewed.token.sub != identity.token.sub:
+            msg = "a connection is refreshed by a token of the same subject ('sub') as the token that it began with"
             raise UnauthorisedError(msg)
-        return found
+        return renewed._replace(forwarded=identity.forwarded)
 
-    def check_operator(self, request: HTTPConnection, what: str) -> None:
+    async def check_operator(self, request: HTTPConnection, what: str) -> None:
         """Raise unless the caller is an operator, as :meth:`identify` and :meth:`Identity.check_operator` do."""
-        self.identify(request.headers, peer(request.scope)).check_operator(f"only operators may see {what}")
+        (await self.identify(see_scope(request.scope, request.headers))).check_operator(
+            f"only operators may see {what}"
+        )
 
-    def is_operator(self, request: HTTPConnection) -> bool:
+    async def is_operator(self, request: HTTPConnection) -> bool:
         """Whether the caller is an operator."""
         try:
-            return self.identify(request.headers, peer(request.scope)).is_operator
+            await self.check_operator(request, "this")
         except AbideError:
             return False
+        return True
+
+    def _find(self, digest: bytes) -> Identity | None:
+        found = None
+        for known, identity in self._keyed:  # all of them, whichever it is
+            if hmac.compare_digest(digest, known):
+                found = identity
+        return found
+
+    async def _token_of(self, caller: Caller) -> Token:
+        """Return the token of a caller that :meth:`authenticate` could not judge at once."""
+        assert self._tokens is not None  # noqa: S101 — nothing else has to wait
+        if caller.ticket is not None and self._tickets is not None:
+            return self._tokens.read_claims(await self._tickets.redeem(caller.ticket))
+        if caller.bearer is None and self._cookie is not None:
+            caller = self._with_cookie(caller, self._cookie)
+        bearer = caller.bearer or ""
+        return await self._tokens.verify_later(bearer, digest_of(bearer))
+
+    def _judge(self, token: Token) -> Token:
+        if self._tokens is None:
+            msg = "tokens are no longer configured (auth.tokens)"
+            raise UnauthorisedError(msg)
+        try:
+            return self._tokens.judge(token)
+        except TokenError as error:
+            raise UnauthorisedError(_fault(error)) from None
+
+    def _with_cookie(self, caller: Caller, name: str) -> Caller:
+        """Return a caller whose credential is in a cookie, which its browser sends whichever page it shows."""
+        value = _cookie(caller.headers.get("cookie", ""), name)
+        if value is None:
+            return caller
+        if caller.is_cross_site:
+            msg = "a page of another site caused this request, and the cookie came along: it is not used"
+            raise ForbiddenError(msg)
+        return caller._replace(bearer=value, digest=digest_of(value))
+
+    def _with_token(self, token: Token, caller: Caller) -> Identity:
+        identity = Identity(token=token, keys_exist=bool(self._keyed), subject=token.sub, ends=token.ends)
+        return self._kept(identity._replace(name=name_of(token.sub)), caller)
+
+    def _faulty(self, fault: str, caller: Caller) -> Identity:
+        return self._kept(Identity(fault=fault, keys_exist=bool(self._keyed)), caller)
 
     def _keyless(self, reason: str, caller: Caller) -> Identity:
         is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(caller, self.origins))
-        return Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._keyed))
+        return self._kept(Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._keyed)), caller)
+
+    def _kept(self, identity: Identity, caller: Caller) -> Identity:
+        """Return an identity with as much of its caller as it is judged by later."""
+        if not self._forward:
+            return identity
+        headers = tuple([(name, caller.headers[name]) for name in self._forward if name in caller.headers])
+        return identity._replace(forwarded=Forwarded(headers, caller.origin, caller.client))
 
 
-def see(headers: Mapping[str, str], peer: str | None) -> Caller:
-    """Return what a request shows of its caller; the arguments are those of :meth:`Authenticator.identify`."""
+def name_of(sub: str | None) -> str:
+    """Return the name of the identity of a subject."""
+    return "" if sub is None else f"sub:{sub}"
+
+
+def for_connection(identity: Identity, caller: Caller) -> Identity:
+    """Return an identity that a connection keeps: with what its caller showed, but for secrets."""
+    return identity._replace(caller=caller._replace(bearer=None, ticket=None, headers={}))
+
+
+def see(
+    headers: Mapping[str, str], peer: str | None, *, protocols: Sequence[str] = (), ticket: str | None = None
+) -> Caller:
+    """Return what a request shows of its caller.
+
+    Names of ``headers`` are in lower case; ``peer`` is the address that the connection comes from, None if it is not
+    known; ``protocols`` are the subprotocols of a WebSocket.
+    """
     origin, host = headers.get("origin"), headers.get("host", "")
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    bearer = _bearer(headers.get("authorization", ""), protocols)
     own = origin is not None and is_own(origin, host)
     return Caller(
-        _digest(credentials.strip().encode("latin-1")) if scheme.lower() == "bearer" else None,
+        None if bearer is None else digest_of(bearer),
         is_near(headers, peer),
         None if origin is None else origin[:_LONGEST_ORIGIN],
         is_own=own,
         is_elsewhere=own and not is_here(host) and not is_forwarded(headers),
+        is_cross_site=origin is None and headers.get("sec-fetch-site", "").lower() in OTHER_SITES,
+        bearer=bearer,
+        ticket=ticket if bearer is None else None,
+        headers=headers,
+        client=peer,
     )
+
+
+def see_scope(scope: Scope, headers: Mapping[str, str], ticket: str | None = None) -> Caller:
+    """Return what a request or a handshake over ASGI shows of its caller."""
+    return see(headers, peer(scope), protocols=scope.get("subprotocols", ()), ticket=ticket)
 
 
 def peer(scope: Scope) -> str | None:
@@ -120,5 +296,26 @@ def peer(scope: Scope) -> str | None:
     return client[0] if client and scope.get("http_version") != "1.0" else None
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _bearer(authorization: str, protocols: Sequence[str]) -> str | None:
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    return next((protocol[len(BEARER) :] for protocol in protocols if protocol.startswith(BEARER)), None)
+
+
+def _cookie(header: str, name: str) -> str | None:
+    """Return the value of the first cookie of this name: browsers send the one of the longest path first."""
+    for pair in header.split(";"):
+        found, equals, value = pair.strip().partition("=")
+        if equals and found == name:
+            return value.strip('"')
+    return None
+
+
+def _identity(key: Key) -> Identity:
+    name = digest_of(key.secret.decode()).hex()[:_NAME_DIGITS] if key.name is None else f"key:{key.name}"
+    return Identity(key.rights, name=name, is_operator=key.rights == EVERYTHING, may_revoke=key.may_revoke)
+
+
+def _fault(error: TokenError) -> str:
+    return f"the token sent is not good: {error}"

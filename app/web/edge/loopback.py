@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
-from app.core.channel import Caller
+from app.core.policy import Caller
 from app.web.edge.origins import Origins, authority
 
 FORWARDING = frozenset(
@@ -24,7 +24,8 @@ FORWARDED = "x-forwarded"
 
 _LOCALHOST = "localhost"
 
-_OTHER_SITES = ("cross-site", "same-site")
+OTHER_SITES = ("cross-site", "same-site")
+"""Values of Sec-Fetch-Site for a request that a page of another origin caused."""
 
 
 def is_local(caller: Caller, origins: Origins) -> bool:
@@ -51,7 +52,7 @@ def is_near(headers: Mapping[str, str], peer: str | None) -> bool:
         and is_here(peer)
         and is_here(headers.get("host", ""))
         and not is_forwarded(headers)
-        and ("origin" in headers or headers.get("sec-fetch-site", "").lower() not in _OTHER_SITES)
+        and ("origin" in headers or headers.get("sec-fetch-site", "").lower() not in OTHER_SITES)
     )
 
 

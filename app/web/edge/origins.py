@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from app.core.channel import Caller
 from app.core.errors import ForbiddenError
+from app.core.policy import Caller
 
 _ANY, _OPAQUE, _WILDCARD = "*", "null", "*."
 _LABELS = r"([a-z0-9_-]+\.)+"

@@ -12,6 +12,7 @@ from app.core import errors
 STATUSES: dict[str, int] = {
     errors.MalformedError.code: 400,
     errors.UnauthorisedError.code: 401,
+    errors.ExpiredError.code: 401,
     errors.ForbiddenError.code: 403,
     errors.UnknownChannelError.code: 404,
     errors.KeyReusedError.code: 409,
@@ -61,7 +62,7 @@ class ProblemResponse(JSONResponse):
     def of(cls, error: errors.AbideError) -> ProblemResponse:
         """Return the response to an error, with the headers that its status requires."""
         problem = describe_error(error)
-        if isinstance(error, errors.UnauthorisedError):
+        if isinstance(error, errors.UnauthorisedError | errors.ExpiredError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
         if isinstance(error, errors.UnavailableError):
             return cls(problem, {"retry-after": str(error.retry_after)})

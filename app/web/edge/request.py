@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
-from starlette.types import Scope
-
 from app.core.errors import MalformedError
 
 MAX_PARAMETERS = 100
@@ -18,7 +16,10 @@ _SINGLE = (
 )  # fmt: skip
 """Headers that this server reads, and that may have only one value."""
 
-_PARAMETERS = ("since", "last", "limit", "wait", "heartbeat")
+TICKET = "ticket"
+"""The query parameter for a ticket."""
+
+_PARAMETERS = ("since", "last", "limit", "wait", "heartbeat", TICKET)
 """Query parameters that this server reads."""
 
 
@@ -33,12 +34,10 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return found
 
 
-def query_of(scope: Scope) -> dict[str, str]:
+def query_of(query: bytes) -> dict[str, str]:
     """Return the query parameters; raise :class:`MalformedError` for too many, or if one of ours appears twice."""
     try:
-        pairs = parse_qsl(
-            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
-        )
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
         msg = f"the query has more than {MAX_PARAMETERS} parameters"
         raise MalformedError(msg) from None

@@ -86,8 +86,8 @@ def _counted(subscribers: int, head: int | None) -> str:
 def _policy(channel: Channel) -> str:
     policy = {
         "name": channel.name,
-        "publish": channel.publish,
-        "subscribe": channel.subscribe,
+        "publish": str(channel.publish),
+        "subscribe": str(channel.subscribe),
         "client_publish": channel.client_publish,
         "history": {"size": channel.history.size, "ttl": channel.history.ttl},
         "max_message_size": channel.max_message_size,

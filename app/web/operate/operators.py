@@ -9,8 +9,8 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from app.core.channel import Access
 from app.core.errors import UnauthorisedError
+from app.core.policy import Access
 from app.web.documents.lazy_document import Document
 from app.web.documents.openapi import KEY_OR_NOTHING, refusal
 from app.web.edge.auth import Authenticator
@@ -89,7 +89,7 @@ class _Guarded:
         """Add a route; ``what`` names its content in a refusal."""
 
         async def check(request: Request) -> None:
-            self._authenticator.check_operator(request, what)
+            await self._authenticator.check_operator(request, what)
 
         router = self._app.router
         router.add_api_route(
@@ -106,7 +106,7 @@ def _add_docs(app: FastAPI, authenticator: Authenticator) -> None:
 
     async def docs(request: Request) -> Response:
         try:
-            authenticator.check_operator(request, request.scope["path"])
+            await authenticator.check_operator(request, request.scope["path"])
         except UnauthorisedError as error:
             refused = ProblemResponse.of(error)
             if "text/html" not in request.headers.get("accept", ""):

@@ -30,7 +30,8 @@ class AsgiPush:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body within its limit, and send the answer."""
-        reply = self._push.admit(PushHead.of(get_route_path(scope), scope["headers"]), peer(scope))
+        head = PushHead.of(get_route_path(scope), scope["headers"], scope["query_string"])
+        reply = self._push.admit(head, peer(scope))
         lingers = isinstance(reply, Reply)
         if not isinstance(reply, Reply):
             admission, held = reply, HeldBody(receive, self._intake)

@@ -37,7 +37,7 @@ class DirectPush:
         path = within(self._root_path, head.target.path)
         if path is None or not is_push(path):
             return None
-        parsed = PushHead.of(path, head.headers)
+        parsed = PushHead.of(path, head.headers, head.target.query)
         return None if self._has_other_routes() and not self._in_force()[0].has_channel(parsed) else parsed
 
     def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from app.core import data, turns
-from app.core.channel import Channel, Identity, Registry
+from app.core.channel import Channel, Registry
 from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
 from app.core.message import Record, check_key
+from app.core.policy import ANONYMOUS, Identity, Question
 from app.core.ports import Intake, Meter, Outcome, Publisher, Reply
 from app.core.scan import Members
 from app.core.turns import Pace, Steps
@@ -40,11 +41,20 @@ _HEADERS = ((b"content-type", b"application/json"),)
 _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 
+Item = tuple[Record, Question | None]
+"""A message of an array, and what the application must be asked about it."""
+
+
 class Admission(NamedTuple):
     """Permission to publish, given before the body is known."""
 
     head: PushHead
-    identity: Identity
+    identity: Identity | None
+    """None if it takes time to tell."""
+    peer: str | None
+    """The client's address; None if unknown."""
+    question: Question | None
+    """What the application must be asked first."""
     channel: Channel | None
     """The channel in the path; None if the body names the channel."""
     limit: int
@@ -61,7 +71,12 @@ class Push:
     """
 
     def __init__(
-        self, registry: Registry, authenticator: Authenticator, publisher: Publisher, meter: Meter, intake: Intake
+        self,
+        registry: Registry,
+        authenticator: Authenticator,
+        publisher: Publisher,
+        meter: Meter,
+        intake: Intake,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
@@ -84,31 +99,40 @@ class Push:
             return self.refuse(head.unreadable, request_id)
         try:
             identity = self._authenticator.authenticate(head.caller_from(peer))
-            channel, limit = None, MAX_BODY
+            channel, question, limit = None, None, MAX_BODY
             if head.channel is not None:
-                channel = self._channel(head.channel, identity)
+                channel = self._registry.find(head.channel)
+                question = None if identity is None else channel.check_publish(head.channel, identity)
                 limit = channel.max_message_size
+            elif identity is not None and not self._authenticator.asks:
+                identity.check()
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return self.refuse(error, request_id)
         if head.unfit is not None:
             return self.refuse(head.unfit, request_id)
         if head.length > limit:
             return self.refuse(too_large(limit), request_id)
-        return Admission(head, identity, channel, limit, request_id)
+        return Admission(head, identity, peer, question, channel, limit, request_id)
 
     def decide(self, admission: Admission, content: bytes) -> Decision:
         """Publish the body of an admitted push; the answer is known when its messages are stored or refused.
 
-        A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile.
+        A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile. So
+        is the body of a caller about whom somebody else must be asked first.
         """
-        head, _, channel, limit, request_id = admission
+        head, identity, _, question, channel, limit, request_id = admission
         if len(content) > limit:
             return Decision.of(self.refuse(too_large(limit), request_id))
         try:
-            if len(content) > data.INLINE or (channel is None and data.is_array(content)):
+            if identity is not None:
+                self._authenticator.check(identity)  # the body may have taken its time
+            is_slow = len(content) > data.INLINE or identity is None or question is not None
+            if is_slow or (channel is None and data.is_array(content)):
                 return self._decide_in_turns(admission, content)
             if channel is None:
-                record = self._enveloped(admission, body.as_envelope(head.kind, content))
+                record, question = self._enveloped(admission, body.as_envelope(head.kind, content))
+                if question is not None:
+                    return self._decide_in_turns(admission, content)
             else:
                 record = _named(admission, channel, body.as_data(head.kind, content))
             stored = self._publisher.publish([record])
@@ -131,12 +155,8 @@ class Push:
 
     # The steps of a decision. Those that return a channel or a record raise the error that refuses the push.
 
-    def _channel(self, name: str, identity: Identity) -> Channel:
-        channel = self._registry.find(name)
-        channel.check_publish(identity)
-        return channel
-
-    def _enveloped(self, admission: Admission, members: Members) -> Record:
+    def _enveloped(self, admission: Admission, members: Members) -> tuple[Record, Question | None]:
+        """Return the message of an envelope, and what the application must be asked about it."""
         if members.keys() != _ENOUGH:
             _check_members(members)
         key = admission.head.key
@@ -146,8 +166,9 @@ class Push:
                 raise MalformedError(msg)
             key = check_key(data.string(members["key"], "'key'"))
         name = data.string(members["channel"], "'channel'")
-        channel = self._channel(name, admission.identity)
-        return _record(name, channel, members["message"].encode(), key, admission.identity)
+        channel, identity = self._registry.find(name), admission.identity or ANONYMOUS
+        question = channel.check_publish(name, identity)
+        return _record(name, channel, members["message"].encode(), key, identity), question
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
         """Return the answer when the message is stored or refused."""
@@ -182,10 +203,12 @@ class Push:
     async def _in_turns(self, admission: Admission, content: bytes) -> Reply:
         kind, channel = admission.head.kind, admission.channel
         try:
+            admission = await self._identified(admission)
             if channel is None and data.is_array(content):
                 return await self._many(admission, content)
             if channel is None:
-                record = self._enveloped(admission, await body.read_envelope(kind, content))
+                record, question = self._enveloped(admission, await body.read_envelope(kind, content))
+                record = await self._admitted(admission, record, question)
             else:
                 record = _named(admission, channel, await body.read_data(kind, content))
             (outcome,) = await self._publisher.publish([record])
@@ -193,12 +216,36 @@ class Push:
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return self.refuse(error, admission.request_id)
 
+    async def _identified(self, admission: Admission) -> Admission:
+        """Return an admission with its identity, and with nothing more to ask about the channel in the path."""
+        head, identity, peer, question, channel, *_ = admission
+        if identity is None:
+            identity = await self._authenticator.identify(head.caller_from(peer))
+            if channel is not None and head.channel is not None:
+                question = channel.check_publish(head.channel, identity)
+            elif not self._authenticator.asks:
+                identity.check()
+        identity = identity._replace(forwarded=identity.forwarded._replace(client=peer))
+        return admission._replace(identity=await self._authenticator.admitted(question, identity), question=None)
+
+    async def _admitted(self, admission: Admission, record: Record, question: Question | None) -> Record:
+        """Return a message as the application admits its publisher; raise the error that refuses it."""
+        identity = await self._authenticator.admitted(question, admission.identity or ANONYMOUS)
+        return record._replace(publisher=identity.name)
+
     async def _many(self, admission: Admission, content: bytes) -> Reply:
         """Publish an array in order, and not atomically: each item is answered with its result or its problem."""
         if admission.head.key is not None:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
-        records = await turns.run(self._records(admission, content))
+        items = await turns.run(self._items(admission, content))
+        records = [item if isinstance(item, AbideError) else item[0] for item in items]
+        asked = [
+            (at, item) for at, item in enumerate(items) if not isinstance(item, AbideError) and item[1] is not None
+        ]
+        answers = await asyncio.gather(*(self._admitted_or_error(admission, item) for _, item in asked))
+        for (at, _), answer in zip(asked, answers, strict=True):
+            records[at] = answer
         good = [record for record in records if isinstance(record, Record)]
         outcomes = iter(await self._publisher.publish(good) if good else ())
         results = [
@@ -210,17 +257,23 @@ class Push:
                 self._meter.refused(result["code"])
         return Reply(200, _HEADERS, json.dumps(results).encode())
 
-    def _records(self, admission: Admission, content: bytes) -> Steps[list[Record | AbideError]]:
-        """Return the record of each item of an array, or the error that refuses it."""
+    async def _admitted_or_error(self, admission: Admission, item: Item) -> Record | AbideError:
+        try:
+            return await self._admitted(admission, *item)
+        except AbideError as error:
+            return bare(error)
+
+    def _items(self, admission: Admission, content: bytes) -> Steps[list[Item | AbideError]]:
+        """Return each item of an array, or the error that refuses it."""
         pace = Pace()
-        records: list[Record | AbideError] = []
+        items: list[Item | AbideError] = []
         for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
             try:
                 members = yield from data.walk_members(content[place], body.MEMBERS, pace)
-                records.append(self._enveloped(admission, members))
+                items.append(self._enveloped(admission, members))
             except AbideError as error:
-                records.append(bare(error))
-        return records
+                items.append(bare(error))
+        return items
 
 
 def too_large(limit: int) -> TooLargeError:
@@ -236,7 +289,7 @@ def no_room() -> NoRoomError:
 def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
     """Return the message of a push to the channel that its path names."""
     head = admission.head
-    return _record(head.channel or channel.name, channel, message, head.key, admission.identity)
+    return _record(head.channel or channel.name, channel, message, head.key, admission.identity or ANONYMOUS)
 
 
 def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.core.channel import NOBODY, Caller
 from app.core.errors import AbideError, bare, of_bug
 from app.core.message import check_key
+from app.core.policy import NOBODY, Caller
 from app.web.edge.auth import see
 from app.web.edge.cors import origin_of
 from app.web.edge.loopback import is_loopback
-from app.web.edge.request import by_name
+from app.web.edge.request import TICKET, by_name, query_of
 from app.web.publish import body
 
 ENVELOPED, NAMED = "/push", "/push/"
@@ -46,14 +46,15 @@ class PushHead:
     """The idempotency key in the header."""
 
     @classmethod
-    def of(cls, path: str, headers: Sequence[tuple[bytes, bytes]]) -> PushHead:
+    def of(cls, path: str, headers: Sequence[tuple[bytes, bytes]], query: bytes = b"") -> PushHead:
         """Parse the head of a ``POST`` to a :func:`push path <is_push>`; never raises."""
         channel = None if path == ENVELOPED else path.removeprefix(NAMED)
         origin = origin_of(headers)
         try:
             named = by_name(headers)
             unfit, kind, key = _fitness(named, is_enveloped=channel is None)
-            callers = see(named, None), see(named, _HERE)
+            ticket = query_of(query).get(TICKET) if TICKET.encode() in query else None
+            callers = see(named, None, ticket=ticket), see(named, _HERE, ticket=ticket)
         except AbideError as error:
             return cls(path, channel, origin, bare(error))
         except Exception as error:  # noqa: BLE001 — Push.refuse logs a bug
@@ -61,7 +62,10 @@ class PushHead:
         return cls(path, channel, origin, None, *callers, _length(named), unfit, kind, key)
 
     def caller_from(self, peer: str | None) -> Caller:
-        """Return the caller's credentials for a request from this address; None if it is unknown."""
+        """Return the caller's credentials for a request from this address; None if it is unknown.
+
+        They do not name the address itself: most requests need no more, and share one object.
+        """
         return self.caller_here if self.caller_here.is_near and peer is not None and is_loopback(peer) else self.caller
 
 

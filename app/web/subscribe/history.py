@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
 from app.core import epochs
-from app.core.channel import Channel, Identity
+from app.core.channel import Channel
 from app.core.delivery import encodings
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, MalformedError
+from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError
 from app.core.message import Message, Page
+from app.core.policy import Identity
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
 from app.web.edge.draining import lasting
@@ -47,7 +49,6 @@ class HistoryReader:
 
         If there are no messages and the query has ``wait``, wait at most so many seconds for one.
         """
-        channel.check_subscribe(identity)
         start = Start.parse(query.get("since", "earliest"), None)
         limit = _number(query, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         wait = _number(query, "wait", 0, MAX_WAIT)
@@ -61,9 +62,20 @@ class HistoryReader:
                     page, where = await self._poll(name, channel, identity, start, limit, waiter)
             finally:
                 gone.cancel()
-        return HistoryResponse(partial(self._more, name, channel), page, where, limit)
+        self._check(identity)  # what came while it waited may be newer than its right
+        return HistoryResponse(partial(self._more, name, channel, identity), page, where, limit)
 
-    async def _more(self, name: str, channel: Channel, after: int, limit: int) -> Page:
+    def _check(self, identity: Identity) -> None:
+        """Raise if the caller's right has ended since its request came."""
+        if identity.ends is None:
+            return
+        if time.time() >= identity.ends:
+            msg = "the right to read has expired while the request was answered: send a new token"
+            raise ExpiredError(msg)
+        self._hub.judge(identity)
+
+    async def _more(self, name: str, channel: Channel, identity: Identity, after: int, limit: int) -> Page:
+        self._check(identity)
         return await self._source.read(name, after, limit, channel.history)
 
     async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Beginning]:
@@ -183,7 +195,11 @@ class HistoryResponse:
         gone = asyncio.create_task(disconnected(receive))
         try:
             while self._has_more() and not gone.done():
-                page = await self._more(self._page.messages[-1].offset, self._left)
+                try:
+                    page = await self._more(self._page.messages[-1].offset, self._left)
+                except (ExpiredError, UnauthorisedError):
+                    self._is_complete = False
+                    break
                 if epochs.name(page.lineage) != epochs.name(self._lineage):  # the next page may not continue this one
                     self._is_complete = False
                     break

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from app.core import data as json_data
-from app.core.channel import Identity
 from app.core.data import MAX_ENVELOPE
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, GapError
+from app.core.policy import Identity
 from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Beginning, Gap, Reason
 from app.web.edge.access import Line
+from app.web.edge.doors import Doors
 from app.web.subscribe.guard import guarded
 from app.web.subscribe.socket_peer import SocketPeer
 
@@ -23,13 +24,14 @@ class PlainSocket(SocketPeer):
     def __init__(  # noqa: PLR0913, PLR0917 — the base's arguments and one more
         self,
         hub: Hub,
+        doors: Doors,
         publisher: Publisher,
         intake: Intake,
         identity: Identity,
         line: Line,
         subscription: Subscription,
     ) -> None:
-        super().__init__(hub, publisher, intake, identity, line)
+        super().__init__(hub, doors, publisher, intake, identity, line)
         self._subscription = subscription
         self._start = subscription.cursor
 
@@ -67,7 +69,7 @@ class PlainSocket(SocketPeer):
     async def handle(self, text: bytes) -> None:
         """Publish the text."""
         subscription = self._subscription
-        subscription.channel.check_client_publish(self.identity)
+        subscription.channel.check_client_publish(subscription.name, self.identity)  # before its text is read
         await self.publish(subscription.channel, subscription.name, await json_data.read(text))
 
     def release(self, line: Line) -> None:

@@ -11,9 +11,9 @@ from app.core.channel import Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
 from app.core.ports import Source
-from app.web.edge.auth import Authenticator, peer
+from app.web.edge.auth import Authenticator, for_connection, see_scope
 from app.web.edge.problems import ProblemResponse, describe
-from app.web.edge.request import by_name, query_of
+from app.web.edge.request import TICKET, by_name, query_of
 from app.web.subscribe import sse
 from app.web.subscribe.history import HistoryReader
 
@@ -47,21 +47,25 @@ class Reads:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
         """Return the response; None if it was an event stream, which is already sent or handed over."""
-        headers, query = by_name(scope["headers"]), query_of(scope)
-        identity = self._authenticator.identify(headers, peer(scope))
+        headers, query = by_name(scope["headers"]), query_of(scope["query_string"])
+        caller = see_scope(scope, headers, query.get(TICKET))
+        identity = for_connection(await self._authenticator.identify(caller), caller)
         path = get_route_path(scope)
         name = path.removeprefix("/").removesuffix(HISTORY)
         channel = self._registry.find(name)
+        if not path.endswith(HISTORY) and not sse.is_wanted(headers):
+            return ProblemResponse(describe("not_acceptable", "Not acceptable", _not_acceptable(scope["path"])))
+        identity = await self._authenticator.admitted(channel.check_subscribe(name, identity), identity)
         if path.endswith(HISTORY):
             return await self._history.answer(name, channel, identity, query, scope, receive)
-        if not sse.is_wanted(headers):
-            detail = (
-                f"{scope['path']} is for subscribers: connect a WebSocket, or send 'Accept: {sse.MEDIA_TYPE}'; "
-                f"read stored messages from {scope['path']}{HISTORY}"
-            )
-            return ProblemResponse(describe("not_acceptable", "Not acceptable", detail))
-        channel.check_subscribe(identity)
         if scope["method"] == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
         await sse.stream(self._hub, sse.StreamRequest.of(name, identity, headers, query), scope, receive, send)
         return None
+
+
+def _not_acceptable(path: str) -> str:
+    return (
+        f"{path} is for subscribers: connect a WebSocket, or send 'Accept: {sse.MEDIA_TYPE}'; "
+        f"read stored messages from {path}{HISTORY}"
+    )

@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Coroutine
 from copy import copy
 
-from app.core.channel import Channel, Identity
+from app.core.channel import Channel
 from app.core.delivery.hub import Hub
 from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
 from app.core.message import Published, Record
+from app.core.policy import Identity
 from app.core.ports import Intake, Publisher, Writer
 from app.web.edge.access import Line
+from app.web.edge.doors import Doors
 from app.web.subscribe.guard import guarded, report
 from app.wire.close_codes import CloseCode, fit_reason
 
@@ -30,10 +32,13 @@ class SocketPeer:
     full. So a subscriber that sends and does not read makes the server hold at most one answer beyond its buffer.
     """
 
-    __slots__ = ("_handling", "_intake", "_line", "_writer", "hub", "identity", "is_over", "publisher")
+    __slots__ = ("_handling", "_intake", "_line", "_writer", "doors", "hub", "identity", "is_over", "publisher")
 
-    def __init__(self, hub: Hub, publisher: Publisher, intake: Intake, identity: Identity, line: Line) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 — what a connection uses
+        self, hub: Hub, doors: Doors, publisher: Publisher, intake: Intake, identity: Identity, line: Line
+    ) -> None:
         self.hub = hub
+        self.doors = doors
         self._intake = intake
         self.publisher = publisher
         self.identity = identity
@@ -122,9 +127,10 @@ class SocketPeer:
 
     async def publish(self, channel: Channel, name: str, data: bytes, key: str | None = None) -> Published:
         """Publish checked JSON for the subscriber; raise :class:`~app.core.errors.AbideError` if it is refused."""
-        channel.check_client_publish(self.identity)
+        question = channel.check_client_publish(name, self.identity)
         channel.check_size(data)
-        (outcome,) = await self.publisher.publish([Record(name, data, key, self.identity.name)])
+        identity = await self.doors.authenticator.admitted(question, self.identity)
+        (outcome,) = await self.publisher.publish([Record(name, data, key, identity.name)])
         if isinstance(outcome, AbideError):
             raise copy(outcome)  # other publishers may get the same error
         return outcome

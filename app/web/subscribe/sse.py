@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.channel import Identity
 from app.core.delivery import encodings
 from app.core.delivery.encodings import Encoding, json_object
 from app.core.delivery.hub import Hub
@@ -29,6 +28,7 @@ from app.core.errors import (
     of_bug,
 )
 from app.core.message import Position
+from app.core.policy import Identity
 from app.core.ports import FANOUT, Heartbeat, ResponseHandover, Writer
 from app.core.resume import Beginning, Gap, Start
 from app.web.edge.access import LINE, Line

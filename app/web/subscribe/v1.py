@@ -6,17 +6,19 @@ import re
 from typing import Any
 
 from app.core import data as json_data
-from app.core.channel import MAX_NAME, Identity
+from app.core.channel import MAX_NAME
 from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
 from app.core.delivery.encodings import Encoding, json_object
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, MalformedError, TooManyError, UnavailableError, UnknownChannelError
 from app.core.message import MAX_OFFSET, check_key
+from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import Intake, Publisher, Writer
 from app.core.resume import Beginning, Gap, Start
 from app.core.scan import Members
 from app.web.edge.access import Line
+from app.web.edge.doors import Doors
 from app.web.edge.problems import STATUSES
 from app.web.subscribe.guard import guarded
 from app.web.subscribe.socket_peer import SocketPeer
@@ -34,6 +36,7 @@ _FIELDS = {
     "publish": {"type", "id", "channel", "data", "key"},
     "subscribe": {"type", "id", "channel", "since", "last"},
     "unsubscribe": {"type", "id", "channel"},
+    "token": {"type", "id", "token"},
 }
 _MEMBERS = frozenset().union(*_FIELDS.values())
 _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
@@ -50,6 +53,7 @@ class V1Socket(SocketPeer):
     def __init__(  # noqa: PLR0913, PLR0917 — the base's arguments and two more
         self,
         hub: Hub,
+        doors: Doors,
         publisher: Publisher,
         intake: Intake,
         identity: Identity,
@@ -57,7 +61,7 @@ class V1Socket(SocketPeer):
         encoding: Encoding,
         only: str | None,
     ) -> None:
-        super().__init__(hub, publisher, intake, identity, line)
+        super().__init__(hub, doors, publisher, intake, identity, line)
         self._encoding = encoding
         self._only = only
         self._subscriptions: dict[str, Subscription] = {}
@@ -129,11 +133,14 @@ class V1Socket(SocketPeer):
     async def _dispatch(self, members: Members, known: dict[str, Any]) -> None:
         kind = json_data.string(members.get("type", '""'), "'type'")
         if kind not in _FIELDS:
-            msg = f"unknown type {kind[:40]!r}: send publish, subscribe or unsubscribe"
+            msg = f"unknown type {kind[:40]!r}: send publish, subscribe, unsubscribe or token"
             raise MalformedError(msg)
         if unknown := members.keys() - _FIELDS[kind]:
             msg = f"unknown member {min(unknown)!r} of {kind}"
             raise MalformedError(msg)
+        if kind == "token":
+            await self._refresh(members, known["id"])
+            return
         name = known.get("channel", self._only)
         if name is None:
             msg = f"'channel' is missing: name the channel to {kind}"
@@ -166,8 +173,11 @@ class V1Socket(SocketPeer):
             raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None
         start = Start.parse(since, members.get("last"))
-        self.hub.registry.find(name).check_subscribe(self.identity)
-        subscription, where = await self.hub.subscribe(name, self.identity, self._encoding, start)
+        question = self.hub.registry.find(name).check_subscribe(name, self.identity)
+        identity = await self.doors.authenticator.admitted(question, self.identity)
+        subscription, where = await self.hub.subscribe(
+            name, identity, self._encoding, start, has_connection=not identity.asked
+        )
         if self.is_over:  # the connection ended while the backend answered
             self.hub.unsubscribe(subscription)
         else:
@@ -181,6 +191,26 @@ class V1Socket(SocketPeer):
             raise UnknownChannelError(msg)
         self._remove(subscription)
         self._say(type="unsubscribed", id=identifier, channel=name, code=CloseCode.NORMAL)
+
+    async def _refresh(self, members: Members, identifier: object) -> None:
+        """Go on with a new token: end what it does not cover, or the whole connection if it is not good."""
+        token = json_data.string(members.get("token", '""'), "'token'")
+        try:
+            identity = await self.doors.authenticator.refresh(self.identity, token)
+        except UnavailableError:
+            raise
+        except AbideError as refusal:
+            self.identity = ANONYMOUS
+            self.fail(refusal)
+            return
+        if self.is_over:
+            return
+        self.identity = identity
+        self.hub.sessions.enter(self)
+        for subscription in list(self._subscriptions.values()):
+            self.hub.recheck(subscription, identity)
+        expires = None if identity.token is None else int(identity.token.expires)
+        self._say(type="token", id=identifier, expires=expires)
 
     def _only_on_ws(self) -> None:
         if self._only is not None:

@@ -8,18 +8,20 @@ from functools import cache, partial
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope, Send
 
-from app.core.channel import Identity, Registry
+from app.core.channel import Registry
 from app.core.delivery import encodings
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
+from app.core.policy import Identity
 from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
 from app.core.resume import Beginning, Start
 from app.web.edge.access import LINE, Line
-from app.web.edge.auth import Authenticator, peer
+from app.web.edge.auth import for_connection, see_scope
+from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse
-from app.web.edge.request import by_name, query_of
+from app.web.edge.request import TICKET, by_name, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
 from app.web.subscribe.plain import PlainSocket
@@ -65,13 +67,14 @@ class Sockets:
     def __init__(
         self,
         registry: Registry,
-        authenticator: Authenticator,
+        doors: Doors,
         hub: Hub,
         publisher: Publisher,
         intake: Intake,
     ) -> None:
         self._registry = registry
-        self._authenticator = authenticator
+        self._doors = doors
+        self._authenticator = doors.authenticator  # a reload makes other sockets
         self._hub = hub
         self._publisher = publisher
         self._intake = intake
@@ -80,27 +83,32 @@ class Sockets:
         """Serve one handshake; a refusal before the upgrade is an HTTP response with a status."""
         await receive()  # websocket.connect
         try:
-            identity = self._authenticator.identify(by_name(scope["headers"]), peer(scope))
+            query = query_of(scope["query_string"])
+            caller = see_scope(scope, by_name(scope["headers"]), query.get(TICKET))
+            identity = for_connection(await self._authenticator.identify(caller), caller)
             if get_route_path(scope) == ECHO:
+                identity.check()
                 await _echo(receive, send)
                 return
-            request = self._admit(scope, identity)
+            request = await self._admit(scope, query, identity)
             opened = await self._open(request)
         except AbideError as error:
             await ProblemResponse.of(error)(scope, receive, send)
             return
         await self._serve(request, opened, receive, send)
 
-    def _admit(self, scope: Scope, identity: Identity) -> _Admission:
+    async def _admit(self, scope: Scope, query: dict[str, str], identity: Identity) -> _Admission:
         path = get_route_path(scope)
         name = None if path == MANY else path[1:]
         speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
         if name is not None:
-            self._registry.find(name).check_subscribe(identity)
-        elif not speaks_v1:
+            question = self._registry.find(name).check_subscribe(name, identity)
+            identity = await self._authenticator.admitted(question, identity)
+        elif not self._authenticator.asks:
+            identity.check()
+        if name is None and not speaks_v1:
             msg = f"{scope['path']} speaks only {SUBPROTOCOL}: ask for it in Sec-WebSocket-Protocol"
             raise MalformedError(msg)
-        query = query_of(scope)
         if heartbeat.is_wanted(query) and not speaks_v1:
             msg = f"a plain socket carries nothing but messages: 'heartbeat' needs {SUBPROTOCOL}"
             raise MalformedError(msg)
@@ -115,7 +123,7 @@ class Sockets:
                 msg = "a socket for several channels takes no 'since' or 'last': send them with each subscribe"
                 raise MalformedError(msg)
             return None
-        return await self._hub.subscribe(request.name, request.identity, request.encoding, start)
+        return await self._hub.subscribe(request.name, request.identity, request.encoding, start, has_connection=True)
 
     async def _serve(
         self, request: _Admission, opened: tuple[Subscription, Beginning] | None, receive: Receive, send: Send
@@ -140,6 +148,7 @@ class Sockets:
         if request.speaks_v1:
             session = V1Socket(
                 self._hub,
+                self._doors,
                 self._publisher,
                 self._intake,
                 request.identity,
@@ -155,7 +164,9 @@ class Sockets:
             return session
         assert opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
         subscription, where = opened
-        plain = PlainSocket(self._hub, self._publisher, self._intake, request.identity, request.line, subscription)
+        plain = PlainSocket(
+            self._hub, self._doors, self._publisher, self._intake, request.identity, request.line, subscription
+        )
         plain.begin(handover(plain), where)
         self._hub.admit(plain)
         return plain

@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 import pytest
 
-from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, UnavailableError
 from app.core.message import Position, Published, Record
+from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Start
 from tests.support import rewritten
 from tests.support.readers import ALL, Worker, until, workers

@@ -23,7 +23,7 @@ def test_settings_are_the_same_from_another_process() -> None:
     assert there.registry.channels == here.registry.channels
     assert there.registry.defaults == here.registry.defaults
     assert there.registry.find("f7.lobby") == here.registry.find("f7.lobby")
-    assert (there.keys, there.digest, there.warnings) == (here.keys, here.digest, here.warnings)
+    assert (there.auth.keys, there.digest, there.warnings) == (here.auth.keys, here.digest, here.warnings)
 
 
 def test_problems_come_from_another_process_in_part() -> None:

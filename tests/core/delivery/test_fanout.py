@@ -10,7 +10,7 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry, SlowSubscriber
+from app.core.channel import Channel, HistoryWindow, Registry, SlowSubscriber
 from app.core.delivery import fanout
 from app.core.delivery.catchup import Catchup
 from app.core.delivery.encodings import PLAIN_FRAMES, Encoding
@@ -18,6 +18,7 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
+from app.core.policy import ANONYMOUS
 from app.core.ports import Sink
 from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.tail import Tail

@@ -8,19 +8,20 @@ import pytest
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Access, Channel, HistoryWindow, Identity, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery.catchup import Catchup
 from app.core.delivery.encodings import PLAIN_TEXTS
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ChannelRemovedError, ForbiddenError, UnknownChannelError
+from app.core.errors import AbideError, ChannelRemovedError, UnauthorisedError, UnknownChannelError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
+from app.core.policy import ANONYMOUS, Access, Identity, Policy
 from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.tail import TailBudget
 from tests.support.writers import Nowhere
 
-OPEN = Registry((Channel("c", publish=Access.ANYONE), Channel("d"), Channel("room.{id}")), Channel(""))
+OPEN = Registry((Channel("c", publish=Policy((Access.ANYONE,))), Channel("d"), Channel("room.{id}")), Channel(""))
 
 
 class Reader(Nowhere):
@@ -157,8 +158,8 @@ async def test_a_removed_channel_ends_its_subscriptions(world: World) -> None:
 async def test_a_stricter_policy_ends_who_it_no_longer_admits(world: World) -> None:
     """Hub ends subscriptions that a changed policy refuses."""
     async with world.subscribe("c", ANONYMOUS) as subscription:
-        await world.hub.apply(Registry((Channel("c", subscribe=Access.TOKEN),), Channel("")))
-        with pytest.raises(ForbiddenError):
+        await world.hub.apply(Registry((Channel("c", subscribe=Policy((Access.TOKEN,))),), Channel("")))
+        with pytest.raises(UnauthorisedError):
             await read(subscription, 1)
 
 

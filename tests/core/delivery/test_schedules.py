@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ANONYMOUS, Channel, HistoryWindow, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.message import Position, Record
+from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Start
 from tests.support.writers import Stalling, frames
 

@@ -10,8 +10,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from app.core.channel import Caller
 from app.core.errors import ForbiddenError
+from app.core.policy import Caller
 from app.web.edge.origins import Origins, is_own
 from tests.conftest import ServerFactory
 from tests.support.server import Server

@@ -10,10 +10,12 @@ import httpx
 import pytest
 import structlog
 
-from app.core.channel import Access, Channel, Registry
+from app.access.auth_settings import AuthSettings
+from app.core.channel import Channel, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError, OutcomeUnknownError, OverloadedError, UnavailableError
 from app.core.message import Position, Published, Record
+from app.core.policy import Access, Policy
 from app.core.ports import UNMETERED, Outcome, Reply
 from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
@@ -60,10 +62,12 @@ class Log:
 
 
 def routes(log: Log) -> Routes:
-    registry = Registry((Channel("open", publish=Access.ANYONE),), Channel("defaults"))
+    registry = Registry((Channel("open", publish=Policy((Access.ANYONE,))),), Channel("defaults"))
     source: Any = log
     health = Health(source, lambda: ConfigState(hash="", error=None))
-    return Routes(Edge(registry, Authenticator(()), log, source, Hub(source, registry), health, UNMETERED, None, "0"))
+    return Routes(
+        Edge(registry, Authenticator(AuthSettings()), log, source, Hub(source, registry), health, UNMETERED, None, "0")
+    )
 
 
 async def by_asgi(log: Log, path: str, body: bytes, *headers: str) -> Answered:

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.core.channel import ANONYMOUS, Channel
+from app.core.channel import Channel
 from app.core.message import Message, Page
+from app.core.policy import ANONYMOUS
 from app.web.edge.request import query_of
 from app.web.subscribe.history import HistoryReader
 from tests.support.server import Server
@@ -39,7 +40,7 @@ class Client:
     """An ASGI client that takes one piece of the answer after the other, when it is told to."""
 
     def __init__(self, log: Any, query: str = "", method: str = "GET") -> None:  # noqa: ANN401 — a source
-        self.scope = {"type": "http", "method": method, "query_string": query.encode()}
+        self.scope: dict[str, Any] = {"type": "http", "method": method, "query_string": query.encode()}
         self.events: list[dict[str, Any]] = []
         self.gone = asyncio.Event()
         self._room = asyncio.Semaphore(0)
@@ -49,7 +50,9 @@ class Client:
         """Ask, and take what comes."""
         hub: Any = None
         history = HistoryReader(hub, self._log)
-        answer = await history.answer("c", Channel("c"), ANONYMOUS, query_of(self.scope), self.scope, self._receive)
+        answer = await history.answer(
+            "c", Channel("c"), ANONYMOUS, query_of(self.scope["query_string"]), self.scope, self._receive
+        )
         await answer(self.scope, self._receive, self._send)
 
     def take(self, pieces: int = 100) -> None:

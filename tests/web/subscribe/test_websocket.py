@@ -95,7 +95,7 @@ def test_a_frame_that_cannot_be_published_closes_with_its_code(
     ("path", "headers", "status", "fragment"),
     [
         ("/nope", {}, 404, "unknown_channel"),
-        ("/chat.a.b", {}, 404, "unknown_channel"),
+        ("/chat.a*b", {}, 404, "unknown_channel"),
         ("/lebowski?since=abc", {}, 400, "'abc' is not a position"),
         ("/lebowski?since=", {}, 400, "is not a position"),
         ("/lebowski?last=-1", {}, 400, "'last' must be a whole number"),

@@ -13,8 +13,9 @@ judged by that before anything that was read is handed out: a :class:`~app.core.
 the log no longer has.
 
 What was taken back is handed out before everything else that was committed after it. So a subscriber whose token was
-revoked while this process was away gets nothing of what came since. :data:`~app.core.internal.ACCESS` is fetched and
-handed out first, and from when a session begins to listen until it has compared the heads, nothing is handed out.
+revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS_CHANNEL` is
+fetched and handed out first. From when a session begins to listen until it has compared the heads, nothing is handed
+out.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from itertools import islice
 import structlog
 
 from app.bus.postgres.place import Place
+from app.core.channel import ACCESS_CHANNEL
 from app.core.epochs import begins, label, name, shared
-from app.core.internal import ACCESS
 from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024
@@ -157,7 +158,7 @@ class Follower:
         """Go on, after the heads were compared."""
         if self._is_held:
             self._is_held = False
-            self._rested = 0.0  # ACCESS may be behind: it does not wait for what hints have cost
+            self._rested = 0.0  # ACCESS_CHANNEL may be behind: it does not wait for what hints have cost
             self._news.set()
 
     def judge(self, channel: str, asked: int, place: Place) -> bool:
@@ -200,7 +201,7 @@ class Follower:
                 await self._catch_up()
             else:
                 await self._hear()
-        channel = ACCESS if ACCESS in self._ready else next(iter(self._ready))
+        channel = ACCESS_CHANNEL if ACCESS_CHANNEL in self._ready else next(iter(self._ready))
         cursor = self._cursors[channel]
         if cursor.turned is not None:
             return self._turn(channel, cursor, cursor.turned)
@@ -220,7 +221,7 @@ class Follower:
 
     def _is_access_due(self) -> bool:
         """Whether to fetch what was taken back now: hints, which every role may send, hold others up once a rest."""
-        return ACCESS in self._behind and time.monotonic() >= self._rested
+        return ACCESS_CHANNEL in self._behind and time.monotonic() >= self._rested
 
     async def _hear(self) -> None:
         self._news.clear()
@@ -232,7 +233,7 @@ class Follower:
                 async with asyncio.timeout(rest):
                     await self._hear()
             return
-        first = [ACCESS] if ACCESS in self._behind else []
+        first = [ACCESS_CHANNEL] if ACCESS_CHANNEL in self._behind else []
         wanted = list(dict.fromkeys([*first, *islice(self._behind, MAX_FETCH_CHANNELS)]))[:MAX_FETCH_CHANNELS]
         asked = {name: self._cursors[name].end for name in wanted}
         hints = {name: self._cursors[name].head for name in wanted}
@@ -256,7 +257,7 @@ class Follower:
             self._behind[channel] = None
 
     def _keep(self, channel: str, cursor: _Cursor, messages: Sequence[Message]) -> None:
-        if self._size >= MAX_READY_BYTES and channel != ACCESS:
+        if self._size >= MAX_READY_BYTES and channel != ACCESS_CHANNEL:
             self.look(channel, messages[-1].offset)
             return
         size = sum([len(message.data) for message in messages])
