@@ -12,7 +12,9 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.access import windows
-from app.access.auth_settings import TokenSettings
+from app.access.entries import Revocation
+from app.access.revocations import Revocations
+from app.access.tickets import Tickets
 from app.access.tokens import Tokens
 from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
@@ -32,6 +34,7 @@ from app.config import (
 from app.core import turns
 from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
+from app.core.errors import AbideError, UnavailableError
 from app.core.intake import BoundedIntake
 from app.core.ports import INTAKE, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
@@ -45,6 +48,12 @@ from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
+
+_TOKEN_SECONDS = 24 * 3600
+"""How long what was taken back is kept while no tokens are configured: they may be again."""
+
+_LOADING_SECONDS = 3.0
+"""How long the start waits to learn what was taken back; until then tokens are refused."""
 
 _NAMES_SECONDS = 10
 """Seconds for which the family of a name is remembered, at most."""
@@ -78,6 +87,12 @@ class Service:
             self._settings.registry,
             meter=tracing.meter(self._metrics) if tracing else self._metrics,
         )
+        self._revocations = Revocations(
+            self._token_seconds, on_revoked=self._close_revoked, on_disconnect=self._hub.disconnect
+        )
+        self._access: asyncio.Task[None] | None = None
+        """Learns what is taken back; None while no callers are identified by tokens or by the application."""
+        self._tickets = Tickets(self._bus, self._bus)
         authenticator = self._authenticator(self._settings)
         self._doors = Doors(authenticator)
         self._hub.judge = authenticator.judge
@@ -95,6 +110,7 @@ class Service:
         _warn(self._settings.warnings)
         self._metrics.declare(_names(self._settings))
         async with self._bus.running():
+            await self._learn_revocations()
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
@@ -107,7 +123,7 @@ class Service:
                 yield {INTAKE: self._intake, METER: self._metrics}
             finally:
                 self.is_running = False
-                for task in tasks:
+                for task in [*tasks, *([] if self._access is None else [self._access])]:
                     task.cancel()
             await self._sample()
         self._metrics.flush()
@@ -124,11 +140,34 @@ class Service:
         return windows.internal(channel, self._token_seconds()) or self._settings.registry.history(channel)
 
     def _token_seconds(self) -> float:
-        """Return the longest lifetime of a token."""
-        return (self._settings.auth.tokens or TokenSettings()).max_lifetime
+        tokens = self._settings.auth.tokens
+        return _TOKEN_SECONDS if tokens is None else tokens.max_lifetime + tokens.leeway
+
+    def _close_revoked(self, revocation: Revocation) -> None:
+        self._hub.sessions.revoke(revocation.sub, revocation.jti, revocation.before)
+
+    def _is_revoked(self, sub: str | None, jti: str | None, issued: float | None) -> bool:
+        """Whether a token was taken back. Raises UnavailableError while that is not known."""
+        if not self._revocations.is_loaded:
+            raise UnavailableError(self._revocations.problem or NOT_STARTED)
+        return self._revocations.is_revoked(sub, jti, issued)
+
+    async def _learn_revocations(self) -> None:
+        """Begin to learn what is taken back, if callers are identified by what can be."""
+        auth = self._settings.auth
+        if self._access is not None or (auth.tokens is None and auth.ask is None):
+            return
+        with contextlib.suppress(TimeoutError, AbideError):
+            async with asyncio.timeout(_LOADING_SECONDS):
+                await self._revocations.load(self._bus)
+        self._access = asyncio.create_task(self._revocations.run(self._bus), name="revocations")
 
     async def _backend_health(self) -> BackendHealth:
-        return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
+        if not self.is_running:
+            return BackendHealth(ok=False, detail=NOT_STARTED)
+        health = await self._bus.health()
+        problem = None if self._access is None else self._revocations.problem
+        return health if problem is None or not health.ok else BackendHealth(ok=False, detail=problem)
 
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
@@ -140,7 +179,8 @@ class Service:
             settings.origins,
             settings.operators,
             on_loopback=self._environment.on_loopback,
-            tokens=None if auth.tokens is None else Tokens(auth.tokens),
+            tokens=None if auth.tokens is None else Tokens(auth.tokens, is_revoked=self._is_revoked),
+            tickets=None if auth.tokens is None else self._tickets,
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
@@ -160,6 +200,7 @@ class Service:
                 intake=self._intake,
                 count_all=self._count_all,
                 root_path=self._environment.root_path,
+                revoke=self._revocations.take,
                 is_running=lambda: self.is_running,
                 openapi=self._openapi,
                 otherwise=self._otherwise,
@@ -210,6 +251,7 @@ class Service:
         await turns.each(names, lambda name: self._metrics.declare((name,)))
         _log.info("config_applied", config=settings.digest, **changes._asdict())
         _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
+        await self._learn_revocations()
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
 

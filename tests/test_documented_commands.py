@@ -154,6 +154,7 @@ def test_every_block_says_what_it_is(page: str) -> None:
             "toml",
             "jsx",
             "ts",
+            "ruby",
         )
     }
     assert (ROOT / page).read_text().count("\n```") % 2 == 0

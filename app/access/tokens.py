@@ -202,7 +202,7 @@ class Tokens:
             _refuse("its 'aud' is not auth.tokens.audience")
         expires = exp + settings.leeway
         lifetime = max(0.0, exp - (now if issued is None else issued))
-        spread = random.uniform(0, min(_SPREAD_SECONDS, lifetime / 10))  # noqa: S311 — it spreads load
+        spread = random.uniform(0, 0.75 * min(_SPREAD_SECONDS, lifetime / 10))  # noqa: S311 — it spreads load
         return Token(
             _text(claims, "sub"), _text(claims, "jti"), issued, expires, expires + spread, self._rights(claims), claims,
             signer,

@@ -27,7 +27,7 @@ from app.config.values.fields import (
     RateLimit,
     Slow,
 )
-from app.config.values.urls import Url
+from app.config.values.urls import HeaderName, Timeout, Url
 from app.core.channel import SlowSubscriber
 from app.core.policy import ANYONE, KEY
 
@@ -147,11 +147,11 @@ class Ask(Section):
     url: Url = None
     """The URL that is sent a POST for each decision."""
 
-    forward: tuple[str, ...] = ("cookie", "authorization")
+    forward: tuple[HeaderName, ...] = ("cookie", "authorization")
     """Names of the caller's headers that the application gets."""
 
-    timeout: float = 2.0
-    """How long an answer may take, 100ms to 30s."""
+    timeout: Timeout = 2.0
+    """How long an answer may take, 100ms to 30s: 500ms, 2s, or whole seconds."""
 
 
 class Auth(Section):

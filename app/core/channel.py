@@ -43,7 +43,7 @@ _PARAMETER = re.compile(PARAMETER, re.ASCII)
 RESERVED = frozenset(
     (
         "push", "ws", "echo", "health", "metrics", "channels", "docs", "redoc", "openapi.json", "asyncapi.json",
-        "console", "client.js", "static", "favicon.ico", "robots.txt", "revoke", "disconnect",
+        "console", "client.js", "ticket", "revoke", "disconnect", "static", "favicon.ico", "robots.txt",
     )
 )  # fmt: skip
 """Names that are paths of the server itself."""

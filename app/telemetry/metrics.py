@@ -117,8 +117,8 @@ class Metrics:
         )
         self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
         self._failed = _Tallied(
-            self._counter("abide_errors", "Connections, deliveries and requests that a bug ended", "kind"),
-            ("connection", "delivery", "request"),
+            self._counter("abide_errors", "Bugs, and other servers that did not answer", "kind"),
+            ("connection", "delivery", "request", "jwks", "ask"),
         )
         self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
@@ -180,7 +180,7 @@ class Metrics:
         self._refused.waiting[code] += 1
 
     def failed(self, kind: str) -> None:
-        """Count something that a bug ended."""
+        """Count something that a bug ended, or that another server did not answer."""
         self._failed.waiting[kind] += 1
 
     def limited(self, limit: str) -> None:

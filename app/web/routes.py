@@ -29,6 +29,7 @@ from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.operate.channels import Channels, CountAll
 from app.web.operate.health import Health, Readiness
+from app.web.operate.issue_ticket import add_ticket_route
 from app.web.operate.metrics import Exposition, Metrics
 from app.web.operate.operators import add_operators_routes
 from app.web.operate.pages import add_pages
@@ -198,6 +199,7 @@ def _pages(edge: Edge) -> Documented:
         documents=_documents(edge, app),
         docs=edge.console,
     )
+    add_ticket_route(app, edge.authenticator)
     _add_taking_back(app, edge)
     add_pages(app, console=edge.console)
     return app

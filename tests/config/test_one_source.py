@@ -28,7 +28,7 @@ SCHEMA = jsonschema_rs.validator_for(json_schema())
 PIECES = {
     "amounts": (
         "0 1 00 9 12 365 366 8760 8761 31536000 31536001 525600 1048 1049 1024 1025 1048576 1048577 1000000 1000001 "
-        "999999999999 1000000000000 -1 +1 1.0 1.5 1e3 s m h d w B kB KB KiB MB MiB GiB K \u0663"
+        "999999999999 1000000000000 -1 +1 1.0 1.5 1e3 99 100 30 31 ms s m h d w B kB KB KiB MB MiB GiB K \u0663"
     ),
     "words": "anyone key operators nobody token Anyone true false yes on off null catch_up drop disconnect x",
     "origins": (
@@ -42,6 +42,8 @@ PIECES = {
         "mysql:// :// u user:pw@ u%40@ @ p[w]@ [w@ h host.example :5432 :0 :65536 :x : , / /db ? ?a=b &c=d &c "
         "?port=5432 ?port=1,2 ?port=x # [::1] [x] \u00e9 \uff1a \uff20 %"
     ),
+    "urls": "https:// http:// :// login.example localhost 127.0.0.1 [::1] .. me@ : :80 :0 / ?a=b # % %41 \u00e9 {",
+    "headers": "cookie Cookie x-a x_a host Host content- if- te ts - 1 : \u00e9",
     "names": "a B 1 _ - . : {x} {y_1} {1} {} { } {x}{y} \u00e9 push ws docs robots.txt " + "n" * 250,
 }
 """What texts are made of, by what they are for."""
@@ -84,6 +86,14 @@ FILES = one_of(
             {
                 "keys": values("keys") | st.lists(values("keys"), max_size=2),
                 "tokens": one_of({key: values("words") for key in ("secret", "jwks", "x")}) | OTHERS,
+                "ask": one_of(
+                    {
+                        "url": values("urls"),
+                        "forward": st.lists(values("headers"), max_size=2) | OTHERS,
+                        "timeout": values("amounts"),
+                    }
+                )
+                | OTHERS,
             }
         )
         | OTHERS,

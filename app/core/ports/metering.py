@@ -40,7 +40,10 @@ class Meter(Protocol):
         """Count a push that was refused, or one item of it, by the error's code."""
 
     def failed(self, kind: str) -> None:
-        """Count a bug that ended a connection or a delivery: ``connection``, ``delivery`` or ``request``."""
+        """Count a failure: a bug, or another server that did not answer as it should.
+
+        A bug ended a ``connection``, a ``delivery`` or a ``request``; the other server is ``jwks`` or ``ask``.
+        """
 
     def limited(self, limit: str) -> None:
         """Count a client that reached a limit, by the limit's name in docs/security.md."""

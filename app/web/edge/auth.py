@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.access.auth_settings import AuthSettings, Key
+from app.access.tickets import Ticket
 from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
 from app.core.policy import Access, Answer, Caller, Forwarded, Identity, Question
@@ -33,6 +34,9 @@ _UNKNOWN_KEY = "the key sent is none of the configured ones (auth.keys): send an
 
 class Tickets(Protocol):
     """Exchanges tickets for the claims of the tokens that they were issued for."""
+
+    async def issue(self, claims: Mapping[str, Any], expires: float) -> Ticket:
+        """Return a ticket. Raises ``UnavailableError``."""
 
     async def redeem(self, ticket: str) -> Mapping[str, Any]:
         """Return the claims, once. Raises :class:`UnauthorisedError` and ``UnavailableError``."""
@@ -156,6 +160,11 @@ class Authenticator:
             subject=subject,
             ends=min(ends, default=None),
         )
+
+    async def issue_ticket(self, token: Token) -> Ticket:
+        """Return a ticket for a token. Raises ``UnavailableError``."""
+        assert self._tickets is not None  # noqa: S101 — where there are tokens, there are tickets
+        return await self._tickets.issue(token.claims, token.expires)
 
     def check(self, identity: Identity) -> None:
         """Raise :class:`UnauthorisedError` if a token has expired or was taken back since its caller was identified."""

@@ -1,0 +1,1 @@
+"""Other servers that are asked: the login for its keys, and the application that decides."""
