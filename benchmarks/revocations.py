@@ -15,7 +15,7 @@ from pathlib import Path
 from app.access import entries
 from app.access.entries import Revocation
 from app.access.revocations import Revocations
-from app.core.channel import ACCESS_CHANNEL
+from app.core.channel import ACCESS
 from app.core.message import Batch, Message, Position
 
 SUBJECTS = 100_000
@@ -48,7 +48,7 @@ def main() -> int:
 def _batch(first: int, subjects: list[str], now: float) -> Batch:
     data = [entries.record(Revocation(subject, now)).data for subject in subjects]
     messages = [Message(first + 1 + index, int(now * 1000), text) for index, text in enumerate(data)]
-    return Batch(ACCESS_CHANNEL, "e", tuple(messages))
+    return Batch(ACCESS, "e", tuple(messages))
 
 
 def _cases(revoked: str, now: float) -> list[tuple[str, str | None, str | None, float | None]]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.access.tokens import LONGEST_SUBJECT
-from app.core.channel import ACCESS_CHANNEL
+from app.core.channel import ACCESS
 from app.core.message import Record
 
 
@@ -47,7 +47,7 @@ def record(entry: Revocation | Disconnection) -> Record:
         body = {"revoke": {"jti": entry.jti}}
     else:
         body = {"revoke": {"sub": entry.sub, "before": entry.before}}
-    return Record(ACCESS_CHANNEL, orjson.dumps(body))
+    return Record(ACCESS, orjson.dumps(body))
 
 
 def read(data: bytes) -> Revocation | Disconnection:

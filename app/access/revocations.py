@@ -17,7 +17,7 @@ import structlog
 from app.access import entries
 from app.access.entries import Disconnection, Revocation
 from app.access.revoked import MAX_ENTRIES, SLACK_SECONDS, Revoked
-from app.core.channel import ACCESS_CHANNEL, HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import AbideError
 from app.core.message import Batch, EpochChange, Message, Position
 from app.core.ports import Source
@@ -104,7 +104,7 @@ class Revocations:
     async def load(self, source: Source) -> None:
         """Follow ``$access``, and read all of it up to there. Raises what the source raises; call again then."""
         if not self._is_followed:
-            await source.follow(ACCESS_CHANNEL, self)
+            await source.follow(ACCESS, self)
             self._is_followed = True
         self._is_stale.clear()
         await self._read(source)
@@ -160,7 +160,7 @@ class Revocations:
     async def _read(self, source: Source) -> None:
         after = 0
         while True:
-            page = await source.read(ACCESS_CHANNEL, after, _PAGE_MESSAGES, window(self._lifetime()))
+            page = await source.read(ACCESS, after, _PAGE_MESSAGES, window(self._lifetime()))
             for message in page.messages:
                 self._take_message(message, is_news=message.offset > self._missed)
             if not page.messages or page.messages[-1].offset >= page.head:

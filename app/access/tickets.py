@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from app.access.storing import store
-from app.core.channel import TICKETS_CHANNEL, HistoryWindow
+from app.core.channel import TICKETS, HistoryWindow
 from app.core.errors import UnauthorisedError
 from app.core.message import Page, Record
 from app.core.ports import Publisher, Source
@@ -59,7 +59,7 @@ class Tickets:
         """
         secret = secrets.token_urlsafe(32)
         body = {"ticket": {"id": _digest(secret), "claims": claims, "exp": expires}}
-        stored = await store(self._publisher, Record(TICKETS_CHANNEL, json.dumps(body).encode()))
+        stored = await store(self._publisher, Record(TICKETS, json.dumps(body).encode()))
         return Ticket(f"{secret}.{stored.position.offset}", min(expires, self._clock() + TICKET_SECONDS))
 
     async def redeem(self, ticket: str) -> dict[str, Any]:
@@ -71,10 +71,10 @@ class Tickets:
         if found is None:
             raise UnauthorisedError(_REFUSED)
         id_, offset = _digest(found[1]), int(found[2])
-        issued = _issued(await self._source.read(TICKETS_CHANNEL, offset - 1, 1, WINDOW), offset)
+        issued = _issued(await self._source.read(TICKETS, offset - 1, 1, WINDOW), offset)
         if not hmac.compare_digest(str(issued.get("id")), id_) or issued["exp"] <= self._clock():
             raise UnauthorisedError(_REFUSED)
-        use = Record(TICKETS_CHANNEL, json.dumps({"used": id_}).encode(), key=id_, publisher=_PUBLISHER)
+        use = Record(TICKETS, json.dumps({"used": id_}).encode(), key=id_, publisher=_PUBLISHER)
         if (await store(self._publisher, use)).replayed:
             raise UnauthorisedError(_REFUSED)
         claims: dict[str, Any] = issued["claims"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from app.access import revocations, tickets
-from app.core.channel import ACCESS_CHANNEL, TICKETS_CHANNEL, HistoryWindow
+from app.core.channel import ACCESS, TICKETS, HistoryWindow
 
 
 def internal(channel: str, lifetime: float) -> HistoryWindow | None:
     """Return the window of an internal channel; None of any other. No token lives for longer than ``lifetime``."""
-    if channel == ACCESS_CHANNEL:
+    if channel == ACCESS:
         return revocations.window(lifetime)
-    return tickets.WINDOW if channel == TICKETS_CHANNEL else None
+    return tickets.WINDOW if channel == TICKETS else None

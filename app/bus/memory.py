@@ -21,7 +21,7 @@ from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
 from app.bus.memory_keys import MAX_KEYS, MemoryKeys
 from app.bus.memory_log import MemoryLogs
 from app.core import turns
-from app.core.channel import ACCESS_CHANNEL, HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import AbideError, bare
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
@@ -150,7 +150,7 @@ class MemoryBackend(Backend):
             while not self._behind:
                 self._news.clear()
                 await self._news.wait()
-            channel = ACCESS_CHANNEL if ACCESS_CHANNEL in self._behind else next(iter(self._behind))
+            channel = ACCESS if ACCESS in self._behind else next(iter(self._behind))
             del self._behind[channel]
             found = self._next(channel)
             self._trim(channel, self._stamp())

@@ -18,10 +18,10 @@ from app.core.token import Verb
 MAX_NAME = 255
 """The most bytes that a name may have."""
 
-ACCESS_CHANNEL = "$access"
+ACCESS = "$access"
 """The log's own channel of what was taken back. No YAML file, request or SQL publisher can have this name."""
 
-TICKETS_CHANNEL = "$tickets"
+TICKETS = "$tickets"
 """The log's own channel of tickets that were issued and used. Nobody else can have this name either."""
 
 PLAIN = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)

@@ -13,7 +13,7 @@ from app.access.revocations import Revocations
 from app.access.storing import store
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import ACCESS_CHANNEL, HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import EpochChange, Page, Position, Record
 from app.core.ports import Sink
@@ -51,7 +51,7 @@ async def listening(bus: Bus) -> AsyncIterator[Heard]:
     finally:
         running.cancel()
         await asyncio.wait([running])
-        await bus.unfollow(ACCESS_CHANNEL)
+        await bus.unfollow(ACCESS)
 
 
 async def publish(bus: Bus, *what: Revocation | Disconnection) -> None:
@@ -94,7 +94,7 @@ async def test_a_disconnection_closes_and_takes_nothing_back(pair: Pair) -> None
 
 async def test_an_entry_that_cannot_be_read_stops_nothing(pair: Pair) -> None:
     """Message of ``$access`` that is no entry is logged and counted, live or read later, and stops no other."""
-    bad = [Record(ACCESS_CHANNEL, data) for data in (b"1", b"{}", b'{"revoke": {"sub": 42, "before": 1}}')]
+    bad = [Record(ACCESS, data) for data in (b"1", b"{}", b'{"revoke": {"sub": 42, "before": 1}}')]
     with capture_logs() as logs:
         async with listening(pair.other) as heard:
             await pair.one.publish([*bad, entries.record(Revocation("42", NOW))])
@@ -112,7 +112,7 @@ async def test_what_was_lost_on_its_way_is_read_again(pair: Pair) -> None:
     async with listening(pair.other) as heard:
         await publish(pair.one, Disconnection("41"))
         await until(lambda: heard.told, "the first disconnection is heard")
-        await pair.other.unfollow(ACCESS_CHANNEL)  # and so the next entries do not come
+        await pair.other.unfollow(ACCESS)  # and so the next entries do not come
         await publish(pair.one, Revocation("42", NOW), Disconnection("43"))
         heard.revocations.failed()
         assert not heard.revocations.is_loaded
@@ -182,9 +182,9 @@ async def test_a_new_epoch_takes_nothing_back_from_memory_and_is_read_anew() -> 
     async with bus.running(), listening(bus) as heard:
         await publish(bus, Revocation("42", NOW))
         await until(lambda: heard.refuses("42"), "the revocation is heard")
-        await bus.unfollow(ACCESS_CHANNEL)  # what comes is in the log alone
+        await bus.unfollow(ACCESS)  # what comes is in the log alone
         await publish(bus, Revocation("43", NOW))
-        heard.revocations.change_epoch(EpochChange(ACCESS_CHANNEL, 0, "new", 2))
+        heard.revocations.change_epoch(EpochChange(ACCESS, 0, "new", 2))
         assert heard.revocations.is_loaded
         assert heard.refuses("42")
         await until(lambda: heard.refuses("43"), "the log is read anew")

@@ -8,7 +8,7 @@ import pytest
 from app.access.tickets import TICKET_SECONDS, Tickets
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import TICKETS_CHANNEL, HistoryWindow
+from app.core.channel import TICKETS, HistoryWindow
 from app.core.errors import UnauthorisedError
 from tests.access.conftest import Pair, keep
 
@@ -70,7 +70,7 @@ async def test_the_log_never_has_the_ticket_itself(pair: Pair) -> None:
     tickets = Tickets(pair.one, pair.one)
     ticket = (await tickets.issue(CLAIMS, later())).ticket
     await tickets.redeem(ticket)
-    page = await pair.one.read(TICKETS_CHANNEL, 0, 10, ALL)
+    page = await pair.one.read(TICKETS, 0, 10, ALL)
     secret = ticket.partition(".")[0].encode()
     assert len(page.messages) == 2
     assert all(secret not in message.data for message in page.messages)

@@ -20,7 +20,7 @@ from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.refusals import NOT_READY
 from app.bus.postgres.sessions.session import RETRY_SECONDS
 from app.bus.postgres.sessions.work_connection import WorkConnection, WorkConnections
-from app.core.channel import ACCESS_CHANNEL, HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome
@@ -101,7 +101,7 @@ class PostgresBackend(Backend):
         """Begin at the head, which has all that was taken back until now."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         await self._reached(deadline)
-        if channel == ACCESS_CHANNEL:
+        if channel == ACCESS:
             await self._reads.wait_for_taken_back(deadline)
         return await self._follower.follow(channel, self._reads.place)
 

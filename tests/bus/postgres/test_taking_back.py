@@ -12,7 +12,7 @@ from app.bus.postgres import backend
 from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.work_connection import WorkConnection
-from app.core.channel import ACCESS_CHANNEL, TICKETS_CHANNEL, HistoryWindow
+from app.core.channel import ACCESS, TICKETS, HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Position, Record
 from tests.support.readers import ALL, kill, until, worker, workers
@@ -26,10 +26,10 @@ async def taken_back(url: str, count: int) -> list[dict[str, object]]:
     async with worker(url) as it:
 
         async def come() -> bool:
-            return (await it.bus.read(ACCESS_CHANNEL, 0, 0, ALL)).head >= count
+            return (await it.bus.read(ACCESS, 0, 0, ALL)).head >= count
 
         await until(come, f"{count} entries in the log")
-        return [json.loads(message.data) for message in (await it.bus.read(ACCESS_CHANNEL, 0, 1000, ALL)).messages]
+        return [json.loads(message.data) for message in (await it.bus.read(ACCESS, 0, 1000, ALL)).messages]
 
 
 async def test_what_is_taken_back_comes_into_the_log_in_order(url: str, sql: asyncpg.Connection) -> None:
@@ -77,7 +77,7 @@ async def test_one_statement_takes_back_many(url: str, sql: asyncpg.Connection) 
     """Statement over a table takes back as many tokens as it has rows."""
     await sql.execute("SELECT abide.revoke('user ' || i) FROM generate_series(1, 3000) i")
     async with worker(url) as it:
-        (reader,) = await it.follow(ACCESS_CHANNEL)
+        (reader,) = await it.follow(ACCESS)
         await until(lambda: reader.last == 3000, "all are in the log")
 
 
@@ -153,7 +153,7 @@ async def test_a_worker_that_was_away_learns_first_what_was_taken_back(url: str,
     """Worker whose LISTEN is cut again and again hands out no message before what was taken back ahead of it."""
     async with workers(url, 2) as (publisher, it):
         diary, over = Diary(), asyncio.Event()
-        for channel in ("a", ACCESS_CHANNEL):
+        for channel in ("a", ACCESS):
             await it.bus.follow(channel, diary)
 
         async def cut() -> None:
@@ -163,14 +163,14 @@ async def test_a_worker_that_was_away_learns_first_what_was_taken_back(url: str,
 
         cutting = asyncio.create_task(cut())
         for number in range(400):
-            await publisher.bus.publish([Record(ACCESS_CHANNEL, b"%d" % number)])
+            await publisher.bus.publish([Record(ACCESS, b"%d" % number)])
             await publisher.bus.publish([Record("a", b"%d" % number)])
         over.set()
         await cutting
         await until(lambda: len(diary.lines) == 800, "all are handed out")
     newest = -1
     for channel, number in diary.lines:
-        if channel == ACCESS_CHANNEL:
+        if channel == ACCESS:
             newest = number
         else:
             assert number <= newest, diary.lines
@@ -183,14 +183,14 @@ async def test_what_is_taken_back_before_a_worker_starts_is_in_the_log_that_it_r
     await sql.execute("SELECT abide.publish('a', '1') FROM generate_series(1, 3000)")
     await sql.execute("SELECT abide.revoke('42')")
     async with worker(url) as it:
-        (reader,) = await it.follow(ACCESS_CHANNEL)
+        (reader,) = await it.follow(ACCESS)
         assert reader.begin.offset == 1
         await sql.execute("BEGIN; SELECT FROM abide.turn WHERE what = 'drain' FOR UPDATE")  # nobody can move
         other = await asyncpg.connect(url)
         await other.execute("SELECT abide.revoke('43')")
         monkeypatch.setattr(backend, "PATIENCE_SECONDS", 0.3)
         with pytest.raises(UnavailableError, match=r"still in abide\.outbox"):
-            await it.backend.follow(ACCESS_CHANNEL)
+            await it.backend.follow(ACCESS)
         await other.close()
 
 
@@ -201,7 +201,7 @@ async def test_what_was_taken_back_is_kept_whatever_is_idle_or_old(url: str, sql
         await sql.execute("SELECT abide.revoke($1)", str(number))
         await taken_back(url, number + 1)
     async with worker(url) as it:
-        await it.bus.publish([Record(channel, b"1") for channel in (TICKETS_CHANNEL, "a")])
+        await it.bus.publish([Record(channel, b"1") for channel in (TICKETS, "a")])
     connection = WorkConnection(parse(url), "abide work")
 
     async def left(seconds: int, lifetime: float | None) -> dict[str, int]:
@@ -214,8 +214,8 @@ async def test_what_was_taken_back_is_kept_whatever_is_idle_or_old(url: str, sql
         )
         return {row["channel"]: row["n"] for row in rows}
 
-    assert await left(23 * 3600, None) == {ACCESS_CHANNEL: 3}  # as a server does that knows nothing of it
-    assert await left(24 * 3600, 48 * 3600.0) == {ACCESS_CHANNEL: 3}
-    assert await left(3 * 3600, 48 * 3600.0) == {ACCESS_CHANNEL: 0}
-    assert (await sql.fetchval("SELECT head FROM abide.head WHERE channel = $1", ACCESS_CHANNEL)) == 3
+    assert await left(23 * 3600, None) == {ACCESS: 3}  # as a server does that knows nothing of it
+    assert await left(24 * 3600, 48 * 3600.0) == {ACCESS: 3}
+    assert await left(3 * 3600, 48 * 3600.0) == {ACCESS: 0}
+    assert (await sql.fetchval("SELECT head FROM abide.head WHERE channel = $1", ACCESS)) == 3
     await connection.close()

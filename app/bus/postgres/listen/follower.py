@@ -13,7 +13,7 @@ judged by that before anything that was read is handed out: a :class:`~app.core.
 the log no longer has.
 
 What was taken back is handed out before everything else that was committed after it. So a subscriber whose token was
-revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS_CHANNEL` is
+revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS` is
 fetched and handed out first. From when a session begins to listen until it has compared the heads, nothing is handed
 out.
 """
@@ -30,7 +30,7 @@ from itertools import islice
 import structlog
 
 from app.bus.postgres.place import Place
-from app.core.channel import ACCESS_CHANNEL
+from app.core.channel import ACCESS
 from app.core.epochs import begins, label, name, shared
 from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
@@ -158,7 +158,7 @@ class Follower:
         """Go on, after the heads were compared."""
         if self._is_held:
             self._is_held = False
-            self._rested = 0.0  # ACCESS_CHANNEL may be behind: it does not wait for what hints have cost
+            self._rested = 0.0  # ACCESS may be behind: it does not wait for what hints have cost
             self._news.set()
 
     def judge(self, channel: str, asked: int, place: Place) -> bool:
@@ -201,7 +201,7 @@ class Follower:
                 await self._catch_up()
             else:
                 await self._hear()
-        channel = ACCESS_CHANNEL if ACCESS_CHANNEL in self._ready else next(iter(self._ready))
+        channel = ACCESS if ACCESS in self._ready else next(iter(self._ready))
         cursor = self._cursors[channel]
         if cursor.turned is not None:
             return self._turn(channel, cursor, cursor.turned)
@@ -221,7 +221,7 @@ class Follower:
 
     def _is_access_due(self) -> bool:
         """Whether to fetch what was taken back now: hints, which every role may send, hold others up once a rest."""
-        return ACCESS_CHANNEL in self._behind and time.monotonic() >= self._rested
+        return ACCESS in self._behind and time.monotonic() >= self._rested
 
     async def _hear(self) -> None:
         self._news.clear()
@@ -233,7 +233,7 @@ class Follower:
                 async with asyncio.timeout(rest):
                     await self._hear()
             return
-        first = [ACCESS_CHANNEL] if ACCESS_CHANNEL in self._behind else []
+        first = [ACCESS] if ACCESS in self._behind else []
         wanted = list(dict.fromkeys([*first, *islice(self._behind, MAX_FETCH_CHANNELS)]))[:MAX_FETCH_CHANNELS]
         asked = {name: self._cursors[name].end for name in wanted}
         hints = {name: self._cursors[name].head for name in wanted}
@@ -257,7 +257,7 @@ class Follower:
             self._behind[channel] = None
 
     def _keep(self, channel: str, cursor: _Cursor, messages: Sequence[Message]) -> None:
-        if self._size >= MAX_READY_BYTES and channel != ACCESS_CHANNEL:
+        if self._size >= MAX_READY_BYTES and channel != ACCESS:
             self.look(channel, messages[-1].offset)
             return
         size = sum([len(message.data) for message in messages])
