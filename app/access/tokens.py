@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 from app.access.auth_settings import TokenSettings
-from app.core.token import Rights, Token, claim
+from app.core.rights.token import Rights, Token, claim
 
 LONGEST_TOKEN = 8192
 """The most characters of a token."""
@@ -54,6 +54,9 @@ class KeyNeededError(Exception):
 class Keys(Protocol):
     """The issuer's public keys, as they are known now."""
 
+    generation: int
+    """Differs after each change of the keys."""
+
     def find(self, kid: str | None, alg: str) -> Any | None:  # noqa: ANN401 — PyJWT's, which is imported late
         """Return the key that may verify a signature by ``alg``; None if there is none."""
 
@@ -88,6 +91,8 @@ class Tokens:
         self._is_revoked = is_revoked
         self._now = now
         self._known: dict[bytes, Token] = {}
+        self._generation = 0
+        """Of the issuer's keys, when the known tokens were verified."""
         self._secrets = [(secret, self._signer(secret)) for secret in settings.secrets]
         self._issuer = self._signer(f"jwks {settings.jwks}".encode())
 
@@ -96,6 +101,8 @@ class Tokens:
 
         Raises :class:`TokenError`, and :class:`KeyNeededError` if the issuer must be asked first.
         """
+        if self._keys is not None and self._keys.generation != self._generation:
+            self._known, self._generation = {}, self._keys.generation
         token = self._known.get(digest)
         if token is None:
             token = self._read(*self._open(raw))

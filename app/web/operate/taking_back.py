@@ -18,8 +18,8 @@ from app.core import data
 from app.core.channel import NAME
 from app.core.data import SHOWN
 from app.core.errors import ForbiddenError, MalformedError, UnauthorisedError
-from app.core.policy import Access, Identity
 from app.core.ports import Intake, Publisher
+from app.core.rights.policy import Access, Identity
 from app.core.scan import Members
 from app.web.documents.openapi import refusal
 from app.web.documents.schemas import Schema
@@ -46,22 +46,18 @@ _BEFORE: Schema = {
 _CHANNEL: Schema = {"type": ["string", "null"], "pattern": f"^{NAME.pattern}$", "examples": ["chat.7"]}
 
 
-def check_may_revoke(identity: Identity) -> None:
+def may_revoke(identity: Identity) -> None:
     """Raise unless the caller may take tokens back and close connections."""
     identity.check()
     if identity.may_revoke:
         return
-    rule = "only a key may take tokens back"
-    if identity.key is not None:
-        msg = f"{rule}, and the one that was sent may not: give it 'revoke: true' in channels.yaml"
-        raise ForbiddenError(msg)
-    if identity.token is not None:
-        msg = f"{rule}, and a token was sent"
+    if identity.key is not None or identity.token is not None:
+        msg = "only a key may take tokens back: a text of auth.keys, or a named key with 'revoke: true'"
         raise ForbiddenError(msg)
     if identity.keys_exist:
-        msg = f"{rule}, and {identity.reason}: send 'Authorization: Bearer <key>'"
+        msg = f"only a key may take tokens back, and {identity.reason}: send 'Authorization: Bearer <key>'"
         raise UnauthorisedError(msg)
-    msg = f"{rule}, and {identity.reason}: set auth.keys in channels.yaml"
+    msg = f"only a key may take tokens back, and {identity.reason}: set auth.keys in channels.yaml"
     raise ForbiddenError(msg)
 
 
@@ -97,7 +93,7 @@ class TakingBack:
 
     async def _members(self, request: Request, names: Container[str]) -> Members:
         """Return the members of the body that are not null, if the caller may send it."""
-        check_may_revoke(await self._authenticator.identify(see_scope(request.scope, request.headers)))
+        may_revoke(await self._authenticator.identify(see_scope(request.scope, request.headers)))
         kind = body.media_type(request.headers)
         body.check_json(kind)
         held = HeldBody(request.receive, self._intake)

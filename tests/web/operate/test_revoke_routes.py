@@ -78,7 +78,7 @@ def test_a_named_key_takes_back_if_the_file_says_so(tmp_path: Path) -> None:
         for path in PATHS:
             one, other = ({"authorization": f"Bearer {name}-key-1"} for name in ("billing", "doorman"))
             refused = named.post(path, json={"sub": "42"}, headers=one)
-            assert_problem(refused, 403, "forbidden", "give it 'revoke: true'")
+            assert_problem(refused, 403, "forbidden", "a named key with 'revoke: true'")
             assert named.post(path, json={"sub": "42"}, headers=other).status_code == 200
 
 

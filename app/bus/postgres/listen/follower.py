@@ -13,9 +13,8 @@ judged by that before anything that was read is handed out: a :class:`~app.core.
 the log no longer has.
 
 What was taken back is handed out before everything else that was committed after it. So a subscriber whose token was
-revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS` is
-fetched and handed out first. From when a session begins to listen until it has compared the heads, nothing is handed
-out.
+revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS` is fetched and
+handed out first, and from when a session begins to listen until it has compared the heads, nothing is handed out.
 """
 
 from __future__ import annotations
