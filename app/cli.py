@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from app import COMMAND, __version__, client
+from app import COMMAND, __version__, client, token_command
 from app.config import (
     OPTIONS,
     ConfigError,
@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check()
             case "migrate":
                 migrate()
+            case "token":
+                text, code = token_command.run(options)
+                print(text, flush=True)
+                return code
             case "publish":
                 publish(options)
             case "subscribe":
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 schema()
         sys.stdout.flush()
-    except (ConfigError, UnavailableError, client.ClientError) as error:
+    except (ConfigError, UnavailableError, client.ClientError, token_command.TokenCommandError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -206,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     subscriber.add_argument("--since", metavar="P", help="start after this position, or at 'earliest'")
     subscriber.add_argument("--last", type=int, metavar="N", help="start with the newest N messages")
     subscriber.add_argument("--json", action="store_true", help="print objects with channel, position, time and data")
+    token_command.add_arguments(_add(commands, "token", "mint a token, or explain what one may do on a channel"))
     _add(commands, "schema", "print the JSON Schema of the YAML file, for editors")
     return parser
 

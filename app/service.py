@@ -11,6 +11,11 @@ import structlog
 from starlette.types import ASGIApp
 
 from app import __version__
+from app.access import windows
+from app.access.entries import Revocation
+from app.access.remote.remotes import Remote, Remotes
+from app.access.revocations import Revocations
+from app.access.tickets import Tickets
 from app.access.tokens import Tokens
 from app.bus.backend import Backend, BackendHealth, Retention
 from app.bus.bus import Bus
@@ -30,6 +35,7 @@ from app.config import (
 from app.core import turns
 from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
+from app.core.errors import AbideError, UnavailableError
 from app.core.intake import BoundedIntake
 from app.core.ports import INTAKE, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
@@ -43,6 +49,12 @@ from app.web.routes import NOT_STARTED, Edge, Routes
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
+
+_TOKEN_SECONDS = 24 * 3600
+"""How long what was taken back is kept while no tokens are configured: they may be again."""
+
+_LOADING_SECONDS = 3.0
+"""How long the start waits to learn what was taken back; until then tokens are refused."""
 
 _NAMES_SECONDS = 10
 """Seconds for which the family of a name is remembered, at most."""
@@ -76,10 +88,18 @@ class Service:
             self._settings.registry,
             meter=tracing.meter(self._metrics) if tracing else self._metrics,
         )
-        authenticator = self._authenticator(self._settings)
+        self._revocations = Revocations(
+            self._token_seconds, on_revoked=self._close_revoked, on_disconnect=self._hub.disconnect
+        )
+        self._access: asyncio.Task[None] | None = None
+        """Learns what is taken back; None while no callers are identified by tokens or by the application."""
+        self._tickets = Tickets(self._bus, self._bus)
+        self._remotes = Remotes(self._metrics)
+        self._remote = self._remotes.of(self._settings.auth)
+        authenticator = self._authenticator(self._settings, self._remote)
         self._doors = Doors(authenticator)
         self._hub.judge = authenticator.judge
-        self._health = Health(self._backend_health, self._config_state)
+        self._health = Health(self._backend_health, self._config_state, self._access_problem)
         self.is_running = False
         """Whether it can store and deliver messages."""
         self.was_started = False
@@ -93,6 +113,8 @@ class Service:
         _warn(self._settings.warnings)
         self._metrics.declare(_names(self._settings))
         async with self._bus.running():
+            await self._learn_revocations()
+            await self._remotes.use(self._remote, self._settings.auth)
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
@@ -105,8 +127,9 @@ class Service:
                 yield {INTAKE: self._intake, METER: self._metrics}
             finally:
                 self.is_running = False
-                for task in tasks:
+                for task in [*tasks, *([] if self._access is None else [self._access])]:
                     task.cancel()
+                await self._remotes.aclose()
             await self._sample()
         self._metrics.flush()
         if self._tracing:
@@ -119,7 +142,30 @@ class Service:
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
-        return self._settings.registry.history(channel)
+        return windows.internal(channel, self._token_seconds()) or self._settings.registry.history(channel)
+
+    def _token_seconds(self) -> float:
+        tokens = self._settings.auth.tokens
+        return _TOKEN_SECONDS if tokens is None else tokens.max_lifetime + tokens.leeway
+
+    def _close_revoked(self, revocation: Revocation) -> None:
+        self._hub.sessions.revoke(revocation.sub, revocation.jti, revocation.before)
+
+    def _is_revoked(self, sub: str | None, jti: str | None, issued: float | None) -> bool:
+        """Whether a token was taken back. Raises UnavailableError while that is not known."""
+        if not self._revocations.is_loaded:
+            raise UnavailableError(self._revocations.problem or NOT_STARTED)
+        return self._revocations.is_revoked(sub, jti, issued)
+
+    async def _learn_revocations(self) -> None:
+        """Begin to learn what is taken back, if callers are identified by what can be."""
+        auth = self._settings.auth
+        if self._access is not None or (auth.tokens is None and auth.ask is None):
+            return
+        with contextlib.suppress(TimeoutError, AbideError):
+            async with asyncio.timeout(_LOADING_SECONDS):
+                await self._revocations.load(self._bus)
+        self._access = asyncio.create_task(self._revocations.run(self._bus), name="revocations")
 
     async def _backend_health(self) -> BackendHealth:
         return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
@@ -127,14 +173,20 @@ class Service:
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
-    def _authenticator(self, settings: Settings) -> Authenticator:
+    def _access_problem(self) -> str | None:
+        problems = (self._remotes.problem, None if self._access is None else self._revocations.problem)
+        return "; ".join(filter(None, problems)) or None
+
+    def _authenticator(self, settings: Settings, remote: Remote) -> Authenticator:
         auth = settings.auth
         return Authenticator(
             auth,
             settings.origins,
             settings.operators,
             on_loopback=self._environment.on_loopback,
-            tokens=None if auth.tokens is None else Tokens(auth.tokens),
+            tokens=None if auth.tokens is None else Tokens(auth.tokens, remote.jwks, self._is_revoked),
+            tickets=None if auth.tokens is None else self._tickets,
+            ask=None if remote.asker is None else remote.asker.ask,
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
@@ -143,6 +195,7 @@ class Service:
                 registry=settings.registry,
                 authenticator=authenticator,
                 doors=self._doors,
+                revoke=self._revocations.take,
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -191,7 +244,8 @@ class Service:
 
     async def _apply(self, settings: Settings) -> None:
         """Switch to new settings at one moment. The slow work around it runs in turns or in a thread."""
-        authenticator = self._authenticator(settings)
+        remote = self._remotes.of(settings.auth)
+        authenticator = self._authenticator(settings, remote)
         # May fail, and then nothing has changed.
         routes = await asyncio.to_thread(self._build, settings, authenticator)
         changes = await asyncio.to_thread(differences, self._settings, settings)
@@ -204,6 +258,8 @@ class Service:
         await turns.each(names, lambda name: self._metrics.declare((name,)))
         _log.info("config_applied", config=settings.digest, **changes._asdict())
         _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
+        await self._learn_revocations()
+        await self._remotes.use(remote, settings.auth)
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
 

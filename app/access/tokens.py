@@ -54,6 +54,9 @@ class KeyNeededError(Exception):
 class Keys(Protocol):
     """The issuer's public keys, as they are known now."""
 
+    generation: int
+    """Differs after each change of the keys."""
+
     def find(self, kid: str | None, alg: str) -> Any | None:  # noqa: ANN401 — PyJWT's, which is imported late
         """Return the key that may verify a signature by ``alg``; None if there is none."""
 
@@ -88,6 +91,8 @@ class Tokens:
         self._is_revoked = is_revoked
         self._now = now
         self._known: dict[bytes, Token] = {}
+        self._generation = 0
+        """Of the issuer's keys, when the known tokens were verified."""
         self._secrets = [(secret, self._signer(secret)) for secret in settings.secrets]
         self._issuer = self._signer(f"jwks {settings.jwks}".encode())
 
@@ -96,6 +101,8 @@ class Tokens:
 
         Raises :class:`TokenError`, and :class:`KeyNeededError` if the issuer must be asked first.
         """
+        if self._keys is not None and self._keys.generation != self._generation:
+            self._known, self._generation = {}, self._keys.generation
         token = self._known.get(digest)
         if token is None:
             token = self._read(*self._open(raw))
@@ -202,7 +209,7 @@ class Tokens:
             _refuse("its 'aud' is not auth.tokens.audience")
         expires = exp + settings.leeway
         lifetime = max(0.0, exp - (now if issued is None else issued))
-        spread = random.uniform(0, min(_SPREAD_SECONDS, lifetime / 10))  # noqa: S311 — it spreads load
+        spread = random.uniform(0, 0.75 * min(_SPREAD_SECONDS, lifetime / 10))  # noqa: S311 — it spreads load
         return Token(
             _text(claims, "sub"), _text(claims, "jti"), issued, expires, expires + spread, self._rights(claims), claims,
             signer,
@@ -224,6 +231,18 @@ def _object(part: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def digest_of(credential: str) -> bytes:
+    """Return the digest by which a credential is known."""
+    return hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
+
+
+def sign(settings: TokenSettings, claims: Mapping[str, Any]) -> str:
+    """Return a token with these claims, signed with the first secret."""
+    from jwt import encode  # noqa: PLC0415
+
+    return encode(dict(claims), settings.secrets[0], _HS256)
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:

@@ -21,7 +21,7 @@ from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
 from app.bus.memory_keys import MAX_KEYS, MemoryKeys
 from app.bus.memory_log import MemoryLogs
 from app.core import turns
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import AbideError, bare
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
@@ -145,12 +145,12 @@ class MemoryBackend(Backend):
         self._logs.forget_unused(channel)
 
     async def next_batch(self) -> Batch:
-        """Hand out the messages of the channel that has waited longest, as one batch."""
+        """Hand out the messages of the channel that has waited longest, or what was taken back, as one batch."""
         while True:
             while not self._behind:
                 self._news.clear()
                 await self._news.wait()
-            channel = next(iter(self._behind))
+            channel = ACCESS if ACCESS in self._behind else next(iter(self._behind))
             del self._behind[channel]
             found = self._next(channel)
             self._trim(channel, self._stamp())

@@ -9,7 +9,7 @@ from app.config.deployment import check_deployment, most_workers
 from app.config.diagnostics import ConfigError, Diagnostic, first_of
 from app.config.environment import Environment
 from app.config.last_good import LAST_GOOD
-from app.config.load import load
+from app.config.load import line_of, load
 from app.config.model import json_schema
 from app.config.options import OPTIONS, Option
 from app.config.reload.differences import differences
@@ -30,6 +30,7 @@ __all__ = [
     "differences",
     "first_of",
     "json_schema",
+    "line_of",
     "load",
     "mask",
     "most_workers",

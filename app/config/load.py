@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -42,6 +43,21 @@ def load(environment: Environment) -> Settings:
         return LAST_GOOD.over_one_backend(parse(last_good, environment))
     LAST_GOOD.keep(content)
     return LAST_GOOD.over_one_backend(settings)
+
+
+def line_of(environment: Environment, channel: str, key: str) -> str:
+    """Return the place of the value that a channel has for a key, as ``channels.yaml:12 channels.news.publish``."""
+    document = Document(read(environment.channels_config), str(environment.channels_config), environment.variables)
+    data = document.data if isinstance(document.data, dict) else {}
+    for location in (("channels", channel, key), ("defaults", key)):
+        section: Any = data
+        for name in location[:-1]:
+            section = (section or {}).get(name)
+        if isinstance(section, dict) and key in section:
+            document.add(location, "")
+            found = document.diagnostics[-1]
+            return f"{found.file}:{found.line} {found.key_path}"
+    return f"{environment.channels_config} (the default of {key!r})"
 
 
 def read(path: Path) -> bytes:

@@ -18,8 +18,11 @@ from app.core.token import Verb
 MAX_NAME = 255
 """The most bytes that a name may have."""
 
-ACCESS_CHANNEL = "$access"
-"""The log's own channel of what was taken back. No YAML file, request or SQL publisher can have this name."""
+ACCESS = "$access"
+"""The server's own channel of what was taken back, and which connections to close. ``abide.revoke`` writes it, too."""
+
+TICKETS = "$tickets"
+"""The server's own channel of tickets that were issued and used. ``$`` is in no name that can be declared or asked for."""
 
 PLAIN = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
 """A valid name of a channel that is declared itself."""
@@ -40,7 +43,7 @@ _PARAMETER = re.compile(PARAMETER, re.ASCII)
 RESERVED = frozenset(
     (
         "push", "ws", "echo", "health", "metrics", "channels", "docs", "redoc", "openapi.json", "asyncapi.json",
-        "console", "client.js", "static", "favicon.ico", "robots.txt",
+        "console", "client.js", "ticket", "revoke", "disconnect", "static", "favicon.ico", "robots.txt",
     )
 )  # fmt: skip
 """Names that are paths of the server itself."""
@@ -120,15 +123,14 @@ class Channel:
         return self._check(Verb.SUBSCRIBE, self.subscribe, name, identity)
 
     def _check(self, verb: Verb, policy: Policy, name: str, identity: Identity) -> Question | None:
-        asks = Access.ASK in policy
-        if not asks:
+        if not policy.asks:
             identity.check()
         if policy.entries == (Access.ANYONE,):
             return None
         subject = Subject(verb, name, self.name, self.wildcard, self.parameter(name))
-        if policy.admits(identity, subject):
+        if policy.admitting(identity, subject) is not None:
             return None
-        if asks:
+        if policy.asks:
             return Question(verb, name, self.name, subject.parameter)
         raise policy.refusal(identity, subject)
 

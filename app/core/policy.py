@@ -182,13 +182,18 @@ class Policy:
 
     def might_admit(self, identity: Identity) -> bool:
         """Whether the policy admits the caller to some channel."""
-        if identity.fault is not None and Access.ASK not in self.entries:
+        if identity.fault is not None and not self.asks:
             return False
         return any(_might_admit(entry, identity) for entry in self.entries)
 
-    def admits(self, identity: Identity, subject: Subject) -> bool:
-        """Whether an entry other than ``ask`` admits the caller to a channel."""
-        return any(_admits(entry, identity, subject) for entry in self.entries)
+    @property
+    def asks(self) -> bool:
+        """Whether the application decides about callers whom nothing else admits."""
+        return Access.ASK in self.entries
+
+    def admitting(self, identity: Identity, subject: Subject) -> Access | Claim | None:
+        """Return the entry, other than ``ask``, that admits the caller to a channel; None if none does."""
+        return next((entry for entry in self.entries if _admits(entry, identity, subject)), None)
 
     def refusal(self, identity: Identity, subject: Subject) -> AbideError:  # noqa: PLR0911 — one for each kind
         """Return the error for a caller whom no entry admits."""

@@ -35,6 +35,9 @@ _SLICE = 500
 _TICKS = 10
 """Measurements between two flushes."""
 
+_INTERNAL = "$"
+"""How the names of channels begin that the server keeps for itself."""
+
 _APPEND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _ROUNDTRIP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -89,7 +92,7 @@ class _Tallied:
             value = label(name)
             if value is not None:
                 self._counter.labels(value).inc(count)
-            elif unlabelled is not None:
+            elif unlabelled is not None and not name.startswith(_INTERNAL):
                 unlabelled.inc(count)
             yield
 

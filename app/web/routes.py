@@ -29,9 +29,11 @@ from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.operate.channels import Channels, CountAll
 from app.web.operate.health import Health, Readiness
+from app.web.operate.issue_ticket import add_ticket_route
 from app.web.operate.metrics import Exposition, Metrics
 from app.web.operate.operators import add_operators_routes
 from app.web.operate.pages import add_pages
+from app.web.operate.taking_back import Revoke, TakingBack, add_taking_back_routes
 from app.web.publish.asgi_push import AsgiPush
 from app.web.publish.push import Push
 from app.web.publish.push_head import NAMED
@@ -70,6 +72,8 @@ class Edge:
     """Counts the subscriptions of all workers; None if this process is the only one."""
     root_path: str = ""
     """The prefix that a proxy adds to every path and does not remove."""
+    revoke: Revoke = lambda _, __: None
+    """Refuses tokens that were taken back in this worker, before the log tells all workers."""
     is_running: Callable[[], bool] = lambda: True
     """Whether the application is started, so that it can store and deliver messages."""
     openapi: Callable[[], Object] | None = None
@@ -195,6 +199,8 @@ def _pages(edge: Edge) -> Documented:
         documents=_documents(edge, app),
         docs=edge.console,
     )
+    add_ticket_route(app, edge.authenticator)
+    _add_taking_back(app, edge)
     add_pages(app, console=edge.console)
     return app
 
@@ -224,6 +230,15 @@ def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> N
         response_model_exclude_unset=True,
         responses={503: {"model": Readiness, "description": "Not ready, and why"}},
     )
+
+
+def _add_taking_back(app: FastAPI, edge: Edge) -> None:
+    def check_running() -> None:
+        if not edge.is_running():
+            raise UnavailableError(NOT_STARTED)
+
+    routes = TakingBack(edge.authenticator, edge.publisher, edge.intake, edge.revoke)
+    add_taking_back_routes(app, routes, check_running)
 
 
 async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:

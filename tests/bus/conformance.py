@@ -6,7 +6,7 @@ from typing import Protocol
 import pytest
 
 from app.bus.backend import KEY_LIFETIME, PAGE_BYTES, Backend
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Batch, Position, Published, Record
@@ -284,3 +284,12 @@ class Conformance:
         await subject.backend.follow(name)
         assert await append(subject, name, "1") == [1]
         assert flat(await collect(subject, 1)) == [(name, 1, "1")]
+
+    async def test_a_channel_of_the_servers_own_is_a_channel(self, subject: Subject) -> None:
+        """Backend stores, reads and hands out what was taken back, whatever the size of the commit."""
+        await subject.backend.follow(ACCESS)
+        large = ['"' + "x" * 5000 + '"'] * 20  # more than a notification carries
+        assert await append(subject, ACCESS, "1", *large) == list(range(1, 22))
+        assert await append(subject, ACCESS, "2") == [22]
+        assert await texts(subject, ACCESS) == ["1", *large, "2"]
+        assert [text for _, _, text in flat(await collect(subject, 22))] == ["1", *large, "2"]

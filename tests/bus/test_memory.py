@@ -10,7 +10,7 @@ from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
 from app.bus.memory import LOG_BYTES, MemoryBackend
 from app.bus.memory_keys import MAX_KEYS
-from app.core.channel import Channel, HistoryWindow, Registry
+from app.core.channel import ACCESS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import OverloadedError
@@ -296,6 +296,14 @@ async def test_a_follower_goes_on_behind_what_had_to_go() -> None:
     await append(subject, "a", "2")
     batch = await subject.backend.next_batch()
     assert (batch.channel, batch.first) == ("a", 2)
+
+
+async def test_what_was_taken_back_is_handed_out_first(subject: MemorySubject) -> None:
+    """MemoryBackend hands out what was taken back before the messages that wait, however long they have."""
+    for channel in ("a", "b", ACCESS):
+        await subject.backend.follow(channel)
+        await append(subject, channel, "1")
+    assert [(await subject.backend.next_batch()).channel for _ in range(3)] == [ACCESS, "a", "b"]
 
 
 async def test_each_backend_has_an_epoch_of_its_own() -> None:

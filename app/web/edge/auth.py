@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,7 +10,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.access.auth_settings import AuthSettings, Key
-from app.access.tokens import KeyNeededError, TokenError, Tokens
+from app.access.tickets import Ticket
+from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
 from app.core.policy import Access, Answer, Caller, Forwarded, Identity, Question
 from app.core.token import EVERYTHING, Token
@@ -34,6 +34,9 @@ _UNKNOWN_KEY = "the key sent is none of the configured ones (auth.keys): send an
 
 class Tickets(Protocol):
     """Exchanges tickets for the claims of the tokens that they were issued for."""
+
+    async def issue(self, claims: Mapping[str, Any], expires: float) -> Ticket:
+        """Return a ticket. Raises ``UnavailableError``."""
 
     async def redeem(self, ticket: str) -> Mapping[str, Any]:
         """Return the claims, once. Raises :class:`UnauthorisedError` and ``UnavailableError``."""
@@ -157,6 +160,11 @@ class Authenticator:
             subject=subject,
             ends=min(ends, default=None),
         )
+
+    async def issue_ticket(self, token: Token) -> Ticket:
+        """Return a ticket for a token. Raises ``UnavailableError``."""
+        assert self._tickets is not None  # noqa: S101 — where there are tokens, there are tickets
+        return await self._tickets.issue(token.claims, token.expires)
 
     def check(self, identity: Identity) -> None:
         """Raise :class:`UnauthorisedError` if a token has expired or was taken back since its caller was identified."""
@@ -295,11 +303,6 @@ def peer(scope: Scope) -> str | None:
     """
     client = scope.get("client")
     return client[0] if client and scope.get("http_version") != "1.0" else None
-
-
-def digest_of(credential: str) -> bytes:
-    """Return the digest by which a credential is known."""
-    return hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
 
 
 def _bearer(authorization: str, protocols: Sequence[str]) -> str | None:

@@ -28,6 +28,7 @@ LANDED = {
     "0004_neighbours.sql": "b0e4fcd9a6c65789a739ff6d559d89dc0ad90a98b1bb1825ad7236ed71f9ee1a",
     "0005_epochs.sql": "c66ee87aa016cb9f1c65736ddadf6b7f372eea8f33486d10d49ff4ec144a99dd",
     "0006_publishing.sql": "9ec12ec937d596e617ca3dea95c1b066975cc1e07d024ff66b9e7dc1db147ed5",
+    "0007_taking_back.sql": "33365d8db5cca19b1474acad45de0fb628e38b36a4cdf0f288559a198872cb02",
 }
 """The SHA-256 of each step as it landed. A step that comes is added, one that is here stays as it is."""
 
@@ -198,6 +199,8 @@ async def test_the_seal_is_for_nobody_else(postgres: PostgresServer, empty: str,
         "SELECT abide.tell('a', 1, 1, 1, '1', true, 'e')",
         "SELECT abide.reseal()",
         "SELECT abide.take(1)",
+        "SELECT abide.put_access('{}')",
+        "SELECT abide.revoke('42')",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
@@ -299,6 +302,11 @@ async def test_a_sql_publisher_needs_two_grants(url: str, sql: asyncpg.Connectio
         "tell('a', 1, 1, 1, '1', true, 'e')",
         "lead(1000)",
         "reseal()",
+        "revoke('42')",
+        "revoke_token('9f')",
+        "disconnect('42')",
+        "put_access('{}')",
+        "check_claim('', '', '')",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT * FROM abide.{call}")  # noqa: S608 — the same

@@ -11,6 +11,10 @@ The log may go back: an older backup is restored, or a standby takes over that h
 another epoch (docs/design/epochs.md), and everything read from it comes with the channel's lineage. The cursor is
 judged by that before anything that was read is handed out: a :class:`~app.core.message.EpochChange` takes back what
 the log no longer has.
+
+What was taken back is handed out before everything else that was committed after it. So a subscriber whose token was
+revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS` is fetched and
+handed out first, and from when a session begins to listen until it has compared the heads, nothing is handed out.
 """
 
 from __future__ import annotations
@@ -20,10 +24,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
 from app.bus.postgres.place import Place
+from app.core.channel import ACCESS
 from app.core.epochs import begins, label, name, shared
 from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
@@ -82,6 +88,7 @@ class Follower:
         self._news = asyncio.Event()
         self._rested = 0.0
         """When the next fetch may begin."""
+        self._is_held = False
 
     def __len__(self) -> int:
         return len(self._cursors)
@@ -142,6 +149,17 @@ class Follower:
             self._behind[channel] = None
             self._news.set()
 
+    def hold(self) -> None:
+        """Hand out nothing until :meth:`release`: a session begins to listen, and what was missed is not known yet."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Go on, after the heads were compared."""
+        if self._is_held:
+            self._is_held = False
+            self._rested = 0.0  # ACCESS may be behind: it does not wait for what hints have cost
+            self._news.set()
+
     def judge(self, channel: str, asked: int, place: Place) -> bool:
         """Learn the channel's place in the log; return whether the messages here are in the log.
 
@@ -177,12 +195,12 @@ class Follower:
 
     async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""
-        while not self._ready:
-            if self._behind:
+        while not self._ready or self._is_held or self._is_access_due():
+            if self._behind and not self._is_held:
                 await self._catch_up()
             else:
                 await self._hear()
-        channel = next(iter(self._ready))
+        channel = ACCESS if ACCESS in self._ready else next(iter(self._ready))
         cursor = self._cursors[channel]
         if cursor.turned is not None:
             return self._turn(channel, cursor, cursor.turned)
@@ -200,6 +218,10 @@ class Follower:
             del self._ready[channel]
         return EpochChange(channel, cursor.handed or 0, cursor.lineage, head)
 
+    def _is_access_due(self) -> bool:
+        """Whether to fetch what was taken back now: hints, which every role may send, hold others up once a rest."""
+        return ACCESS in self._behind and time.monotonic() >= self._rested
+
     async def _hear(self) -> None:
         self._news.clear()
         await self._news.wait()
@@ -210,7 +232,8 @@ class Follower:
                 async with asyncio.timeout(rest):
                     await self._hear()
             return
-        wanted = list(self._behind)[:MAX_FETCH_CHANNELS]
+        first = [ACCESS] if ACCESS in self._behind else []
+        wanted = list(dict.fromkeys([*first, *islice(self._behind, MAX_FETCH_CHANNELS)]))[:MAX_FETCH_CHANNELS]
         asked = {name: self._cursors[name].end for name in wanted}
         hints = {name: self._cursors[name].head for name in wanted}
         found = await self._fetch(asked)
@@ -233,7 +256,7 @@ class Follower:
             self._behind[channel] = None
 
     def _keep(self, channel: str, cursor: _Cursor, messages: Sequence[Message]) -> None:
-        if self._size >= MAX_READY_BYTES:
+        if self._size >= MAX_READY_BYTES and channel != ACCESS:
             self.look(channel, messages[-1].offset)
             return
         size = sum([len(message.data) for message in messages])

@@ -43,6 +43,7 @@ async def compare(session: ListenSession, follower: Follower, mover: OutboxMover
     follower.epoch, follower.seen = epoch, time.monotonic()
     for channel, head in heads.items():
         follower.look(channel, head)
+    follower.release()
 
 
 async def _enter(session: ListenSession, over: str | None) -> str | None:

@@ -126,6 +126,7 @@ class Listener:
             session.server, session.bells = (await session.fetch("server"))[0]
             session.seal = await self._read_seal(session)
             hearing = self._hearing(session)
+            self._follower.hold()
             await connection.add_listener(notifications.TOPIC, lambda _, __, ___, payload: hearing.hear(payload))
             await heads.compare(session, self._follower, self._mover)
             self.ready.set()

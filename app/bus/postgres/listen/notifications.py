@@ -27,9 +27,10 @@ TOPIC = "abide"
 _DOORBELL_LINES = 28
 """The most channels that a commit names in one doorbell."""
 
-_DOORBELL = re.compile(rf"({NAME.pattern}) ([0-9]{{1,16}})", re.ASCII)
+_CHANNEL = rf"\$?{NAME.pattern}"  # a server's own begin with a dollar sign
+_DOORBELL = re.compile(rf"({_CHANNEL}) ([0-9]{{1,16}})", re.ASCII)
 _INLINE = re.compile(
-    rf"e ([0-9a-f]{{32}}) ([0-9a-z]{{8}}) ({NAME.pattern}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII
+    rf"e ([0-9a-f]{{32}}) ([0-9a-z]{{8}}) ({_CHANNEL}) ([0-9]{{1,16}}) [0-9]{{1,5}} ([0-9]{{1,16}})\n", re.ASCII
 )
 _SEALED_FROM = len("e  ") + 32
 """Where what the MAC covers begins."""

@@ -8,6 +8,7 @@ import pytest
 from app.bus.postgres.listen import follower as module
 from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.place import Place
+from app.core.channel import ACCESS
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Message
 from tests.support.readers import until
@@ -162,6 +163,57 @@ async def test_a_forged_doorbell_loses_nothing(follower: Follower, log: Log) -> 
     assert follower.places() == {"a": Place("e", 0)}
     hear(follower, log.append("a", "1"))
     assert await take(follower, 1) == [(1, "1")]
+
+
+async def test_what_was_taken_back_comes_before_everything_else(follower: Follower, log: Log) -> None:
+    """Follower that is behind in many channels fetches what was taken back first, and to its end."""
+    names = [f"n{number}" for number in range(module.MAX_FETCH_CHANNELS + 1)]
+    for name in [*names, ACCESS]:
+        await follower.follow(name, log.head)
+    for name in names:
+        log.append(name, "1")
+        follower.look(name, 1)
+    log.append(ACCESS, "1", "2", "3", "4")  # more than one fetch finds
+    follower.look(ACCESS, 4)
+    batch = await follower.next_batch()
+    assert isinstance(batch, Batch)
+    assert (batch.channel, batch.first, batch.last) == (ACCESS, 1, 4)
+
+
+async def test_what_was_taken_back_comes_before_what_is_ready(follower: Follower, log: Log) -> None:
+    """Follower hands out nothing that was heard before what was taken back is here."""
+    await follower.follow("a", log.head)
+    await follower.follow(ACCESS, log.head)
+    hear(follower, log.append("a", "1"))
+    log.append(ACCESS, "1")
+    follower.look(ACCESS, 1)
+    assert [(await follower.next_batch()).channel for _ in range(2)] == [ACCESS, "a"]
+
+
+async def test_false_hints_of_what_was_taken_back_hold_up_nobody(follower: Follower, log: Log) -> None:
+    """Follower that is told of what was not taken back fetches once a rest, and hands out what it has."""
+    await follower.follow("a", log.head)
+    await follower.follow(ACCESS, log.head)
+    for number in range(20):
+        follower.look(ACCESS, 1000)
+        hear(follower, log.append("a", str(number)))
+        assert await take(follower, 1) == [(number + 1, str(number))]
+    assert len(log.asked) < 20
+
+
+async def test_nothing_is_handed_out_until_the_heads_were_compared(follower: Follower, log: Log) -> None:
+    """Follower of a session that begins to listen waits, and then hands out first what was taken back meanwhile."""
+    await follower.follow("a", log.head)
+    await follower.follow(ACCESS, log.head)
+    follower.look("a", 1000)  # a false hint: the follower rests after it
+    assert await is_idle(follower)
+    follower.hold()
+    log.append(ACCESS, "1")  # nobody heard of it
+    hear(follower, log.append("a", "1"))
+    assert await is_idle(follower)
+    follower.look(ACCESS, 1)
+    follower.release()
+    assert [(await follower.next_batch()).channel for _ in range(2)] == [ACCESS, "a"]
 
 
 async def test_hints_that_come_while_the_head_is_read_are_remembered(follower: Follower, log: Log) -> None:
