@@ -17,8 +17,8 @@ from app.core import data
 from app.core.channel import NAME
 from app.core.data import SHOWN
 from app.core.errors import ForbiddenError, MalformedError, UnauthorisedError
-from app.core.policy import Access, Identity
 from app.core.ports import Intake, Publisher
+from app.core.rights.policy import Access, Identity
 from app.core.scan import Members
 from app.web.documents.openapi import refusal
 from app.web.documents.schemas import Schema
