@@ -125,7 +125,7 @@ class Jwks:
             self._meter.failed("jwks")
         if problem != self.problem:
             if problem is None:
-                _log.info("jwks_fetched", keys=sorted(kid for kid in self._kids if kid is not None))
+                _log.info("jwks_fetched", kids=sorted(kid for kid in self._kids if kid is not None))
             else:
                 _log.warning("jwks_failed", reason=problem)
         self.problem = problem
