@@ -124,6 +124,10 @@ class Authenticator:
         Raises :class:`ForbiddenError` as :meth:`identify` does, and :class:`UnauthorisedError` if the credential is no
         longer good.
         """
+        # The caller's headers were not kept, but for those that an application gets.
+        return self._judged(identity)._replace(forwarded=identity.forwarded)
+
+    def _judged(self, identity: Identity) -> Identity:
         caller = identity.caller
         self.origins.check(caller)
         if identity.token is not None:
