@@ -17,8 +17,8 @@ from app.config import ConfigError, Diagnostic, Environment, Settings, line_of, 
 from app.config.values.units import DURATIONS, amount, write_duration
 from app.core.channel import Channel
 from app.core.errors import AbideError, UnavailableError
-from app.core.policy import Identity, Subject
-from app.core.token import Token, Verb
+from app.core.rights.policy import Identity, Subject
+from app.core.rights.token import Token, Verb
 
 
 class TokenCommandError(Exception):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 from app.access.auth_settings import TokenSettings
-from app.core.token import Rights, Token, claim
+from app.core.rights.token import Rights, Token, claim
 
 LONGEST_TOKEN = 8192
 """The most characters of a token."""

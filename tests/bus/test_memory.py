@@ -15,8 +15,8 @@ from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import OverloadedError
 from app.core.message import Position, Published, Record
-from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Reason, Start
+from app.core.rights.policy import ANONYMOUS
 from tests.bus.conformance import ALL, Conformance, append, texts
 
 

@@ -19,9 +19,9 @@ from app.core.delivery.sessions import Session, Sessions
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError
 from app.core.message import Page
-from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Beginning, Start, begin
+from app.core.rights.policy import ANONYMOUS, Identity
 from app.core.tail import TailBudget
 from app.core.turns import Pace, Steps
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from app.core.errors import AbideError, DisconnectedError, ExpiredError, UnauthorisedError
-from app.core.policy import ANONYMOUS, Identity
+from app.core.rights.policy import ANONYMOUS, Identity
 
 _PER_SECOND = 20
 """Sessions that end within one twentieth of a second end together."""

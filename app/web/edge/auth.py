@@ -13,8 +13,8 @@ from app.access.auth_settings import AuthSettings, Key
 from app.access.tickets import Ticket
 from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
-from app.core.policy import Access, Answer, Caller, Forwarded, Identity, Question
-from app.core.token import EVERYTHING, Token
+from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, Question
+from app.core.rights.token import EVERYTHING, Token
 from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_local, is_near
 from app.web.edge.origins import Origins, is_own
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from app.core.errors import ForbiddenError
-from app.core.policy import Caller
+from app.core.rights.policy import Caller
 
 _ANY, _OPAQUE, _WILDCARD = "*", "null", "*."
 _LABELS = r"([a-z0-9_-]+\.)+"

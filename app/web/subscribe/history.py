@@ -15,11 +15,13 @@ from app.core.channel import Channel
 from app.core.delivery import encodings
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError
+from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError, UnavailableError
+from app.core.limits.places import Places
 from app.core.message import Message, Page
-from app.core.policy import Identity
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
+from app.core.rights.policy import Identity
+from app.web.edge.access import LINE
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 
@@ -38,9 +40,10 @@ _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 class HistoryReader:
     """Answers requests for the history of channels."""
 
-    def __init__(self, hub: Hub, source: Source) -> None:
+    def __init__(self, hub: Hub, source: Source, places: Places) -> None:
         self._hub = hub
         self._source = source
+        self._places = places
 
     async def answer(  # noqa: PLR0913, PLR0917 — the parts of a request, and its caller
         self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
@@ -54,6 +57,7 @@ class HistoryReader:
         wait = _number(query, "wait", 0, MAX_WAIT)
         page, where = await self._read(name, channel, start, limit)
         if not page.messages and wait:
+            scope[LINE].take_place(self._places)
             waiter = _Waiter(wait)
             gone = asyncio.create_task(disconnected(receive))
             gone.add_done_callback(lambda _: waiter.stop())
@@ -161,8 +165,8 @@ class HistoryResponse:
 
     Each page is read after the client has taken the ones before it, so a client that reads slowly, or not at all,
     makes the server hold two pages. ``first`` and ``last`` are those of the newest page. ``complete`` is about all
-    pages: it is false also if messages between two pages expired before they were read, or if the log began another
-    epoch meanwhile, which ends the response.
+    pages: it is false also if messages between two pages expired before they were read. The response ends early if the
+    log cannot be read on, or began another epoch meanwhile: what it has is whole, and less than ``last`` says.
     """
 
     def __init__(self, more: More, page: Page, where: Beginning, limit: int) -> None:
@@ -195,13 +199,8 @@ class HistoryResponse:
         gone = asyncio.create_task(disconnected(receive))
         try:
             while self._has_more() and not gone.done():
-                try:
-                    page = await self._more(self._page.messages[-1].offset, self._left)
-                except (ExpiredError, UnauthorisedError):
-                    self._is_complete = False
-                    break
-                if epochs.name(page.lineage) != epochs.name(self._lineage):  # the next page may not continue this one
-                    self._is_complete = False
+                page = await self._read_on()
+                if page is None:
                     break
                 self._page = page
                 self._left -= len(self._page.messages)
@@ -210,6 +209,14 @@ class HistoryResponse:
             await send({"type": "http.response.body", "body": self._end()})
         finally:
             gone.cancel()
+
+    async def _read_on(self) -> Page | None:
+        """Return the page after the present one, None if there is none that surely continues it."""
+        try:
+            page = await self._more(self._page.messages[-1].offset, self._left)
+        except (UnavailableError, ExpiredError, UnauthorisedError):  # the client learns why when it asks for the rest
+            return None
+        return page if epochs.name(page.lineage) == epochs.name(self._lineage) else None
 
     def _has_more(self) -> bool:
         messages = self._page.messages
