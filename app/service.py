@@ -168,7 +168,11 @@ class Service:
         self._access = asyncio.create_task(self._revocations.run(self._bus), name="revocations")
 
     async def _backend_health(self) -> BackendHealth:
-        return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
+        if not self.is_running:
+            return BackendHealth(ok=False, detail=NOT_STARTED)
+        health = await self._bus.health()
+        problem = None if self._access is None else self._revocations.problem
+        return health if problem is None or not health.ok else BackendHealth(ok=False, detail=problem)
 
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
