@@ -50,9 +50,9 @@ def url(postgres: PostgresServer, template: str) -> Iterator[str]:
     asyncio.run(postgres.drop_database(name))
 
 
-def serving(url: str) -> Server:
+def serving(url: str, ready_path: str = "/health/ready") -> Server:
     env = {"DATABASE_URL": url, "WEB_CONCURRENCY": "2"}
-    return Server(channels=CHANNELS, env=env, ready_path="/health/ready")
+    return Server(channels=CHANNELS, env=env, ready_path=ready_path)
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +192,35 @@ async def test_a_ticket_is_good_on_another_server_and_once(servers: tuple[Server
         assert caught.value.response.status_code == 401
 
 
-async def test_a_server_that_starts_knows_what_was_taken_back_while_none_ran(
+async def test_a_server_that_starts_admits_no_token_before_it_knows_what_was_taken_back(
     postgres: PostgresServer, template: str
 ) -> None:
-    """Revocation that is committed while no server runs is known to one that starts before it admits a token."""
+    """Server that starts knows what was committed while none ran; until it does, tokens are 503 and it is not ready."""
     name = await postgres.create_database(template)
-    await postgres.execute("SELECT abide.revoke('gone'), abide.revoke_token('9f')", database=name)
+    sql = await asyncpg.connect(postgres.url(name))
+    await sql.execute("SELECT abide.revoke('gone'), abide.revoke_token('9f')")
+    await sql.execute("BEGIN; SELECT FROM abide.turn WHERE what = 'drain' FOR UPDATE")  # so they stay in the outbox
     with contextlib.ExitStack() as stack:
-        server = await asyncio.to_thread(lambda: stack.enter_context(serving(postgres.url(name))))
+        server = await asyncio.to_thread(lambda: stack.enter_context(serving(postgres.url(name), "/health/live")))
         async with httpx.AsyncClient() as http:
-            for text, status in ((token("gone"), 401), (token("here", jti="9f"), 401), (token("here"), 200)):
-                answer = await http.post(f"{server.url}/push/news", json=1, headers=bearer(text))
-                assert answer.status_code == status
+
+            async def push(text: str) -> httpx.Response:
+                return await http.post(f"{server.url}/push/news", json=1, headers=bearer(text))
+
+            early = await push(token("here"))
+            assert_problem(early, 503, "unavailable", "tokens are refused until it is known which were taken back")
+            assert int(early.headers["retry-after"]) > 0
+            ready = await http.get(f"{server.url}/health/ready", headers=KEY)
+            assert ready.status_code == 503
+            assert "until it is known which were taken back" in str(ready.json()["reasons"])
+            await sql.execute("ROLLBACK")
+
+            async def knows() -> bool:
+                return {(await push(token("here"))).status_code for _ in range(8)} == {200}
+
+            await until(knows, "both workers know")
+            assert (await http.get(f"{server.url}/health/ready")).status_code == 200
+            for text in (token("gone"), token("here", jti="9f")):
+                assert_problem(await push(text), 401, "unauthorised", "taken back")
+    sql.terminate()
     await postgres.drop_database(name)

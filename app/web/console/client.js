@@ -265,8 +265,8 @@ const jitter = (failures) => Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY
 const bearer = (token) => (token ? { authorization: `Bearer ${token}` } : {});
 const closedWith = (code, text) => new AbideError(CLOSED[code] ?? "refused", text || `closed with ${code}`, code);
 const unreachable = ({ message }) => Promise.reject(new AbideError("unreachable", message));
-/** Whether a retry may help; without a status the server was not reached. */
-const passes = ({ code, status = 503 }) => code !== "too_many" && (PASSING.includes(status) || (status >= 500 && status < 600));
+/** Whether a retry may help; without a status the server was not reached. Too many subscriptions stay too many. */
+const passes = ({ code, status = 503, wait }) => (PASSING.includes(status) || /^5..$/.test(status)) && (code !== "too_many" || wait);
 /** The milliseconds of a Retry-After, which is in seconds or a date. */
 const waitOf = (after) => Math.min(Math.max((after > 0 ? after * 1000 : Date.parse(after) - Date.now()) || 0, 0), LONGEST_WAIT);
 /** A unique key; randomUUID is missing on pages without TLS. */

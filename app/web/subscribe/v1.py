@@ -226,7 +226,8 @@ class V1Socket(SocketPeer):
         self.identity = identity
         self.hub.sessions.enter(self)
         for subscription in list(self._subscriptions.values()):
-            self.hub.recheck(subscription, identity)
+            if not subscription.identity.asked:  # else the application's answer holds
+                self.hub.recheck(subscription, identity)
         expires = None if identity.token is None else int(identity.token.expires)
         self._say(type="token", id=identifier, expires=expires)
 
