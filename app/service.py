@@ -36,8 +36,8 @@ from app.core import turns
 from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
-from app.core.intake import BoundedIntake
-from app.core.ports import INTAKE, METER, Meter, Publisher
+from app.core.limits.limiter import Limiter
+from app.core.ports import INTAKE, LIMITS, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.documents.lazy_document import Object
@@ -56,8 +56,8 @@ _TOKEN_SECONDS = 24 * 3600
 _LOADING_SECONDS = 3.0
 """How long the start waits to learn what was taken back; until then tokens are refused."""
 
-_NAMES_SECONDS = 10
-"""Seconds for which the family of a name is remembered, at most."""
+_FORGET_SECONDS = 10
+"""Seconds for which the family of a name, or a publisher that is idle, is remembered, at most."""
 
 _log = structlog.get_logger("app")
 
@@ -80,7 +80,7 @@ class Service:
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
         self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
-        self._intake = BoundedIntake()
+        self._limiter = Limiter(self._settings.limits, self._metrics)
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
         self._hub = Hub(
@@ -118,13 +118,13 @@ class Service:
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
-                asyncio.create_task(self._forget_names(), name="forget-names"),
+                asyncio.create_task(self._forget(), name="forget"),
                 asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             self.is_running = True
             try:
-                yield {INTAKE: self._intake, METER: self._metrics}
+                yield {INTAKE: self._limiter.intake, LIMITS: self._limiter.in_force, METER: self._metrics}
             finally:
                 self.is_running = False
                 for task in [*tasks, *([] if self._access is None else [self._access])]:
@@ -168,7 +168,11 @@ class Service:
         self._access = asyncio.create_task(self._revocations.run(self._bus), name="revocations")
 
     async def _backend_health(self) -> BackendHealth:
-        return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
+        if not self.is_running:
+            return BackendHealth(ok=False, detail=NOT_STARTED)
+        health = await self._bus.health()
+        problem = None if self._access is None else self._revocations.problem
+        return health if problem is None or not health.ok else BackendHealth(ok=False, detail=problem)
 
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
@@ -204,7 +208,7 @@ class Service:
                 metrics=None if self._environment.metrics_port else self._metrics.exposition,
                 version=__version__,
                 console=settings.console,
-                intake=self._intake,
+                limiter=self._limiter,
                 count_all=self._count_all,
                 root_path=self._environment.root_path,
                 is_running=lambda: self.is_running,
@@ -223,11 +227,12 @@ class Service:
             else:
                 await self._apply(change)
 
-    async def _forget_names(self) -> None:
-        """Forget the names that were looked up, so that names used once take no memory."""
+    async def _forget(self) -> None:
+        """Forget the names that were looked up, and idle publishers, so that those seen once take no memory."""
         while True:
-            await asyncio.sleep(_NAMES_SECONDS)
+            await asyncio.sleep(_FORGET_SECONDS)
             self._settings.registry.forget_names()
+            await self._limiter.rates.forget()
 
     async def _count_all(self) -> Mapping[str, Count]:
         self._counts.tell(self._hub.counts())
@@ -250,6 +255,7 @@ class Service:
         routes = await asyncio.to_thread(self._build, settings, authenticator)
         changes = await asyncio.to_thread(differences, self._settings, settings)
         before, self._settings, self.routes, self._config_error = self._settings, settings, routes, None
+        self._limiter.apply(settings.limits)
         self._metrics.config_ok = True
         await self._metrics.rename(_declared_by(settings.registry))
         self._doors.authenticator = authenticator

@@ -211,6 +211,8 @@ class Tokens:
         if exp - now > settings.max_lifetime + settings.leeway:
             _refuse("it lives longer than auth.tokens.max_lifetime")
         issued, not_before = _time(claims, "iat"), _time(claims, "nbf")
+        if issued is not None and exp - issued > settings.max_lifetime + settings.leeway:
+            _refuse("it lives longer than auth.tokens.max_lifetime")  # and longer than its revocation is kept
         for name, moment in (("iat", issued), ("nbf", not_before)):
             if moment is not None and moment > now + settings.leeway:
                 _refuse(f"its '{name}' is in the future")

@@ -16,7 +16,7 @@ from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import Environment
 from app.config.last_good import LAST_GOOD
-from app.config.model import Auth, ChannelPolicy, File
+from app.config.model import Auth, ChannelPolicy, File, RateLimit
 from app.config.model import Policy as ChannelRules
 from app.config.options import OPTIONS
 from app.config.schemas.files import Contents, SchemaFiles, hash_in
@@ -26,6 +26,8 @@ from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
 from app.core.channel import Channel, HistoryWindow, Registry
+from app.core.limits import rates
+from app.core.ports import Limits
 from app.core.rights.policy import Access, Claim, Policy
 from app.core.rights.token import Verb
 from app.core.schema import Schema
@@ -106,6 +108,7 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
         auth=auth,
         origins=file.origins,
         operators=file.operators,
+        limits=Limits(**file.limits.model_dump()),
         console=file.console,
         registry=registry,
         schemas=tuple(files.contents),
@@ -220,4 +223,18 @@ def _channel(name: str, policy: ChannelRules, schema: Schema | None = None) -> C
         max_message_size=policy.max_message_size,
         slow_subscriber=policy.slow_subscriber,
         schema=schema,
+        rate_limit=_rate_limit(policy.rate_limit),
     )
+
+
+def _rate_limit(given: RateLimit | None) -> rates.RateLimit | None:
+    if given is None or (given.per_identity is None and given.per_channel is None):
+        return None
+    return rates.RateLimit(_rate(given.per_identity, given.burst), _rate(given.per_channel))
+
+
+def _rate(given: tuple[int, int] | None, burst: int | None = None) -> rates.Rate | None:
+    if given is None:
+        return None
+    count, seconds = given
+    return rates.Rate(count, seconds, burst or count)

@@ -9,6 +9,7 @@ from typing import Self
 from app.access.auth_settings import AuthSettings
 from app.config.values.backend_url import kind
 from app.core.channel import Registry
+from app.core.ports import Limits
 from app.core.rights.policy import Access
 
 Operators = Access | None
@@ -42,6 +43,9 @@ class Settings:
 
     operators: Operators
     """Who sees channels, metrics and documents, and may publish where ``publish: operators`` says so."""
+
+    limits: Limits
+    """How much clients may take of one worker."""
 
     console: bool
     """Whether the console page is served."""

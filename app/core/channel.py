@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from app.core.errors import ForbiddenError, SchemaError, TooLargeError, UnknownChannelError
+from app.core.limits.rates import RateLimit
 from app.core.rights.policy import ANYONE, KEY, Access, Identity, Policy, Question, Subject
 from app.core.rights.token import Verb
 from app.core.schema import Schema
@@ -85,6 +86,7 @@ class Channel:
     slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
     schema: Schema | None = None
     """What messages must fit; None for any JSON."""
+    rate_limit: RateLimit | None = None
 
     @property
     def is_family(self) -> bool:

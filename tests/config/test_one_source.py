@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,11 +23,13 @@ from app.config.schemas.files import SchemaFiles
 from app.config.values.backend_url import kind, refusal
 from app.config.values.origins import BEYOND_ASCII
 from app.core.channel import RESERVED
+from app.core.ports import Limits
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))
 SCHEMA = jsonschema_rs.validator_for(json_schema())
 
 PIECES = {
+    "rates": "1 0 10 1000000 1000001 / /s /m /h /d s 10/s 600/m 1/h -1",
     "amounts": (
         "0 1 00 9 12 365 366 8760 8761 31536000 31536001 525600 1048 1049 1024 1025 1048576 1048577 1000000 1000001 "
         "999999999999 1000000000000 -1 +1 1.0 1.5 1e3 99 100 30 31 ms s m h d w B kB KB KiB MB MiB GiB K \u0663"
@@ -63,7 +66,6 @@ CHANNEL = {
     **dict.fromkeys(("publish", "subscribe", "slow_subscriber"), "words"),
     **dict.fromkeys(("client_publish", "presence"), "words"),
     "max_message_size": "amounts",
-    "rate_limit": "words",
 }
 
 
@@ -76,7 +78,12 @@ def one_of(strategies: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[d
     return st.sampled_from(sorted(strategies)).flatmap(lambda key: strategies[key].map(lambda value: {key: value}))
 
 
+LIMITS = [field.name for field in fields(Limits)]
 POLICY = {key: values(kind) for key, kind in CHANNEL.items()} | {
+    "rate_limit": st.fixed_dictionaries(
+        {}, optional={key: values("rates") for key in ("per_identity", "per_channel", "burst")} | {"x": OTHERS}
+    )
+    | values("rates"),
     "history": one_of({"size": values("amounts"), "ttl": values("amounts"), "x": OTHERS}) | OTHERS,
     "unknown": OTHERS,
 }
@@ -101,6 +108,7 @@ FILES = one_of(
         | OTHERS,
         "origins": st.lists(values("origins"), max_size=2) | OTHERS,
         "operators": values("words"),
+        "limits": one_of({key: values("amounts") for key in (*LIMITS, "x")}) | OTHERS,
         "console": values("words"),
         "defaults": one_of(POLICY) | OTHERS,
         "channels": st.fixed_dictionaries({"a": one_of(POLICY | {"schema": values("paths")}) | OTHERS})

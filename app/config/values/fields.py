@@ -180,7 +180,6 @@ MessageSize = Annotated[
 ]
 Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), or_variable({"const": False})]
 _OFF = or_variable({"enum": [None, ""]})
-RateLimit = Annotated[None, BeforeValidator(_later("rate limits are")), _OFF]
 MessageSchema = Annotated[
     str | None,
     BeforeValidator(_schema_path),

@@ -36,18 +36,21 @@ _REFUSALS = {
     413: "Too large",
     415: "Content type cannot be published",
     422: "The message does not fit the schema of its channel",
+    429: "Too many messages of this publisher, or too many connections of this address: try again later",
     503: "Unavailable: try again later",
 }
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}}
 _HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    503: {"Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 KEY_OR_NOTHING: list[dict[str, Any]] = [{}, {Access.KEY: []}]
 """The credentials of operators: a key, or none for requests from loopback."""
 
-_PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 422, 503)
-_READ_REFUSALS = (400, 401, 403, 404, 503)
-_STREAM_REFUSALS = (400, 401, 403, 404, 406)  # no 503: the stream opens, and waits for the backend
+_PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+_READ_REFUSALS = (400, 401, 403, 404, 429, 503)
+_STREAM_REFUSALS = (400, 401, 403, 404, 406, 429, 503)  # 503 for too many connections: it waits for the backend
 
 _STORED: Schema = {
     "type": "object",

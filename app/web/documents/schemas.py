@@ -71,5 +71,6 @@ def policy(channel: Channel) -> str:
         f"publish: {channel.publish} · subscribe: {channel.subscribe} · "
         f"client_publish: {str(channel.client_publish).lower()} · history: {history} · "
         f"at most {channel.max_message_size} bytes a message"
+        f"{f' · rate_limit: {channel.rate_limit}' if channel.rate_limit else ''}"
         f"{f' · schema: {channel.schema.path}' if channel.schema else ''}"
     )

@@ -16,7 +16,7 @@ from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
 from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, Question
 from app.core.rights.token import EVERYTHING, Token
 from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_local, is_near
-from app.web.edge.origins import Origins, is_own
+from app.web.edge.origins import OPAQUE, Origins, is_own
 
 BEARER = "bearer."
 """How a WebSocket subprotocol with a token begins: browsers can send no Authorization with a handshake."""
@@ -240,7 +240,7 @@ class Authenticator:
         value = _cookie(caller.headers.get("cookie", ""), name)
         if value is None:
             return caller
-        if caller.is_cross_site:
+        if caller.is_cross_site or caller.origin == OPAQUE:  # any page can make a frame of the latter
             msg = "a page of another site caused this request, and the cookie came along: it is not used"
             raise ForbiddenError(msg)
         return caller._replace(bearer=value, digest=digest_of(value))

@@ -20,6 +20,7 @@ STATUSES: dict[str, int] = {
     errors.UnsupportedTypeError.code: 415,
     errors.SchemaError.code: 422,
     errors.TooManyError.code: 429,
+    errors.RateLimitedError.code: 429,
     errors.AbideError.code: 500,
     errors.UnavailableError.code: 503,
     errors.OverloadedError.code: 503,
@@ -75,6 +76,6 @@ class ProblemResponse(JSONResponse):
         problem = describe_error(error)
         if isinstance(error, errors.UnauthorisedError | errors.ExpiredError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
-        if isinstance(error, errors.UnavailableError):
+        if error.retry_after is not None:
             return cls(problem, {"retry-after": str(error.retry_after)})
         return cls(problem)

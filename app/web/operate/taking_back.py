@@ -11,8 +11,9 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.access import entries
-from app.access.entries import MAX_CLAIM, Disconnection, Revocation
+from app.access.entries import Disconnection, Revocation
 from app.access.storing import store
+from app.access.tokens import LONGEST_SUBJECT
 from app.core import data
 from app.core.channel import NAME
 from app.core.data import SHOWN
@@ -35,7 +36,7 @@ AHEAD_SECONDS = 3600
 _LARGEST_BODY = 4096
 _REFUSALS = (400, 401, 403, 413, 415, 503)
 
-_SUB: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_CLAIM, "examples": ["42"]}
+_SUB: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_SUBJECT, "examples": ["42"]}
 _JTI: Schema = {**_SUB, "examples": ["9f2c"]}
 _BEFORE: Schema = {
     "type": "number",
@@ -163,8 +164,8 @@ def _disconnection(members: Members) -> Disconnection:
 
 def _claim(members: Members, name: str) -> str:
     value = data.string(members[name], f"'{name}'")
-    if not 1 <= len(value) <= MAX_CLAIM:
-        msg = f"'{name}' has {len(value)} characters: a token's has 1 to {MAX_CLAIM}"
+    if not 1 <= len(value) <= LONGEST_SUBJECT:
+        msg = f"'{name}' has {len(value)} characters: a token's has 1 to {LONGEST_SUBJECT}"
         raise MalformedError(msg)
     return value
 

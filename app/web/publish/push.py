@@ -18,8 +18,9 @@ from app.core import data, turns
 from app.core.channel import Channel, Registry
 from app.core.draft import Draft
 from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
+from app.core.limits.limiter import Limiter
 from app.core.message import Record, check_key
-from app.core.ports import Intake, Meter, Outcome, Publisher, Reply
+from app.core.ports import Meter, Outcome, Publisher, Reply
 from app.core.rights.policy import ANONYMOUS, Identity, Question
 from app.core.scan import Members
 from app.core.turns import Pace, Steps
@@ -57,6 +58,8 @@ class Admission(NamedTuple):
     identity: Identity | None
     """None if it takes time to tell."""
     peer: str | None
+    """The client's address; None if unknown, or if it may be a proxy's."""
+    address: str | None
     """The client's address; None if unknown."""
     question: Question | None
     """What the application must be asked first."""
@@ -81,25 +84,31 @@ class Push:
         authenticator: Authenticator,
         publisher: Publisher,
         meter: Meter,
-        intake: Intake,
+        limiter: Limiter,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._publisher = publisher
         self._meter = meter
-        self._intake = intake
+        self._intake = limiter.intake
+        self._rates = limiter.rates
 
     def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> Decision:
         """Decide a push whose body is known; ``peer`` is the client's address, None if unknown."""
-        admission = self.admit(head, peer, request_id)
+        admission = self.admit(head, peer, peer, request_id)
         return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
 
     def has_channel(self, head: PushHead) -> bool:
         """Whether the channel in the path exists. True if the body names the channel."""
         return head.channel is None or self._registry.get(head.channel) is not None
 
-    def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
-        """Decide by the head alone whether the caller may publish here; return the refusal if not."""
+    def admit(
+        self, head: PushHead, peer: str | None, address: str | None, request_id: str | None = None
+    ) -> Admission | Reply:
+        """Decide by the head alone whether the caller may publish here; return the refusal if not.
+
+        ``address`` is the client's, which ``peer`` is unless it may be a proxy's.
+        """
         if head.unreadable is not None:
             return self.refuse(head.unreadable, request_id)
         try:
@@ -117,7 +126,7 @@ class Push:
             return self.refuse(head.unfit, request_id)
         if head.length > limit:
             return self.refuse(too_large(limit), request_id)
-        return Admission(head, identity, peer, question, channel, limit, request_id)
+        return Admission(head, identity, peer, address, question, channel, limit, request_id)
 
     def decide(self, admission: Admission, content: bytes) -> Decision:
         """Publish the body of an admitted push; the answer is known when its messages are stored or refused.
@@ -125,7 +134,7 @@ class Push:
         A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile. So
         is the body of a caller about whom somebody else must be asked first.
         """
-        head, identity, _, question, channel, limit, request_id = admission
+        head, identity, _, _, question, channel, limit, request_id = admission
         if len(content) > limit:
             return Decision.of(self.refuse(too_large(limit), request_id))
         try:
@@ -141,6 +150,7 @@ class Push:
             else:
                 draft = _named(admission, channel, body.as_data(head.kind, content))
             record = draft.record()
+            self._count(draft, admission)
             stored = self._publisher.publish([record])
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return Decision.of(self.refuse(error, request_id))
@@ -175,6 +185,11 @@ class Push:
         channel, identity = self._registry.find(name), admission.identity or ANONYMOUS
         question = channel.check_publish(name, identity)
         return Draft(channel, name, members["message"].encode(), key, identity.name), question
+
+    def _count(self, draft: Draft, admission: Admission) -> None:
+        """Count a message that is about to be published, by the channel's rate limit."""
+        if draft.channel.rate_limit is not None:
+            self._rates.take(draft.channel, draft.name, draft.publisher, admission.address)
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
         """Return the answer when the message is stored or refused."""
@@ -218,6 +233,7 @@ class Push:
             else:
                 draft = _named(admission, channel, await body.read_data(kind, content))
             record = await draft.read_record()
+            self._count(draft, admission)
             (outcome,) = await self._publisher.publish([record])
             return self._answer(admission, record, outcome)
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
@@ -225,7 +241,7 @@ class Push:
 
     async def _identified(self, admission: Admission) -> Admission:
         """Return an admission with its identity, and with nothing more to ask about the channel in the path."""
-        head, identity, peer, question, channel, *_ = admission
+        head, identity, peer, _, question, channel, *_ = admission
         if identity is None:
             identity = await self._authenticator.identify(head.caller_from(peer))
             if channel is not None and head.channel is not None:
@@ -266,9 +282,12 @@ class Push:
 
     async def _record(self, admission: Admission, draft: Draft, question: Question | None) -> Settled:
         try:
-            return await (await self._admitted(admission, draft, question)).read_record()
+            draft = await self._admitted(admission, draft, question)
+            record = await draft.read_record()
+            self._count(draft, admission)
         except AbideError as error:
             return bare(error)
+        return record
 
     def _items(self, admission: Admission, content: bytes) -> Steps[list[Item | Record | AbideError]]:
         """Return the record of each item of an array, what is still to be done for it, or the error that refuses it."""
@@ -278,7 +297,12 @@ class Push:
             try:
                 members = yield from data.walk_members(content[place], body.MEMBERS, pace)
                 draft, question = self._enveloped(admission, members)
-                items.append((draft, question) if draft.is_slow or question is not None else draft.record())
+                if draft.is_slow or question is not None:
+                    items.append((draft, question))
+                    continue
+                record = draft.record()
+                self._count(draft, admission)
+                items.append(record)
             except AbideError as error:
                 items.append(bare(error))
         return items

@@ -16,10 +16,12 @@ from app.core.delivery import encodings
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ExpiredError, ForbiddenError, MalformedError, UnauthorisedError
+from app.core.limits.places import Places
 from app.core.message import Message, Page
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
 from app.core.rights.policy import Identity
+from app.web.edge.access import LINE
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 
@@ -38,9 +40,10 @@ _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 class HistoryReader:
     """Answers requests for the history of channels."""
 
-    def __init__(self, hub: Hub, source: Source) -> None:
+    def __init__(self, hub: Hub, source: Source, places: Places) -> None:
         self._hub = hub
         self._source = source
+        self._places = places
 
     async def answer(  # noqa: PLR0913, PLR0917 — the parts of a request, and its caller
         self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
@@ -54,6 +57,7 @@ class HistoryReader:
         wait = _number(query, "wait", 0, MAX_WAIT)
         page, where = await self._read(name, channel, start, limit)
         if not page.messages and wait:
+            scope[LINE].take_place(self._places)
             waiter = _Waiter(wait)
             gone = asyncio.create_task(disconnected(receive))
             gone.add_done_callback(lambda _: waiter.stop())
@@ -165,8 +169,8 @@ class HistoryResponse:
 
     Each page is read after the client has taken the ones before it, so a client that reads slowly, or not at all,
     makes the server hold two pages. ``first`` and ``last`` are those of the newest page. ``complete`` is about all
-    pages: it is false also if messages between two pages expired before they were read, or if the log began another
-    epoch meanwhile, which ends the response.
+    pages: it is false also if messages between two pages expired before they were read. The response ends early if the
+    log cannot be read on, or began another epoch meanwhile: what it has is whole, and less than ``last`` says.
     """
 
     def __init__(self, more: More, page: Page, where: Beginning, limit: int) -> None:
@@ -201,7 +205,6 @@ class HistoryResponse:
             while self._has_more() and not gone.done():
                 page = await self._read_on()
                 if page is None:
-                    self._is_complete = False
                     break
                 self._page = page
                 self._left -= len(self._page.messages)
@@ -212,7 +215,7 @@ class HistoryResponse:
             gone.cancel()
 
     async def _read_on(self) -> Page | None:
-        """Return the page after the present one; None if it may not continue that, or the caller may not have it."""
+        """Return the page after the present one, None if there is none that surely continues it."""
         try:
             page = await self._more(self._page.messages[-1].offset, self._left)
         except AbideError:  # the client learns why when it asks for the rest

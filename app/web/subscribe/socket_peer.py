@@ -13,8 +13,9 @@ from app.core.channel import Channel
 from app.core.delivery.hub import Hub
 from app.core.draft import Draft
 from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
+from app.core.limits.limiter import Limiter
 from app.core.message import Published
-from app.core.ports import Intake, Publisher, Writer
+from app.core.ports import Publisher, Writer
 from app.core.rights.policy import Identity
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
@@ -33,14 +34,14 @@ class SocketPeer:
     full. So a subscriber that sends and does not read makes the server hold at most one answer beyond its buffer.
     """
 
-    __slots__ = ("_handling", "_intake", "_line", "_writer", "doors", "hub", "identity", "is_over", "publisher")
+    __slots__ = ("_handling", "_line", "_writer", "doors", "hub", "identity", "is_over", "limiter", "publisher")
 
     def __init__(  # noqa: PLR0913, PLR0917 — what a connection uses
-        self, hub: Hub, doors: Doors, publisher: Publisher, intake: Intake, identity: Identity, line: Line
+        self, hub: Hub, doors: Doors, publisher: Publisher, limiter: Limiter, identity: Identity, line: Line
     ) -> None:
         self.hub = hub
         self.doors = doors
-        self._intake = intake
+        self.limiter = limiter
         self.publisher = publisher
         self.identity = identity
         self._line = line
@@ -59,7 +60,7 @@ class SocketPeer:
         if not text:
             self.fail(UnsupportedTypeError("messages are text frames of JSON: this frame is binary"))
             return
-        if not self._intake.grow(0, len(data)):
+        if not self.limiter.intake.grow(0, len(data)):
             self.hub.meter.limited("frames_held")
             self.fail(NoRoomError("the server holds too many unfinished messages: reconnect and resume"))
             return
@@ -131,6 +132,7 @@ class SocketPeer:
         question = channel.check_client_publish(name, self.identity)
         identity = await self.doors.authenticator.admitted(question, self.identity)
         record = await Draft(channel, name, data, key, identity.name).read_record()
+        self.limiter.rates.take(channel, name, identity.name, self._line.client)
         (outcome,) = await self.publisher.publish([record])
         if isinstance(outcome, AbideError):
             raise copy(outcome)  # other publishers may get the same error
@@ -144,7 +146,7 @@ class SocketPeer:
         except Exception as error:  # noqa: BLE001 — reported with its trace
             self.crash(error)
         finally:
-            self._intake.release(len(text))
+            self.limiter.intake.release(len(text))
         self._handling = False
         self._read_on()
 

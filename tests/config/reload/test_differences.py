@@ -68,6 +68,25 @@ def test_what_is_not_a_channels_is_named_and_no_secret_is_shown() -> None:
     ]
 
 
+def test_limits_are_named_as_the_file_writes_them() -> None:
+    """Differences name each limit and each rate limit, in the file's own words."""
+    found = compare(
+        "channels: {a: {rate_limit: 10/s}, b: , c: {rate_limit: 600/m}}",
+        "limits: {connections: 5, connections_per_address: 2, bodies: 32MiB, request_time: 120}\n"
+        "channels: {a: , b: {rate_limit: {per_channel: 5/s}}, "
+        "c: {rate_limit: {per_identity: 10/s, per_channel: 1/m, burst: 20}}}",
+    )
+    assert found.changed == [
+        "limits.connections: 100000 -> 5",
+        "limits.connections_per_address: none -> 2",
+        "limits.bodies: 64MiB -> 32MiB",
+        "limits.request_time: 1m -> 2m",
+        "channels.a.rate_limit: 10/s -> none",
+        "channels.b.rate_limit: none -> {per_channel: 5/s}",
+        "channels.c.rate_limit: 600/m -> {per_identity: 10/s, per_channel: 1/m, burst: 20}",
+    ]
+
+
 def test_what_channels_inherit_is_named_once() -> None:
     """Differences name a changed default, and of the channels only those that changed otherwise."""
     found = compare(

@@ -151,6 +151,13 @@ def test_a_deep_message_is_judged_at_once_by_a_schema_that_refers_to_itself(kind
     assert time.process_time() - begin < 10  # the library's own explanation takes 2 to the power of 127 steps
 
 
+def test_a_search_that_takes_too_long_ends_at_what_it_has_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pointer leads to the value at which the search ran out of time: the misfit is somewhere inside it."""
+    monkeypatch.setattr("app.config.schemas.misfits.SECONDS", -1)
+    found = misfit(ORDER, '{"id": "one"}')
+    assert found == Misfit("", "it does not fit the schema at '#'")
+
+
 def test_a_pattern_takes_linear_time() -> None:
     """Pattern that makes other engines backtrack for ever answers at once."""
     assert misfit({"pattern": "^(a+)+$"}, json.dumps("a" * 100_000 + "b")) is not None

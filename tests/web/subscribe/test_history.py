@@ -11,6 +11,8 @@ import pytest
 
 from app.core.channel import Channel, Registry
 from app.core.delivery.hub import Hub
+from app.core.errors import UnavailableError
+from app.core.limits.limiter import Limiter
 from app.core.message import Message, Page
 from app.core.rights.policy import ANONYMOUS
 from app.web.edge.request import query_of
@@ -23,18 +25,23 @@ HEAD = 10
 
 
 class Paged:
-    """A log of ten messages that is read three at a time, and whose oldest may expire meanwhile."""
+    """A log of ten messages that is read three at a time. Meanwhile it may expire, change its epoch or be away."""
 
     def __init__(self) -> None:
         self.first = 1
         self.reads = 0
+        self.epoch = "e"
+        self.is_away = False
 
     async def read(self, _: str, after: int, limit: int, __: object) -> Page:
+        if self.is_away:
+            msg = "the database is away"
+            raise UnavailableError(msg)
         if limit:
             self.reads += 1
         begin = max(after + 1, self.first)
         offsets = range(begin, min(begin + min(limit, PAGE), HEAD + 1))
-        return Page(self.first, HEAD, tuple(Message(offset, 0, b"%d" % offset) for offset in offsets), "e")
+        return Page(self.first, HEAD, tuple(Message(offset, 0, b"%d" % offset) for offset in offsets), self.epoch)
 
 
 class Client:
@@ -51,7 +58,7 @@ class Client:
         """Ask, and take what comes."""
         channel = Channel("c")
         hub = Hub(self._log, Registry((channel,), channel))
-        history = HistoryReader(hub, self._log)
+        history = HistoryReader(hub, self._log, Limiter().places)
         answer = await history.answer(
             "c", channel, ANONYMOUS, query_of(self.scope["query_string"]), self.scope, self._receive
         )
@@ -157,6 +164,22 @@ async def test_history_whose_messages_expire_between_two_pages_is_not_complete()
     answer = json.loads(client.body)
     assert [message["offset"] for message in answer["messages"]] == [1, 2, 3, 6, 7, 8, 9, 10]
     assert (answer["first"], answer["last"], answer["complete"]) == (6, HEAD, False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epoch", "f"), ("is_away", True)])
+async def test_history_that_cannot_be_read_on_ends_early(name: str, value: object) -> None:
+    """History ends with what it has, and says that there is more, when its log changes or goes away meanwhile."""
+    log = Paged()
+    client = Client(log)
+    running = asyncio.create_task(client.run())
+    client.take(1)
+    await settle()
+    setattr(log, name, value)
+    client.take()
+    await running
+    answer = json.loads(client.body)
+    assert [message["position"] for message in answer.pop("messages")] == ["e:1", "e:2", "e:3"]
+    assert answer == {"epoch": "e", "first": 1, "last": HEAD, "complete": True}
 
 
 def test_a_large_history_is_one_json_answer(edge: Server, http: httpx.Client) -> None:
