@@ -214,7 +214,7 @@ class V1Socket(SocketPeer):
         """Go on with a new token: end what it does not cover, or the whole connection if it is not good."""
         token = json_data.string(members.get("token", '""'), "'token'")
         try:
-            identity = await self.doors.authenticator.refresh(self.identity, token)
+            identity = self.hub.judge(await self.doors.authenticator.refresh(self.identity, token))
         except UnavailableError:
             raise
         except AbideError as refusal:
