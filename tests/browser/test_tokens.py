@@ -16,7 +16,8 @@ from tests.support.tokens import OLD_SECRET, SECRET, token_of
 
 KEY, UNUSUAL_KEY = "first-key-1", "a/key+with=signs"
 CHANNELS = f"""
-auth: {{keys: [{KEY}, {UNUSUAL_KEY}], tokens: {{secret: {SECRET}, leeway: 1s}}}}
+origins: []
+auth: {{keys: [{KEY}, {UNUSUAL_KEY}], tokens: {{secret: {SECRET}, leeway: 1s, cookie: session}}}}
 channels:
   "user.{{id}}": {{subscribe: {{claim: sub}}, publish: [key, {{claim: sub}}]}}
   news: {{publish: key, subscribe: key}}
@@ -30,7 +31,7 @@ CLIENTS = """
         Object.values(told).every((heard) => heard.filter((one) => one === word).length >= count);
     window.begin = (channel, tokens) => {
         for (const [name, options] of Object.entries({ socket: {}, stream: { WebSocket: null } })) {
-            const token = typeof tokens === 'string' ? tokens : async () => {
+            const token = !Array.isArray(tokens) ? tokens : async () => {
                 calls[name].push(performance.now());
                 return tokens[calls[name].length - 1] ?? Promise.reject(new Error('the login does not answer'));
             };
@@ -160,6 +161,17 @@ def test_a_text_that_ends_is_an_error(clients: Page) -> None:
     for heard in told(clients).values():
         assert heard[2] == "live"
         assert heard.count("connecting") == 1
+
+
+def test_a_cookie_may_have_a_new_token(clients: Page, server: Server) -> None:
+    """Clients without a token of their own come back when that in the cookie has ended, with the new cookie."""
+    clients.run(f"document.cookie = 'session={token_of('51', 0.5)}; path=/'; begin('user.51')")
+    clients.until("both('live')")
+    clients.run(f"document.cookie = 'session={token_of('51')}; path=/'")
+    clients.until("both('live', 2)")
+    post(server, "/push/user.51", 1)
+    clients.until("both(1)")
+    clients.run("document.cookie = 'session=; path=/; max-age=0'")
 
 
 def test_a_publisher_whose_token_is_refused_takes_another(clients: Page) -> None:
