@@ -110,7 +110,7 @@ def publish(options: argparse.Namespace) -> None:
         hint = "" if given else f". A text needs JSON quotes: {COMMAND} {command}"
         msg = f"{'stdin' if given else 'DATA'} is not JSON ({error}){hint}"
         raise client.ClientError(msg) from None
-    print(asyncio.run(client.publish(options.url, options.channel, body, key=options.key)))
+    print(asyncio.run(client.publish(options.url, options.channel, body, token=_credential(options))))
 
 
 def subscribe(options: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ async def _follow(options: argparse.Namespace) -> None:
         options.channel,
         since=options.since,
         last=options.last,
-        key=options.key,
+        token=_credential(options),
         on_gap=lambda gap: _say(f"gap ({gap.reason}): nothing between {gap.after} and {gap.next}"),
         on_notice=_say,
     )
@@ -139,6 +139,21 @@ async def _follow(options: argparse.Namespace) -> None:
         async for message in messages:
             sys.stdout.buffer.write(_line(message, as_object=options.json).encode("utf-8", "surrogateescape") + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _credential(options: argparse.Namespace) -> client.Token | None:
+    """Return the key or the token to send; a file is read anew whenever another token is needed."""
+    if options.token_file is None:
+        return options.key or os.environ.get("ABIDE_TOKEN")
+    path = Path(options.token_file)
+
+    def read() -> str:
+        if text := path.read_text(encoding="utf-8").strip():
+            return text
+        msg = f"{path} is empty"
+        raise ValueError(msg)
+
+    return read
 
 
 def _line(message: client.Message, *, as_object: bool) -> str:
@@ -205,7 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in (publisher, subscriber):
         command.add_argument("channel", help="the channel's name")
         command.add_argument("--url", default=_own_url(), help="the server (default: %(default)s, from PORT)")
-        command.add_argument("--key", help="one of the server's keys, if the channel needs one")
+        credential = command.add_mutually_exclusive_group()
+        credential.add_argument(
+            "--key", help="one of the server's keys (default: ABIDE_TOKEN, which no list of processes shows)"
+        )
+        credential.add_argument(
+            "--token-file", type=_given, metavar="FILE", help="a token or a key, read anew when it ends"
+        )
     publisher.add_argument("data", help="the message as JSON; - reads it from stdin")
     subscriber.add_argument("--since", metavar="P", help="start after this position, or at 'earliest'")
     subscriber.add_argument("--last", type=int, metavar="N", help="start with the newest N messages")

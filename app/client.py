@@ -1,42 +1,36 @@
-"""A client in one file: publish, and subscribe without a hole.
-
-It needs the ``websockets`` package and nothing else of Abide: copy it into your project.
-"""
+"""A client in one file: publish, and subscribe without a hole. Copy it into your project; it needs ``websockets``."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import email.utils
 import http.client
-import itertools
 import json
 import random
 import re
-import ssl
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, NamedTuple, NoReturn, Self, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, ProxyError
-from websockets.typing import Subprotocol
 
 BASE, CAP = 0.1, 5.0  # seconds: a pause is at most BASE, doubled with each attempt up to CAP
-_SUBPROTOCOL = Subprotocol("abide.v1")
-_SCHEMES = {"http": ("http", "ws"), "https": ("https", "wss"), "ws": ("http", "ws"), "wss": ("https", "wss")}
-PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408}  # close codes
+_V1 = "abide.v1"
+PASSING = {1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4429}  # close codes
 PASSING_STATUSES = {408, 425, 429}  # and from 500 on
 CLOSED = {4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed"}
-CLOSED |= {4410: "gap", 4429: "too_many"}
+CLOSED |= {4408: "expired", 4410: "gap", 4422: "schema_mismatch", 4429: "rate_limited"}
 _LONGEST_WAIT = 60.0  # seconds of a Retry-After, at most
-_LARGEST_FRAME = 2 * 1024 * 1024  # the largest message, 1 MiB, and its envelope
-_OPEN_SECONDS = 15.0  # seconds until a connection is open, and then until the first frame
-_ANSWER_SECONDS = 8.0  # seconds for one attempt to publish; the server needs six at most
-_MISSED = 2  # missing heartbeats after which a connection is given up
+_WS: Any = {"compression": None, "max_size": 2**21, "close_timeout": 2, "ping_interval": None, "subprotocols": [_V1]}
+_OPEN_SECONDS, _ANSWER_SECONDS = 15.0, 8.0  # for a connection, and then for its first frame; for one attempt to publish
 _EXACT = re.compile(r'(?s)\{"type":"message","channel":"[^"]*","position":"([^"]*)","time":(\d{1,18}),"data":(.*)\}')
+
+Token = str | Callable[[], str | Awaitable[str]]  # a token, or a function that returns a new one
 
 
 class Undecodable(str):
@@ -45,14 +39,7 @@ class Undecodable(str):
     __slots__ = ()
 
 
-class _Message(NamedTuple):
-    channel: str
-    position: str
-    time: int
-    data: Any
-
-
-class Message(_Message):
+class Message(NamedTuple("Message", [("channel", str), ("position", str), ("time", int), ("data", Any)])):  # noqa: SLOT002
     """One message: ``time`` is in milliseconds since the Unix epoch, ``data`` is decoded JSON.
 
     ``raw`` is the data as the publisher wrote it. If Python cannot decode it, ``data`` is :class:`Undecodable`.
@@ -63,10 +50,9 @@ class Message(_Message):
     @classmethod
     def of(cls, channel: str, position: str, milliseconds: int, raw: str) -> Self:
         """Return the message with this data."""
-        data: Any
         try:
-            data = _parse(raw)
-        except ValueError:
+            data: Any = _parse(raw)
+        except (ValueError, RecursionError):
             data = Undecodable(raw)
         message = cls(channel, position, milliseconds, data)
         message.raw = raw
@@ -85,18 +71,71 @@ class Gap(NamedTuple):
 class ClientError(Exception):
     """The server refused, or could not be reached in time; ``str()`` says why.
 
-    ``status`` is the HTTP status or the close code, ``code`` the stable word of docs/codes.md; None if there is none.
+    ``status`` is the HTTP status or the close code, ``code`` the stable word of docs/codes.md, ``pointer`` the JSON
+    pointer to what does not fit a schema, or None. If it ``passes``, another attempt may help after ``wait`` seconds.
     """
 
-    def __init__(self, detail: str, *, status: int | None = None, code: str | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.code = status, code
+    def __init__(self, why: str, *, status: int | None = None, code: str | None = None, passes: bool = False) -> None:
+        super().__init__(why)
+        self.status, self.code, self.passes, self.wait = status, code, passes, 0.0
+        self.pointer: str | None = None
 
 
-class _PassingError(ClientError):
-    """A retry after ``wait`` seconds may help."""
+class _Tokens:
+    """The token in use, and the function that returns new ones; it is called at most once a second."""
 
-    wait = 0.0
+    def __init__(self, source: Token | None) -> None:
+        self._source, self._held = source, None if callable(source) else source
+        self._refused: str | None = None
+        self._asked = self._due = float("-inf")
+        self._failures = self._refusals = 0
+
+    async def get(self) -> str | None:
+        """Return the token in use, or a new one if that one was refused or ends soon."""
+        if not callable(self._source) or time.monotonic() < self._due:
+            return self._held
+        await asyncio.sleep(self._asked + 1 - time.monotonic())
+        self._asked, token, problem = time.monotonic(), self._held, ""
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                answer = self._source()
+                token = await answer if isinstance(answer, Awaitable) else answer
+        except Exception as error:  # noqa: BLE001 — it is the user's function
+            self._failures, problem = self._failures + 1, str(error) or type(error).__name__
+        if token == self._refused if token else problem:
+            msg = f"no token: {problem or 'the function returned the one that the server refused'}"
+            raise ClientError(msg, code="unauthorised", passes=bool(problem and (token or self._failures == 1)))
+        share = 1.0 if token == self._held else 0.1  # of the seconds left, in which the next one is asked for
+        self._held, left = token, _seconds_left(token)
+        self._due = self._asked + max(1.0, min(left - 1, left * (1 - share * random.random())))  # noqa: S311 — as below
+        return token
+
+    async def renew(self, socket: ClientConnection) -> None:
+        """Send each new token on an open connection, before the one in use ends."""
+        sent = self._held
+        while _seconds_left(self._held) > 1:
+            await asyncio.sleep(self._due - time.monotonic())
+            with contextlib.suppress(ClientError, ConnectionClosed):
+                if (token := await self.get()) and token != sent:
+                    await socket.send(json.dumps({"type": "token", "token": token}))
+                    sent = token
+
+    def judge(self, error: ClientError) -> ClientError:
+        """Return an error that may pass, perhaps with another token; raise any other."""
+        if not error.passes:
+            self._refusals = self._refusals + 1 if time.monotonic() - self._asked < CAP else 0
+            renews = error.status in {401, 4401, 4408} and callable(self._source) and self._held
+            if not renews or self._refusals > 1:
+                raise error
+            self._refused, self._due = self._held, self._asked
+        return error
+
+
+def _seconds_left(token: str | None) -> float:
+    """Return the seconds until a token ends, as it says itself: it is read, not verified."""
+    with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+        return float(json.loads(base64.urlsafe_b64decode(str(token).split(".")[1] + "=="))["exp"]) - time.time()
+    return 0.0
 
 
 def backoff(attempt: int) -> float:
@@ -111,29 +150,29 @@ async def subscribe(  # noqa: PLR0913 — all but two have defaults
     since: str | None = None,
     last: int | None = None,
     key: str | None = None,
+    token: Token | None = None,
     on_gap: Callable[[Gap], object] = lambda _: None,
     on_notice: Callable[[str], object] = lambda _: None,
 ) -> AsyncGenerator[Message, None]:
     """Yield the messages of a channel, each once and in order; reconnect as often as necessary.
 
-    It starts after the position ``since``, or with the oldest message kept (``since="earliest"``), or with the newest
-    ``last`` messages; otherwise with the next message. ``on_gap`` is called with each gap, before the messages after
-    it; ``on_notice`` with a sentence when a connection is lost or back. Raises :class:`ClientError` for a refusal, and
-    whatever the callbacks raise.
+    It starts after the position ``since``, or with the oldest message kept (``"earliest"``), or with the newest
+    ``last`` messages; otherwise with the next. ``on_gap`` is called with each gap before the messages after it,
+    ``on_notice`` with a sentence when a connection is lost or back. Raises :class:`ClientError` or what they raise.
     """
-    address, headers, clock = _address(url, channel, socket=True), _headers(key), asyncio.get_running_loop().time
-    attempt, lost = 0, False
+    address, tokens, clock = _address(url, channel, socket=True), _Tokens(token or key), asyncio.get_running_loop().time
+    attempt, lost = -1, False
     while True:
         began = clock()
-        begin = {"since": since, "last": last, "heartbeat": "true"}  # `since` wins
+        query = [pair for pair in (("since", since), ("last", last), ("heartbeat", "true")) if pair[1] is not None]
         try:
-            query = urlencode({name: value for name, value in begin.items() if value is not None})
-            link = _Link(channel, await _connect(f"{address}?{query}", headers))
-        except _PassingError as error:
-            trouble = error
+            link = _Link(channel, await _connect(f"{address}?{urlencode(query)}", _headers(await tokens.get())))
+        except ClientError as error:
+            trouble = tokens.judge(error)
         else:
+            renewing = asyncio.create_task(tokens.renew(link.socket))
             try:
-                while not isinstance(frame := await link.receive(), _PassingError):
+                while not isinstance(frame := await link.receive(), ClientError):
                     since = _moved(since, frame)
                     if isinstance(frame, Message):
                         yield frame
@@ -142,14 +181,14 @@ async def subscribe(  # noqa: PLR0913 — all but two have defaults
                     elif lost and frame.get("type") == "subscribed":
                         on_notice(f"connected again, after {frame['position']}")
                         lost = False
-                trouble = frame
+                trouble = tokens.judge(frame)
             finally:
+                renewing.cancel()
                 await link.socket.close()
         if not lost:
             on_notice(f"not connected: {trouble}; trying again")
-        lost, attempt = True, 0 if clock() - began >= CAP else attempt
+        lost, attempt = True, 0 if clock() - began >= CAP else attempt + 1
         await asyncio.sleep(trouble.wait + backoff(attempt))
-        attempt += 1
 
 
 async def publish(  # noqa: PLR0913 — all but three have defaults
@@ -158,6 +197,7 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
     data: object,
     *,
     key: str | None = None,
+    token: Token | None = None,
     idempotency_key: str | None = None,
     patience: float = 10.0,
 ) -> str:
@@ -166,40 +206,37 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
     While the server is away or overloaded, it retries for ``patience`` seconds. The message is stored only once,
     thanks to its idempotency key; one is made if none is given. Raises :class:`ClientError` if it fails.
     """
-    body = (
-        data
-        if isinstance(data, bytes)
-        else json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
-    )
-    headers = _headers(key, idempotency_key or str(uuid.uuid4())) | {"Content-Type": "application/json"}
-    address, clock = _address(url, f"push/{channel}"), asyncio.get_running_loop().time
-    deadline = clock() + patience
-    for attempt in itertools.count():
+    if not isinstance(data, bytes):
+        data = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    address, tokens, clock = _address(url, f"push/{channel}"), _Tokens(token or key), asyncio.get_running_loop().time
+    idempotency_key, deadline, attempt = idempotency_key or str(uuid.uuid4()), clock() + patience, 0
+    while True:
+        seconds = min(_ANSWER_SECONDS, max(1.0, deadline - clock()))
         try:
-            return await _publish(address, headers, body, min(_ANSWER_SECONDS, max(1.0, deadline - clock())))
-        except _PassingError as error:
-            pause = error.wait + backoff(attempt)
-            if clock() + pause > deadline:
-                raise
+            headers = _headers(await tokens.get(), idempotency_key)
+            return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, data, seconds), seconds)
+        except (ClientError, TimeoutError) as error:
+            trouble = tokens.judge(error if isinstance(error, ClientError) else _unreachable(error))
+        pause = trouble.wait + backoff(attempt)
+        if clock() + pause > deadline:
+            raise trouble
         await asyncio.sleep(pause)
-    raise AssertionError  # count() has no end
+        attempt += 1
 
 
 async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
-    options: dict[str, Any] = {"compression": None, "max_size": _LARGEST_FRAME, "close_timeout": 2}
-    options |= {"open_timeout": _OPEN_SECONDS, "ping_interval": None}  # the server sends heartbeats
     try:
-        socket = await connect(address, subprotocols=[_SUBPROTOCOL], additional_headers=headers, **options)
+        socket = await connect(address, additional_headers=headers, open_timeout=_OPEN_SECONDS, **_WS)
     except InvalidStatus as error:
         answer = error.response
-        raise _refused(answer.status_code, bytes(answer.body), answer.headers.get("Retry-After")) from None
+        raise _refused(answer.status_code, bytes(answer.body), answer.headers.get("Retry-After", "")) from None
     except (OSError, InvalidMessage, ProxyError) as error:
         raise _unreachable(error) from None
     except InvalidHandshake as error:
         raise ClientError(str(error)) from None
-    if socket.subprotocol != _SUBPROTOCOL:
+    if socket.subprotocol != _V1:
         await socket.close()
-        msg = f"the server does not speak {_SUBPROTOCOL}: is this the address of a channel?"
+        msg = f"the server does not speak {_V1}: is this the address of a channel?"
         raise ClientError(msg)
     return socket
 
@@ -208,25 +245,25 @@ class _Link:
     """One WebSocket; it is given up when two of the server's heartbeats are missing."""
 
     def __init__(self, channel: str, socket: ClientConnection) -> None:
-        self._channel = channel
-        self.socket = socket
-        self._patience: float | None = _OPEN_SECONDS
-        """Seconds within which something must arrive; None for a server without heartbeats."""
+        self._channel, self.socket = channel, socket
+        self._patience: float | None = _OPEN_SECONDS  # None for a server without heartbeats
 
-    async def receive(self) -> Message | Gap | dict[str, Any] | _PassingError:
-        """Return the next frame, or why there is none; raise an error that no retry can fix."""
+    async def receive(self) -> Message | Gap | dict[str, Any] | ClientError:
+        """Return the next frame, or why there is none."""
         try:
             async with asyncio.timeout(self._patience):
                 text = (await self.socket.recv(decode=False)).decode("utf-8", "surrogateescape")
             frame = self._read(text)
         except TimeoutError:
-            return _PassingError(f"nothing came for {self._patience:g} s")
+            return ClientError(f"nothing came for {self._patience:g} s", passes=True)
         except (ValueError, KeyError, TypeError, RecursionError):
-            return _PassingError(f"the server sent something that is no frame of {_SUBPROTOCOL}")
+            return ClientError(f"the server sent something that is no frame of {_V1}", passes=True)
         except ConnectionClosed as error:
-            return _ended(error)
+            status, reason = (close.code, close.reason) if (close := error.rcvd or error.sent) else (1006, "")
+            detail = f"the connection ended with {status}{reason and f' ({reason})'}"
+            return ClientError(detail, status=status, code=CLOSED.get(status), passes=status in PASSING)
         if isinstance(frame, dict) and frame.get("type") == "heartbeat":
-            self._patience = _MISSED * float(frame["seconds"])
+            self._patience = 2 * float(frame["seconds"])
         elif self._patience == _OPEN_SECONDS:
             self._patience = None
         return frame
@@ -234,23 +271,10 @@ class _Link:
     def _read(self, text: str) -> Message | Gap | dict[str, Any]:
         if match := _EXACT.fullmatch(text):
             return Message.of(self._channel, match[1], int(match[2]), match[3])
-        frame = _parse(text)
-        match frame["type"]:
-            case "message":
-                return Message.of(self._channel, frame["position"], frame["time"], json.dumps(frame["data"]))
-            case "gap":
-                return Gap(self._channel, frame["after"], frame["next"], frame["reason"])
-        return cast("dict[str, Any]", frame)
-
-
-def _ended(error: ConnectionClosed) -> _PassingError:
-    """Return why a connection ended; raise an error that no retry can fix."""
-    close = error.rcvd or error.sent
-    status, reason = (close.code, close.reason) if close else (1006, "")
-    detail = f"the connection ended with {status}{reason and f' ({reason})'}"
-    if status in PASSING:
-        return _PassingError(detail, status=status)
-    raise ClientError(detail, status=status, code=CLOSED.get(status)) from None
+        frame: dict[str, Any] = _parse(text)
+        if frame["type"] == "message":
+            return Message.of(self._channel, frame["position"], frame["time"], json.dumps(frame["data"]))
+        return Gap(*map(frame.__getitem__, Gap._fields)) if frame["type"] == "gap" else frame
 
 
 def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | None:
@@ -265,86 +289,62 @@ def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | No
     return since
 
 
-async def _publish(address: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
-    """Make one attempt; return the position of the stored message."""
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, body, seconds), seconds)
-    except TimeoutError as error:
-        raise _unreachable(error) from None
-
-
 def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
     parts = urlsplit(address)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=seconds)) as connection:
         try:
-            connection.request("POST", parts.path, body, headers)
+            connection.request("POST", parts.path, body, headers | {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(error) from None
-    with contextlib.suppress(ValueError, TypeError, KeyError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         return str(_parse(text.decode())["position"])
-    raise _refused(answer.status, text, answer.getheader("Retry-After"))
+    raise _refused(answer.status, text, answer.getheader("Retry-After", ""))
 
 
 def _unreachable(error: Exception) -> ClientError:
-    kind = ClientError if isinstance(error, ssl.SSLCertVerificationError) else _PassingError
-    return kind(str(error) or "no answer in time")
+    return ClientError(str(error) or "no answer in time", passes=not isinstance(error, ValueError))  # a certificate
 
 
-def _refused(status: int, body: bytes, retry_after: str | None) -> ClientError:
+def _refused(status: int, body: bytes, retry_after: str) -> ClientError:
     try:
         problem = _parse(body.decode())
-        detail, code = str(problem["detail"]), str(problem["code"])
-    except (ValueError, TypeError, KeyError):
-        detail, code = f"the answer was HTTP status {status}", None
-    if status < http.HTTPStatus.INTERNAL_SERVER_ERROR and status not in PASSING_STATUSES:
-        return ClientError(detail, status=status, code=code)
-    error = _PassingError(detail, status=status, code=code)
-    error.wait = _wait(retry_after or "")
-    return error
-
-
-def _wait(retry_after: str) -> float:
-    """Return the seconds of a ``Retry-After``, which is a number or a date."""
+        detail, code, pointer = str(problem["detail"]), str(problem["code"]), problem.get("pointer")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        detail, code, pointer = f"the answer was HTTP status {status}", None, None
+    passes = status in PASSING_STATUSES or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+    error = ClientError(detail, status=status, code=code, passes=passes)
     seconds = float(retry_after) if re.fullmatch(r"[0-9]{1,9}", retry_after) else 0.0
     with contextlib.suppress(ValueError, OverflowError):
         seconds = seconds or email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
+    error.pointer, error.wait = pointer, min(max(seconds, 0.0), _LONGEST_WAIT)
+    return error
 
 
 def _address(url: str, path: str, *, socket: bool = False) -> str:
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
-            scheme = _SCHEMES[parts.scheme][socket]
+        if parts.scheme in {"http", "https", "ws", "wss"} and parts.hostname and parts.port != 0:
+            scheme = ("ws" if socket else "http") + "s" * (parts.scheme in {"https", "wss"})
             return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/{quote(path, '/:')}"
     msg = f"{url!r} is not a server's address: expected http://host:port"
     raise ClientError(msg)
 
 
-def _headers(key: str | None, idempotency_key: str | None = None) -> dict[str, str]:
-    headers = {"Authorization": key and f"Bearer {key}", "Idempotency-Key": idempotency_key}
+def _headers(token: str | None, idempotency_key: str | None = None) -> dict[str, str]:
+    headers = {"Authorization": token and f"Bearer {token}", "Idempotency-Key": idempotency_key}
     if not all(value.isascii() and value.isprintable() for value in headers.values() if value):
-        msg = "a key may hold visible ASCII characters only"
+        msg = "a key and a token may hold visible ASCII characters only"
         raise ClientError(msg)
     return {name: value for name, value in headers.items() if value}
 
 
-def _parse(text: str) -> Any:  # noqa: ANN401 — JSON
-    """Return the value of a JSON text (RFC 8259); raise ValueError if it is not JSON, or too deep for Python."""
-    try:
-        return json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
-    except RecursionError:
-        msg = "it is nested too deep for Python"
-        raise ValueError(msg) from None
-
-
-def _integer(digits: str) -> int | float:
+def _number(digits: str) -> int | float:
     return int(digits) if len(digits) <= 4300 else float(digits)  # noqa: PLR2004 — int() takes no more
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    msg = f"JSON has no {name}"
-    raise ValueError(msg)
+def _parse(text: str) -> Any:  # noqa: ANN401 — JSON
+    """Return the value of a JSON text (RFC 8259); raise ValueError, or RecursionError if it is nested too deep."""
+    return json.loads(text, parse_int=_number, parse_constant=int)  # which takes no NaN

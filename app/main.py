@@ -97,7 +97,8 @@ class Abide(FastAPI):
 
         Raises RuntimeError if the application is not started, and the errors of a push:
         :class:`~app.core.errors.UnknownChannelError`, :class:`~app.core.errors.MalformedError`,
-        :class:`~app.core.errors.TooLargeError`, :class:`~app.core.errors.KeyReusedError` and
+        :class:`~app.core.errors.TooLargeError`, :class:`~app.core.errors.SchemaError`,
+        :class:`~app.core.errors.KeyReusedError` and
         :class:`~app.core.errors.UnavailableError`. These are all :class:`~app.core.errors.AbideError`.
         """
         return await self._service.publish(channel, data, key)

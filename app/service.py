@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from app import __version__
 from app.access import windows
 from app.access.entries import Revocation
+from app.access.remote.remotes import Remote, Remotes
 from app.access.revocations import Revocations
 from app.access.tickets import Tickets
 from app.access.tokens import Tokens
@@ -35,8 +36,8 @@ from app.core import turns
 from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
-from app.core.intake import BoundedIntake
-from app.core.ports import INTAKE, METER, Meter, Publisher
+from app.core.limits.limiter import Limiter
+from app.core.ports import INTAKE, LIMITS, METER, Meter, Publisher
 from app.telemetry.counts import Count, Counts
 from app.telemetry.metrics import Metrics
 from app.web.documents.lazy_document import Object
@@ -55,8 +56,8 @@ _TOKEN_SECONDS = 24 * 3600
 _LOADING_SECONDS = 3.0
 """How long the start waits to learn what was taken back; until then tokens are refused."""
 
-_NAMES_SECONDS = 10
-"""Seconds for which the family of a name is remembered, at most."""
+_FORGET_SECONDS = 10
+"""Seconds for which the family of a name, or a publisher that is idle, is remembered, at most."""
 
 _log = structlog.get_logger("app")
 
@@ -79,7 +80,7 @@ class Service:
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
         self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
-        self._intake = BoundedIntake()
+        self._limiter = Limiter(self._settings.limits, self._metrics)
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
         self._hub = Hub(
@@ -93,10 +94,12 @@ class Service:
         self._access: asyncio.Task[None] | None = None
         """Learns what is taken back; None while no callers are identified by tokens or by the application."""
         self._tickets = Tickets(self._bus, self._bus)
-        authenticator = self._authenticator(self._settings)
+        self._remotes = Remotes(self._metrics)
+        self._remote = self._remotes.of(self._settings.auth)
+        authenticator = self._authenticator(self._settings, self._remote)
         self._doors = Doors(authenticator)
         self._hub.judge = authenticator.judge
-        self._health = Health(self._backend_health, self._config_state)
+        self._health = Health(self._backend_health, self._config_state, self._access_problem)
         self.is_running = False
         """Whether it can store and deliver messages."""
         self.was_started = False
@@ -111,20 +114,22 @@ class Service:
         self._metrics.declare(_names(self._settings))
         async with self._bus.running():
             await self._learn_revocations()
+            await self._remotes.use(self._remote, self._settings.auth)
             tasks = [
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
-                asyncio.create_task(self._forget_names(), name="forget-names"),
+                asyncio.create_task(self._forget(), name="forget"),
                 asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             self.is_running = True
             try:
-                yield {INTAKE: self._intake, METER: self._metrics}
+                yield {INTAKE: self._limiter.intake, LIMITS: self._limiter.in_force, METER: self._metrics}
             finally:
                 self.is_running = False
                 for task in [*tasks, *([] if self._access is None else [self._access])]:
                     task.cancel()
+                await self._remotes.aclose()
             await self._sample()
         self._metrics.flush()
         if self._tracing:
@@ -163,20 +168,29 @@ class Service:
         self._access = asyncio.create_task(self._revocations.run(self._bus), name="revocations")
 
     async def _backend_health(self) -> BackendHealth:
-        return await self._bus.health() if self.is_running else BackendHealth(ok=False, detail=NOT_STARTED)
+        if not self.is_running:
+            return BackendHealth(ok=False, detail=NOT_STARTED)
+        health = await self._bus.health()
+        problem = None if self._access is None else self._revocations.problem
+        return health if problem is None or not health.ok else BackendHealth(ok=False, detail=problem)
 
     def _config_state(self) -> ConfigState:
         return ConfigState(hash=self._settings.digest, error=self._config_error)
 
-    def _authenticator(self, settings: Settings) -> Authenticator:
+    def _access_problem(self) -> str | None:
+        problems = (self._remotes.problem, None if self._access is None else self._revocations.problem)
+        return "; ".join(filter(None, problems)) or None
+
+    def _authenticator(self, settings: Settings, remote: Remote) -> Authenticator:
         auth = settings.auth
         return Authenticator(
             auth,
             settings.origins,
             settings.operators,
             on_loopback=self._environment.on_loopback,
-            tokens=None if auth.tokens is None else Tokens(auth.tokens, is_revoked=self._is_revoked),
+            tokens=None if auth.tokens is None else Tokens(auth.tokens, remote.jwks, self._is_revoked),
             tickets=None if auth.tokens is None else self._tickets,
+            ask=None if remote.asker is None else remote.asker.ask,
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
@@ -185,6 +199,7 @@ class Service:
                 registry=settings.registry,
                 authenticator=authenticator,
                 doors=self._doors,
+                revoke=self._revocations.take,
                 publisher=self._publisher,
                 source=self._bus,
                 hub=self._hub,
@@ -193,7 +208,7 @@ class Service:
                 metrics=None if self._environment.metrics_port else self._metrics.exposition,
                 version=__version__,
                 console=settings.console,
-                intake=self._intake,
+                limiter=self._limiter,
                 count_all=self._count_all,
                 root_path=self._environment.root_path,
                 is_running=lambda: self.is_running,
@@ -203,7 +218,7 @@ class Service:
         )
 
     async def _watch(self) -> None:
-        async for change in watch(self._environment, self._settings.digest):
+        async for change in watch(self._environment, self._settings.digest, self._settings.schemas):
             if isinstance(change, ConfigError):
                 problems = change.summary()
                 self._config_error = "\n".join(problems)
@@ -212,11 +227,12 @@ class Service:
             else:
                 await self._apply(change)
 
-    async def _forget_names(self) -> None:
-        """Forget the names that were looked up, so that names used once take no memory."""
+    async def _forget(self) -> None:
+        """Forget the names that were looked up, and idle publishers, so that those seen once take no memory."""
         while True:
-            await asyncio.sleep(_NAMES_SECONDS)
+            await asyncio.sleep(_FORGET_SECONDS)
             self._settings.registry.forget_names()
+            await self._limiter.rates.forget()
 
     async def _count_all(self) -> Mapping[str, Count]:
         self._counts.tell(self._hub.counts())
@@ -233,11 +249,13 @@ class Service:
 
     async def _apply(self, settings: Settings) -> None:
         """Switch to new settings at one moment. The slow work around it runs in turns or in a thread."""
-        authenticator = self._authenticator(settings)
+        remote = self._remotes.of(settings.auth)
+        authenticator = self._authenticator(settings, remote)
         # May fail, and then nothing has changed.
         routes = await asyncio.to_thread(self._build, settings, authenticator)
         changes = await asyncio.to_thread(differences, self._settings, settings)
         before, self._settings, self.routes, self._config_error = self._settings, settings, routes, None
+        self._limiter.apply(settings.limits)
         self._metrics.config_ok = True
         await self._metrics.rename(_declared_by(settings.registry))
         self._doors.authenticator = authenticator
@@ -247,6 +265,7 @@ class Service:
         _log.info("config_applied", config=settings.digest, **changes._asdict())
         _warn(await asyncio.to_thread(_new, settings.warnings, before.warnings))
         await self._learn_revocations()
+        await self._remotes.use(remote, settings.auth)
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
 

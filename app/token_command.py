@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from app.access.auth_settings import TokenSettings
+from app.access.remote.jwks import Jwks
 from app.access.tokens import TokenError, Tokens, digest_of, sign
 from app.config import ConfigError, Diagnostic, Environment, Settings, line_of, load
 from app.config.values.units import DURATIONS, amount, write_duration
 from app.core.channel import Channel
 from app.core.errors import AbideError, UnavailableError
-from app.core.policy import Identity, Subject
-from app.core.token import Token, Verb
+from app.core.rights.policy import Identity, Subject
+from app.core.rights.token import Token, Verb
 
 
 class TokenCommandError(Exception):
@@ -92,13 +93,17 @@ async def _explain(
     raw: str, name: str, environment: Environment, settings: Settings, configured: TokenSettings
 ) -> tuple[list[str], bool]:
     """Return what a token may do on a channel, and whether that is anything."""
-    tokens = Tokens(configured)
+    jwks = None if configured.jwks is None else Jwks(configured.jwks)
+    tokens = Tokens(configured, jwks)
     try:
         token = await tokens.verify_later(raw, digest_of(raw))
     except TokenError as error:
         return [f"the token is not good: {error}"], False
     except UnavailableError as error:
         _refuse(str(error))
+    finally:
+        if jwks is not None:
+            await jwks.aclose()
     lines = [f"the token is good: {', '.join(_facts(token))} (what was taken back is not looked at here)"]
     try:
         channel = settings.registry.find(name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from app.access import entries
 from app.access.entries import Revocation
 from app.access.revocations import Revocations
-from app.core.internal import ACCESS
+from app.core.channel import ACCESS
 from app.core.message import Batch, Message, Position
 
 SUBJECTS = 100_000

@@ -252,7 +252,7 @@ async def test_a_gap_is_told_once_whenever_the_connection_drops() -> None:
     assert gaps == [Gap("x", "e:1", "e:5", "expired")]
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1008, 1011, 1012, 1013, 4408])
+@pytest.mark.parametrize("code", [1000, 1001, 1008, 1011, 1012, 1013, 4429])
 async def test_a_passing_close_is_followed_by_a_connection(code: int) -> None:
     """Subscriber connects again after a close that passes."""
     began = frame("subscribed", position="e:0", resumed=True)
@@ -261,7 +261,7 @@ async def test_a_passing_close_is_followed_by_a_connection(code: int) -> None:
         assert (await anext(messages)).position == "e:1"
 
 
-@pytest.mark.parametrize("code", [1002, 1003, 1009, 4400, 4401, 4403, 4404, 4410, 4429])
+@pytest.mark.parametrize("code", [1002, 1003, 1009, 4400, 4401, 4403, 4404, 4408, 4410])
 async def test_a_lasting_close_is_an_error(code: int) -> None:
     """Subscriber stops at a close that another connection would not mend."""
     server = Scripted(saying(close=code))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from app.core.token import EVERYTHING, Rights
+from app.core.rights.token import EVERYTHING, Rights
 
 
 @dataclass(frozen=True, slots=True)

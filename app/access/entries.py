@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.core.internal import ACCESS
+from app.access.tokens import LONGEST_SUBJECT
+from app.core.channel import ACCESS
 from app.core.message import Record
-
-MAX_CLAIM = 255
-"""The most characters of a subject or of a token's id, as in OpenID Connect. Longer ones cannot be taken back."""
 
 
 class Revocation(NamedTuple):
@@ -75,8 +73,8 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _claim(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLAIM:
-        msg = f"a sub, jti or channel is no text of 1 to {MAX_CLAIM} characters"
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_SUBJECT:
+        msg = f"a sub, jti or channel is no text of 1 to {LONGEST_SUBJECT} characters"
         raise ValueError(msg)
     return value
 

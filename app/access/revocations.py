@@ -17,9 +17,8 @@ import structlog
 from app.access import entries
 from app.access.entries import Disconnection, Revocation
 from app.access.revoked import MAX_ENTRIES, SLACK_SECONDS, Revoked
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import AbideError
-from app.core.internal import ACCESS
 from app.core.message import Batch, EpochChange, Message, Position
 from app.core.ports import Source
 

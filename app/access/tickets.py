@@ -18,9 +18,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from app.access.storing import store
-from app.core.channel import HistoryWindow
+from app.core.channel import TICKETS, HistoryWindow
 from app.core.errors import UnauthorisedError
-from app.core.internal import TICKETS
 from app.core.message import Page, Record
 from app.core.ports import Publisher, Source
 

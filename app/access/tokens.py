@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import random
 import re
 import time
@@ -16,10 +15,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 from app.access.auth_settings import TokenSettings
-from app.core.token import Rights, Token, claim
+from app.core.rights.token import Rights, Token, claim
 
 LONGEST_TOKEN = 8192
 """The most characters of a token."""
+
+LONGEST_HEADER = 2048
+"""The most characters of its header, which is read before the signature is verified: reading it must cost little."""
 
 MAX_GRANTS = 100
 """The most entries of one list of grants."""
@@ -29,9 +31,10 @@ LONGEST_SUBJECT = 255
 
 _LATEST = 253_402_300_799  # the last second of the year 9999
 _MOST_KNOWN = 4096
+_MOST_KNOWN_CHARACTERS = 2 * 1024 * 1024  # claims may take 20 bytes of memory for each
 _SPREAD_SECONDS = 30.0
 _HS256 = "HS256"
-_PART = "(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2,3})?"
+_PART = "(?:[A-Za-z0-9_-]{4})*+(?:[A-Za-z0-9_-]{2,3})?+"  # never gives back, so a bad token costs little
 _COMPACT = re.compile(rf"{_PART}\.{_PART}\.{_PART}", re.ASCII)
 """Three parts of base64url (RFC 7515 §7.1)."""
 
@@ -53,6 +56,9 @@ class KeyNeededError(Exception):
 
 class Keys(Protocol):
     """The issuer's public keys, as they are known now."""
+
+    generation: int
+    """Differs after each change of the keys."""
 
     def find(self, kid: str | None, alg: str) -> Any | None:  # noqa: ANN401 — PyJWT's, which is imported late
         """Return the key that may verify a signature by ``alg``; None if there is none."""
@@ -88,6 +94,9 @@ class Tokens:
         self._is_revoked = is_revoked
         self._now = now
         self._known: dict[bytes, Token] = {}
+        self._known_characters = 0
+        self._generation = 0
+        """Of the issuer's keys, when the known tokens were verified."""
         self._secrets = [(secret, self._signer(secret)) for secret in settings.secrets]
         self._issuer = self._signer(f"jwks {settings.jwks}".encode())
 
@@ -96,16 +105,23 @@ class Tokens:
 
         Raises :class:`TokenError`, and :class:`KeyNeededError` if the issuer must be asked first.
         """
+        if self._keys is not None and self._keys.generation != self._generation:
+            self._known, self._known_characters, self._generation = {}, 0, self._keys.generation
         token = self._known.get(digest)
         if token is None:
             token = self._read(*self._open(raw))
             self.check(token)
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[digest] = token
+            self._remember(token, digest, len(raw))
         else:
             self.check(token)
         return token
+
+    def _remember(self, token: Token, digest: bytes, characters: int) -> None:
+        self._known_characters += characters
+        if len(self._known) >= _MOST_KNOWN or self._known_characters > _MOST_KNOWN_CHARACTERS:
+            self._known.clear()
+            self._known_characters = characters
+        self._known[digest] = token
 
     async def verify_later(self, raw: str, digest: bytes) -> Token:
         """Return what :meth:`verify` does, after asking the issuer for its keys if need be.
@@ -155,6 +171,8 @@ class Tokens:
         if not _COMPACT.fullmatch(raw):
             _refuse("it is no JSON Web Token in compact form")
         head, payload, signature = raw.split(".")
+        if len(head) > LONGEST_HEADER:
+            _refuse(f"its header has more than {LONGEST_HEADER} characters")
         header = _object(head)
         if header is None:
             _refuse("it is no JSON Web Token in compact form")
@@ -193,12 +211,15 @@ class Tokens:
         if exp - now > settings.max_lifetime + settings.leeway:
             _refuse("it lives longer than auth.tokens.max_lifetime")
         issued, not_before = _time(claims, "iat"), _time(claims, "nbf")
+        if issued is not None and exp - issued > settings.max_lifetime + settings.leeway:
+            _refuse("it lives longer than auth.tokens.max_lifetime")  # and longer than its revocation is kept
         for name, moment in (("iat", issued), ("nbf", not_before)):
             if moment is not None and moment > now + settings.leeway:
                 _refuse(f"its '{name}' is in the future")
-        if settings.issuer is not None and claims.get("iss") != settings.issuer:
+        issuer, audiences = _text(claims, "iss", LONGEST_TOKEN), _audiences(claims)
+        if settings.issuer is not None and issuer != settings.issuer:
             _refuse("its 'iss' is not auth.tokens.issuer")
-        if settings.audience is not None and settings.audience not in _audience(claims):
+        if settings.audience is not None and settings.audience not in audiences:
             _refuse("its 'aud' is not auth.tokens.audience")
         expires = exp + settings.leeway
         lifetime = max(0.0, exp - (now if issued is None else issued))
@@ -242,26 +263,26 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     moment = claims.get(name)
     if moment is None and name not in claims:
         return None
-    if isinstance(moment, bool) or not isinstance(moment, int | float) or not math.isfinite(moment):
+    if isinstance(moment, bool) or not isinstance(moment, int | float):
         _refuse(f"its '{name}' is no number of seconds")
-    if not 0 <= moment <= _LATEST:
+    if not 0 <= moment <= _LATEST:  # so it is finite, too
         _refuse(f"its '{name}' is no time")
     return float(moment)
 
 
-def _text(claims: Mapping[str, Any], name: str) -> str | None:
+def _text(claims: Mapping[str, Any], name: str, longest: int = LONGEST_SUBJECT) -> str | None:
     text = claims.get(name)
     if text is None and name not in claims:
         return None
-    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_SUBJECT or not text.isprintable():
-        _refuse(f"its '{name}' is no text of 1 to {LONGEST_SUBJECT} printable characters")
+    if not isinstance(text, str) or not 0 < len(text) <= longest or not text.isprintable():
+        _refuse(f"its '{name}' is no text of 1 to {longest} printable characters")
     return text
 
 
-def _audience(claims: Mapping[str, Any]) -> list[str]:
-    found = claims.get("aud")
-    audiences = [audience for audience in (found if isinstance(found, list) else [found]) if isinstance(audience, str)]
-    if not audiences:
+def _audiences(claims: Mapping[str, Any]) -> list[str]:
+    found = claims.get("aud", [])
+    audiences = [found] if isinstance(found, str) else found
+    if not isinstance(audiences, list) or not all(isinstance(audience, str) for audience in audiences):
         _refuse("its 'aud' is neither a text nor a list of texts")
     return audiences
 

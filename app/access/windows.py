@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from app.access import revocations, tickets
-from app.core.channel import HistoryWindow
-from app.core.internal import ACCESS, TICKETS
+from app.core.channel import ACCESS, TICKETS, HistoryWindow
 
 
 def internal(channel: str, lifetime: float) -> HistoryWindow | None:

@@ -21,9 +21,8 @@ from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
 from app.bus.memory_keys import MAX_KEYS, MemoryKeys
 from app.bus.memory_log import MemoryLogs
 from app.core import turns
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import AbideError, bare
-from app.core.internal import ACCESS
 from app.core.message import Batch, Message, Page, Position, Published, Record
 from app.core.ports import Outcome
 from app.core.turns import Pace, Steps

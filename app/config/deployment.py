@@ -8,7 +8,7 @@ from app.config.options import OPTIONS
 from app.config.settings import Settings
 from app.config.values.backend_url import direct_refusal, kind
 from app.core.channel import Channel
-from app.core.policy import Access
+from app.core.rights.policy import Access
 
 
 def check_deployment(environment: Environment, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,42 @@ from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import Environment
 from app.config.last_good import LAST_GOOD
-from app.config.model import Auth, ChannelPolicy, File
+from app.config.model import Auth, ChannelPolicy, File, RateLimit
 from app.config.model import Policy as ChannelRules
 from app.config.options import OPTIONS
+from app.config.schemas.files import Contents, SchemaFiles, hash_in
+from app.config.schemas.named import named_schemas
 from app.config.settings import Settings
 from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
 from app.core.channel import Channel, HistoryWindow, Registry
-from app.core.policy import Access, Claim, Policy
-from app.core.token import Verb
+from app.core.limits import rates
+from app.core.ports import Limits
+from app.core.rights.policy import Access, Claim, Policy
+from app.core.rights.token import Verb
+from app.core.schema import Schema
 
 
 def load(environment: Environment) -> Settings:
     """Read the file that ``CHANNELS_CONFIG`` names; raise :class:`ConfigError` with every mistake in it.
 
-    If the file is broken, a server that has a last good config loads that instead; the watcher reports the mistakes.
+    If the file or one of its schema files is broken, a server that has a last good config loads that instead; the
+    watcher reports the mistakes.
     The backend remains the one that the server started with.
     """
     try:
         content = read(environment.channels_config)
-        settings = parse(content, environment)
+        files = SchemaFiles(environment.channels_config.parent)
+        settings = parse(content, environment, files)
     except ConfigError:
         last_good = LAST_GOOD.recall()
         if last_good is None:
             raise
-        return LAST_GOOD.over_one_backend(parse(last_good, environment))
-    LAST_GOOD.keep(content)
+        content, contents = last_good
+        files = SchemaFiles(environment.channels_config.parent, contents)
+        return LAST_GOOD.over_one_backend(parse(content, environment, files))
+    LAST_GOOD.keep(content, files.contents)
     return LAST_GOOD.over_one_backend(settings)
 
 
@@ -71,30 +81,37 @@ def read(path: Path) -> bytes:
     raise ConfigError([Diagnostic(str(path), 0, 0, "", message)])
 
 
-def digest(content: bytes) -> str:
-    """Return 12 hexadecimal digits that identify the content."""
-    return hashlib.sha256(content).hexdigest()[:12]
+def digest(content: bytes, contents: Contents | None = None) -> str:
+    """Return 12 hexadecimal digits that identify the content, and that of its schema files."""
+    return hashlib.sha256(content + hash_in(contents or {})).hexdigest()[:12]
 
 
-def parse(content: bytes, environment: Environment) -> Settings:
-    """Turn content into settings; raise :class:`ConfigError` with every mistake in it."""
+def parse(content: bytes, environment: Environment, files: SchemaFiles | None = None) -> Settings:
+    """Turn content into settings; raise :class:`ConfigError` with every mistake in it.
+
+    ``files`` has the schema files that were read before, and takes note of those that the content names.
+    """
+    files = files or SchemaFiles(environment.channels_config.parent)
     document = Document(content, str(environment.channels_config), environment.variables)
     file = _validate(document)
+    schemas = named_schemas(document, files)
     if file is None or document.diagnostics:
         # In the order of lines, not of checks.
         raise ConfigError(sorted(document.diagnostics, key=lambda diagnostic: (diagnostic.line, diagnostic.column)))
-    registry, auth = _registry(file), _auth(file.auth)
+    registry, auth = _registry(file, schemas), _auth(file.auth)
     settings = Settings(
         path=environment.channels_config,
-        digest=digest(content),
+        digest=digest(content, files.contents),
         backend=file.backend,
         direct_url=direct_url(environment, file.backend),
         inline=file.postgres.inline,
         auth=auth,
         origins=file.origins,
         operators=file.operators,
+        limits=Limits(**file.limits.model_dump()),
         console=file.console,
         registry=registry,
+        schemas=tuple(files.contents),
     )
     return replace(settings, warnings=warnings(environment, settings))
 
@@ -180,8 +197,11 @@ def _check_channels(document: Document) -> None:
             document.add(("channels", name), message, at_key=True)
 
 
-def _registry(file: File) -> Registry:
-    channels = tuple(_channel(name, _inherit(policy, file.defaults)) for name, policy in file.channels.items())
+def _registry(file: File, schemas: Mapping[str, Schema]) -> Registry:
+    channels = tuple(
+        _channel(name, _inherit(policy, file.defaults), schemas.get(policy.schema_ or ""))
+        for name, policy in file.channels.items()
+    )
     return Registry(channels, _channel("defaults", file.defaults))
 
 
@@ -193,7 +213,7 @@ def _inherit(policy: ChannelPolicy, defaults: ChannelRules) -> ChannelRules:
     return defaults.model_copy(update=own)
 
 
-def _channel(name: str, policy: ChannelRules) -> Channel:
+def _channel(name: str, policy: ChannelRules, schema: Schema | None = None) -> Channel:
     return Channel(
         name=name,
         publish=policy.publish,
@@ -202,4 +222,19 @@ def _channel(name: str, policy: ChannelRules) -> Channel:
         history=HistoryWindow(size=policy.history.size, ttl=policy.history.ttl),
         max_message_size=policy.max_message_size,
         slow_subscriber=policy.slow_subscriber,
+        schema=schema,
+        rate_limit=_rate_limit(policy.rate_limit),
     )
+
+
+def _rate_limit(given: RateLimit | None) -> rates.RateLimit | None:
+    if given is None or (given.per_identity is None and given.per_channel is None):
+        return None
+    return rates.RateLimit(_rate(given.per_identity, given.burst), _rate(given.per_channel))
+
+
+def _rate(given: tuple[int, int] | None, burst: int | None = None) -> rates.Rate | None:
+    if given is None:
+        return None
+    count, seconds = given
+    return rates.Rate(count, seconds, burst or count)

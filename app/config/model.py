@@ -5,7 +5,7 @@ The docstring under a key is its description in the JSON Schema that editors sho
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -13,6 +13,7 @@ from pydantic_core import CoreSchema
 
 from app.config.values import names, units
 from app.config.values.authorisation import ClaimName, CookieName, Keys, Leeway, Lifetime, PolicyValue, Secrets, Text
+from app.config.values.bounds import Bodies, Burst, Count, CountOrNone, OrText, RateText, Time
 from app.config.values.fields import (
     BackendUrl,
     Boolean,
@@ -24,12 +25,15 @@ from app.config.values.fields import (
     Operators,
     Origin,
     Presence,
-    RateLimit,
     Slow,
+    refuse,
 )
 from app.config.values.urls import HeaderName, Timeout, Url
 from app.core.channel import SlowSubscriber
-from app.core.policy import ANYONE, KEY
+from app.core.ports import Limits as DefaultLimits
+from app.core.rights.policy import ANYONE, KEY
+
+_LIMITS = DefaultLimits()
 
 
 class Section(BaseModel):
@@ -60,6 +64,33 @@ class History(Section):
     """How long a message is kept, 1s to 365d: 30s, 15m, 24h, 7d, or whole seconds."""
 
 
+def _of_rates(schema: dict[str, Any]) -> None:
+    for key in schema["properties"].values():
+        key.pop("default")  # a key that is there has a value
+    schema["dependentRequired"] = {"burst": ["per_identity"]}
+
+
+class RateLimit(Section):
+    """How often messages may be published to a channel, by HTTP and by sockets; each worker counts by itself."""
+
+    model_config = ConfigDict(json_schema_extra=_of_rates)
+
+    per_identity: RateText = None
+    """How often one publisher may publish: 10/s, 600/m or 3600/h. A family counts as one channel."""
+
+    per_channel: RateText = None
+    """How often all publishers together may publish: 1000/s. Each channel of a family counts by itself."""
+
+    burst: Burst = None
+    """How many messages one publisher may publish at once, 1 to 1000000; left out, as many as per_identity names."""
+
+    @model_validator(mode="after")
+    def _check_burst(self) -> Self:
+        if self.burst is not None and self.per_identity is None:
+            refuse("burst is for per_identity: add it, or remove burst")
+        return self
+
+
 class Policy(Section):
     """Who may do what on a channel, and what fits."""
 
@@ -84,8 +115,8 @@ class Policy(Section):
     presence: Presence = False
     """Whether subscribers may see who else is subscribed. Only false is available yet."""
 
-    rate_limit: RateLimit = None
-    """How often one publisher may publish. Not yet available."""
+    rate_limit: Annotated[RateLimit | None, *OrText] = None
+    """How often messages may be published: 10/s for each publisher, or a mapping; empty for no limit."""
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
@@ -100,7 +131,7 @@ class ChannelPolicy(Policy):
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     schema_: MessageSchema = Field(default=None, alias="schema")
-    """Path of a JSON Schema that messages must match. Not yet available."""
+    """The JSON Schema (2020-12) that messages must fit: a file beside channels.yaml, such as schemas/order.json."""
 
 
 class GrantClaims(Section):
@@ -174,6 +205,34 @@ class Postgres(Section):
     """Whether small commits carry their messages inside NOTIFY (fast); false if other roles must not read them."""
 
 
+class Limits(Section):
+    """How much clients may take of one worker."""
+
+    connections: Count = _LIMITS.connections
+    """The most sockets, event streams and long-polls of a worker, 1 to 1000000; one more is 503."""
+
+    connections_per_address: CountOrNone = _LIMITS.connections_per_address
+    """The most of them from one client address, 1 to 1000000; one more is 429. Empty for no limit."""
+
+    handshakes: Count = _LIMITS.handshakes
+    """The most connections of a worker that have not sent a whole request head; the oldest of more is closed."""
+
+    subscriptions: Count = _LIMITS.subscriptions
+    """The most subscriptions of one connection on /ws, 1 to 1000000; one more is an error with status 429."""
+
+    frames: Count = _LIMITS.frames
+    """The most frames that one socket may send in a second, 1 to 1000000, pings included; more closes it with 1008."""
+
+    bodies: Bodies = _LIMITS.bodies
+    """The most bytes of incomplete bodies and messages of all clients together, from 16MiB; more is 503."""
+
+    request_time: Time = int(_LIMITS.request_time)
+    """How long a request or a socket's message may take to arrive, 1s to 1h, and 1 s more for each 16 KiB of it."""
+
+    answer_time: Time = int(_LIMITS.answer_time)
+    """How long an answer may take to be read, 1s to 1h, and 1 s more for each 16 KiB of it."""
+
+
 class File(Section):
     """The whole of channels.yaml."""
 
@@ -191,6 +250,9 @@ class File(Section):
 
     operators: Operators = None
     """Who sees channels, metrics and documents: anyone or key; left out, callers on loopback, else holders of a key."""
+
+    limits: Limits = Field(default_factory=Limits)
+    """How much clients may take of one worker."""
 
     console: Boolean = True
     """Whether `/` serves the console, a page that shows the channels; client.js is served either way."""
@@ -210,26 +272,30 @@ class File(Section):
     """The channels, by name. "chat.{room}" declares a family: one channel for each room."""
 
 
+_ANY = None
+"""In a path, any name."""
+
+_SECTIONS: dict[tuple[str | None, ...], type[Section]] = {
+    ("auth",): Auth,
+    ("auth", "tokens"): AuthTokens,
+    ("auth", "tokens", "claims"): GrantClaims,
+    ("auth", "ask"): Ask,
+    ("postgres",): Postgres,
+    ("limits",): Limits,
+    ("defaults",): Policy,
+    ("defaults", "history"): History,
+    ("defaults", "rate_limit"): RateLimit,
+    ("channels", _ANY): ChannelPolicy,
+    ("channels", _ANY, "history"): History,
+    ("channels", _ANY, "rate_limit"): RateLimit,
+}
+"""The sections of the file, by their paths."""
+
+
 def known_keys(location: tuple[str | int, ...]) -> list[str]:
     """Return the keys of the section at ``location``."""
-    section: type[Section] = File
-    match location:
-        case ("auth",):
-            section = Auth
-        case ("auth", "tokens"):
-            section = AuthTokens
-        case ("auth", "tokens", "claims"):
-            section = GrantClaims
-        case ("auth", "ask"):
-            section = Ask
-        case ("postgres",):
-            section = Postgres
-        case ("defaults",):
-            section = Policy
-        case ("defaults", "history") | ("channels", _, "history"):
-            section = History
-        case ("channels", _):
-            section = ChannelPolicy
+    path = tuple(_ANY if at == 1 and location[0] == "channels" else part for at, part in enumerate(location))
+    section = _SECTIONS.get(path, File)  # type: ignore[arg-type]  # a place in a list is in none of them
     return [field.alias or name for name, field in section.model_fields.items()]
 
 

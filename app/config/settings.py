@@ -9,7 +9,8 @@ from typing import Self
 from app.access.auth_settings import AuthSettings
 from app.config.values.backend_url import kind
 from app.core.channel import Registry
-from app.core.policy import Access
+from app.core.ports import Limits
+from app.core.rights.policy import Access
 
 Operators = Access | None
 """Who is an operator: ``anyone``, or holders of a ``key``; None for callers on loopback, else holders of a key."""
@@ -43,10 +44,16 @@ class Settings:
     operators: Operators
     """Who sees channels, metrics and documents, and may publish where ``publish: operators`` says so."""
 
+    limits: Limits
+    """How much clients may take of one worker."""
+
     console: bool
     """Whether the console page is served."""
 
     registry: Registry
+    schemas: tuple[str, ...]
+    """The paths of the schema files that the file names."""
+
     warnings: tuple[str, ...] = ()
     """Sentences for the log, about settings that are valid but may be a mistake."""
 

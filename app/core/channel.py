@@ -11,12 +11,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
-from app.core.errors import ForbiddenError, TooLargeError, UnknownChannelError
-from app.core.policy import ANYONE, KEY, Access, Identity, Policy, Question, Subject
-from app.core.token import Verb
+from app.core.errors import ForbiddenError, SchemaError, TooLargeError, UnknownChannelError
+from app.core.limits.rates import RateLimit
+from app.core.rights.policy import ANYONE, KEY, Access, Identity, Policy, Question, Subject
+from app.core.rights.token import Verb
+from app.core.schema import Schema
 
 MAX_NAME = 255
 """The most bytes that a name may have."""
+
+ACCESS = "$access"
+"""The server's own channel of what was taken back, and which connections to close. ``abide.revoke`` writes it, too."""
+
+TICKETS = "$tickets"
+"""The server's own channel of tickets that were issued and used. ``$`` is in no name that can be declared."""
 
 PLAIN = re.compile(rf"[A-Za-z0-9_.:-]{{1,{MAX_NAME}}}", re.ASCII)
 """A valid name of a channel that is declared itself."""
@@ -76,6 +84,9 @@ class Channel:
     history: HistoryWindow = field(default_factory=HistoryWindow)
     max_message_size: int = 64 * 1024
     slow_subscriber: SlowSubscriber = SlowSubscriber.CATCH_UP
+    schema: Schema | None = None
+    """What messages must fit; None for any JSON."""
+    rate_limit: RateLimit | None = None
 
     @property
     def is_family(self) -> bool:
@@ -140,6 +151,14 @@ class Channel:
                 f"{self.max_message_size} (max_message_size)"
             )
             raise TooLargeError(msg)
+
+    def check_schema(self, data: bytes) -> None:
+        """Raise :class:`SchemaError` if the channel has a schema that the message does not fit."""
+        misfit = self.schema.misfit(data) if self.schema is not None else None
+        if misfit is not None:
+            what = repr(misfit.pointer) if misfit.pointer else "the message"
+            msg = f"{what} does not fit the schema of channel {self.name!r}: {misfit.reason}"
+            raise SchemaError(msg, pointer=misfit.pointer)
 
 
 class Registry:

@@ -17,6 +17,8 @@ class AbideError(Exception):
 
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    retry_after: int | None = None
+    """Seconds after which another try may succeed; None where waiting does not help, or nobody knows."""
 
 
 ErrorT = TypeVar("ErrorT", bound=AbideError)
@@ -89,10 +91,25 @@ class ChannelRemovedError(AbideError):
 
 
 class TooManyError(AbideError):
-    """The connection already has the maximum number of subscriptions."""
+    """The connection has as many subscriptions as it may, or the address as many connections."""
 
     code = "too_many"
     title = "Too many"
+
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class RateLimitedError(AbideError):
+    """More is published to the channel than its ``rate_limit`` allows."""
+
+    code = "rate_limited"
+    title = "Rate limited"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class KeyReusedError(AbideError):
@@ -114,6 +131,17 @@ class TooLargeError(AbideError):
     title = "Too large"
 
 
+class SchemaError(AbideError):
+    """The message does not fit its channel's schema; ``pointer`` is the JSON pointer of what does not fit."""
+
+    code = "schema_mismatch"
+    title = "Schema mismatch"
+
+    def __init__(self, detail: str, *, pointer: str) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+
+
 class UnsupportedTypeError(AbideError):
     """The body's content type is not one that can be published."""
 
@@ -129,7 +157,7 @@ class GapError(AbideError):
 
 
 class UnavailableError(AbideError):
-    """The backend cannot take the message now; ``retry_after`` is in seconds."""
+    """The backend cannot take the message now."""
 
     code = "unavailable"
     title = "Unavailable"
@@ -140,7 +168,7 @@ class UnavailableError(AbideError):
 
 
 class OverloadedError(UnavailableError):
-    """The queue of messages for the backend is full."""
+    """The queue of messages for the backend is full, or the worker has as many connections as it may."""
 
     code = "overloaded"
     title = "Overloaded"
@@ -167,6 +195,8 @@ CLOSE_CODES: dict[str, CloseCode] = {
     ChannelRemovedError.code: CloseCode.CHANNEL_REMOVED,
     TooLargeError.code: CloseCode.TOO_BIG,
     TooManyError.code: CloseCode.TOO_MANY,
+    SchemaError.code: CloseCode.SCHEMA_MISMATCH,
+    RateLimitedError.code: CloseCode.TOO_MANY,
     UnsupportedTypeError.code: CloseCode.UNSUPPORTED_DATA,
     GapError.code: CloseCode.GAP,
     UnavailableError.code: CloseCode.OVERLOADED,

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -84,6 +85,15 @@ async def run(steps: Steps[T]) -> T:
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+
+_thread = ThreadPoolExecutor(1, "computation")
+"""One thread: several would fight with the event loop for the interpreter."""
+
+
+async def in_thread(compute: Callable[[], T]) -> T:
+    """Return the result of a computation that cannot be divided into steps. They run one after the other."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, compute)
 
 
 async def each(items: Iterable[T], handle: Callable[[T], object]) -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.core.channel import Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError, UnknownChannelError
-from app.core.intake import BoundedIntake
+from app.core.limits.limiter import Limiter
 from app.core.ports import Meter, Publisher, Source
 from app.web.channel_routes import EVENTS, PUSH, READ, AnyRoute, ChannelRoutes, takes
 from app.web.documents import asyncapi
@@ -66,8 +66,8 @@ class Edge:
     doors: Doors | None = None
     """Has the authenticator in force, from the next reload on too; None if there is none."""
     console: bool = True
-    intake: BoundedIntake = field(default_factory=BoundedIntake)
-    """Counts the incomplete bodies of the process."""
+    limiter: Limiter = field(default_factory=Limiter)
+    """Counts what the clients of the process take."""
     count_all: CountAll | None = None
     """Counts the subscriptions of all workers; None if this process is the only one."""
     root_path: str = ""
@@ -92,10 +92,10 @@ class Routes:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         doors = edge.doors or Doors(edge.authenticator)
-        push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.intake)
-        self._push = AsgiPush(push, edge.intake)
-        self._sockets = Sockets(edge.registry, doors, edge.hub, edge.publisher, edge.intake)
-        reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source)
+        push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.limiter)
+        self._push = AsgiPush(push, edge.limiter.intake)
+        self._sockets = Sockets(edge.registry, doors, edge.hub, edge.publisher, edge.limiter)
+        reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source, edge.limiter.places)
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
         self.pages = _pages(edge)
         """The FastAPI application with the pages and the OpenAPI document."""
@@ -237,7 +237,7 @@ def _add_taking_back(app: FastAPI, edge: Edge) -> None:
         if not edge.is_running():
             raise UnavailableError(NOT_STARTED)
 
-    routes = TakingBack(edge.authenticator, edge.publisher, edge.intake, edge.revoke)
+    routes = TakingBack(edge.authenticator, edge.publisher, edge.limiter.intake, edge.revoke)
     add_taking_back_routes(app, routes, check_running)
 
 

@@ -28,6 +28,7 @@ class CloseCode(IntEnum):
     CHANNEL_REMOVED = 4404
     EXPIRED = 4408
     GAP = 4410
+    SCHEMA_MISMATCH = 4422
     TOO_MANY = 4429
 
 

@@ -32,7 +32,7 @@ class UpgradeRequest(NamedTuple):
 
 
 class RefusalError(Exception):
-    """The request is not a valid handshake; ``str(error)`` says why, in ASCII."""
+    """The request is not answered, or is not a valid handshake; ``str(error)`` says why, in ASCII."""
 
     def __init__(self, why: str, status: int = 400, headers: Headers = ()) -> None:
         super().__init__(why)

@@ -10,6 +10,7 @@
  *   sse                 1: the subscribers read Server-Sent Events, each a chunk of HTTP/1.1; 0: they are WebSockets
  *   body, header        of POST; @N stands for the message's number, which must arrive as "n":<number>, and @P for
  *                       padding up to `size` bytes
+ *   tokens              a file of tokens, one a line, of which each subscriber's request carries the next
  *   stalled, inflight   so many of the subscribers never read; so many handshakes are under way at once
  *   pubs, rate          publisher connections; messages a second, each due at its time. 0 is a closed loop: with
  *   lockstep=1          every connection sends one at the same time, and the next when all subscribers have all; with
@@ -41,7 +42,7 @@ enum { BUFFER = 1 << 18, EVENTS = 1024, CONNECTIONS = 1 << 16, PUBLISHERS = 256,
 
 static struct {
     int port, push_port, subs, idle, stalled, inflight, pubs, lockstep, sse;
-    char path[256], push[256], body[512], header[256];
+    char path[256], push[256], body[512], header[1024], tokens[256];
     unsigned size, count;
     double rate, seconds, patience;
 } s = {.path = "/@C", .push = "/push/@C", .body = "{\"n\":@N,\"p\":\"@P\"}", .header = "Accept: */*", .inflight = 100,
@@ -49,7 +50,8 @@ static struct {
 
 static const struct { const char *name, *format; void *to; } settings[] = {
     {"port", "%d", &s.port}, {"push_port", "%d", &s.push_port}, {"path", "%255[^\n]", s.path},
-    {"push", "%255[^\n]", s.push}, {"body", "%511[^\n]", s.body}, {"header", "%255[^\n]", s.header},
+    {"push", "%255[^\n]", s.push}, {"body", "%511[^\n]", s.body}, {"header", "%1023[^\n]", s.header},
+    {"tokens", "%255[^\n]", s.tokens},
     {"subs", "%d", &s.subs}, {"idle", "%d", &s.idle}, {"stalled", "%d", &s.stalled}, {"inflight", "%d", &s.inflight},
     {"pubs", "%d", &s.pubs}, {"lockstep", "%d", &s.lockstep}, {"size", "%u", &s.size}, {"count", "%u", &s.count},
     {"sse", "%d", &s.sse}, {"rate", "%lf", &s.rate}, {"seconds", "%lf", &s.seconds}, {"patience", "%lf", &s.patience}};
@@ -122,13 +124,28 @@ static void start_subscriber(int number) {
     n_pending++;
 }
 
+/* The next token of the file of tokens, as a header; the file has one a line, and begins again at its end. */
+static const char *next_token(void) {
+    static FILE *file;
+    static char line[4096], header[4200];
+    if (!*s.tokens) return "";
+    if (!file && !(file = fopen(s.tokens, "r"))) err(1, "%s", s.tokens);
+    if (!fgets(line, sizeof line, file)) {
+        rewind(file);
+        if (!fgets(line, sizeof line, file)) errx(1, "%s is empty", s.tokens);
+    }
+    line[strcspn(line, "\n")] = 0;
+    snprintf(header, sizeof header, "Authorization: Bearer %s\r\n", line);
+    return header;
+}
+
 static void send_request(Conn *c) {
-    char path[256], request[1024];
+    char path[256], request[8192];
     expand(path, sizeof path, s.path, c->channel, 0, 0);
     const char *kind = s.sse ? "Accept: text/event-stream\r\n"
                              : "Upgrade: websocket\r\nConnection: Upgrade\r\n"
                                "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n";
-    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n", path, s.port, kind);
+    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s%s\r\n", path, s.port, kind, next_token());
     if (send(c->fd, request, (size_t)n, MSG_NOSIGNAL) != n) err(1, "request");
     c->state = ASKING;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import re
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -27,6 +29,7 @@ auth: {keys: "first-key-1"}
 channels:
   lebowski: {publish: anyone}
   sealed: {publish: key}
+  "safe.{name}": {publish: key}
 """
 
 
@@ -79,9 +82,11 @@ class Command:
         return lines
 
 
-def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    command = [ABIDE, *arguments]
-    return subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, check=False, timeout=30)
+def run(*arguments: str, given: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    command, env = [ABIDE, *arguments], os.environ | variables
+    return subprocess.run(
+        command, cwd=ROOT, env=env, input=given, capture_output=True, text=True, check=False, timeout=30
+    )
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,21 @@ def test_publish_and_subscribe_print_positions(memory: Server) -> None:
     ]
     with Command("subscribe", "sealed", "--last", "2", *where) as subscriber:
         assert [subscriber.lines.get(timeout=20) for _ in range(2)] == ['{"a": "\u00e9"}', "[1, 2]"]
+
+
+def test_a_credential_is_kept_out_of_the_list_of_processes(memory: Server, tmp_path: Path) -> None:
+    """Command takes a key or a token from ABIDE_TOKEN, or from a file, which it reads again after a refusal."""
+    where = ("publish", "safe.files", "1", "--url", memory.url)
+    assert run(*where, ABIDE_TOKEN="first-key-1").returncode == 0
+    file = tmp_path / "token"
+    file.write_text("no-such-key\n")
+    with Command(*where, "--token-file", str(file)) as publisher:
+        memory.wait_log(lambda line: line.get("path") == "/push/safe.files" and line.get("status") == 401)
+        file.write_text("first-key-1\n")
+        assert publisher.wait() == 0
+    file.write_text("\n")
+    done = run(*where, "--token-file", str(file), ABIDE_TOKEN="first-key-1")
+    assert (done.returncode, done.stderr) == (1, f"no token: {file} is empty\n")
 
 
 EXACT = [

@@ -13,9 +13,8 @@ from app.access.revocations import Revocations
 from app.access.storing import store
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import UnavailableError
-from app.core.internal import ACCESS
 from app.core.message import EpochChange, Page, Position, Record
 from app.core.ports import Sink
 from tests.access.conftest import LIFETIME, Pair, keep

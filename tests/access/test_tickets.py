@@ -8,9 +8,8 @@ import pytest
 from app.access.tickets import TICKET_SECONDS, Tickets
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
-from app.core.channel import HistoryWindow
+from app.core.channel import TICKETS, HistoryWindow
 from app.core.errors import UnauthorisedError
-from app.core.internal import TICKETS
 from tests.access.conftest import Pair, keep
 
 CLAIMS = {"sub": "auth0|65f", "exp": 1790000000, "subscribe": ["chat.7"], "name": "\ud800 é"}

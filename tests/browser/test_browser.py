@@ -422,19 +422,3 @@ def test_client_is_told_of_a_gap_though_its_socket_breaks_before(page: Page, ser
         abide.subscribe('lebowski', {{ ...handlers, since: 'old:3' }});
     """)
     assert seen(page, 1) == [["lebowski", "epoch"]]
-
-
-def test_client_takes_a_token_from_a_function(page: Page) -> None:
-    """Client asks for its token each time that it publishes, and says why it was refused."""
-    with Server(channels=GUARDED) as server:
-        page.open(f"{server.url}/health/live")
-        outcomes = page.run(f"""{CLIENT}
-            const tokens = ['no-such-key', '{KEY}', '{KEY}'];
-            const abide = connect(location.origin, {{ token: async () => tokens.shift() }});
-            const refused = await abide.publish('orders', 1).catch(({{ code, status }}) => `${{code}} ${{status}}`);
-            const position = await abide.publish('orders', 1, {{ key: 'once' }});
-            return [refused, position, await abide.publish('orders', 1, {{ key: 'once' }})];
-        """)
-        assert outcomes[0] == "unauthorised 401"
-        assert outcomes[1].endswith(":1")
-        assert outcomes[1] == outcomes[2]

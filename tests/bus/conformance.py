@@ -6,10 +6,9 @@ from typing import Protocol
 import pytest
 
 from app.bus.backend import KEY_LIFETIME, PAGE_BYTES, Backend
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
-from app.core.internal import ACCESS
 from app.core.message import Batch, Position, Published, Record
 
 ALL = HistoryWindow(size=1_000_000, ttl=86_400)

@@ -10,14 +10,13 @@ from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
 from app.bus.memory import LOG_BYTES, MemoryBackend
 from app.bus.memory_keys import MAX_KEYS
-from app.core.channel import Channel, HistoryWindow, Registry
+from app.core.channel import ACCESS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import OverloadedError
-from app.core.internal import ACCESS
 from app.core.message import Position, Published, Record
-from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Reason, Start
+from app.core.rights.policy import ANONYMOUS
 from tests.bus.conformance import ALL, Conformance, append, texts
 
 

@@ -43,6 +43,28 @@ def test_a_broken_file_is_what_it_was_to_a_server_that_has_served(configure: Con
 
 
 @pytest.mark.usefixtures("shared")
+def test_a_schema_is_what_it_was_to_a_server_that_has_served(configure: Configure) -> None:
+    """Loader takes the schema that was good when its file is broken or gone, and the new one when it is good again."""
+    environment = configure("channels: {orders: {schema: schemas/order.json}}\n")
+    file = environment.channels_config.parent / "schemas" / "order.json"
+    file.parent.mkdir()
+
+    def accepts() -> list[bool]:
+        schema = load(environment).registry.find("orders").schema
+        assert schema is not None
+        return [schema.misfit(message) is None for message in (b"1", b'"a"')]
+
+    file.write_text('{"type": "integer"}')
+    assert accepts() == [True, False]
+    file.write_text('{"type": "intege')
+    assert accepts() == [True, False]
+    file.unlink()
+    assert accepts() == [True, False]
+    file.write_text('{"type": "string"}')
+    assert accepts() == [False, True]
+
+
+@pytest.mark.usefixtures("shared")
 def test_a_file_that_is_broken_at_the_start_is_refused(configure: Configure) -> None:
     """Loader has nothing else to take before the file has been good once."""
     with pytest.raises(ConfigError):
@@ -61,7 +83,7 @@ def test_half_of_two_contents_is_none_of_them(shared: LastGood, monkeypatch: pyt
     memory = bytearray(1000)
     monkeypatch.setattr(shared, "_memory", memory)
     assert shared.recall() is None
-    shared.keep(b"one")
-    assert shared.recall() == b"one"
+    shared.keep(b"one", {"order.json": b"true"})
+    assert shared.recall() == (b"one", {"order.json": b"true"})
     memory[HEADER.size] ^= 1
     assert shared.recall() is None

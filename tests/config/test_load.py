@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.config import ConfigError, Environment, Settings, check_deployment, load
 from app.core.channel import Channel, HistoryWindow
-from app.core.policy import ANYONE, Access, Policy
+from app.core.rights.policy import ANYONE, Access, Policy
 
 Load = Callable[..., Settings]
 Configure = Callable[..., Environment]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,14 +19,17 @@ from hypothesis import strategies as st
 from app.config import ConfigError, Environment, json_schema
 from app.config.load import parse
 from app.config.patterns import fits, number, whole
+from app.config.schemas.files import SchemaFiles
 from app.config.values.backend_url import kind, refusal
 from app.config.values.origins import BEYOND_ASCII
 from app.core.channel import RESERVED
+from app.core.ports import Limits
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))
 SCHEMA = jsonschema_rs.validator_for(json_schema())
 
 PIECES = {
+    "rates": "1 0 10 1000000 1000001 / /s /m /h /d s 10/s 600/m 1/h -1",
     "amounts": (
         "0 1 00 9 12 365 366 8760 8761 31536000 31536001 525600 1048 1049 1024 1025 1048576 1048577 1000000 1000001 "
         "999999999999 1000000000000 -1 +1 1.0 1.5 1e3 99 100 30 31 ms s m h d w B kB KB KiB MB MiB GiB K \u0663"
@@ -44,6 +48,7 @@ PIECES = {
     ),
     "urls": "https:// http:// :// login.example localhost 127.0.0.1 [::1] .. me@ : :80 :0 / ?a=b # % %41 \u00e9 {",
     "headers": "cookie Cookie x-a x_a host Host content- if- te ts - 1 : \u00e9",
+    "paths": "order.json schemas a b.c / // . .. ./ ../ \\ \u00e9 ~ : " + "n" * 255 + " " + "n" * 256,
     "names": "a B 1 _ - . : {x} {y_1} {1} {} { } {x}{y} \u00e9 push ws docs robots.txt " + "n" * 250,
 }
 """What texts are made of, by what they are for."""
@@ -61,7 +66,6 @@ CHANNEL = {
     **dict.fromkeys(("publish", "subscribe", "slow_subscriber"), "words"),
     **dict.fromkeys(("client_publish", "presence"), "words"),
     "max_message_size": "amounts",
-    "rate_limit": "words",
 }
 
 
@@ -74,7 +78,12 @@ def one_of(strategies: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[d
     return st.sampled_from(sorted(strategies)).flatmap(lambda key: strategies[key].map(lambda value: {key: value}))
 
 
+LIMITS = [field.name for field in fields(Limits)]
 POLICY = {key: values(kind) for key, kind in CHANNEL.items()} | {
+    "rate_limit": st.fixed_dictionaries(
+        {}, optional={key: values("rates") for key in ("per_identity", "per_channel", "burst")} | {"x": OTHERS}
+    )
+    | values("rates"),
     "history": one_of({"size": values("amounts"), "ttl": values("amounts"), "x": OTHERS}) | OTHERS,
     "unknown": OTHERS,
 }
@@ -99,9 +108,10 @@ FILES = one_of(
         | OTHERS,
         "origins": st.lists(values("origins"), max_size=2) | OTHERS,
         "operators": values("words"),
+        "limits": one_of({key: values("amounts") for key in (*LIMITS, "x")}) | OTHERS,
         "console": values("words"),
         "defaults": one_of(POLICY) | OTHERS,
-        "channels": st.fixed_dictionaries({"a": one_of(POLICY | {"schema": values("words")}) | OTHERS})
+        "channels": st.fixed_dictionaries({"a": one_of(POLICY | {"schema": values("paths")}) | OTHERS})
         | st.dictionaries(TEXTS["names"], st.none(), max_size=1)
         | OTHERS,
         "unknown": OTHERS,
@@ -109,9 +119,18 @@ FILES = one_of(
 ).map(lambda file: {"channels": {"a": None}} | file)
 
 
+class Anything(SchemaFiles):
+    """A folder in which each path leads to a schema: whether one does, editors cannot see."""
+
+    def read(self, path: str) -> bytes:
+        """Return a schema."""
+        self.contents[path] = b"true"
+        return b"true"
+
+
 def loads(text: str) -> bool:
     try:
-        parse(text.encode(), ENVIRONMENT)
+        parse(text.encode(), ENVIRONMENT, Anything(Path()))
     except ConfigError:
         return False
     return True
@@ -140,8 +159,9 @@ def test_loader_and_schema_take_the_same(file: dict[str, Any]) -> None:
         ("keys", lambda text: {"auth": {"keys": [text]}}),
         ("keys", lambda text: {"auth": {"keys": text}}),
         ("backends", lambda text: {"backend": text}),
+        ("paths", lambda text: {"channels": {"a": {"schema": text}}}),
     ],
-    ids=["size", "ttl", "count", "origin", "key", "keys", "backend"],
+    ids=["size", "ttl", "count", "origin", "key", "keys", "backend", "path"],
 )
 def test_loader_and_schema_agree_on_each_word(words: str, place: Callable[[str], dict[str, Any]]) -> None:
     """Loader and JSON Schema agree on each word that the values above are made of, and on what stands around it."""

@@ -63,6 +63,8 @@ def test_the_schema_takes_the_shipped_file() -> None:
         "defaults:\nauth:\nchannels: {a: {history: , schema: null, rate_limit: null, presence: false}}",
         "origins: ['${O}', 'https://a:1']\nchannels: {a: {publish: '${P}', client_publish: '${C}'}}",
         "auth: {keys: [abcdefgh, '', '${K}'], tokens: {secret: '${S:-}'}}\nchannels: {a: {max_message_size: 1MiB}}",
+        "limits: {bodies: '${B}', frames: 5, connections_per_address: }\nchannels: {a: {rate_limit: 10/s}}",
+        "limits:\nchannels: {a: {rate_limit: {per_identity: 600/m, per_channel: '${R}', burst: 9}}, b: {rate_limit: }}",
         "channels: {a: {history: {size: 10, ttl: 60}, max_message_size: 5}, b: {history: {ttl: 7d}}}",
     ],
 )

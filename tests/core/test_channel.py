@@ -4,8 +4,8 @@ import pytest
 
 from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.errors import ForbiddenError, TooLargeError, UnauthorisedError, UnknownChannelError
-from app.core.policy import ANONYMOUS, Access, Identity, Policy
-from app.core.token import EVERYTHING
+from app.core.rights.policy import ANONYMOUS, Access, Identity, Policy
+from app.core.rights.token import EVERYTHING
 
 KEYED = Identity(EVERYTHING)
 OPERATOR = Identity(is_operator=True)

@@ -25,9 +25,9 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.epochs import label, shared
 from app.core.message import MAX_OFFSET, Batch, EpochChange, Message, Page, Position, Published, Record
-from app.core.policy import ANONYMOUS
 from app.core.ports import Outcome
 from app.core.resume import Gap, Start
+from app.core.rights.policy import ANONYMOUS
 from tests.support.writers import Stalling, frames
 
 ROOT = "0123456789abcdef0123456789abcdef"

@@ -12,8 +12,8 @@ from app.core.delivery.fanout import SLICE, Fanout
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
 from app.core.message import Batch, Message, Page, Position, Published, Record
-from app.core.policy import ANONYMOUS
 from app.core.ports import Outcome, Sink
+from app.core.rights.policy import ANONYMOUS
 from app.core.tail import TailBudget
 from app.telemetry.metrics import Metrics
 from tests.support.writers import Nowhere

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from functools import partial
 from itertools import pairwise
 
 from app.core import turns
 
 ITEMS = 200
+
+
+async def test_computations_in_the_thread_run_one_after_the_other() -> None:
+    """Computation in the thread lets the loop go on, and the next one begins when it is over."""
+    over = threading.Event()
+    order: list[str] = []
+
+    def first() -> str:
+        over.wait(10)
+        order.append("first")
+        return "result"
+
+    waiting = [
+        asyncio.ensure_future(turns.in_thread(first)),
+        asyncio.ensure_future(turns.in_thread(partial(order.append, "second"))),
+    ]
+    await asyncio.sleep(0.01)
+    assert order == []
+    over.set()
+    assert await asyncio.gather(*waiting) == ["result", None]
+    assert order == ["first", "second"]
 
 
 async def test_others_go_on_while_many_items_are_handled() -> None:

@@ -21,6 +21,7 @@ from app.core.errors import (
     AbideError,
     KeyReusedError,
     MalformedError,
+    SchemaError,
     TooLargeError,
     UnavailableError,
     UnknownChannelError,
@@ -622,6 +623,18 @@ async def test_what_cannot_be_published_in_process_is_refused(
     async with abide.lifespan(abide):
         with pytest.raises(error):
             await abide.publish(channel, data, key=key)
+
+
+@pytest.mark.parametrize("note", ["small", "large" * 10_000])
+async def test_publishing_in_process_what_does_not_fit_the_schema_raises(tmp_path: Path, note: str) -> None:
+    """Message that does not fit raises an error that points at what does not, and is not stored."""
+    (tmp_path / "order.json").write_text('{"properties": {"id": {"type": "integer"}}}')
+    app = application(tmp_path, "backend: memory://\nchannels: {orders: {schema: order.json}}\n")
+    async with app.lifespan(app):
+        with pytest.raises(SchemaError, match="'/id' does not fit the schema of channel 'orders'") as caught:
+            await app.publish("orders", {"note": note, "id": "one"})
+        assert caught.value.pointer == "/id"
+        assert (await app.publish("orders", {"note": note, "id": 1})).endswith(":1")
 
 
 async def test_data_that_is_nested_too_deep_is_refused(abide: Abide) -> None:

@@ -20,15 +20,17 @@ from app.core.channel import Channel, Registry
 from app.core.delivery.encodings import V1_FRAMES
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError
-from app.core.intake import RESERVE, TOTAL, BoundedIntake
-from app.core.policy import ANONYMOUS
+from app.core.limits.intake import RESERVED, BoundedIntake
+from app.core.limits.limiter import Limiter
+from app.core.ports import Limits
+from app.core.rights.policy import ANONYMOUS
 from app.core.scan import Scan
 from app.web.edge.access import Line
 from app.web.edge.auth import Authenticator
 from app.web.edge.doors import Doors
 from app.web.publish.asgi_push import HeldBody
 from app.web.publish.push import MAX_BODY
-from app.web.subscribe.v1 import MAX_SUBSCRIPTIONS, V1Socket
+from app.web.subscribe.v1 import V1Socket
 from app.web.subscribe.websocket import MAX_ECHO
 from tests.support.server import Server
 from tests.support.wire import TEXT, Wire, frame, request
@@ -37,7 +39,9 @@ from tests.web.publish.test_push import JSON, assert_problem, head
 from tests.web.publish.test_push_outcomes import STORED, Log, routes
 from tests.web.subscribe.test_v1 import speak
 
-ROOM = TOTAL - RESERVE
+LIMITS = Limits()
+
+ROOM = LIMITS.bodies - LIMITS.bodies // RESERVED
 """Bytes of unfinished bodies that are not small, at most."""
 
 FRAME = frame(TEXT, b'{"type":"x","id":"%b"}' % (b"x" * 1000))
@@ -103,7 +107,7 @@ def test_answers_that_are_not_read_are_bounded(edge: Server) -> None:
 def test_subscriptions_of_one_connection_are_bounded(edge: Server) -> None:
     """Session has at most 100 subscriptions: one more is an error, and an end makes room."""
     with speak(edge, "/ws") as speaker:
-        for number in range(MAX_SUBSCRIPTIONS):
+        for number in range(LIMITS.subscriptions):
             speaker.say(type="subscribe", channel=f"chat.bound-{number}")
             assert speaker.hear()["type"] == "subscribed"
         speaker.say(type="subscribe", id=1, channel="lebowski")
@@ -199,9 +203,7 @@ async def test_texts_that_are_refused_are_forgotten_at_once(text: bytes) -> None
     log: Any = Log(STORED)
     registry = Registry((Channel("c"),), Channel("defaults"))
     hub, line = Hub(log, registry), Line("connection", "/ws", None, None)
-    session = V1Socket(
-        hub, Doors(Authenticator(AuthSettings())), log, BoundedIntake(), ANONYMOUS, line, V1_FRAMES, None
-    )
+    session = V1Socket(hub, Doors(Authenticator(AuthSettings())), log, Limiter(), ANONYMOUS, line, V1_FRAMES, None)
     session.begin(Nowhere(), None, None)
     push, reused = routes(log), routes(Log(KeyReusedError("used")))
     gc.collect()
@@ -245,7 +247,7 @@ async def test_a_body_in_tiny_pieces_takes_what_it_has() -> None:
         piece = next(pieces, None)
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
-    body = HeldBody(receive, BoundedIntake())
+    body = HeldBody(receive, BoundedIntake(LIMITS.bodies))
     tracemalloc.start()
     assert await body.read(2**20) == b"ab" * 100_000
     _, peak = tracemalloc.get_traced_memory()

@@ -21,8 +21,8 @@ from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.errors import UnavailableError
 from app.core.message import Batch, Message, Page, Position, Record
-from app.core.policy import ANYONE
 from app.core.ports import Meter, Sink
+from app.core.rights.policy import ANYONE
 from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health

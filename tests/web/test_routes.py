@@ -13,8 +13,8 @@ from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import Channel, Registry
 from app.core.delivery.hub import Hub
-from app.core.policy import Access
 from app.core.ports import UNMETERED
+from app.core.rights.policy import Access
 from app.web.documents.asyncapi import describe
 from app.web.documents.lazy_document import Document
 from app.web.edge.access import AccessLog

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from app.core.policy import Answer, Forwarded, Question
+from app.core.rights.policy import Answer, Forwarded, Question
 
 MOST_ANSWERS = 10_000
 """The most answers that are kept."""

@@ -15,8 +15,8 @@ from app.access.auth_settings import AskSettings
 from app.access.remote.answers import Answers, Asked
 from app.access.remote.outbound import FailedError, Outbound, Reply
 from app.core.errors import ForbiddenError, UnavailableError
-from app.core.policy import Answer, Forwarded, Question
 from app.core.ports import UNMETERED, Meter
+from app.core.rights.policy import Answer, Forwarded, Question
 
 MOST_AT_ONCE = 20
 """The most questions that the application has at once, from one worker."""

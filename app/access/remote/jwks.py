@@ -106,7 +106,6 @@ class Jwks:
         try:
             keys = await turns.run(jwk.read(_listed(await self._outbound.send("GET"))))
         except FailedError as error:
-            self._meter.failed("jwks")
             self._note(f"auth.tokens.jwks: {error}")
         else:
             self._take(keys)
@@ -122,9 +121,11 @@ class Jwks:
         self._keys, self._kids = keys, frozenset(kid for kid, _ in keys)
 
     def _note(self, problem: str | None) -> None:
+        if problem is not None:
+            self._meter.failed("jwks")
         if problem != self.problem:
             if problem is None:
-                _log.info("jwks_fetched", keys=sorted(kid for kid in self._kids if kid is not None))
+                _log.info("jwks_fetched", kids=sorted(kid for kid in self._kids if kid is not None))
             else:
                 _log.warning("jwks_failed", reason=problem)
         self.problem = problem

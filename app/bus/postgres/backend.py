@@ -20,7 +20,7 @@ from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.refusals import NOT_READY
 from app.bus.postgres.sessions.session import RETRY_SECONDS
 from app.bus.postgres.sessions.work_connection import WorkConnection, WorkConnections
-from app.core.channel import HistoryWindow
+from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome
@@ -98,8 +98,11 @@ class PostgresBackend(Backend):
         return (await self._reads.place(channel)).head
 
     async def follow(self, channel: str) -> Position:
-        """Begin at the head."""
-        await self._reached(time.monotonic() + PATIENCE_SECONDS)
+        """Begin at the head, which has all that was taken back until now."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        await self._reached(deadline)
+        if channel == ACCESS:
+            await self._reads.wait_for_taken_back(deadline)
         return await self._follower.follow(channel, self._reads.place)
 
     async def unfollow(self, channel: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,10 @@ from app.core.tail import fitting
 
 PATIENCE_SECONDS = 5.0
 """How long a read waits for a database that is away before it is refused."""
+
+_LOOK_SECONDS = 0.02
+
+_IN_OUTBOX = "what was taken back from SQL is still in abide.outbox: it is being moved into the log"
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +83,20 @@ class LogReads:
         """Read where a channel is."""
         (row,) = await self._rows_of_epoch("place", [channel])
         return Place(row["lineage"], row["head"])
+
+    async def wait_for_taken_back(self, deadline: float) -> None:
+        """Return when what was taken back until now is in the log; raise :class:`UnavailableError` at the deadline.
+
+        Transactions may have committed while no server ran: what they left in the outbox is no message yet.
+        """
+        (first,) = await self._rows("taken_back_waiting")
+        oldest = first["oldest"]
+        while oldest is not None and oldest <= first["newest"]:
+            if time.monotonic() > deadline:
+                raise UnavailableError(_IN_OUTBOX)
+            await asyncio.sleep(_LOOK_SECONDS)
+            (row,) = await self._rows("taken_back_waiting")
+            oldest = row["oldest"]
 
     async def behind(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         """Read, for each channel, where it is and the next messages past an offset."""

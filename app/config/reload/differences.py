@@ -10,12 +10,22 @@ from app.config.settings import Settings
 from app.config.values.backend_url import mask
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
+from app.core.schema import Schema
 
 Write = Callable[[Any], str]
 
 
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _schema(schema: Schema | None) -> str:
+    """Return the path, and a hash that tells two contents apart."""
+    return "none" if schema is None else f"{schema.path} ({schema.digest})"
+
+
+def _or_none(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 _POLICY: dict[str, tuple[Callable[[Channel], Any], Write]] = {
@@ -26,6 +36,8 @@ _POLICY: dict[str, tuple[Callable[[Channel], Any], Write]] = {
     "history.ttl": (lambda channel: channel.history.ttl, write_duration),
     "max_message_size": (lambda channel: channel.max_message_size, write_size),
     "slow_subscriber": (lambda channel: channel.slow_subscriber, _word),
+    "schema": (lambda channel: channel.schema, _schema),
+    "rate_limit": (lambda channel: channel.rate_limit, _or_none),
 }
 """How to read each key of a channel, and how to write its value."""
 
@@ -83,6 +95,14 @@ _SERVER: dict[str, Callable[[Settings], str]] = {
     "postgres.inline": lambda settings: _word(settings.inline),
     "origins": lambda settings: ", ".join(settings.origins) or "none",
     "operators": lambda settings: settings.operators or "left out",
+    "limits.connections": lambda settings: str(settings.limits.connections),
+    "limits.connections_per_address": lambda settings: _or_none(settings.limits.connections_per_address),
+    "limits.handshakes": lambda settings: str(settings.limits.handshakes),
+    "limits.subscriptions": lambda settings: str(settings.limits.subscriptions),
+    "limits.frames": lambda settings: str(settings.limits.frames),
+    "limits.bodies": lambda settings: write_size(settings.limits.bodies),
+    "limits.request_time": lambda settings: write_duration(int(settings.limits.request_time)),
+    "limits.answer_time": lambda settings: write_duration(int(settings.limits.answer_time)),
     "console": lambda settings: _word(settings.console),
 }
 """How to write the settings of the server itself, by key."""

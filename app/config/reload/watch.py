@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import sleep, to_thread
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 
 from app.config.diagnostics import ConfigError
@@ -12,6 +12,7 @@ from app.config.last_good import LAST_GOOD
 from app.config.load import digest as digest_of
 from app.config.load import parse, read
 from app.config.reload.parse_process import parse_in_process
+from app.config.schemas.files import SchemaFiles
 from app.config.settings import Settings
 
 _LARGE = 16 * 1024
@@ -19,23 +20,35 @@ _LARGE = 16 * 1024
 
 
 async def watch(
-    environment: Environment, digest: str, *, interval: float = 0.5
+    environment: Environment, digest: str, schemas: Iterable[str] = (), *, interval: float = 0.5
 ) -> AsyncGenerator[Settings | ConfigError, None]:
-    """Yield the new settings each time the file's content changes.
+    """Yield the new settings each time the content of the file changes, or of a schema file that it names.
 
-    ``digest`` is that of the content in use; ``interval`` is in seconds. The file is opened by its
-    path each time, so renames, bind mounts and symlink swaps are noticed. A change counts once two
-    reads in a row agree, because editors truncate a file first. A file that is broken or cannot be
-    read is yielded as an error, once. Whatever follows an error is yielded, even the content in use.
+    ``digest`` is that of the content in use, and ``schemas`` are the paths of its schema files; ``interval`` is in
+    seconds. The files are opened by their paths each time, so renames, bind mounts and symlink swaps are noticed. A
+    change counts once two reads in a row agree, because editors truncate a file first. A file that is broken or cannot
+    be read is yielded as an error, once. Whatever follows an error is yielded, even the content in use.
     """
+    folder = environment.channels_config.parent
     reported = previous = digest
+    paths = tuple(schemas)
     while True:
         await sleep(interval)
         content = _read(environment)
-        seen = str(content) if isinstance(content, ConfigError) else digest_of(content)
+        files = SchemaFiles(folder)
+        if paths:
+            await to_thread(files.read_all, paths)
+        seen = str(content) if isinstance(content, ConfigError) else digest_of(content, files.contents)
         if seen == previous and seen != reported:
+            if isinstance(content, ConfigError):
+                outcome: Settings | ConfigError = content
+            else:
+                # From now on, the schema files are watched that this content names.
+                files = SchemaFiles(folder, files.contents)
+                outcome = await to_thread(_parse, content, environment, files)
+                paths, seen = tuple(files.contents), digest_of(content, files.contents)
             reported = seen
-            yield content if isinstance(content, ConfigError) else await to_thread(_parse, content, environment)
+            yield outcome
         previous = seen
 
 
@@ -46,17 +59,17 @@ def _read(environment: Environment) -> bytes | ConfigError:
         return error
 
 
-def _parse(content: bytes, environment: Environment) -> Settings | ConfigError:
+def _parse(content: bytes, environment: Environment, files: SchemaFiles) -> Settings | ConfigError:
     try:
-        settings = _parse_anywhere(content, environment)
+        settings = _parse_anywhere(content, environment, files)
     except ConfigError as error:
         return error
-    LAST_GOOD.keep(content)
+    LAST_GOOD.keep(content, files.contents)
     return settings
 
 
-def _parse_anywhere(content: bytes, environment: Environment) -> Settings:
+def _parse_anywhere(content: bytes, environment: Environment, files: SchemaFiles) -> Settings:
     if len(content) > _LARGE:
         with suppress(OSError):  # no process can start: parse it here
-            return parse_in_process(content, environment)
-    return parse(content, environment)
+            return parse_in_process(content, environment, files)
+    return parse(content, environment, files)

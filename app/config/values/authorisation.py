@@ -14,8 +14,8 @@ from app.config.patterns import BLANKS, VARIABLE, fits, whole
 from app.config.values import units
 from app.config.values.fields import or_variable, quantity, quantity_schema, refuse, show, text_schema
 from app.config.yaml.document import Unquoted
-from app.core.policy import Access, Claim, Policy
-from app.core.token import EVERYTHING, Rights
+from app.core.rights.policy import Access, Claim, Policy
+from app.core.rights.token import EVERYTHING, Rights
 
 MIN_SECRET = 32
 """The fewest bytes of a secret for HS256 (RFC 7518 §3.2)."""

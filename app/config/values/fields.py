@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from app.config.diagnostics import did_you_mean, listed, quoted
 from app.config.patterns import BLANKS, VARIABLE
-from app.config.values import backend_url, names, origins, units
+from app.config.values import backend_url, names, origins, schema_path, units
 from app.config.yaml.document import Interpolated, Unquoted
 from app.core.channel import MAX_MESSAGE_SIZE, SlowSubscriber
-from app.core.policy import Access
+from app.core.rights.policy import Access
 
 MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
@@ -115,6 +115,16 @@ def _backend(value: object) -> str:
     return url
 
 
+def _schema_path(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or isinstance(value, Unquoted):
+        refuse(f"must be the path of a file, not {show(value)}")
+    if message := schema_path.refusal(value):
+        refuse(message)
+    return str(value)
+
+
 def _origin(value: object) -> str:
     origin = origins.parse(value) if isinstance(value, str) else None
     if origin is None:
@@ -170,8 +180,11 @@ MessageSize = Annotated[
 ]
 Presence = Annotated[bool, BeforeValidator(_boolean), AfterValidator(_no_presence), or_variable({"const": False})]
 _OFF = or_variable({"enum": [None, ""]})
-RateLimit = Annotated[None, BeforeValidator(_later("rate limits are")), _OFF]
-MessageSchema = Annotated[None, BeforeValidator(_later("message schemas are")), _OFF]
+MessageSchema = Annotated[
+    str | None,
+    BeforeValidator(_schema_path),
+    WithJsonSchema({"anyOf": [{"enum": [None, ""]}, *text_schema(schema_path.PATTERN)["anyOf"]]}),
+]
 BackendUrl = Annotated[
     str,
     BeforeValidator(_backend),

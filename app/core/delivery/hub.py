@@ -10,7 +10,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from app.core import turns
-from app.core.channel import Registry
+from app.core.channel import Channel, Registry
 from app.core.delivery.catchup import Catchup, PageBudget
 from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
@@ -19,9 +19,9 @@ from app.core.delivery.sessions import Session, Sessions
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError
 from app.core.message import Page
-from app.core.policy import ANONYMOUS, Identity
 from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Beginning, Start, begin
+from app.core.rights.policy import ANONYMOUS, Identity
 from app.core.tail import TailBudget
 from app.core.turns import Pace, Steps
 
@@ -162,6 +162,13 @@ class Hub:
             if subscription.identity.subject == sub:
                 subscription.end(DisconnectedError("the application has closed this subscription: subscribe again"))
 
+    def check(self, name: str, identity: Identity) -> Identity:
+        """Return the identity of a subscriber under the rules in force.
+
+        Raises :class:`AbideError` if it may not subscribe to this channel any more.
+        """
+        return self._permitted(self._registry.find(name), name, identity)
+
     def recheck(self, subscription: Subscription, identity: Identity) -> None:
         """Judge a subscription again, for its caller's new identity."""
         subscription.identity = identity
@@ -243,17 +250,20 @@ class Hub:
             subscription.end(ChannelRemovedError(f"channel {subscription.name!r} was removed from channels.yaml"))
             return
         try:
-            subscription.identity = self._judged(subscription.identity)
-            question = channel.check_subscribe(subscription.name, subscription.identity)
-            if question is not None and not subscription.identity.asked:
-                msg = f"channel {subscription.channel.name!r} now asks the application: reconnect"
-                raise ExpiredError(msg)
+            subscription.identity = self._permitted(channel, subscription.name, subscription.identity)
         except AbideError as refusal:
             subscription.end(refusal)
         else:
             self.subscribers[subscription.channel.name] -= 1
             self.subscribers[channel.name] += 1
             subscription.channel = channel
+
+    def _permitted(self, channel: Channel, name: str, identity: Identity) -> Identity:
+        judged = self._judged(identity)
+        if channel.check_subscribe(name, judged) is not None and not judged.asked:
+            msg = f"channel {channel.name!r} now asks the application: reconnect"
+            raise ExpiredError(msg)
+        return judged
 
     def _judged(self, identity: Identity) -> Identity:
         """Return an identity under the rules in force; what the application has said of it stays."""

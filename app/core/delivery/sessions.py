@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from app.core.errors import AbideError, DisconnectedError, ExpiredError, UnauthorisedError
-from app.core.policy import ANONYMOUS, Identity
+from app.core.rights.policy import ANONYMOUS, Identity
 
 _PER_SECOND = 20
 """Sessions that end within one twentieth of a second end together."""
@@ -39,8 +39,10 @@ class Sessions:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._entered: dict[Session, tuple[str | None, int | None]] = {}
+        self._entered: dict[Session, tuple[str | None, str | None, int | None]] = {}
+        """Each with its subject, the id of its token, and its end."""
         self._by_subject: dict[str, set[Session]] = {}
+        self._by_token: dict[str, set[Session]] = {}
         self._by_end: dict[int, set[Session]] = {}
         self._ends: list[int] = []
         """A heap of the keys of ``_by_end``, and of some that are no longer there."""
@@ -54,31 +56,36 @@ class Sessions:
         self.leave(session)
         identity = session.identity
         end = None if identity.ends is None else int(identity.ends * _PER_SECOND)
-        if identity.subject is None and _jti(identity) is None and end is None:
+        jti = _jti(identity)
+        if identity.subject is None and jti is None and end is None:
             return
-        self._entered[session] = identity.subject, end
+        self._entered[session] = identity.subject, jti, end
         if identity.subject is not None:
             self._by_subject.setdefault(identity.subject, set()).add(session)
+        if jti is not None:
+            self._by_token.setdefault(jti, set()).add(session)
         if end is not None:
             self._enter_end(session, end)
 
     def leave(self, session: Session) -> None:
         """Forget a session; do nothing if it is not watched."""
-        subject, end = self._entered.pop(session, (None, None))
+        subject, jti, end = self._entered.pop(session, (None, None, None))
         if subject is not None:
             _discard(self._by_subject, subject, session)
+        if jti is not None:
+            _discard(self._by_token, jti, session)
         if end is not None:
             _discard(self._by_end, end, session)
 
     def revoke(self, sub: str | None, jti: str | None, before: float) -> None:
         """End the sessions of tokens of a subject, or of one token, that were issued before a time."""
         error = UnauthorisedError("the token sent was taken back")
-        found = self._entered if sub is None else self._by_subject.get(sub, ())
-        for session in list(found):
+        for session in list(self._by_subject.get(sub, ()) if sub is not None else ()):
             token = session.identity.token
-            is_older = token is None or token.issued is None or token.issued < before
-            if is_older if sub is not None else _jti(session.identity) == jti:
+            if token is None or token.issued is None or token.issued < before:
                 self._end(session, error)
+        for session in list(self._by_token.get(jti, ()) if jti is not None else ()):
+            self._end(session, error)
 
     def disconnect(self, sub: str) -> None:
         """End the sessions of a subject, which may come back."""

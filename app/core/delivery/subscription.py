@@ -11,9 +11,9 @@ from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
 from app.core.errors import AbideError, UnavailableError, of_bug
 from app.core.message import Message, Position
-from app.core.policy import Identity
 from app.core.ports import Writer
 from app.core.resume import Gap, Reason
+from app.core.rights.policy import Identity
 from app.core.tail import fitting
 
 MAX_MESSAGES = 256

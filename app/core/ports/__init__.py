@@ -1,6 +1,7 @@
 """The small protocols through which the rooms reach each other, so that no room needs to know the next."""
 
 from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, ResponseHandover, Writer
+from app.core.ports.limiting import LIMITS, InForce, Limits, client_of, unlimited
 from app.core.ports.messaging import Outcome, Publisher, Sink, Source
 from app.core.ports.metering import METER, UNMETERED, Meter
 from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
@@ -10,6 +11,7 @@ __all__ = [
     "DRAIN",
     "FANOUT",
     "INTAKE",
+    "LIMITS",
     "METER",
     "UNBOUNDED",
     "UNMETERED",
@@ -18,7 +20,9 @@ __all__ = [
     "Drain",
     "Handover",
     "Heartbeat",
+    "InForce",
     "Intake",
+    "Limits",
     "Meter",
     "Outcome",
     "Peer",
@@ -28,4 +32,6 @@ __all__ = [
     "Sink",
     "Source",
     "Writer",
+    "client_of",
+    "unlimited",
 ]

@@ -17,6 +17,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import asgi
+from app.server.http.arrivals import Arrival
 from app.server.http.deadlines import Awaited, Deadlines, Times
 from app.server.http.exchange import Exchange
 from app.server.http.fast_push import Parsed, PushExchange
@@ -43,8 +44,8 @@ class HttpProtocol(asyncio.Protocol):
     """What its peer is given to send a request, and to read an answer."""
 
     __slots__ = (
-        "_answering", "_app_state", "_client", "_config", "_deadlines", "_fast_push", "_full", "_is_proxied", "_meter",
-        "_pump", "_scheme", "_server", "_state", "_transport",
+        "_answering", "_app_state", "_arrival", "_client", "_config", "_deadlines", "_fast_push", "_full",
+        "_is_proxied", "_meter", "_pump", "_scheme", "_server", "_state", "_transport",
     )  # fmt: skip
 
     def __init__(
@@ -61,12 +62,14 @@ class HttpProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._meter: Meter = app_state.get(METER, UNMETERED)
         self._fast_push = self._state.fast_push  # None where all requests go by ASGI
-        self._deadlines = Deadlines(_loop or asyncio.get_running_loop(), self.times, config.timeout_keep_alive, self)
+        loop, times = _loop or asyncio.get_running_loop(), self._state.times(self.times)
+        self._deadlines = Deadlines(loop, times, config.timeout_keep_alive, self)
         self._answering: Exchange | PushExchange | None = None
         self._full = False  # whether more is buffered than should be added to
         self._transport: asyncio.Transport
-        """Valid once connected, as are the next five."""
+        """Valid once connected, as are the next six."""
         self._pump: RequestPump
+        self._arrival: Arrival
         self._server: tuple[str, int | None] | None = None
         self._client: Address | None = None
         self._is_proxied = False  # whether the peer is a proxy that is trusted
@@ -83,10 +86,13 @@ class HttpProtocol(asyncio.Protocol):
         self._is_proxied = self._state.proxies.trust(self._client and self._client[0])
         self._scheme = "https" if is_ssl(transport) else "http"
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
-        self._deadlines.await_head()
+        self._state.links.sockets += 1
+        self._arrival = self._state.arrivals.welcome(self, self._client if not self._is_proxied else None)
+        self.await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """Tell what is being answered, and begin nothing more."""
+        self._state.links.sockets -= 1
         self._let_go()
         if self._answering is not None:
             self._answering.disconnect()
@@ -122,8 +128,15 @@ class HttpProtocol(asyncio.Protocol):
         """Whether the next request may be read now."""
         return self._answering is None and not self._full
 
+    def await_head(self) -> None:
+        """Give the peer its time for a request head, which has begun or is the first."""
+        self._deadlines.await_head()
+        self._arrival.await_head()
+
     def begin(self, head: RequestHead) -> None:
         """Answer a request by the shortest way that it can take."""
+        if self._arrival.owes_head and not self._arrival.head_came():
+            return
         if head.asks_for_websocket:
             self._upgrade(head)
         elif self._fast_push is None or self._full or (parsed := self._fast_push.parse(head)) is None:
@@ -150,6 +163,8 @@ class HttpProtocol(asyncio.Protocol):
         known = self._fast_push.cache.find(data)
         if known is None:
             return False
+        if self._arrival.owes_head and not self._arrival.head_came():
+            return True
         self._deadlines.whole_request_came()
         self._answering = self._fast_push.begin(self, known[0], self._pusher(known[0]), known[1])
         return True
@@ -222,14 +237,17 @@ class HttpProtocol(asyncio.Protocol):
         try:
             opening = Opening.of(request, self._config, self._state)
         except RefusalError as error:
-            headers = [*self._state.default_headers, *error.headers]
-            self.write(text_response(error.status, headers, str(error)))
-            self.close()
+            self.turn_away(error)
             return
         self._let_go()
         links = self._state.links
         websocket = self._state.websocket_class(self._transport, links)
         opening.start(websocket, self._config, self._state, links)
+
+    def turn_away(self, error: RefusalError) -> None:
+        """Answer with a refusal, and close."""
+        self.write(text_response(error.status, [*self._state.default_headers, *error.headers], str(error)))
+        self.close()
 
     # Called by the exchange, or the push, that is being answered.
 
@@ -281,6 +299,7 @@ class HttpProtocol(asyncio.Protocol):
         """Watch and read nothing more: the connection is lost, or another protocol has it."""
         self._state.connections.discard(self)
         self._deadlines.stop()
+        self._arrival.end()
         self._pump.stop()
 
     # Called by the server.

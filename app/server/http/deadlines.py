@@ -7,6 +7,8 @@ from enum import Enum, auto
 from math import inf
 from typing import NamedTuple, Protocol
 
+from app.core.ports import Limits
+
 
 class Times(NamedTuple):
     """What a peer is given, in seconds."""
@@ -18,7 +20,10 @@ class Times(NamedTuple):
     """Between two pieces of a body."""
 
     whole: float = 60.0
-    """For a whole body to come, or a whole answer to be read, without the time for its size."""
+    """For a whole body to come, without the time for its size."""
+
+    answer: float = 60.0
+    """For a whole answer to be read, without the time for its size."""
 
     linger: float = 5.0
     """For a body to end that goes on after its request was answered."""
@@ -26,9 +31,20 @@ class Times(NamedTuple):
     slowest: int = 16 * 1024
     """Bytes a second: a peer that is as fast as this has all the time for the size of a body or an answer."""
 
-    def for_size(self, size: int) -> float:
-        """Return the seconds that ``size`` bytes may take."""
+    def for_body(self, size: int) -> float:
+        """Return the seconds that a body of ``size`` bytes may take."""
         return self.whole + size / self.slowest
+
+    def for_answer(self, size: int) -> float:
+        """Return the seconds that an answer of ``size`` bytes may take."""
+        return self.answer + size / self.slowest
+
+    def under(self, limits: Limits) -> Times:
+        """Return these times with those that the application limits."""
+        whole = limits.request_time
+        return self._replace(
+            header=min(self.header, whole), body=min(self.body, whole), whole=whole, answer=limits.answer_time
+        )
 
 
 class Awaited(Enum):
@@ -120,7 +136,7 @@ class Deadlines:
         """Wait for the next piece of the body; one that only has to end keeps its deadline."""
         if self.awaited is not _REST_OF_BODY:
             self.awaited = _BODY
-            whole = self._body_began + self._times.for_size(self._body_size)
+            whole = self._body_began + self._times.for_body(self._body_size)
             self._sent_by = min(self._loop.time() + self._times.body, whole)
             self._watch()
 
@@ -138,7 +154,7 @@ class Deadlines:
     def buffer_is_full(self) -> None:
         """Wait for the peer to read: more of the answer is buffered than should be."""
         self._full_since = min(self._full_since, self._loop.time())
-        self._read_by = self._full_since + self._times.for_size(self.answer_size)
+        self._read_by = self._full_since + self._times.for_answer(self.answer_size)
         self._watch()
 
     def buffer_has_room(self) -> None:
@@ -158,7 +174,7 @@ class Deadlines:
 
     def closing(self, buffered: int) -> None:
         """Wait for the peer to read the last ``buffered`` bytes."""
-        self._read_by = self._loop.time() + self._times.for_size(buffered)
+        self._read_by = self._loop.time() + self._times.for_answer(buffered)
         self._watch()
 
     # The timer.

@@ -50,6 +50,9 @@ class Requests(Protocol):
     def can_begin(self) -> bool:
         """Whether the next request may be read now."""
 
+    def await_head(self) -> None:
+        """Learn that a request head has begun, and is not whole."""
+
     def begin(self, head: RequestHead) -> None:
         """Handle a request. Set :attr:`RequestPump.receiver` to receive its body."""
 
@@ -155,7 +158,7 @@ class RequestPump:
         head = self.reader.head()
         if head is None:
             if self.reader.has_begun:
-                self._deadlines.await_head()
+                requests.await_head()
             return False
         self._deadlines.head_came()
         requests.begin(head)

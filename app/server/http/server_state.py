@@ -9,6 +9,9 @@ from typing import Any, Self, cast
 import uvicorn.server
 from uvicorn.config import Config
 
+from app.core.ports import LIMITS, Limits
+from app.server.http.arrivals import Arrivals
+from app.server.http.deadlines import Times
 from app.server.http.fast_push import FastPush
 from app.server.http.forwarded import TrustedProxies
 from app.server.lasting.limits import Timeouts
@@ -24,6 +27,9 @@ class ServerState(uvicorn.server.ServerState):
 
     websocket_class: type[WebSocketProtocol]
     """The configuration's, or ours where that is another server's: only ours takes connections over."""
+
+    arrivals: Arrivals
+    """Bounds connections that are not links."""
 
     proxies: TrustedProxies
     """Whose word on the client of a request is taken."""
@@ -55,6 +61,17 @@ class ServerState(uvicorn.server.ServerState):
         self.websocket_class = kind
         self.proxies = TrustedProxies.of(config)
         self.links = LinkContext(self.connections, app_state, timeouts, config.ws_max_size)
+        self.arrivals = Arrivals(self.links)
+        self._limited: tuple[Times, Limits, Times] | None = None  # the last result of times()
+
+    def times(self, given: Times) -> Times:
+        """Return the times of a connection that begins now: those given, but where the application limits them."""
+        if LIMITS not in self.links.app_state:
+            return given
+        limits = self.links.configured
+        if self._limited is None or self._limited[0] is not given or self._limited[1] is not limits:
+            self._limited = given, limits, given.under(limits)
+        return self._limited[2]
 
     @cached_property
     def fast_push(self) -> FastPush | None:

@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from app.server.lasting.sweep import Sweep
 
-MESSAGE_SECONDS = 60.0
-"""The time for a whole message, without the time for its size."""
-
 _SLOWEST = 16 * 1024
 """Bytes a second: a peer that sends as fast as this has all the time for a message's size."""
 
@@ -52,7 +49,6 @@ class Limits:
         self.closing_late = sweep.at_least(timeouts.closing)
         self.ping_at = sweep.at_most(timeouts.ping_interval)
         self.drop_at = self.ping_at + sweep.at_least(timeouts.ping_timeout) - 1
-        self._message_late = sweep.at_least(MESSAGE_SECONDS)
         self.limit_age(None)
 
     def limit_age(self, seconds: float | None) -> None:
@@ -61,9 +57,12 @@ class Limits:
         self._oldest = at_most(seconds)
         self._old = self._oldest if seconds is None else min(self._oldest, at_least(seconds * _YOUNGEST))
 
-    def is_late(self, age: int, size: int) -> bool:
-        """Return whether a message that began ``age`` ticks ago and has ``size`` bytes by now takes too long."""
-        return age >= self._message_late + self._sweep.at_most(size / _SLOWEST)
+    def is_late(self, age: int, size: int, seconds: float) -> bool:
+        """Return whether a message that began ``age`` ticks ago and has ``size`` bytes by now takes too long.
+
+        ``seconds`` is the time for a whole message, without the time for its size.
+        """
+        return age >= self._sweep.at_least(seconds) + self._sweep.at_most(size / _SLOWEST)
 
     def is_due(self, age: int) -> bool:
         """Return whether a connection that is ``age`` ticks old ends now; asked once a tick.

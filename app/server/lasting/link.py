@@ -161,6 +161,7 @@ class Link(asyncio.Protocol, Swept):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """Note that the connection is lost."""
+        self._context.sockets -= 1
         self._context.connections.discard(self)
         self._state = LinkState.CLOSED
         self._descriptor = _INDIRECT

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from app.core.ports import INTAKE, METER, UNBOUNDED, UNMETERED, Intake, Meter
+from app.core.ports import INTAKE, LIMITS, METER, UNBOUNDED, UNMETERED, InForce, Intake, Meter, unlimited
+from app.core.ports import Limits as LimitsInForce
 from app.server.lasting.backlog import Backlog
 from app.server.lasting.limits import Limits, Timeouts
 from app.server.lasting.sweep import Sweep
@@ -30,6 +31,8 @@ class LinkContext:
         self.max_size = max_size
         self.silence = timeouts.silence
         """Seconds after which a silent peer is given up; None for never."""
+        self.sockets = 0
+        """How many connections are open, links and others."""
         self.is_over = False
         """Whether the drain has told every connection to go: one that begins now is told at once."""
         self.backlog = Backlog(self.loop)
@@ -42,6 +45,12 @@ class LinkContext:
         """The application's, from its start on."""
         meter: Meter = self.app_state.get(METER, UNMETERED)
         return meter
+
+    @property
+    def configured(self) -> LimitsInForce:
+        """The application's limits, from its start on."""
+        in_force: InForce = self.app_state.get(LIMITS, unlimited)
+        return in_force()
 
     @property
     def intake(self) -> Intake:

@@ -11,6 +11,9 @@ from app.server.lasting.link_context import LinkContext
 from app.wire import frames, handshake
 from app.wire.close_codes import CloseCode
 
+_SECOND = 1.0 + 1e-3
+"""A second, and what the sums of fractions may be off by."""
+
 
 class WebSocketProtocol(Link):
     """A WebSocket from its handshake to its end, and the :class:`~app.core.ports.Writer` of its peer.
@@ -25,7 +28,7 @@ class WebSocketProtocol(Link):
     Invariant: ``_reader`` is None unless the connection is in the middle of a frame or message, or reading is paused.
     """
 
-    __slots__ = ("_beat", "_paused", "_period", "_pulling", "_reader", "_yields", "is_reading")
+    __slots__ = ("_beat", "_even_at", "_paused", "_period", "_pulling", "_reader", "_yields", "is_reading")
 
     handshake_timeout: ClassVar[float] = 10.0
     """Seconds for the application to answer the handshake; the sweep ends it within half as many more."""
@@ -49,6 +52,7 @@ class WebSocketProtocol(Link):
         self._pulling = False  # whether _pull is on the stack
         self._beat: bytes | None = None  # a heartbeat and a ping; None if there are only pings
         self._period = 0  # ticks between two heartbeats
+        self._even_at = 0.0  # when, by the loop's clock, the frames so far are no more than may come by then
 
     # Called by what answers the handshake.
 
@@ -171,7 +175,8 @@ class WebSocketProtocol(Link):
         reader = self._reader
         if reader is None or self._paused or self._yields:
             return False
-        return self._context.limits.is_late(tick - reader.since, reader.size)
+        seconds = self._context.configured.request_time
+        return self._context.limits.is_late(tick - reader.since, reader.size, seconds)
 
     # Called by the transport.
 
@@ -238,8 +243,18 @@ class WebSocketProtocol(Link):
             self._crash(error)
         finally:
             self._pulling = False
-        if self._reader is reader:
+        if self._reader is reader and self._is_in_pace(self.frames_at_once - reader.allowance):
             self._keep_reader(reader)
+
+    def _is_in_pace(self, count: int) -> bool:
+        """Count frames; close, and return False, if more have come than may in a second."""
+        most, now = self._context.configured.frames, self._context.loop.time()
+        self._even_at = max(self._even_at, now) + count / most
+        if self._even_at - now <= _SECOND or self._state is not LinkState.OPEN:
+            return True
+        self._context.meter.limited("frames")
+        self._fail(frames.FrameError(CloseCode.POLICY_VIOLATION, f"more than {most} frames came in a second"))
+        return False
 
     def _take_all(self, reader: frames.FrameReader) -> None:
         pongs: list[bytes] = []  # sent in one write: a few kilobytes may hold a thousand pings

@@ -1,162 +1,163 @@
 /**
  * Abide's client for browsers and Node 20: any number of channels over one WebSocket, resumed by position; or over SSE.
- *
  *     const abide = connect("http://localhost:8000");
  *     const unsubscribe = abide.subscribe("lebowski", { onMessage: ({ data }) => console.log(data) });
  *     await abide.publish("lebowski", { hello: "world" });
  * @typedef {"connecting" | "open" | "waiting" | "closed"} State
- * @typedef {{ channel: string, position: string, time?: number, data: any, raw: string }} Message  `raw` is the text that
- *   was published, `data` is undefined if it cannot be parsed; `time` is missing over SSE
+ * @typedef {{ channel: string, position: string, time?: number, data?: any, raw: string }} Message  `raw` is as published
  * @typedef {{ channel: string, after: string, next: string, reason: string }} Gap
  * @typedef {{ token?: string | (() => string | Promise<string>), WebSocket?: typeof globalThis.WebSocket | null,
  *   onState?: (state: State, detail: { transport?: string, delay?: number, reason?: string }) => void }} ConnectOptions
- *   a function returns a token for each connection and publish; `WebSocket: null` means event streams
+ *   a function returns a new token whenever one is needed; `WebSocket: null` means event streams
  * @typedef {{ since?: string, last?: number, onMessage?: (message: Message) => void, onGap?: (gap: Gap) => void,
  *   onError?: (error: AbideError) => void, onSubscribed?: (position: string, resumed: boolean) => void }} SubscribeOptions
  *   `since` is a position or "earliest"; messages continue after a gap; an error ends the subscription
  */
 
-const [FIRST_DELAY, LONGEST_DELAY] = [500, 30_000]; // milliseconds, like all of these; doubled with every failure
-const STEADY = 5000; // a connection that lasted this long resets the delays
-const PATIENCE = 15_000; // for an answer to anything: a connection, a request, a subscription
-const [PUBLISHING, LONGEST_WAIT] = [30_000, 60_000]; // how long a publish is retried, and the longest Retry-After
-const PASSING = [408, 425, 429, 1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4408]; // and statuses from 500 on
-const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed" };
+const [FIRST_DELAY, LONGEST_DELAY, STEADY] = [500, 30_000, 5000]; // milliseconds, like all of these; reset when steady
+const [PATIENCE, PUBLISHING, LONGEST_WAIT, SECOND] = [15_000, 30_000, 60_000, 1000]; // of an answer, a publish, a Retry-After
+const PASSING = [408, 425, 429, 1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 4429]; // and statuses from 500 on
+const REFUSED = [401, 4401, 4408]; // which another token may pass
+const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed", 4408: "expired" };
 const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 allows in Sec-WebSocket-Protocol
 const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":"([^"]*)","time":(\d+),"data":/;
 
-/** Why the server refused: `code` is one of docs/codes.md, `status` an HTTP status or a close code. */
+/** Why the server refused: a `code` of docs/codes.md, the HTTP status or close code, a `pointer` to what misfits a schema. */
 export class AbideError extends Error {
-  constructor(code, message, status, wait = 0) {
-    Object.assign(super(message), { name: "AbideError", code, status, wait });
+  constructor(code, message, status, { wait = 0, pointer } = {}) {
+    Object.assign(super(message), { name: "AbideError", code, status, wait, pointer });
   }
 }
 
-/** Make a client. It connects with the first subscription. @param {string} url @param {ConnectOptions} [options] */
-export const connect = (url, options = {}) => new Client(url.replace(/^ws/, "http").replace(/\/+$/, ""), options);
-
-class Client {
-  #url; #options; #transport; #timer;
-  #subscriptions = new Map(); // by channel
-  #turn = 0; // counts connections; callbacks of earlier ones are ignored
-  #blocked = "no"; // do WebSockets not open here? "maybe", if one did not; "yes", if the server answered before
-  #notBefore = 0; // when the server allows the next attempt
-  #failures = 0; #openedAt = 0; #ids = 0;
-  /** @type {State} */ state = "closed";
-
-  constructor(url, options) {
-    this.#url = url;
-    this.#options = { WebSocket: globalThis.WebSocket, ...options };
-    for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, () => this.#wake());
-  }
+/** Make a client. It connects with the first subscription. @param {string} address @param {ConnectOptions} [options] */
+export function connect(address, { token: source, WebSocket = globalThis.WebSocket, onState } = {}) {
+  const [url, tokens] = [address.replace(/^ws/, "http").replace(/\/+$/, ""), tokensOf(source)];
+  const subscriptions = new Map(); // by channel
+  let blocked = "no"; // do WebSockets not open here? "maybe", if one did not; "yes", if the server answered before
+  let [turn, failures, openedAt, notBefore, ids, transport, timer] = [0, 0, 0, 0, 0]; // callbacks of earlier turns are ignored
+  const client = { /** @type {State} */ state: "closed", subscribe, publish, close };
+  const drop = (each) => subscriptions.get(each.channel) === each && subscriptions.delete(each.channel);
+  const say = (state, detail = {}) => { client.state = state; onState?.(state, detail); };
+  for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, wake);
+  return client;
 
   /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`.
    * @param {string} channel @param {SubscribeOptions} [options] @returns {() => void} */
-  subscribe(channel, options = {}) {
-    if (this.#subscriptions.has(channel)) throw new Error(`${channel} is subscribed to already`);
-    const subscription = { ...options, id: ++this.#ids, channel, position: null, live: false };
-    this.#subscriptions.set(channel, subscription);
-    if (this.state === "closed") this.#open();
-    else if (this.state === "open") this.#transport?.subscribe(subscription);
-    return () => {
-      if (this.#subscriptions.get(channel) !== subscription) return;
-      this.#subscriptions.delete(channel);
-      if (this.#subscriptions.size === 0) this.close();
-      else if (this.state === "open") this.#transport?.unsubscribe(subscription);
-    };
+  function subscribe(channel, options = {}) {
+    if (subscriptions.has(channel)) throw new Error(`${channel} is subscribed to already`);
+    const subscription = { ...options, id: ++ids, channel, position: null, live: false, refused: false };
+    subscriptions.set(channel, subscription);
+    if (client.state === "closed") open();
+    else if (client.state === "open") transport?.subscribe(subscription);
+    const leaves = () => (subscriptions.size === 0 ? close() : client.state === "open" && transport?.unsubscribe(subscription));
+    return () => drop(subscription) && leaves();
   }
 
-  /** Publish data, or the JSON text `raw`, and return the message's position; retries store it only once.
-   * @param {string} channel @param {any} data @returns {Promise<string>}
-   * @param {{ key?: string, raw?: string }} [options]  `key` is an idempotency key */
-  async publish(channel, data, { key = randomKey(), raw: body = JSON.stringify(data) } = {}) {
+  /** Publish data, or the JSON text `raw`, and return the message's position; retries store it once; `key` is for idempotency.
+   * @param {string} channel @param {any} data @param {{ key?: string, raw?: string }} [options] @returns {Promise<string>} */
+  async function publish(channel, data, { key = randomKey(), raw: body = JSON.stringify(data) } = {}) {
     if (body === undefined) throw new TypeError("a message must be JSON");
-    const end = Date.now() + PUBLISHING;
-    for (let attempt = 1; ; attempt++) {
-      const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(await this.#token()) };
+    for (let [attempt, end, renewed, token] = [1, Date.now() + PUBLISHING]; ; attempt++) {
       try {
-        return (await ask(`${this.#url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position;
+        token = await tokens.get();
+        const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(token) };
+        return (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position;
       } catch (error) {
-        const pause = Math.max(jitter(attempt), error.wait);
-        if (!passes(error) || Date.now() + pause > end) throw error;
-        await new Promise((resolve) => setTimeout(resolve, pause));
+        const wait = Math.max(jitter(attempt), error.wait);
+        const again = passes(error) || (error.status === 401 && !renewed && (renewed = tokens.renews(token)));
+        if (!again || Date.now() + wait > end) throw error;
+        await pause(wait);
       }
     }
   }
 
   /** End all subscriptions, and the connection. */
-  close() {
-    this.#subscriptions.clear();
-    this.#leave();
-    this.#say("closed");
-  }
-
-  #token = async () => (typeof this.#options.token === "function" ? this.#options.token() : this.#options.token);
-  #say = (state, detail = {}) => Object.assign(this, { state }).#options.onState?.(state, detail);
+  function close() { subscriptions.clear(); leave(); say("closed"); }
 
   /** Do at once what timers would do late: the network is back, or the page is visible again, perhaps after a sleep. */
-  #wake() {
-    if (this.state === "open") this.#transport?.look();
-    else if (this.state === "waiting" && !globalThis.document?.hidden && Date.now() > this.#notBefore) this.#open();
+  function wake() {
+    if (client.state === "open") transport?.look();
+    else if (client.state === "waiting" && !globalThis.document?.hidden && Date.now() > notBefore) open();
   }
 
-  #leave() {
-    this.#turn++;
-    clearTimeout(this.#timer);
-    this.#transport?.close();
-    this.#transport = null;
-    for (const subscription of this.#subscriptions.values()) subscription.live = false;
+  function leave() {
+    turn++;
+    clearTimeout(timer);
+    transport?.close();
+    transport = null;
+    for (const subscription of subscriptions.values()) subscription.live = false;
   }
 
-  async #open() {
-    this.#leave();
-    this.#say("connecting");
-    const [turn, url, subscriptions, { WebSocket }] = [this.#turn, this.#url, this.#subscriptions, this.#options];
-    const inTurn = (call) => (...told) => turn === this.#turn && call(...told);
-    let answers = false;
-    const lost = inTurn((reason, wait) => this.#lost(reason, wait, answers));
-    const opened = inTurn((transport) => this.#opened(transport));
-    const ended = inTurn((subscription, error) => this.#ended(subscription, error));
-    this.#timer = setTimeout(lost, PATIENCE, `not connected within ${PATIENCE / 1000} s`);
+  async function open() {
+    leave();
+    say("connecting");
+    let [mine, answers, token] = [turn, false];
+    const inTurn = (call) => (...told) => mine === turn && call(...told);
+    const opened = inTurn((name) => {
+      clearTimeout(timer);
+      openedAt = Date.now();
+      subscriptions.forEach(transport.subscribe);
+      say("open", { transport: name });
+    });
+    const lost = inTurn((reason, wait = 0) => {
+      blocked = client.state === "open" ? "no" : answers ? "yes" : "maybe";
+      failures = client.state === "open" && Date.now() - openedAt > STEADY ? 1 : failures + 1;
+      leave();
+      const delay = Math.max(wait, blocked === "yes" ? 0 : jitter(failures)); // event streams: at once
+      notBefore = Date.now() + wait;
+      timer = setTimeout(open, delay);
+      say("waiting", { delay, reason });
+    });
+    /** Come back if that may help, once with another token; all other subscriptions of these are over. */
+    const failed = inTurn((failing, error) => {
+      const renews = REFUSED.includes(error.status) && tokens.renews(token);
+      const over = failing.filter((each) => !passes(error) && !(renews && !each.refused && (each.refused = true)));
+      for (const each of over) drop(each) && each.onError?.(error);
+      if (over.length < failing.length) lost(error.message, error.wait);
+      else if (subscriptions.size === 0 && client.state !== "closed") close();
+    });
+    timer = setTimeout(lost, PATIENCE, `not connected within ${PATIENCE / 1000} s`);
     try {
-      answers = this.#blocked === "maybe" && (await ask(`${url}/health/live`).then(() => true, () => false));
-      const owner = { url, token: await this.#token(), subscriptions, opened, lost, ended };
-      if (turn !== this.#turn) return;
-      this.#transport = !WebSocket || this.#blocked === "yes" ? openStreams(owner) : openSocket(owner, WebSocket);
+      answers = blocked === "maybe" && (await ask(`${url}/health/live`).then(() => true, () => false));
+      token = await tokens.get();
+      if (mine !== turn) return;
+      const bySocket = WebSocket && blocked !== "yes" && HEADER_TOKEN.test(token || "none");
+      transport = (bySocket ? openSocket : openStreams)({ WebSocket, url, token, tokens, subscriptions, opened, lost, failed });
     } catch (error) {
-      lost(error.message);
+      failed([...subscriptions.values()], error);
     }
-  }
-
-  #opened(transport) {
-    clearTimeout(this.#timer);
-    this.#openedAt = Date.now();
-    this.#subscriptions.forEach((subscription) => this.#transport.subscribe(subscription));
-    this.#say("open", { transport });
-  }
-
-  #lost(reason, wait = 0, answers = false) {
-    const steady = this.state === "open" && Date.now() - this.#openedAt > STEADY;
-    this.#blocked = this.state === "open" ? "no" : answers ? "yes" : "maybe";
-    this.#failures = steady ? 1 : this.#failures + 1;
-    this.#leave();
-    const delay = Math.max(wait, this.#blocked === "yes" ? 0 : jitter(this.#failures)); // event streams: at once
-    this.#notBefore = Date.now() + wait;
-    this.#timer = setTimeout(() => this.#open(), delay);
-    this.#say("waiting", { delay, reason });
-  }
-
-  #ended(subscription, error) {
-    if (this.#subscriptions.get(subscription.channel) !== subscription) return;
-    this.#subscriptions.delete(subscription.channel);
-    subscription.onError?.(error);
-    if (this.#subscriptions.size === 0 && this.state !== "closed") this.close();
   }
 }
 
+/** `get` returns the token in use, or a new one if that ends soon or was refused; `renews` is told of a refused one and says
+ * whether there may be another; `wait` returns the milliseconds until an open connection needs a new one. */
+function tokensOf(source) {
+  if (typeof source !== "function") return { get: async () => source, renews: () => false, wait: () => Infinity };
+  let [due, asked, strikes, ends, life, held, refused, asking] = [0, 0, 0]; // strikes: failures before it first worked
+  const ask = async () => {
+    await pause(Math.min(asked + SECOND - Date.now(), SECOND)); // at most one call a second
+    asked = Date.now();
+    try {
+      const fresh = await Promise.race([source(), late()]);
+      strikes = fresh && fresh === refused ? Infinity : -Infinity;
+      if (strikes > 0) throw new Error("the function returned the token that was refused");
+      const { exp, iat = asked / 1000 } = claims(fresh);
+      [held, life, ends] = [fresh, (exp - iat) * 1000, Math.min(exp, asked / 1000 + exp - iat) * 1000]; // clocks may differ
+    } catch (error) {
+      const reason = `no token: ${error?.message ?? error}`;
+      if (++strikes > 1 || !held || held === refused) throw new AbideError("unauthorised", reason, strikes > 1 ? 401 : 503);
+    }
+    const left = ends - Date.now();
+    due = left > SECOND ? ends - Math.max(SECOND, Math.random() * Math.min(life / 10, left)) : asked + SECOND;
+  };
+  const get = async () => { if (Date.now() >= due) await (asking ??= ask().finally(() => (asking = null))); return held; };
+  const renews = (token) => { if (token === held) [refused, due] = [token, 0]; return Boolean(token); };
+  return { get, renews, wait: () => (ends > Date.now() + SECOND ? due - Date.now() : Infinity) };
+}
+
 /** One WebSocket that speaks abide.v1, for all channels. */
-function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocket) {
-  const protocols = token && HEADER_TOKEN.test(token) ? ["abide.v1", `bearer.${token}`] : ["abide.v1"];
+function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost, failed }) {
+  const protocols = token ? ["abide.v1", `bearer.${token}`] : ["abide.v1"];
   const socket = new WebSocket(`${url.replace(/^http/, "ws")}/ws?heartbeat=true`, protocols);
   const send = (frame) => socket.send(JSON.stringify(frame));
   const watch = watching(lost);
@@ -169,15 +170,19 @@ function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocke
     if (type === "subscribed" && id === subscription.id) begin(subscription, members);
     else if (type === "message" && subscription.live) moved(subscription, members.position).onMessage?.(members);
     else if (type === "gap" && subscription.live) skip(subscription, members);
-    else if (type === "unsubscribed" && subscription.live) ended(subscription, closedWith(code, `${channel} ended`));
-    else if (type === "error" && id === subscription.id && passes({ code, status })) lost(message);
-    else if (type === "error" && id === subscription.id) ended(subscription, new AbideError(code, message, status));
+    else if (type === "unsubscribed" && subscription.live) failed([subscription], closedWith(code, `${channel} ended`));
+    else if (type === "error" && id === subscription.id) failed([subscription], new AbideError(code, message, status));
   };
-  socket.onopen = () => opened("websocket");
-  socket.onclose = ({ code, reason }) => {
-    if (!PASSING.includes(code)) [...subscriptions.values()].forEach((each) => ended(each, closedWith(code, reason)));
-    lost(reason || `closed with ${code}`);
+  let renewal;
+  const plan = () => { if (tokens.wait() < 2 ** 31) renewal = setTimeout(renew, tokens.wait()); }; // the longest timer
+  const renew = async () => {
+    const fresh = (await tokens.get().catch(() => token)) || token;
+    if (socket.readyState === 1 && fresh !== token) send({ type: "token", token: (token = fresh) });
+    if (socket.readyState === 1) plan();
   };
+  socket.onopen = () => { opened("websocket"); plan(); };
+  const closed = (error) => { failed([...subscriptions.values()], error); lost(error.message); };
+  socket.onclose = ({ code, reason }) => closed(closedWith(code, reason));
   socket.onerror = () => socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
   socket.onmessage = ({ data: text }) => {
     const [start, channel, position, time] = MESSAGE.exec(text) ?? [];
@@ -189,13 +194,12 @@ function openSocket({ url, token, subscriptions, opened, lost, ended }, WebSocke
     const waits = () => subscriptions.get(channel)?.id === id && !subscriptions.get(channel).live;
     setTimeout(() => waits() && lost(`no answer for ${channel}`), PATIENCE).unref?.(); // it does not keep Node running
   };
-  const unsubscribe = ({ channel }) => send({ type: "unsubscribe", channel });
-  const close = () => { watch.stop(); socket.onmessage = null; socket.close(); };
-  return { subscribe, unsubscribe, look: watch.look, close };
+  const close = () => { watch.stop(); clearTimeout(renewal); socket.onmessage = null; socket.close(); };
+  return { subscribe, close, look: watch.look, unsubscribe: ({ channel }) => send({ type: "unsubscribe", channel }) };
 }
 
 /** One event stream per channel, by fetch: Node has no EventSource, which would need the token in the URL. */
-function openStreams({ url, token, subscriptions, opened, lost, ended }) {
+function openStreams({ url, token, subscriptions, opened, lost, failed }) {
   const streams = new Map(); // by subscription: what watches each, and what ends it
   ask(`${url}/health/live`).then(() => opened("sse"), ({ message, wait }) => lost(message, wait));
   const take = (subscription, watch, { event, id: position, data: raw }) => {
@@ -206,15 +210,13 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
     if (event === "heartbeat") watch.hear(data.seconds);
     else if (event === "gap") skip(subscription, data);
     else if (event !== "closed") raw && moved(subscription, position).onMessage?.({ channel, position, data, raw });
-    else if (PASSING.includes(data.code)) lost(data.message);
-    else ended(subscription, closedWith(data.code, data.message));
+    else failed([subscription], closedWith(data.code, data.message));
   };
   const subscribe = async (subscription) => {
     const { channel, position, since, last = 0 } = subscription;
     const query = new URLSearchParams({ ...(position || since ? { since: position ?? since } : { last }), heartbeat: true });
     const headers = { accept: "text/event-stream", ...bearer(token) };
-    const stream = new AbortController();
-    const watch = watching(lost);
+    const [stream, watch] = [new AbortController(), watching(lost)];
     const end = () => { streams.delete(subscription); watch.stop(); stream.abort(); };
     const over = () => stream.signal.aborted || subscriptions.get(channel) !== subscription;
     streams.set(subscription, { look: watch.look, end });
@@ -222,9 +224,9 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
       const { body } = await request(`${url}/${encodeURIComponent(channel)}?${query}`, { headers, signal: stream.signal });
       // In a microtask, so that an error of a handler does not end the stream.
       for await (const event of events(body, watch)) queueMicrotask(() => over() || take(subscription, watch, event));
-      if (!over()) lost("the event stream ended");
+      over() || lost("the event stream ended");
     } catch (error) {
-      if (!over()) passes(error) ? lost(error.message, error.wait) : ended(subscription, error);
+      over() || failed([subscription], error);
     }
     end();
   };
@@ -232,8 +234,7 @@ function openStreams({ url, token, subscriptions, opened, lost, ended }) {
   return { subscribe, unsubscribe: (left) => streams.get(left)?.end(), look: all("look"), close: all("end") };
 }
 
-/** Gives up a silent connection: at first after the time for any answer, then after two missing heartbeats, each of which
- * says when the next one comes. An old server has none. */
+/** Gives up a silent connection, at first after PATIENCE, then when two heartbeats are missing. An old server has none. */
 function watching(lost) {
   let [limit, first, heard, timer] = [PATIENCE, Infinity, Date.now()];
   const look = () => {
@@ -243,11 +244,7 @@ function watching(lost) {
     if (left <= 0) lost(`nothing came for ${limit / 1000} s`);
     else if (left < Infinity) timer = setTimeout(look, left);
   };
-  const hear = (seconds = first) => {
-    [heard, first] = [Date.now(), 0];
-    if (seconds) limit = 2 * seconds * 1000;
-    if (seconds) look();
-  };
+  const hear = (seconds = first) => { [heard, first] = [Date.now(), 0]; if (seconds) { limit = 2000 * seconds; look(); } };
   look();
   return { look, hear, stop: () => clearTimeout(timer) };
 }
@@ -255,36 +252,39 @@ function watching(lost) {
 function begin(subscription, { position, resumed }) {
   // If a gap follows, keep the old position until it arrives: the connection may break in between.
   if (resumed || !(subscription.position ?? subscription.since)?.includes(":")) subscription.position = position;
-  subscription.live = true;
+  Object.assign(subscription, { live: true, refused: false });
   subscription.onSubscribed?.(position, resumed);
 }
-
 function skip(subscription, { channel, after, next, reason }) {
   const [epoch, offset] = next.split(":");
   moved(subscription, `${epoch}:${offset - 1}`).onGap?.({ channel, after, next, reason });
 }
-
 const moved = (subscription, position) => Object.assign(subscription, { position });
 /** Full jitter, up to a bound that doubles, so that thousands do not come back at the same time. */
 const jitter = (failures) => Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1));
 const bearer = (token) => (token ? { authorization: `Bearer ${token}` } : {});
 const closedWith = (code, text) => new AbideError(CLOSED[code] ?? "refused", text || `closed with ${code}`, code);
 const unreachable = ({ message }) => Promise.reject(new AbideError("unreachable", message));
-/** Whether a retry may help; without a status the server was not reached. */
-const passes = ({ code, status = 503 }) => code !== "too_many" && (PASSING.includes(status) || (status >= 500 && status < 600));
+/** Whether a retry may help; without a status the server was not reached. Too many subscriptions stay too many. */
+const passes = ({ code, status = 503, wait }) => (PASSING.includes(status) || /^5..$/.test(status)) && (code !== "too_many" || wait);
 /** The milliseconds of a Retry-After, which is in seconds or a date. */
 const waitOf = (after) => Math.min(Math.max((after > 0 ? after * 1000 : Date.parse(after) - Date.now()) || 0, 0), LONGEST_WAIT);
 /** A unique key; randomUUID is missing on pages without TLS. */
 const randomKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
-const parse = (text) => { try { return JSON.parse(text); } catch { return undefined; } };
+const pause = (wait) => new Promise((resolve) => setTimeout(resolve, wait));
+const late = () => new Promise((_, reject) => setTimeout(reject, PATIENCE, `none within ${PATIENCE / 1000} s`).unref?.());
+const tried = (make) => { try { return make(); } catch { return undefined; } };
+const parse = (text) => tried(() => JSON.parse(text));
+/** What a token says; it is read, not verified. */
+const claims = (token) => parse(tried(() => atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")))) ?? {};
 const limited = (options) => ({ ...options, signal: AbortSignal.timeout(PATIENCE) });
 const ask = async (url, options) => (await request(url, limited(options))).json().catch(unreachable);
 
 async function request(url, options) {
   const response = await fetch(url, options).catch(unreachable);
   if (response.ok) return response;
-  const { code = "refused", detail = response.statusText } = await response.json().catch(() => ({}));
-  throw new AbideError(code, detail, response.status, waitOf(response.headers.get("retry-after")));
+  const { code = "refused", detail = response.statusText, pointer } = await response.json().catch(() => ({}));
+  throw new AbideError(code, detail, response.status, { wait: waitOf(response.headers.get("retry-after")), pointer });
 }
 
 /** The events of a stream, as this server writes them: one line per field. An incomplete one is dropped. */

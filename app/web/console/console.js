@@ -10,7 +10,7 @@ const DRAW_EVERY = 100; // milliseconds; one layout for each message would be to
 const SHOWN = 4000; // characters of one message
 const BACKLOG = 20; // older messages that are shown
 const BLANKS = /("(?:[^"\\]|\\.)*")|\s+/g; // between the tokens of JSON; strings are left alone
-const NAME = /^[A-Za-z0-9_.:-]{1,255}$/; // a channel's name
+const NAME = /^[A-Za-z0-9_.:|@+=~'-]{1,255}$/; // a channel's name
 
 const byId = (id) => document.getElementById(id);
 const base = new URL("..", import.meta.url).href.replace(/\/$/, ""); // works under any path of a proxy
@@ -22,8 +22,7 @@ let declared = [];
 const heads = new Map(); // the channels' newest offsets when the list was last read
 let listedAt = 0;
 
-const abide = connect(base, { onState: showState });
-const publisher = connect(base, { token: () => key });
+let abide = connect(base, { onState: showState });
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -110,7 +109,10 @@ function choose(name) {
     last: BACKLOG,
     onMessage: received,
     onGap: ({ reason, after, next }) => addRow(gapRow(`gap: ${reason}, after ${after}, next ${next}`)),
-    onError: (error) => addRow(gapRow(error.message)),
+    onError: (error) => {
+      addRow(gapRow(error.message));
+      askForKey(error);
+    },
   });
 }
 
@@ -219,14 +221,19 @@ async function publish(event) {
   }
   const output = byId("published");
   try {
-    const position = await publisher.publish(chosen, undefined, { raw });
+    const position = await abide.publish(chosen, undefined, { raw });
     output.className = "";
     output.textContent = `stored at ${position}`;
   } catch (error) {
     output.className = "problem";
     output.textContent = error.message;
-    if (error.status === 401) byId("key-form").hidden = false;
+    askForKey(error);
   }
+}
+
+/** Ask for a key or a token when the server refused the one there is, or wants one. */
+function askForKey({ code }) {
+  if (code === "unauthorised" || code === "expired") byId("key-form").hidden = false;
 }
 
 // ---- snippets
@@ -286,7 +293,10 @@ byId("watch-form").onsubmit = (event) => {
 byId("key-form").onsubmit = (event) => {
   event.preventDefault();
   key = byId("key").value;
+  abide.close();
+  abide = connect(base, { token: key, onState: showState });
   list();
+  if (chosen) choose(chosen);
 };
 setInterval(tick, 1000);
 list();

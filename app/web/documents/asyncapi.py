@@ -10,9 +10,10 @@ from urllib.parse import quote
 
 from app.core.channel import PARAMETER, Channel
 from app.core.message import MAX_OFFSET
-from app.core.policy import Access, Policy
 from app.core.resume import Reason
+from app.core.rights.policy import Access, Policy
 from app.web.documents import schemas
+from app.web.documents.embedded import EmbeddedSchemas
 from app.web.documents.schemas import Schema
 from app.web.subscribe.v1 import MAX_ID, SUBPROTOCOL
 from app.web.subscribe.websocket import HEARTBEAT_SECONDS
@@ -83,8 +84,12 @@ _SENT = {
             "code": {"type": "string", "description": "Stable", "examples": ["unknown_channel"]},
             "status": {"type": "integer", "description": "The HTTP status of this error", "examples": [404]},
             "message": {"type": "string"},
+            "pointer": {
+                "type": "string",
+                "description": "Only with `schema_mismatch`: the JSON pointer of what does not fit",
+            },
         },
-        optional=("id", "channel"),
+        optional=("id", "channel", "pointer"),
     ),
 }
 _RECEIVED = {
@@ -116,7 +121,7 @@ _SOCKET = "ws"
 
 def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -> Object:
     """Return the AsyncAPI document of these channels."""
-    operations = _socket_operations()
+    operations, embedded = _socket_operations(), EmbeddedSchemas(channels)
     for channel in channels:
         operations |= _operations(channel)
     return {
@@ -124,9 +129,10 @@ def describe(channels: tuple[Channel, ...], version: str, root_path: str = "") -
         "info": {"title": "Abide", "version": version, "description": _description()},
         "defaultContentType": "application/json",
         "servers": {protocol: _server(protocol, root_path) for protocol in ("ws", "wss")},
-        "channels": {_SOCKET: _socket()} | {channel.name: _channel(channel) for channel in channels},
+        "channels": {_SOCKET: _socket()} | {channel.name: _channel(channel, embedded) for channel in channels},
         "operations": operations,
         "components": {
+            "schemas": embedded.components(),
             "messages": _messages(),
             "channelBindings": {name: _binding(query) for name, query in _QUERIES.items()},
             "securitySchemes": schemas.SECURITY_SCHEMES,
@@ -167,16 +173,21 @@ def _binding(query: Schema) -> Object:
 
 
 def _messages() -> Object:
-    plain = {"summary": "The data of one message", "payload": schemas.DATA}
     frames = {name: _message(name, frame) for name, frame in (_SENT | _RECEIVED).items()}
-    return {_PLAIN: plain} | frames
+    return {_PLAIN: _plain(schemas.DATA)} | frames
 
 
-def _message(name: str, frame: _Frame) -> Object:
+def _plain(data: Schema) -> Object:
+    return {"summary": "The data of one message", "payload": data}
+
+
+def _message(name: str, frame: _Frame, data: Schema = schemas.DATA) -> Object:
+    """Return a kind of message; ``data`` is the schema of its member of that name."""
+    members = frame.members | ({"data": data} if "data" in frame.members else {})
     payload: Schema = {
         "type": "object",
         "required": ["type", *(member for member in frame.members if member not in frame.optional)],
-        "properties": {"type": {"type": "string", "const": name}} | frame.members,
+        "properties": {"type": {"type": "string", "const": name}} | members,
     }
     if name in _RECEIVED:  # the server refuses unknown members; the frames that it sends may get new ones
         payload["additionalProperties"] = False
@@ -203,17 +214,27 @@ def _socket_operations() -> Object:
     } | requests
 
 
-def _channel(channel: Channel) -> Object:
+def _channel(channel: Channel, embedded: EmbeddedSchemas) -> Object:
     answered = ("publish", "published", "error") if _takes(channel) else ()
+    names = (_PLAIN, "subscribed", "gap", "message", "heartbeat", *answered)
     description: Object = {
         "address": f"/{channel.name}",
         "description": schemas.policy(channel),
-        "messages": _components((_PLAIN, "subscribed", "gap", "message", "heartbeat", *answered)),
+        "messages": _components(names) | _with_schema(channel, names, embedded),
         "bindings": {"$ref": "#/components/channelBindings/channel"},
     }
     if channel.is_family:
         description["parameters"] = {schemas.parameter(channel): {"description": f"`{PARAMETER}`"}}
     return description
+
+
+def _with_schema(channel: Channel, names: tuple[str, ...], embedded: EmbeddedSchemas) -> Object:
+    """Return the messages that carry data, for a channel with a schema; nothing for one without."""
+    if channel.schema is None:
+        return {}
+    data = embedded.data(channel)
+    framed = {name: frame for name, frame in (_SENT | _RECEIVED).items() if name in names and "data" in frame.members}
+    return {_PLAIN: _plain(data)} | {name: _message(name, frame, data) for name, frame in framed.items()}
 
 
 def _operations(channel: Channel) -> Object:

@@ -11,9 +11,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.core.channel import NAME, PARAMETER, Channel
-from app.core.policy import Access, Policy
 from app.core.resume import EARLIEST
+from app.core.rights.policy import Access, Policy
 from app.web.documents import schemas
+from app.web.documents.embedded import EmbeddedSchemas
 from app.web.documents.schemas import Schema
 from app.web.edge.problems import Problem
 from app.web.publish.push import MAX_ITEMS
@@ -34,18 +35,22 @@ _REFUSALS = {
     409: "The idempotency key was used for another message",
     413: "Too large",
     415: "Content type cannot be published",
+    422: "The message does not fit the schema of its channel",
+    429: "Too many messages of this publisher, or too many connections of this address: try again later",
     503: "Unavailable: try again later",
 }
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}}
 _HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    503: {"Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 KEY_OR_NOTHING: list[dict[str, Any]] = [{}, {Access.KEY: []}]
 """The credentials of operators: a key, or none for requests from loopback."""
 
-_PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 503)
-_READ_REFUSALS = (400, 401, 403, 404, 503)
-_STREAM_REFUSALS = (400, 401, 403, 404, 406)  # no 503: the stream opens, and waits for the backend
+_PUSH_REFUSALS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+_READ_REFUSALS = (400, 401, 403, 404, 429, 503)
+_STREAM_REFUSALS = (400, 401, 403, 404, 406, 429, 503)  # 503 for too many connections: it waits for the backend
 
 _STORED: Schema = {
     "type": "object",
@@ -148,8 +153,9 @@ class Documented(FastAPI):
         """Return the OpenAPI document, which the first call makes."""
         if self.openapi_schema is None:
             document = super().openapi()
-            document["paths"] = {**_paths(self._channels), **document["paths"]}
-            for kind, components in _components().items():
+            embedded = EmbeddedSchemas(self._channels)
+            document["paths"] = {**_paths(self._channels, embedded), **document["paths"]}
+            for kind, components in _components(embedded).items():
                 document["components"].setdefault(kind, {}).update(components)
         return super().openapi()
 
@@ -165,9 +171,10 @@ def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _components() -> dict[str, dict[str, Any]]:
+def _components(embedded: EmbeddedSchemas) -> dict[str, dict[str, Any]]:
+    ours = {"Problem": Problem.model_json_schema(), "Stored": _STORED, "History": _HISTORY}
     return {
-        "schemas": {"Problem": Problem.model_json_schema(), "Stored": _STORED, "History": _HISTORY},
+        "schemas": {**ours, **embedded.components()},
         "parameters": _PARAMETERS,
         "responses": {
             **{str(status): refusal(status) for status in _REFUSALS},
@@ -193,12 +200,12 @@ def _stored(schema: Schema) -> dict[str, Any]:
     return _answer("Stored", "application/json", schema) | {"headers": {"Idempotency-Replayed": replayed}}
 
 
-def _paths(channels: tuple[Channel, ...]) -> dict[str, Any]:
+def _paths(channels: tuple[Channel, ...], embedded: EmbeddedSchemas) -> dict[str, Any]:
     paths: dict[str, Any] = {"/push": {"post": _push()}}
     for channel in channels:
         shared = {"parameters": _family_parameter(channel)} if channel.is_family else {}
         paths |= {
-            f"/push/{channel.name}": {**shared, "post": _push_to(channel)},
+            f"/push/{channel.name}": {**shared, "post": _push_to(channel, embedded)},
             f"/{channel.name}": {**shared, "get": _subscribe(channel)},
             f"/{channel.name}/history": {**shared, "get": _read_history(channel)},
         }
@@ -228,9 +235,10 @@ def _push() -> dict[str, Any]:
     }
 
 
-def _push_to(channel: Channel) -> dict[str, Any]:
+def _push_to(channel: Channel, embedded: EmbeddedSchemas) -> dict[str, Any]:
+    free: dict[str, Any] = {"schema": {"description": "Any JSON"}, "example": "hello"}
     content = {
-        "application/json": {"schema": {"description": "Any JSON"}, "example": "hello"},
+        "application/json": free if channel.schema is None else {"schema": embedded.data(channel)},
         "text/plain": {"schema": {"type": "string"}},
     }
     return {

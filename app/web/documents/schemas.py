@@ -7,8 +7,8 @@ from typing import Any
 from app.core import message
 from app.core.channel import Channel
 from app.core.message import MAX_OFFSET
-from app.core.policy import Access, Policy
 from app.core.resume import EARLIEST, MOST
+from app.core.rights.policy import Access, Policy
 
 Schema = dict[str, Any]
 
@@ -71,4 +71,6 @@ def policy(channel: Channel) -> str:
         f"publish: {channel.publish} · subscribe: {channel.subscribe} · "
         f"client_publish: {str(channel.client_publish).lower()} · history: {history} · "
         f"at most {channel.max_message_size} bytes a message"
+        f"{f' · rate_limit: {channel.rate_limit}' if channel.rate_limit else ''}"
+        f"{f' · schema: {channel.schema.path}' if channel.schema else ''}"
     )

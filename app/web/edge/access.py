@@ -12,6 +12,9 @@ import structlog
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.core.limits.places import Places
+from app.web.edge.request import address
+
 LINE = "abide.line"
 """The key of a scope's :class:`Line`."""
 
@@ -65,8 +68,8 @@ class Line:
     """
 
     __slots__ = (
-        "_begun", "bytes", "client", "close_code", "close_reason", "id", "kept", "kind", "messages", "method", "path",
-        "status",
+        "_begun", "_places", "bytes", "client", "close_code", "close_reason", "id", "kept", "kind", "messages",
+        "method", "path", "status",
     )  # fmt: skip
 
     def __init__(self, kind: str, path: str, method: str | None, client: str | None) -> None:
@@ -84,14 +87,19 @@ class Line:
         self.bytes = 0
         """Bytes of the response's body; logged for all other requests."""
         self.kept = False
+        self._places: Places | None = None  # where it has one
         self._begun = time.perf_counter()
 
     @classmethod
     def of(cls, scope: Scope) -> Self:
         """Return the line of an ASGI request or WebSocket; its path is the one below the root path."""
         kind = "connection" if scope["type"] == "websocket" else "request"
-        client = scope.get("client")
-        return cls(kind, get_route_path(scope), scope.get("method"), client[0] if client else None)
+        return cls(kind, get_route_path(scope), scope.get("method"), address(scope))
+
+    def take_place(self, places: Places) -> None:
+        """Take a place for the client until the line is written; raises as :meth:`Places.take` does."""
+        places.take(self.client)
+        self._places = places
 
     def watch_receive(self, receive: Receive) -> Receive:
         """Return a ``receive`` that notes how the client disconnects."""
@@ -128,7 +136,9 @@ class Line:
                 self.close_reason = message.get("reason", "")
 
     def write(self) -> None:
-        """Log the line."""
+        """Log the line, and give its place back: the connection or the request has ended."""
+        if self._places is not None:
+            self._places.give_back(self.client)
         fields: dict[str, Any] = {f"{self.kind}_id": self.id}
         if self.method is not None:
             fields["method"] = self.method

@@ -13,10 +13,10 @@ from app.access.auth_settings import AuthSettings, Key
 from app.access.tickets import Ticket
 from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
-from app.core.policy import Access, Answer, Caller, Forwarded, Identity, Question
-from app.core.token import EVERYTHING, Token
+from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, Question
+from app.core.rights.token import EVERYTHING, Token
 from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_local, is_near
-from app.web.edge.origins import Origins, is_own
+from app.web.edge.origins import OPAQUE, Origins, is_own
 
 BEARER = "bearer."
 """How a WebSocket subprotocol with a token begins: browsers can send no Authorization with a handshake."""
@@ -124,18 +124,10 @@ class Authenticator:
         Raises :class:`ForbiddenError` as :meth:`identify` does, and :class:`UnauthorisedError` if the credential is no
         longer good.
         """
-        caller = identity.caller
+        caller, forwarded = identity.caller, identity.forwarded
         self.origins.check(caller)
-        if identity.token is not None:
-            return self._with_token(self._judge(identity.token), caller)
-        if caller.digest is None or not (self._keyed or self._tokens):
-            return self._keyless(_NO_KEY if self._keyed else _NO_KEYS, caller)
-        found = self._find(caller.digest)
-        if found is not None:
-            return self._kept(found, caller)
-        if identity.fault is None:
-            raise UnauthorisedError(_UNKNOWN_KEY)
-        return identity
+        headers = tuple([header for header in forwarded.headers if header[0] in self._forward])
+        return self._judged(identity)._replace(caller=caller, forwarded=forwarded._replace(headers=headers))
 
     @property
     def asks(self) -> bool:
@@ -185,7 +177,8 @@ class Authenticator:
         if renewed.token is None or identity.token is None or renewed.token.sub != identity.token.sub:
             msg = "a connection is refreshed by a token of the same subject ('sub') as the token that it began with"
             raise UnauthorisedError(msg)
-        return renewed._replace(forwarded=identity.forwarded)
+        kept = identity.caller._replace(digest=caller.digest)
+        return renewed._replace(caller=kept, forwarded=identity.forwarded)
 
     async def check_operator(self, request: HTTPConnection, what: str) -> None:
         """Raise unless the caller is an operator, as :meth:`identify` and :meth:`Identity.check_operator` do."""
@@ -218,6 +211,21 @@ class Authenticator:
         bearer = caller.bearer or ""
         return await self._tokens.verify_later(bearer, digest_of(bearer))
 
+    def _judged(self, identity: Identity) -> Identity:
+        caller = identity.caller
+        if identity.token is not None:
+            return self._with_token(self._judge(identity.token), caller)
+        found = None if caller.digest is None else self._find(caller.digest)
+        if found is not None:
+            return found
+        if identity.key is not None:
+            raise UnauthorisedError(_UNKNOWN_KEY)
+        if caller.digest is None or not (self._keyed or self._tokens):
+            return self._keyless(_NO_KEY if self._keyed else _NO_KEYS, caller)
+        if identity.fault is None:
+            raise UnauthorisedError(_UNKNOWN_KEY)
+        return identity
+
     def _judge(self, token: Token) -> Token:
         if self._tokens is None:
             msg = "tokens are no longer configured (auth.tokens)"
@@ -232,7 +240,7 @@ class Authenticator:
         value = _cookie(caller.headers.get("cookie", ""), name)
         if value is None:
             return caller
-        if caller.is_cross_site:
+        if caller.is_cross_site or caller.origin == OPAQUE:  # any page can make a frame of the latter
             msg = "a page of another site caused this request, and the cookie came along: it is not used"
             raise ForbiddenError(msg)
         return caller._replace(bearer=value, digest=digest_of(value))

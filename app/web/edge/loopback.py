@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
-from app.core.policy import Caller
+from app.core.rights.policy import Caller
 from app.web.edge.origins import Origins, authority
 
 FORWARDING = frozenset(

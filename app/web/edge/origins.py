@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 from app.core.errors import ForbiddenError
-from app.core.policy import Caller
+from app.core.rights.policy import Caller
 
-_ANY, _OPAQUE, _WILDCARD = "*", "null", "*."
+OPAQUE = "null"
+"""The origin of a page that has none of its own, such as one in a sandboxed frame."""
+
+_ANY, _WILDCARD = "*", "*."
 _LABELS = r"([a-z0-9_-]+\.)+"
 """What a wildcard matches: one label or more, as in a Content-Security-Policy."""
 
@@ -32,11 +35,11 @@ class Origins:
 
     def names(self, origin: str) -> bool:
         """Whether the origin is listed itself, without a wildcard; ``null`` does not count, as any page can have it."""
-        return origin != _OPAQUE and origin in self._exact
+        return origin != OPAQUE and origin in self._exact
 
     def trusts(self, origin: str) -> bool:
         """Whether the origin is listed; ``null`` does not count, as any page can make a frame with it."""
-        return origin != _OPAQUE and self.lists(origin)
+        return origin != OPAQUE and self.lists(origin)
 
     def check(self, caller: Caller) -> None:
         """Raise :class:`ForbiddenError` for a request that comes from a page of a foreign origin.

@@ -18,7 +18,9 @@ STATUSES: dict[str, int] = {
     errors.KeyReusedError.code: 409,
     errors.TooLargeError.code: 413,
     errors.UnsupportedTypeError.code: 415,
+    errors.SchemaError.code: 422,
     errors.TooManyError.code: 429,
+    errors.RateLimitedError.code: 429,
     errors.AbideError.code: 500,
     errors.UnavailableError.code: 503,
     errors.OverloadedError.code: 503,
@@ -36,18 +38,28 @@ class Problem(BaseModel):
     title: str = Field(examples=["Unknown channel"])
     detail: str
     code: str = Field(examples=["unknown_channel"], description="Stable; see docs/codes.md")
+    pointer: str = Field(
+        default_factory=str,  # left out where it means nothing
+        examples=["/items/0/price"],
+        description="Only with `schema_mismatch`: the JSON pointer of what does not fit",
+    )
 
 
 def describe(code: str, title: str, detail: str) -> dict[str, Any]:
     """Return the problem object of a refusal."""
     return Problem(
         type=f"urn:abide:problem:{code}", status=STATUSES[code], title=title, detail=detail, code=code
-    ).model_dump()
+    ).model_dump(exclude={"pointer"})
 
 
 def describe_error(error: errors.AbideError) -> dict[str, Any]:
     """Return the problem object of an error."""
-    return describe(error.code, error.title, str(error))
+    return describe(error.code, error.title, str(error)) | pointer_of(error)
+
+
+def pointer_of(error: errors.AbideError) -> dict[str, str]:
+    """Return the member that says where a message does not fit its schema; nothing for other errors."""
+    return {"pointer": error.pointer} if isinstance(error, errors.SchemaError) else {}
 
 
 class ProblemResponse(JSONResponse):
@@ -64,6 +76,6 @@ class ProblemResponse(JSONResponse):
         problem = describe_error(error)
         if isinstance(error, errors.UnauthorisedError | errors.ExpiredError):
             return cls(problem, {"www-authenticate": 'Bearer realm="abide"'})
-        if isinstance(error, errors.UnavailableError):
+        if error.retry_after is not None:
             return cls(problem, {"retry-after": str(error.retry_after)})
         return cls(problem)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
+from starlette.types import Scope
+
 from app.core.errors import MalformedError
 
 MAX_PARAMETERS = 100
@@ -55,3 +57,9 @@ def _check_single(headers: Sequence[tuple[bytes, bytes]], found: Mapping[str, st
         if any(value.decode("latin-1").strip(" \t") != found[name] for other, value in headers if other == raw):
             msg = f"the header {name!r} appears twice with different values"
             raise MalformedError(msg)
+
+
+def address(scope: Scope) -> str | None:
+    """Return the client's address, as a trusted proxy says it; None if it is unknown."""
+    client = scope.get("client")
+    return client[0] if client else None

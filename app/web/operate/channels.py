@@ -39,6 +39,12 @@ class Declared(BaseModel):
     client_publish: bool = Field(description="Whether a subscriber may publish over its WebSocket")
     history: Window
     max_message_size: int = Field(description="The most bytes of a message's JSON")
+    rate_limit: str | None = Field(
+        description="How often messages may be published, in each worker; null for no limit", examples=["10/s"]
+    )
+    schema_: str | None = Field(
+        alias="schema", description="The file of the JSON Schema that messages fit; null for none"
+    )
     subscribers: int = Field(
         description="Subscriptions in all workers of this server; for a family, to all of its channels together"
     )
@@ -91,5 +97,7 @@ def _policy(channel: Channel) -> str:
         "client_publish": channel.client_publish,
         "history": {"size": channel.history.size, "ttl": channel.history.ttl},
         "max_message_size": channel.max_message_size,
+        "rate_limit": None if channel.rate_limit is None else str(channel.rate_limit),
+        "schema": channel.schema.path if channel.schema else None,
     }
     return json.dumps(policy, separators=(",", ":"))

@@ -44,14 +44,23 @@ class Readiness(BaseModel):
     )
     backend: str | None = Field(default=None, description="For operators")
     config: ConfigState | None = Field(default=None, description="For operators")
+    access: str | None = Field(
+        default=None, description="Why tokens may be refused, such as keys that cannot be fetched. For operators"
+    )
 
 
 class Health:
     """The health routes."""
 
-    def __init__(self, backend: Callable[[], Awaitable[Backend]], config: Callable[[], ConfigState]) -> None:
+    def __init__(
+        self,
+        backend: Callable[[], Awaitable[Backend]],
+        config: Callable[[], ConfigState],
+        access: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._backend = backend
         self._config = config
+        self._access = access
 
     async def live(self) -> Response:
         """Answer 200 while the process's event loop runs."""
@@ -62,8 +71,8 @@ class Health:
 
         A draining server is not ready: it answers requests on open connections, and accepts no new connections.
 
-        A broken edit of channels.yaml appears in ``config.error``, and the server stays ready. Only operators see the
-        details, because they name hosts and files.
+        A broken edit of channels.yaml appears in ``config.error``, and a login whose keys cannot be fetched in
+        ``access``: the server stays ready. Only operators see the details, because they name hosts and files.
         """
         backend = await self._backend()
         draining = [_DRAINING] if is_draining(request.scope) else []
@@ -71,6 +80,8 @@ class Health:
         readiness = Readiness(ready=not reasons)
         if in_full:
             readiness = Readiness(ready=not reasons, reasons=reasons, backend=backend.detail, config=self._config())
+            if access := self._access():
+                readiness.access = access
         elif draining:
             readiness.reasons = draining
         return JSONResponse(

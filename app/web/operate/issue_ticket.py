@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.core.errors import ForbiddenError, UnauthorisedError
-from app.core.policy import Access
+from app.core.rights.policy import Access
 from app.web.documents.openapi import refusal
 from app.web.edge.auth import Authenticator, see_scope
 

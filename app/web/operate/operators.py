@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
 from app.core.errors import UnauthorisedError
-from app.core.policy import Access
+from app.core.rights.policy import Access
 from app.web.documents.lazy_document import Document
 from app.web.documents.openapi import KEY_OR_NOTHING, refusal
 from app.web.edge.auth import Authenticator

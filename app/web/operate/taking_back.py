@@ -11,17 +11,19 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.access import entries
-from app.access.entries import MAX_CLAIM, Disconnection, Revocation
+from app.access.entries import Disconnection, Revocation
 from app.access.storing import store
+from app.access.tokens import LONGEST_SUBJECT
 from app.core import data
-from app.core.channel import NAME, Access, Identity
+from app.core.channel import NAME
 from app.core.data import SHOWN
 from app.core.errors import ForbiddenError, MalformedError, UnauthorisedError
 from app.core.ports import Intake, Publisher
+from app.core.rights.policy import Access, Identity
 from app.core.scan import Members
 from app.web.documents.openapi import refusal
 from app.web.documents.schemas import Schema
-from app.web.edge.auth import Authenticator, peer
+from app.web.edge.auth import Authenticator, see_scope
 from app.web.publish import body
 from app.web.publish.asgi_push import HeldBody
 
@@ -34,7 +36,7 @@ AHEAD_SECONDS = 3600
 _LARGEST_BODY = 4096
 _REFUSALS = (400, 401, 403, 413, 415, 503)
 
-_SUB: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_CLAIM, "examples": ["42"]}
+_SUB: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_SUBJECT, "examples": ["42"]}
 _JTI: Schema = {**_SUB, "examples": ["9f2c"]}
 _BEFORE: Schema = {
     "type": "number",
@@ -46,8 +48,12 @@ _CHANNEL: Schema = {"type": ["string", "null"], "pattern": f"^{NAME.pattern}$", 
 
 def may_revoke(identity: Identity) -> None:
     """Raise unless the caller may take tokens back and close connections."""
-    if identity.has_key:
+    identity.check()
+    if identity.may_revoke:
         return
+    if identity.key is not None or identity.token is not None:
+        msg = "only a key may take tokens back: a text of auth.keys, or a named key with 'revoke: true'"
+        raise ForbiddenError(msg)
     if identity.keys_exist:
         msg = f"only a key may take tokens back, and {identity.reason}: send 'Authorization: Bearer <key>'"
         raise UnauthorisedError(msg)
@@ -87,7 +93,7 @@ class TakingBack:
 
     async def _members(self, request: Request, names: Container[str]) -> Members:
         """Return the members of the body that are not null, if the caller may send it."""
-        may_revoke(self._authenticator.identify(request.headers, peer(request.scope)))
+        may_revoke(await self._authenticator.identify(see_scope(request.scope, request.headers)))
         kind = body.media_type(request.headers)
         body.check_json(kind)
         held = HeldBody(request.receive, self._intake)
@@ -158,8 +164,8 @@ def _disconnection(members: Members) -> Disconnection:
 
 def _claim(members: Members, name: str) -> str:
     value = data.string(members[name], f"'{name}'")
-    if not 1 <= len(value) <= MAX_CLAIM:
-        msg = f"'{name}' has {len(value)} characters: a token's has 1 to {MAX_CLAIM}"
+    if not 1 <= len(value) <= LONGEST_SUBJECT:
+        msg = f"'{name}' has {len(value)} characters: a token's has 1 to {LONGEST_SUBJECT}"
         raise MalformedError(msg)
     return value
 

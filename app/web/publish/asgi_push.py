@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.errors import AbideError, MalformedError
 from app.core.ports import Intake, Reply
 from app.web.edge.auth import peer
+from app.web.edge.request import address
 from app.web.publish.push import Push, no_room, too_large
 from app.web.publish.push_head import PushHead
 
@@ -31,7 +32,7 @@ class AsgiPush:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body within its limit, and send the answer."""
         head = PushHead.of(get_route_path(scope), scope["headers"], scope["query_string"])
-        reply = self._push.admit(head, peer(scope))
+        reply = self._push.admit(head, peer(scope), address(scope))
         lingers = isinstance(reply, Reply)
         if not isinstance(reply, Reply):
             admission, held = reply, HeldBody(receive, self._intake)

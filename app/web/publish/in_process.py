@@ -8,8 +8,9 @@ from copy import copy
 from app.core import data
 from app.core.channel import Registry
 from app.core.data import SHOWN
+from app.core.draft import Draft
 from app.core.errors import AbideError, MalformedError
-from app.core.message import Record, check_key
+from app.core.message import check_key
 from app.core.ports import Publisher
 
 _PUBLISHER = "server"
@@ -23,8 +24,8 @@ async def publish(registry: Registry, publisher: Publisher, channel: str, value:
     """
     rules = registry.find(channel)
     message = _dump(value)
-    rules.check_size(message)
-    record = Record(channel, await data.read(message), check_key(key), _PUBLISHER)
+    rules.check_size(message)  # before it is read
+    record = await Draft(rules, channel, await data.read(message), check_key(key), _PUBLISHER).read_record()
     (outcome,) = await publisher.publish([record])
     if isinstance(outcome, AbideError):
         raise copy(outcome)  # several messages may share one outcome

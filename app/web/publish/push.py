@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +16,12 @@ import structlog
 
 from app.core import data, turns
 from app.core.channel import Channel, Registry
+from app.core.draft import Draft
 from app.core.errors import AbideError, MalformedError, NoRoomError, TooLargeError, bare, of_bug
+from app.core.limits.limiter import Limiter
 from app.core.message import Record, check_key
-from app.core.policy import ANONYMOUS, Identity, Question
-from app.core.ports import Intake, Meter, Outcome, Publisher, Reply
+from app.core.ports import Meter, Outcome, Publisher, Reply
+from app.core.rights.policy import ANONYMOUS, Identity, Question
 from app.core.scan import Members
 from app.core.turns import Pace, Steps
 from app.web.edge.auth import Authenticator
@@ -41,8 +44,11 @@ _HEADERS = ((b"content-type", b"application/json"),)
 _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 
-Item = tuple[Record, Question | None]
+Item = tuple[Draft, Question | None]
 """A message of an array, and what the application must be asked about it."""
+
+Settled = Record | AbideError
+"""A message of an array that is to be published, or the error that refuses it."""
 
 
 class Admission(NamedTuple):
@@ -52,6 +58,8 @@ class Admission(NamedTuple):
     identity: Identity | None
     """None if it takes time to tell."""
     peer: str | None
+    """The client's address; None if unknown, or if it may be a proxy's."""
+    address: str | None
     """The client's address; None if unknown."""
     question: Question | None
     """What the application must be asked first."""
@@ -76,25 +84,31 @@ class Push:
         authenticator: Authenticator,
         publisher: Publisher,
         meter: Meter,
-        intake: Intake,
+        limiter: Limiter,
     ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._publisher = publisher
         self._meter = meter
-        self._intake = intake
+        self._intake = limiter.intake
+        self._rates = limiter.rates
 
     def __call__(self, head: PushHead, peer: str | None, content: bytes, request_id: str) -> Decision:
         """Decide a push whose body is known; ``peer`` is the client's address, None if unknown."""
-        admission = self.admit(head, peer, request_id)
+        admission = self.admit(head, peer, peer, request_id)
         return Decision.of(admission) if isinstance(admission, Reply) else self.decide(admission, content)
 
     def has_channel(self, head: PushHead) -> bool:
         """Whether the channel in the path exists. True if the body names the channel."""
         return head.channel is None or self._registry.get(head.channel) is not None
 
-    def admit(self, head: PushHead, peer: str | None, request_id: str | None = None) -> Admission | Reply:
-        """Decide by the head alone whether the caller may publish here; return the refusal if not."""
+    def admit(
+        self, head: PushHead, peer: str | None, address: str | None, request_id: str | None = None
+    ) -> Admission | Reply:
+        """Decide by the head alone whether the caller may publish here; return the refusal if not.
+
+        ``address`` is the client's, which ``peer`` is unless it may be a proxy's.
+        """
         if head.unreadable is not None:
             return self.refuse(head.unreadable, request_id)
         try:
@@ -112,7 +126,7 @@ class Push:
             return self.refuse(head.unfit, request_id)
         if head.length > limit:
             return self.refuse(too_large(limit), request_id)
-        return Admission(head, identity, peer, question, channel, limit, request_id)
+        return Admission(head, identity, peer, address, question, channel, limit, request_id)
 
     def decide(self, admission: Admission, content: bytes) -> Decision:
         """Publish the body of an admitted push; the answer is known when its messages are stored or refused.
@@ -120,7 +134,7 @@ class Push:
         A small body is checked at once. A large body or an array is checked in turns, and counts as held meanwhile. So
         is the body of a caller about whom somebody else must be asked first.
         """
-        head, identity, _, question, channel, limit, request_id = admission
+        head, identity, _, _, question, channel, limit, request_id = admission
         if len(content) > limit:
             return Decision.of(self.refuse(too_large(limit), request_id))
         try:
@@ -130,11 +144,13 @@ class Push:
             if is_slow or (channel is None and data.is_array(content)):
                 return self._decide_in_turns(admission, content)
             if channel is None:
-                record, question = self._enveloped(admission, body.as_envelope(head.kind, content))
+                draft, question = self._enveloped(admission, body.as_envelope(head.kind, content))
                 if question is not None:
                     return self._decide_in_turns(admission, content)
             else:
-                record = _named(admission, channel, body.as_data(head.kind, content))
+                draft = _named(admission, channel, body.as_data(head.kind, content))
+            record = draft.record()
+            self._count(draft, admission)
             stored = self._publisher.publish([record])
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
             return Decision.of(self.refuse(error, request_id))
@@ -153,9 +169,9 @@ class Push:
         headers = tuple([header for header in problem.raw_headers if header[0] != b"content-length"])
         return Reply(problem.status_code, headers, bytes(problem.body))
 
-    # The steps of a decision. Those that return a channel or a record raise the error that refuses the push.
+    # The steps of a decision. Those that return a channel or a draft raise the error that refuses the push.
 
-    def _enveloped(self, admission: Admission, members: Members) -> tuple[Record, Question | None]:
+    def _enveloped(self, admission: Admission, members: Members) -> Item:
         """Return the message of an envelope, and what the application must be asked about it."""
         if members.keys() != _ENOUGH:
             _check_members(members)
@@ -168,7 +184,12 @@ class Push:
         name = data.string(members["channel"], "'channel'")
         channel, identity = self._registry.find(name), admission.identity or ANONYMOUS
         question = channel.check_publish(name, identity)
-        return _record(name, channel, members["message"].encode(), key, identity), question
+        return Draft(channel, name, members["message"].encode(), key, identity.name), question
+
+    def _count(self, draft: Draft, admission: Admission) -> None:
+        """Count a message that is about to be published, by the channel's rate limit."""
+        if draft.channel.rate_limit is not None:
+            self._rates.take(draft.channel, draft.name, draft.publisher, admission.address)
 
     def _settle(self, admission: Admission, record: Record, stored: asyncio.Future[list[Outcome]]) -> Reply:
         """Return the answer when the message is stored or refused."""
@@ -207,10 +228,12 @@ class Push:
             if channel is None and data.is_array(content):
                 return await self._many(admission, content)
             if channel is None:
-                record, question = self._enveloped(admission, await body.read_envelope(kind, content))
-                record = await self._admitted(admission, record, question)
+                draft, question = self._enveloped(admission, await body.read_envelope(kind, content))
+                draft = await self._admitted(admission, draft, question)
             else:
-                record = _named(admission, channel, await body.read_data(kind, content))
+                draft = _named(admission, channel, await body.read_data(kind, content))
+            record = await draft.read_record()
+            self._count(draft, admission)
             (outcome,) = await self._publisher.publish([record])
             return self._answer(admission, record, outcome)
         except Exception as error:  # noqa: BLE001 — a bug is answered, too
@@ -218,7 +241,7 @@ class Push:
 
     async def _identified(self, admission: Admission) -> Admission:
         """Return an admission with its identity, and with nothing more to ask about the channel in the path."""
-        head, identity, peer, question, channel, *_ = admission
+        head, identity, peer, _, question, channel, *_ = admission
         if identity is None:
             identity = await self._authenticator.identify(head.caller_from(peer))
             if channel is not None and head.channel is not None:
@@ -228,10 +251,10 @@ class Push:
         identity = identity._replace(forwarded=identity.forwarded._replace(client=peer))
         return admission._replace(identity=await self._authenticator.admitted(question, identity), question=None)
 
-    async def _admitted(self, admission: Admission, record: Record, question: Question | None) -> Record:
+    async def _admitted(self, admission: Admission, draft: Draft, question: Question | None) -> Draft:
         """Return a message as the application admits its publisher; raise the error that refuses it."""
         identity = await self._authenticator.admitted(question, admission.identity or ANONYMOUS)
-        return record._replace(publisher=identity.name)
+        return draft._replace(publisher=identity.name)
 
     async def _many(self, admission: Admission, content: bytes) -> Reply:
         """Publish an array in order, and not atomically: each item is answered with its result or its problem."""
@@ -239,13 +262,7 @@ class Push:
             msg = "an Idempotency-Key is for one message: give each item of the array its own 'key'"
             raise MalformedError(msg)
         items = await turns.run(self._items(admission, content))
-        records = [item if isinstance(item, AbideError) else item[0] for item in items]
-        asked = [
-            (at, item) for at, item in enumerate(items) if not isinstance(item, AbideError) and item[1] is not None
-        ]
-        answers = await asyncio.gather(*(self._admitted_or_error(admission, item) for _, item in asked))
-        for (at, _), answer in zip(asked, answers, strict=True):
-            records[at] = answer
+        records = await self._settled(admission, items)
         good = [record for record in records if isinstance(record, Record)]
         outcomes = iter(await self._publisher.publish(good) if good else ())
         results = [
@@ -257,20 +274,35 @@ class Push:
                 self._meter.refused(result["code"])
         return Reply(200, _HEADERS, json.dumps(results).encode())
 
-    async def _admitted_or_error(self, admission: Admission, item: Item) -> Record | AbideError:
+    async def _settled(self, admission: Admission, items: Sequence[Item | Record | AbideError]) -> list[Settled]:
+        """Return the record of each item of an array, or the error that refuses it; all questions are asked at once."""
+        drafts = [item for item in items if not isinstance(item, Record | AbideError)]
+        rest = iter(await asyncio.gather(*[self._record(admission, *draft) for draft in drafts]))
+        return [item if isinstance(item, Record | AbideError) else next(rest) for item in items]
+
+    async def _record(self, admission: Admission, draft: Draft, question: Question | None) -> Settled:
         try:
-            return await self._admitted(admission, *item)
+            draft = await self._admitted(admission, draft, question)
+            record = await draft.read_record()
+            self._count(draft, admission)
         except AbideError as error:
             return bare(error)
+        return record
 
-    def _items(self, admission: Admission, content: bytes) -> Steps[list[Item | AbideError]]:
-        """Return each item of an array, or the error that refuses it."""
+    def _items(self, admission: Admission, content: bytes) -> Steps[list[Item | Record | AbideError]]:
+        """Return the record of each item of an array, what is still to be done for it, or the error that refuses it."""
         pace = Pace()
-        items: list[Item | AbideError] = []
+        items: list[Item | Record | AbideError] = []
         for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
             try:
                 members = yield from data.walk_members(content[place], body.MEMBERS, pace)
-                items.append(self._enveloped(admission, members))
+                draft, question = self._enveloped(admission, members)
+                if draft.is_slow or question is not None:
+                    items.append((draft, question))
+                    continue
+                record = draft.record()
+                self._count(draft, admission)
+                items.append(record)
             except AbideError as error:
                 items.append(bare(error))
         return items
@@ -286,16 +318,11 @@ def no_room() -> NoRoomError:
     return NoRoomError("the server holds too many unfinished messages: send this one again later")
 
 
-def _named(admission: Admission, channel: Channel, message: bytes) -> Record:
+def _named(admission: Admission, channel: Channel, message: bytes) -> Draft:
     """Return the message of a push to the channel that its path names."""
     head = admission.head
-    return _record(head.channel or channel.name, channel, message, head.key, admission.identity or ANONYMOUS)
-
-
-def _record(name: str, channel: Channel, message: bytes, key: str | None, identity: Identity) -> Record:
-    """Return one message as it is published; raise the error if its channel refuses it."""
-    channel.check_size(message)
-    return Record(name, message, key, identity.name)
+    identity = admission.identity or ANONYMOUS
+    return Draft(channel, head.channel or channel.name, message, head.key, identity.name)
 
 
 def _check_members(members: Members) -> None:

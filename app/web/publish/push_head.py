@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.core.errors import AbideError, bare, of_bug
 from app.core.message import check_key
-from app.core.policy import NOBODY, Caller
+from app.core.rights.policy import NOBODY, Caller
 from app.web.edge.auth import see
 from app.web.edge.cors import origin_of
 from app.web.edge.loopback import is_loopback

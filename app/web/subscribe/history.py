@@ -15,11 +15,13 @@ from app.core.channel import Channel
 from app.core.delivery import encodings
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ExpiredError, MalformedError, UnauthorisedError, UnavailableError
+from app.core.errors import AbideError, ExpiredError, ForbiddenError, MalformedError, UnauthorisedError
+from app.core.limits.places import Places
 from app.core.message import Message, Page
-from app.core.policy import Identity
 from app.core.ports import Source, Writer
 from app.core.resume import Beginning, Gap, Start, begin
+from app.core.rights.policy import Identity
+from app.web.edge.access import LINE
 from app.web.edge.draining import lasting
 from app.web.subscribe.asgi_writer import disconnected
 
@@ -38,9 +40,10 @@ _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 class HistoryReader:
     """Answers requests for the history of channels."""
 
-    def __init__(self, hub: Hub, source: Source) -> None:
+    def __init__(self, hub: Hub, source: Source, places: Places) -> None:
         self._hub = hub
         self._source = source
+        self._places = places
 
     async def answer(  # noqa: PLR0913, PLR0917 — the parts of a request, and its caller
         self, name: str, channel: Channel, identity: Identity, query: Mapping[str, str], scope: Scope, receive: Receive
@@ -54,6 +57,7 @@ class HistoryReader:
         wait = _number(query, "wait", 0, MAX_WAIT)
         page, where = await self._read(name, channel, start, limit)
         if not page.messages and wait:
+            scope[LINE].take_place(self._places)
             waiter = _Waiter(wait)
             gone = asyncio.create_task(disconnected(receive))
             gone.add_done_callback(lambda _: waiter.stop())
@@ -62,20 +66,18 @@ class HistoryReader:
                     page, where = await self._poll(name, channel, identity, start, limit, waiter)
             finally:
                 gone.cancel()
-        self._check(identity)  # what came while it waited may be newer than its right
+        self._check(name, identity)  # what came while it waited may be newer than its right
         return HistoryResponse(partial(self._more, name, channel, identity), page, where, limit)
 
-    def _check(self, identity: Identity) -> None:
+    def _check(self, name: str, identity: Identity) -> None:
         """Raise if the caller's right has ended since its request came."""
-        if identity.ends is None:
-            return
-        if time.time() >= identity.ends:
+        if identity.ends is not None and time.time() >= identity.ends:
             msg = "the right to read has expired while the request was answered: send a new token"
             raise ExpiredError(msg)
-        self._hub.judge(identity)
+        self._hub.check(name, identity)
 
     async def _more(self, name: str, channel: Channel, identity: Identity, after: int, limit: int) -> Page:
-        self._check(identity)
+        self._check(name, identity)
         return await self._source.read(name, after, limit, channel.history)
 
     async def _read(self, name: str, channel: Channel, start: Start, limit: int) -> tuple[Page, Beginning]:
@@ -100,6 +102,8 @@ class HistoryReader:
             page, where = await self._read(name, channel, start, limit)  # a message may have come in between
             if not page.messages and await waiter.news():
                 page, where = await self._read(name, channel, start, limit)
+            if waiter.refusal is not None:
+                raise waiter.refusal
         finally:
             self._hub.meter.disconnected("poll")
             self._hub.unsubscribe(subscription)
@@ -112,6 +116,8 @@ class _Waiter(Writer):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._news = asyncio.Event()
+        self.refusal: AbideError | None = None
+        """Why the caller may not read any more; None if it may."""
 
     async def news(self) -> bool:
         """Wait at most ``seconds`` for a message or the end; return whether one came."""
@@ -145,6 +151,8 @@ class _Waiter(Writer):
         self._news.set()
 
     def ended(self, subscription: Subscription, error: AbideError) -> None:  # noqa: ARG002
+        if isinstance(error, UnauthorisedError | ForbiddenError | ExpiredError):
+            self.refusal = error
         self._news.set()
 
 
@@ -210,7 +218,7 @@ class HistoryResponse:
         """Return the page after the present one, None if there is none that surely continues it."""
         try:
             page = await self._more(self._page.messages[-1].offset, self._left)
-        except (UnavailableError, ExpiredError, UnauthorisedError):  # the client learns why when it asks for the rest
+        except AbideError:  # the client learns why when it asks for the rest
             return None
         return page if epochs.name(page.lineage) == epochs.name(self._lineage) else None
 

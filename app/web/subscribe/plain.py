@@ -7,9 +7,10 @@ from app.core.data import MAX_ENVELOPE
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, GapError
-from app.core.policy import Identity
-from app.core.ports import Intake, Publisher, Writer
+from app.core.limits.limiter import Limiter
+from app.core.ports import Publisher, Writer
 from app.core.resume import Beginning, Gap, Reason
+from app.core.rights.policy import Identity
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
 from app.web.subscribe.guard import guarded
@@ -26,12 +27,12 @@ class PlainSocket(SocketPeer):
         hub: Hub,
         doors: Doors,
         publisher: Publisher,
-        intake: Intake,
+        limiter: Limiter,
         identity: Identity,
         line: Line,
         subscription: Subscription,
     ) -> None:
-        super().__init__(hub, doors, publisher, intake, identity, line)
+        super().__init__(hub, doors, publisher, limiter, identity, line)
         self._subscription = subscription
         self._start = subscription.cursor
 

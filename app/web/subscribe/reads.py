@@ -10,7 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.core.channel import Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
+from app.core.limits.places import Places
 from app.core.ports import Source
+from app.web.edge.access import LINE
 from app.web.edge.auth import Authenticator, for_connection, see_scope
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.edge.request import TICKET, by_name, query_of
@@ -26,11 +28,14 @@ _log = structlog.get_logger(__name__)
 class Reads:
     """An ASGI application for ``GET`` and ``HEAD`` of ``/{channel}`` and ``/{channel}/history``."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, hub: Hub, source: Source) -> None:
+    def __init__(
+        self, registry: Registry, authenticator: Authenticator, hub: Hub, source: Source, places: Places
+    ) -> None:
         self._registry = registry
         self._authenticator = authenticator
         self._hub = hub
-        self._history = HistoryReader(hub, source)
+        self._places = places
+        self._history = HistoryReader(hub, source, places)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request for a channel, or for its history."""
@@ -60,6 +65,7 @@ class Reads:
             return await self._history.answer(name, channel, identity, query, scope, receive)
         if scope["method"] == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE)
+        scope[LINE].take_place(self._places)
         await sse.stream(self._hub, sse.StreamRequest.of(name, identity, headers, query), scope, receive, send)
         return None
 

@@ -11,10 +11,12 @@ from copy import copy
 
 from app.core.channel import Channel
 from app.core.delivery.hub import Hub
+from app.core.draft import Draft
 from app.core.errors import CLOSE_CODES, AbideError, NoRoomError, UnsupportedTypeError, of_bug
-from app.core.message import Published, Record
-from app.core.policy import Identity
-from app.core.ports import Intake, Publisher, Writer
+from app.core.limits.limiter import Limiter
+from app.core.message import Published
+from app.core.ports import Publisher, Writer
+from app.core.rights.policy import Identity
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
 from app.web.subscribe.guard import guarded, report
@@ -32,14 +34,14 @@ class SocketPeer:
     full. So a subscriber that sends and does not read makes the server hold at most one answer beyond its buffer.
     """
 
-    __slots__ = ("_handling", "_intake", "_line", "_writer", "doors", "hub", "identity", "is_over", "publisher")
+    __slots__ = ("_handling", "_line", "_writer", "doors", "hub", "identity", "is_over", "limiter", "publisher")
 
     def __init__(  # noqa: PLR0913, PLR0917 — what a connection uses
-        self, hub: Hub, doors: Doors, publisher: Publisher, intake: Intake, identity: Identity, line: Line
+        self, hub: Hub, doors: Doors, publisher: Publisher, limiter: Limiter, identity: Identity, line: Line
     ) -> None:
         self.hub = hub
         self.doors = doors
-        self._intake = intake
+        self.limiter = limiter
         self.publisher = publisher
         self.identity = identity
         self._line = line
@@ -58,7 +60,7 @@ class SocketPeer:
         if not text:
             self.fail(UnsupportedTypeError("messages are text frames of JSON: this frame is binary"))
             return
-        if not self._intake.grow(0, len(data)):
+        if not self.limiter.intake.grow(0, len(data)):
             self.hub.meter.limited("frames_held")
             self.fail(NoRoomError("the server holds too many unfinished messages: reconnect and resume"))
             return
@@ -128,9 +130,10 @@ class SocketPeer:
     async def publish(self, channel: Channel, name: str, data: bytes, key: str | None = None) -> Published:
         """Publish checked JSON for the subscriber; raise :class:`~app.core.errors.AbideError` if it is refused."""
         question = channel.check_client_publish(name, self.identity)
-        channel.check_size(data)
         identity = await self.doors.authenticator.admitted(question, self.identity)
-        (outcome,) = await self.publisher.publish([Record(name, data, key, identity.name)])
+        record = await Draft(channel, name, data, key, identity.name).read_record()
+        self.limiter.rates.take(channel, name, identity.name, self._line.client)
+        (outcome,) = await self.publisher.publish([record])
         if isinstance(outcome, AbideError):
             raise copy(outcome)  # other publishers may get the same error
         return outcome
@@ -143,7 +146,7 @@ class SocketPeer:
         except Exception as error:  # noqa: BLE001 — reported with its trace
             self.crash(error)
         finally:
-            self._intake.release(len(text))
+            self.limiter.intake.release(len(text))
         self._handling = False
         self._read_on()
 

@@ -28,9 +28,9 @@ from app.core.errors import (
     of_bug,
 )
 from app.core.message import Position
-from app.core.policy import Identity
 from app.core.ports import FANOUT, Heartbeat, ResponseHandover, Writer
 from app.core.resume import Beginning, Gap, Start
+from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_response

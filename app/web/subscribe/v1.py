@@ -11,23 +11,30 @@ from app.core.data import MAX_ENVELOPE, SHOWN, MemberError
 from app.core.delivery.encodings import Encoding, json_object
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import CLOSE_CODES, AbideError, MalformedError, TooManyError, UnavailableError, UnknownChannelError
+from app.core.errors import (
+    CLOSE_CODES,
+    AbideError,
+    MalformedError,
+    RateLimitedError,
+    TooManyError,
+    UnavailableError,
+    UnknownChannelError,
+)
+from app.core.limits.insistence import Refusals
+from app.core.limits.limiter import Limiter
 from app.core.message import MAX_OFFSET, check_key
-from app.core.policy import ANONYMOUS, Identity
-from app.core.ports import Intake, Publisher, Writer
+from app.core.ports import Publisher, Writer
 from app.core.resume import Beginning, Gap, Start
+from app.core.rights.policy import ANONYMOUS, Identity
 from app.core.scan import Members
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
-from app.web.edge.problems import STATUSES
+from app.web.edge.problems import STATUSES, pointer_of
 from app.web.subscribe.guard import guarded
 from app.web.subscribe.socket_peer import SocketPeer
 from app.wire.close_codes import CloseCode
 
 SUBPROTOCOL = "abide.v1"
-
-MAX_SUBSCRIPTIONS = 100
-"""The most subscriptions of one connection."""
 
 MAX_ID = 1024
 """The most characters of an ``id``, which is repeated in the answer."""
@@ -48,25 +55,26 @@ class V1Socket(SocketPeer):
     ``only`` is the channel's name on ``/{channel}``, where the connection ends with its subscription; None on ``/ws``.
     """
 
-    __slots__ = ("_encoding", "_messages", "_only", "_starts", "_subscriptions")
+    __slots__ = ("_encoding", "_messages", "_only", "_refusals", "_starts", "_subscriptions")
 
     def __init__(  # noqa: PLR0913, PLR0917 — the base's arguments and two more
         self,
         hub: Hub,
         doors: Doors,
         publisher: Publisher,
-        intake: Intake,
+        limiter: Limiter,
         identity: Identity,
         line: Line,
         encoding: Encoding,
         only: str | None,
     ) -> None:
-        super().__init__(hub, doors, publisher, intake, identity, line)
+        super().__init__(hub, doors, publisher, limiter, identity, line)
         self._encoding = encoding
         self._only = only
         self._subscriptions: dict[str, Subscription] = {}
         self._starts: dict[str, int] = {}
         self._messages = 0
+        self._refusals: Refusals | None = None  # by a rate limit; None before the first
 
     @guarded
     def begin(self, writer: Writer, subscription: Subscription | None, where: Beginning | None) -> None:
@@ -128,7 +136,16 @@ class V1Socket(SocketPeer):
             await self._dispatch(members, known)
         except AbideError as error:
             status = STATUSES.get(error.code)
-            self._say(type="error", **known, code=error.code, status=status, message=str(error))
+            said = {"code": error.code, "status": status, "message": str(error), **pointer_of(error)}
+            self._say(type="error", **known, **said)
+            if isinstance(error, RateLimitedError) and self._goes_on():
+                self.fail(error)
+
+    def _goes_on(self) -> bool:
+        """Count a refusal by a rate limit; return whether the subscriber goes on all the same."""
+        if self._refusals is None:
+            self._refusals = Refusals()
+        return self._refusals.go_on()
 
     async def _dispatch(self, members: Members, known: dict[str, Any]) -> None:
         kind = json_data.string(members.get("type", '""'), "'type'")
@@ -167,9 +184,10 @@ class V1Socket(SocketPeer):
         if name in self._subscriptions:
             msg = f"this connection is already subscribed to {name!r}"
             raise MalformedError(msg)
-        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+        most = self.limiter.limits.subscriptions
+        if len(self._subscriptions) >= most:
             self.hub.meter.limited("subscriptions")
-            msg = f"a connection may have at most {MAX_SUBSCRIPTIONS} subscriptions: unsubscribe, or open another one"
+            msg = f"a connection may have at most {most} subscriptions: unsubscribe, or open another one"
             raise TooManyError(msg)
         since = json_data.string(members["since"], "'since'") if "since" in members else None
         start = Start.parse(since, members.get("last"))
@@ -196,7 +214,7 @@ class V1Socket(SocketPeer):
         """Go on with a new token: end what it does not cover, or the whole connection if it is not good."""
         token = json_data.string(members.get("token", '""'), "'token'")
         try:
-            identity = await self.doors.authenticator.refresh(self.identity, token)
+            identity = self.hub.judge(await self.doors.authenticator.refresh(self.identity, token))
         except UnavailableError:
             raise
         except AbideError as refusal:
@@ -208,7 +226,8 @@ class V1Socket(SocketPeer):
         self.identity = identity
         self.hub.sessions.enter(self)
         for subscription in list(self._subscriptions.values()):
-            self.hub.recheck(subscription, identity)
+            if not subscription.identity.asked:  # else the application's answer holds
+                self.hub.recheck(subscription, identity)
         expires = None if identity.token is None else int(identity.token.expires)
         self._say(type="token", id=identifier, expires=expires)
 

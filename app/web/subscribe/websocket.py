@@ -14,9 +14,10 @@ from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, MalformedError
-from app.core.policy import Identity
-from app.core.ports import FANOUT, Handover, Heartbeat, Intake, Peer, Publisher
+from app.core.limits.limiter import Limiter
+from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher
 from app.core.resume import Beginning, Start
+from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import for_connection, see_scope
 from app.web.edge.doors import Doors
@@ -70,19 +71,20 @@ class Sockets:
         doors: Doors,
         hub: Hub,
         publisher: Publisher,
-        intake: Intake,
+        limiter: Limiter,
     ) -> None:
         self._registry = registry
         self._doors = doors
         self._authenticator = doors.authenticator  # a reload makes other sockets
         self._hub = hub
         self._publisher = publisher
-        self._intake = intake
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one handshake; a refusal before the upgrade is an HTTP response with a status."""
         await receive()  # websocket.connect
         try:
+            scope[LINE].take_place(self._limiter.places)
             query = query_of(scope["query_string"])
             caller = see_scope(scope, by_name(scope["headers"]), query.get(TICKET))
             identity = for_connection(await self._authenticator.identify(caller), caller)
@@ -150,7 +152,7 @@ class Sockets:
                 self._hub,
                 self._doors,
                 self._publisher,
-                self._intake,
+                self._limiter,
                 request.identity,
                 request.line,
                 request.encoding,
@@ -165,7 +167,7 @@ class Sockets:
         assert opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
         subscription, where = opened
         plain = PlainSocket(
-            self._hub, self._doors, self._publisher, self._intake, request.identity, request.line, subscription
+            self._hub, self._doors, self._publisher, self._limiter, request.identity, request.line, subscription
         )
         plain.begin(handover(plain), where)
         self._hub.admit(plain)

@@ -16,8 +16,8 @@ from app.access.auth_settings import AskSettings
 from app.access.remote.answers import MOST_ANSWERS, MOST_KEPT, Answers
 from app.access.remote.ask import MOST_AT_ONCE, MOST_QUESTIONS, Asker
 from app.core.errors import ForbiddenError, UnavailableError
-from app.core.policy import Answer, Forwarded, Question
-from app.core.token import Verb
+from app.core.rights.policy import Answer, Forwarded, Question
+from app.core.rights.token import Verb
 from app.telemetry.metrics import Metrics
 from tests.support.site import Request, Site, reply, silence
 

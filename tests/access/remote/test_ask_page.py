@@ -14,8 +14,8 @@ from fastapi import FastAPI, Request
 from app.access.auth_settings import AskSettings
 from app.access.remote.ask import Asker
 from app.core.errors import ForbiddenError
-from app.core.policy import Forwarded, Question
-from app.core.token import Verb
+from app.core.rights.policy import Forwarded, Question
+from app.core.rights.token import Verb
 from tests.support.local import LocalServer
 from tests.support.processes import ROOT
 

@@ -138,10 +138,12 @@ async def test_a_key_that_cannot_be_used_is_skipped() -> None:
 @pytest.mark.parametrize("what", UNUSABLE)
 async def test_a_document_without_a_usable_key_is_a_problem(what: str) -> None:
     """Document that has only a key that cannot be used is reported, and tokens are refused for now."""
-    async with Site(showing(UNUSABLE[what])) as site, keys_of(site, Clock()) as jwks:
+    told = Told()
+    async with Site(showing(UNUSABLE[what])) as site, keys_of(site, Clock(), told) as jwks:
         with pytest.raises(UnavailableError):
             await jwks.refresh("bad")
         assert jwks.problem == "auth.tokens.jwks: none of its keys can be used"
+        assert told.failures == ["jwks"]
 
 
 async def test_of_too_many_keys_the_first_are_used() -> None:

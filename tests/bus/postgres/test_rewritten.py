@@ -21,8 +21,8 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, UnavailableError
 from app.core.message import Position, Published, Record
-from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Start
+from app.core.rights.policy import ANONYMOUS
 from tests.support import rewritten
 from tests.support.readers import ALL, Worker, until, workers
 from tests.support.verdict import NOTHING, Ledger, Log, Saved

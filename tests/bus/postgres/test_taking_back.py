@@ -8,11 +8,12 @@ import asyncpg
 import pytest
 
 from app.access import windows
+from app.bus.postgres import backend
 from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.work_connection import WorkConnection
-from app.core.channel import HistoryWindow
-from app.core.internal import ACCESS, TICKETS
+from app.core.channel import ACCESS, TICKETS, HistoryWindow
+from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Position, Record
 from tests.support.readers import ALL, kill, until, worker, workers
 
@@ -173,6 +174,24 @@ async def test_a_worker_that_was_away_learns_first_what_was_taken_back(url: str,
             newest = number
         else:
             assert number <= newest, diary.lines
+
+
+async def test_what_is_taken_back_before_a_worker_starts_is_in_the_log_that_it_reads(
+    url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker that begins to follow waits for what is in the outbox, and says so where that does not get on."""
+    await sql.execute("SELECT abide.publish('a', '1') FROM generate_series(1, 3000)")
+    await sql.execute("SELECT abide.revoke('42')")
+    async with worker(url) as it:
+        (reader,) = await it.follow(ACCESS)
+        assert reader.begin.offset == 1
+        await sql.execute("BEGIN; SELECT FROM abide.turn WHERE what = 'drain' FOR UPDATE")  # nobody can move
+        other = await asyncpg.connect(url)
+        await other.execute("SELECT abide.revoke('43')")
+        monkeypatch.setattr(backend, "PATIENCE_SECONDS", 0.3)
+        with pytest.raises(UnavailableError, match=r"still in abide\.outbox"):
+            await it.backend.follow(ACCESS)
+        await other.close()
 
 
 async def test_what_was_taken_back_is_kept_whatever_is_idle_or_old(url: str, sql: asyncpg.Connection) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from app.config.environment import Environment
 from app.config.load import parse
 from app.config.reload.differences import Differences, differences
+from app.config.schemas.files import SchemaFiles
+from app.config.settings import Settings
 
 ENVIRONMENT = Environment(channels_config=Path("channels.yaml"))
 
@@ -34,6 +36,22 @@ def test_each_key_is_named_with_its_old_and_its_new_value() -> None:
     )
 
 
+def test_a_changed_schema_is_named_with_a_hash_of_its_content() -> None:
+    """Differences name the file of a schema, and tell its contents apart."""
+
+    def orders(content: bytes) -> Settings:
+        files = SchemaFiles(Path(), {"order.json": content})
+        return parse(b"channels: {orders: {schema: order.json}}", ENVIRONMENT, files)
+
+    before, after = orders(b"true"), orders(b"{}")
+    assert before.digest != after.digest
+    assert differences(before, orders(b"true")).changed == []
+    assert differences(before, after).changed == [
+        "channels.orders.schema: order.json (b5bea41b6c62) -> order.json (44136fa355b3)"
+    ]
+    assert compare("channels: {orders: }", "channels: {orders: {schema: ''}}").changed == []
+
+
 def test_what_is_not_a_channels_is_named_and_no_secret_is_shown() -> None:
     """Differences name origins, operators, console, keys and backend, without a key or a password."""
     found = compare(
@@ -47,6 +65,25 @@ def test_what_is_not_a_channels_is_named_and_no_secret_is_shown() -> None:
         "operators: left out -> key",
         "console: true -> false",
         "auth.keys: 2 -> 2 (1 added, 1 removed)",
+    ]
+
+
+def test_limits_are_named_as_the_file_writes_them() -> None:
+    """Differences name each limit and each rate limit, in the file's own words."""
+    found = compare(
+        "channels: {a: {rate_limit: 10/s}, b: , c: {rate_limit: 600/m}}",
+        "limits: {connections: 5, connections_per_address: 2, bodies: 32MiB, request_time: 120}\n"
+        "channels: {a: , b: {rate_limit: {per_channel: 5/s}}, "
+        "c: {rate_limit: {per_identity: 10/s, per_channel: 1/m, burst: 20}}}",
+    )
+    assert found.changed == [
+        "limits.connections: 100000 -> 5",
+        "limits.connections_per_address: none -> 2",
+        "limits.bodies: 64MiB -> 32MiB",
+        "limits.request_time: 1m -> 2m",
+        "channels.a.rate_limit: 10/s -> none",
+        "channels.b.rate_limit: none -> {per_channel: 5/s}",
+        "channels.c.rate_limit: 600/m -> {per_identity: 10/s, per_channel: 1/m, burst: 20}",
     ]
 
 

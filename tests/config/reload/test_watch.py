@@ -29,7 +29,8 @@ class Watcher:
         self._ticks: asyncio.Queue[None] = asyncio.Queue()
         self._waiting = asyncio.Event()
         monkeypatch.setattr("app.config.reload.watch.sleep", self._sleep)
-        self._stream = watch(environment, load(environment).digest, interval=0.25)
+        in_use = load(environment)
+        self._stream = watch(environment, in_use.digest, in_use.schemas, interval=0.25)
 
     async def _sleep(self, interval: float) -> None:
         self.intervals.add(interval)
@@ -165,6 +166,86 @@ async def test_two_broken_edits_are_two_errors(watcher: Watcher) -> None:
     for text in (BROKEN, BROKEN + "more: 1\n"):
         watcher.path.write_text(text)
         assert [type(outcome) for outcome in await watcher.read(2)] == [ConfigError]
+
+
+class Schemas:
+    """A watch of a file that names a schema file, which is in use."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.path = watcher.path.parent / "order.json"
+
+    async def outcome(self) -> str:
+        """Return what two more reads yield: the schema's content, an error's text, or nothing."""
+        outcomes = await self.watcher.read(2)
+        if not outcomes:
+            return "nothing"
+        (outcome,) = outcomes
+        if isinstance(outcome, ConfigError):
+            return str(outcome)
+        schema = outcome.registry.find("orders").schema
+        return "no schema" if schema is None else str(schema.document)
+
+
+@pytest.fixture
+async def schemas(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Schemas, None]:
+    """Watch a file that names a schema file."""
+    environment = configure("channels: {orders: {schema: order.json}}\n")
+    (environment.channels_config.parent / "order.json").write_text("true")
+    async with watching(environment, monkeypatch) as watcher:
+        yield Schemas(watcher)
+
+
+async def test_a_changed_schema_file_yields_settings(schemas: Schemas) -> None:
+    """Watch yields the settings again when a schema file has changed, once, and once two reads agree."""
+    assert await schemas.outcome() == "nothing"
+    schemas.path.write_text("")
+    assert await schemas.watcher.read(1) == []
+    schemas.path.write_text("{}")
+    assert await schemas.outcome() == "{}"
+    assert await schemas.outcome() == "nothing"
+
+
+async def test_a_schema_file_that_breaks_is_reported_until_it_is_whole(schemas: Schemas) -> None:
+    """Watch reports each way in which a schema file breaks, with the line of the key, and its return."""
+    schemas.path.write_text("{")
+    assert f'{schemas.watcher.path}:1:29: channels.orders.schema: "order.json" cannot be' in await schemas.outcome()
+    schemas.path.unlink()
+    assert "No such file" in await schemas.outcome()
+    assert await schemas.outcome() == "nothing"
+    schemas.path.write_text("true")
+    assert await schemas.outcome() == "True"
+
+
+async def test_the_schema_files_that_are_named_now_are_watched(schemas: Schemas) -> None:
+    """Watch looks at the schema file that the file names now, and no longer at the one before."""
+    other = schemas.path.parent / "other.json"
+    schemas.watcher.path.write_text("channels: {orders: {schema: other.json}}\n")
+    assert '"other.json" cannot be read' in await schemas.outcome()
+    other.write_text("{}")
+    assert await schemas.outcome() == "{}"
+    schemas.path.write_text("{")
+    assert await schemas.outcome() == "nothing"
+    schemas.watcher.path.write_text("channels: {orders: }\n")
+    assert await schemas.outcome() == "no schema"
+    other.write_text("{")
+    assert await schemas.outcome() == "nothing"
+
+
+async def test_a_schema_file_behind_a_swapped_symlink_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watch sees both files change when Kubernetes swaps the folder behind the links of a ConfigMap."""
+    for version, schema in (("..1", "true"), ("..2", "{}")):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "channels.yaml").write_text("channels: {orders: {schema: order.json}}\n")
+        (tmp_path / version / "order.json").write_text(schema)
+    (tmp_path / "..data").symlink_to("..1")
+    for name in ("channels.yaml", "order.json"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    environment = Environment.read({"CHANNELS_CONFIG": str(tmp_path / "channels.yaml")})
+    async with watching(environment, monkeypatch) as watcher:
+        (tmp_path / "..next").symlink_to("..2")
+        (tmp_path / "..next").rename(tmp_path / "..data")
+        assert await Schemas(watcher).outcome() == "{}"
 
 
 async def test_watch_works_by_the_clock_too(configure: Configure) -> None:

@@ -18,9 +18,9 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import CLOSE_CODES, AbideError, ChannelRemovedError, GapError, UnavailableError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
-from app.core.policy import ANONYMOUS
 from app.core.ports import Sink
 from app.core.resume import Beginning, Gap, Reason, Start
+from app.core.rights.policy import ANONYMOUS
 from app.core.tail import Tail
 from app.wire.frames import text_frame
 from tests.support.writers import Nowhere

@@ -16,8 +16,8 @@ from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, UnauthorisedError, UnknownChannelError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
-from app.core.policy import ANONYMOUS, Access, Identity, Policy
 from app.core.resume import Beginning, Gap, Reason, Start
+from app.core.rights.policy import ANONYMOUS, Access, Identity, Policy
 from app.core.tail import TailBudget
 from tests.support.writers import Nowhere
 

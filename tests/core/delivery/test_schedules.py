@@ -15,8 +15,8 @@ from app.core.delivery.encodings import V1_TEXTS
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
 from app.core.message import Position, Record
-from app.core.policy import ANONYMOUS
 from app.core.resume import Gap, Start
+from app.core.rights.policy import ANONYMOUS
 from tests.support.writers import Stalling, frames
 
 SUBSCRIBERS = 3

@@ -130,7 +130,7 @@ class Hurried(HttpProtocol):
 
     __slots__ = ()
 
-    times = Times(whole=0.3, slowest=2**30)
+    times = Times(answer=0.3, slowest=2**30)
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept alive", "closing"])

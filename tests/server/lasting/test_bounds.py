@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from app.core.intake import SMALL, BoundedIntake
-from app.core.ports import INTAKE, METER, Meter
+from app.core.limits.intake import SMALL, BoundedIntake
+from app.core.ports import INTAKE, LIMITS, METER, Limits, Meter
 from app.server.lasting.websocket import WebSocketProtocol
 from tests.support.local import Detached, LocalServer, Recorder, stall, wait_for
 from tests.support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Wire, close, frame
@@ -37,16 +37,17 @@ class Noting(Meter):
 class Application(Detached):
     """Hands its connections over, and has a bound and a meter."""
 
-    def __init__(self, *, total: int = 2**30) -> None:
+    def __init__(self, *, total: int = 2**30, limits: Limits | None = None) -> None:
         super().__init__()
-        self.intake = BoundedIntake(total + 2 * SMALL, reserve=2 * SMALL)
+        self.limits = limits or Limits(frames=2**30)
+        self.intake = BoundedIntake(total * 4 // 3)
         self.meter = Noting()  # type: ignore[abstract] # it is asked nothing else
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 — ASGI's
         if scope["type"] != "lifespan":
             await super().__call__(scope, receive, send)
             return
-        scope["state"].update({INTAKE: self.intake, METER: self.meter})
+        scope["state"].update({INTAKE: self.intake, LIMITS: lambda: self.limits, METER: self.meter})
         for phase in ("startup", "shutdown"):
             await receive()
             await send({"type": f"lifespan.{phase}.complete"})
@@ -82,6 +83,40 @@ def test_one_turn_handles_a_bounded_number_of_frames(application: Application, l
     assert [int(data) for data, _ in peer.messages] == list(range(10_000))
     steps = [later - earlier for earlier, later in pairwise(turns)]
     assert max(steps) <= 2 * WebSocketProtocol.frames_at_once  # one turn may end with one read, and begin with another
+
+
+@pytest.mark.parametrize(
+    "kind", [frame(PING, b"x"), frame(TEXT, b"x"), frame(PONG)], ids=["pings", "texts", "pongs that nobody asked for"]
+)
+def test_frames_of_a_second_are_bounded(kind: bytes) -> None:
+    """Server closes with 1008 a connection that sends more frames than it may in a second; the next may send anew."""
+    application = Application(limits=Limits(frames=50))
+    with LocalServer(application, lifespan="on", ws_ping_interval=None, ws_ping_timeout=None) as local:
+        wire, peer = application.open(local)
+        with wire:
+            wire.send(kind * 49 + frame(BINARY, b"end"))
+            wait_for(lambda: (b"end", False) in peer.messages)
+            wire.send(kind * 100)
+            wait_for(lambda: peer.codes)
+        assert peer.codes == [1008]
+        assert application.meter.limits == ["frames"]
+        wire, peer = application.open(local)
+        with wire:
+            wire.send(frame(TEXT, b"x"))
+            wait_for(lambda: peer.messages)
+
+
+def test_frames_in_pace_go_on_for_ever() -> None:
+    """Server takes any number of frames that come no faster than they may."""
+    application = Application(limits=Limits(frames=100))
+    with LocalServer(application, lifespan="on", ws_ping_interval=None, ws_ping_timeout=None) as local:
+        wire, peer = application.open(local)
+        with wire:
+            for number in range(12):
+                wire.send(frame(TEXT, b"%d" % number) * 10)
+                wait_for(lambda expected=(number + 1) * 10: len(peer.messages) == expected)  # type: ignore[misc]
+                time.sleep(0.1)  # in which 10 may come
+    assert application.meter.limits == []
 
 
 def test_empty_fragments_are_bounded_like_frames(application: Application, local: LocalServer) -> None:
@@ -154,9 +189,9 @@ def test_a_peer_that_talks_and_does_not_read_is_given_up(application: Applicatio
     assert application.meter.limits == ["answer_time"]
 
 
-def test_a_message_that_only_dribbles_is_late(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_only_dribbles_is_late() -> None:
     """Server closes with 1008 a connection whose message moves, and is pinged about, but does not end in time."""
-    monkeypatch.setattr("app.server.lasting.limits.MESSAGE_SECONDS", 0.2)
+    application = Application(limits=Limits(request_time=0.2))
     with LocalServer(application, lifespan="on", ws_ping_interval=0.2, ws_ping_timeout=0.2) as local:
         wire, peer = application.open(local)
         with wire:

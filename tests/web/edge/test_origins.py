@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from app.core.errors import ForbiddenError
-from app.core.policy import Caller
+from app.core.rights.policy import Caller
 from app.web.edge.origins import Origins, is_own
 from tests.conftest import ServerFactory
 from tests.support.server import Server

@@ -102,6 +102,8 @@ def test_the_list_shows_each_channels_policy(http: httpx.Client) -> None:
         "client_publish": True,
         "history": {"size": 1000, "ttl": 86400},
         "max_message_size": 65536,
+        "rate_limit": None,
+        "schema": None,
         "subscribers": 0,
         "head": None,
     }

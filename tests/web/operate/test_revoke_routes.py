@@ -63,6 +63,25 @@ def test_a_server_without_keys_takes_nothing_back(server: Server) -> None:
         assert_problem(answer, 403, "forbidden", "set auth.keys")
 
 
+NAMED = """
+auth:
+  keys:
+    - {name: billing, key: billing-key-1, publish: [news]}
+    - {name: doorman, key: doorman-key-1, publish: [news], revoke: true}
+channels: {news: {publish: key}}
+"""
+
+
+def test_a_named_key_takes_back_if_the_file_says_so(tmp_path: Path) -> None:
+    """Named key may take tokens back where the file gives it that right; another one is told how to get it."""
+    with client(application(tmp_path, NAMED)) as named:
+        for path in PATHS:
+            one, other = ({"authorization": f"Bearer {name}-key-1"} for name in ("billing", "doorman"))
+            refused = named.post(path, json={"sub": "42"}, headers=one)
+            assert_problem(refused, 403, "forbidden", "a named key with 'revoke: true'")
+            assert named.post(path, json={"sub": "42"}, headers=other).status_code == 200
+
+
 REVOKE = {
     "{}": "name either the 'sub' whose tokens to take back, or the 'jti' of one token",
     '{"sub": "42", "jti": "9f"}': "name either the 'sub'",

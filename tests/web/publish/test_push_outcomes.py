@@ -15,8 +15,8 @@ from app.core.channel import Channel, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, KeyReusedError, OutcomeUnknownError, OverloadedError, UnavailableError
 from app.core.message import Position, Published, Record
-from app.core.policy import Access, Policy
 from app.core.ports import UNMETERED, Outcome, Reply
+from app.core.rights.policy import Access, Policy
 from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health

@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.core.channel import Channel
+from app.core.channel import Channel, Registry
+from app.core.delivery.hub import Hub
 from app.core.errors import UnavailableError
+from app.core.limits.limiter import Limiter
 from app.core.message import Message, Page
-from app.core.policy import ANONYMOUS
+from app.core.rights.policy import ANONYMOUS
 from app.web.edge.request import query_of
 from app.web.subscribe.history import HistoryReader
 from tests.support.server import Server
@@ -54,10 +56,11 @@ class Client:
 
     async def run(self) -> None:
         """Ask, and take what comes."""
-        hub: Any = None
-        history = HistoryReader(hub, self._log)
+        channel = Channel("c")
+        hub = Hub(self._log, Registry((channel,), channel))
+        history = HistoryReader(hub, self._log, Limiter().places)
         answer = await history.answer(
-            "c", Channel("c"), ANONYMOUS, query_of(self.scope["query_string"]), self.scope, self._receive
+            "c", channel, ANONYMOUS, query_of(self.scope["query_string"]), self.scope, self._receive
         )
         await answer(self.scope, self._receive, self._send)
 

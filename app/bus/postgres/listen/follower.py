@@ -13,7 +13,7 @@ judged by that before anything that was read is handed out: a :class:`~app.core.
 the log no longer has.
 
 What was taken back is handed out before everything else that was committed after it. So a subscriber whose token was
-revoked while this process was away gets nothing of what came since. :data:`~app.core.internal.ACCESS` is fetched and
+revoked while this process was away gets nothing of what came since. :data:`~app.core.channel.ACCESS` is fetched and
 handed out first, and from when a session begins to listen until it has compared the heads, nothing is handed out.
 """
 
@@ -29,8 +29,8 @@ from itertools import islice
 import structlog
 
 from app.bus.postgres.place import Place
+from app.core.channel import ACCESS
 from app.core.epochs import begins, label, name, shared
-from app.core.internal import ACCESS
 from app.core.message import Batch, EpochChange, Message, Position, consecutive
 
 MAX_READY_BYTES = 16 * 1024 * 1024

@@ -8,8 +8,8 @@ import pytest
 from app.bus.postgres.listen import follower as module
 from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.place import Place
+from app.core.channel import ACCESS
 from app.core.errors import UnavailableError
-from app.core.internal import ACCESS
 from app.core.message import Batch, EpochChange, Message
 from tests.support.readers import until
 

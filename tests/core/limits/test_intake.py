@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from app.core.intake import SMALL, BoundedIntake
+from app.core.limits.intake import SMALL, BoundedIntake
 
 
 def test_large_messages_leave_the_reserve_to_small_ones() -> None:
     """Message of more than SMALL bytes finds no room where only the reserve is left; a small one does."""
-    intake = BoundedIntake(total=4 * SMALL, reserve=2 * SMALL)
-    assert intake.grow(0, 2 * SMALL)
-    assert not intake.grow(2 * SMALL, 1)
+    intake = BoundedIntake(8 * SMALL)
+    assert intake.grow(0, 6 * SMALL)
+    assert not intake.grow(6 * SMALL, 1)
     assert intake.grow(0, SMALL)
     assert intake.grow(0, SMALL)
     assert not intake.grow(0, 1)
@@ -17,7 +17,7 @@ def test_large_messages_leave_the_reserve_to_small_ones() -> None:
 
 def test_what_is_refused_is_not_counted() -> None:
     """Message that finds no room leaves the count as it was, and what is released can be taken again."""
-    intake = BoundedIntake(total=SMALL, reserve=0)
+    intake = BoundedIntake(SMALL)
     assert not intake.grow(0, SMALL + 1)
     assert intake.held == 0
     assert intake.grow(0, SMALL)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
-from app.core.token import Rights, Token, Verb, claim, values
+from app.core.rights.token import Rights, Token, Verb, claim, values
 
 _SEND_A_KEY = "send 'Authorization: Bearer <key>'"
 _SEND_A_TOKEN = "send 'Authorization: Bearer <token>'"  # noqa: S105 — what to send, not a secret

@@ -7,27 +7,24 @@ message limits one client's share; this limits the sum.
 from __future__ import annotations
 
 SMALL = 64 * 1024
-"""A message of at most so many bytes may use the whole limit; a larger one must leave :data:`RESERVE` free."""
+"""A message of at most so many bytes may use the whole limit; a larger one must leave the reserve free."""
 
-TOTAL = 64 * 1024 * 1024
-"""The most bytes of all unfinished messages together."""
-
-RESERVE = 16 * 1024 * 1024
-"""Bytes of the total that only small messages may use, so that they are served while large ones fill the rest."""
+RESERVED = 4
+"""One part in so many of the total is for small messages, so that they are served while large ones fill the rest."""
 
 
 class BoundedIntake:
     """Counts the bytes. Implements :class:`~app.core.ports.Intake`."""
 
-    def __init__(self, total: int = TOTAL, reserve: int = RESERVE) -> None:
-        self._total = total
-        self._reserve = reserve
+    def __init__(self, total: int) -> None:
+        self.total = total
+        """The most bytes of all unfinished messages together."""
         self.held = 0
         """The bytes of all unfinished messages now."""
 
     def grow(self, held: int, more: int) -> bool:
         """Add ``more`` bytes to a message of ``held``; return False, and add nothing, if that exceeds the limit."""
-        limit = self._total if held + more <= SMALL else self._total - self._reserve
+        limit = self.total if held + more <= SMALL else self.total - self.total // RESERVED
         if self.held + more > limit:
             return False
         self.held += more

@@ -1,0 +1,1 @@
+"""The schemas of channels: their files, and whether a message fits. The only folder that knows jsonschema-rs."""

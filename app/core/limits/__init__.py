@@ -1,0 +1,1 @@
+"""How much clients may take of one worker: bytes, places and messages."""

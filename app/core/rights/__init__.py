@@ -1,0 +1,1 @@
+"""What callers may: policies, and what keys and tokens give."""
