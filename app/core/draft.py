@@ -31,10 +31,11 @@ class Draft(NamedTuple):
 
         Raises :class:`~app.core.errors.TooLargeError` and :class:`~app.core.errors.SchemaError`.
         """
-        self.channel.check_size(self.data)
-        if self.channel.schema is not None:
-            self.channel.check_schema(self.data)
-        return Record(self.name, self.data, self.key, self.publisher)
+        channel, name, data, key, publisher = self
+        channel.check_size(data)
+        if channel.schema is not None:
+            channel.check_schema(data)
+        return Record(name, data, key, publisher)
 
     async def read_record(self) -> Record:
         """Do what :meth:`record` does, for a message of any size."""

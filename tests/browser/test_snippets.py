@@ -17,8 +17,8 @@ from tests.support.nginx import Proxy
 from tests.support.programs import find_or_skip
 from tests.support.server import Server
 
-CHANNEL = "a.b:c-d_e"
-CHANNELS = f'operators: anyone\nchannels: {{"{CHANNEL}": {{publish: anyone}}}}\n'
+CHANNEL = "a.b:c-d_e.o'neil|a+b=c~d@example.org"
+CHANNELS = 'operators: anyone\nchannels: {plain: {publish: anyone}, "a.b:c-d_e.{id}": {publish: anyone}}\n'
 HOSTILE_PATH = "/it's;touch$IFS'pwned$(touch$IFS.pwned)&"
 """What no browser encodes in a path, and a shell reads."""
 
@@ -90,7 +90,8 @@ def test_what_is_copied_has_a_place_for_the_key_that_was_needed(page: Page) -> N
 
 def test_what_is_copied_is_harmless_and_right(page: Page, url: str, tmp_path: Path) -> None:
     """Console quotes what it lets one copy: a shell, a JavaScript and a Python program read the address as it is."""
-    page.open(f"{url}/#{quote(CHANNEL, safe='')}")
+    name = quote(CHANNEL, safe="'")  # as encodeURIComponent does it
+    page.open(f"{url}/#{name}")
     page.until("document.querySelectorAll('#snippets pre').length === 4")
     publish, subscribe, script, program = page.run(
         "return [...document.querySelectorAll('#snippets pre')].map(({ textContent }) => textContent)"
@@ -100,7 +101,6 @@ def test_what_is_copied_is_harmless_and_right(page: Page, url: str, tmp_path: Pa
         assert "position" in done.stdout or "world" in done.stdout, (command, done)
     assert list(tmp_path.iterdir()) == []
     literals = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
-    name = quote(CHANNEL, safe="")
     assert f"ws{url.removeprefix('http')}/{name}" in literals
     imported = json.loads(re.findall(r'from (".*");', script)[0])
     assert imported == f"{url}/client.js"
@@ -115,11 +115,11 @@ def test_client_encodes_names_that_look_like_paths(page: Page) -> None:
     """Client that is given a name with a path in it asks for no other path than a channel's."""
     with Server(channels=CHANNELS) as server:
         page.open(f"{server.url}/health/live")
-        codes = page.run(f"""
-            const {{ connect }} = await import('/client.js');
-            const publish = connect(location.origin).publish('../push/{CHANNEL}', 1).catch(({{ code }}) => code);
-            const stream = new Promise((resolve) => connect(location.origin, {{ WebSocket: null }})
-                .subscribe('{CHANNEL}/history?x=', {{ onError: ({{ code }}) => resolve(code) }}));
+        codes = page.run("""
+            const { connect } = await import('/client.js');
+            const publish = connect(location.origin).publish('../push/plain', 1).catch(({ code }) => code);
+            const stream = new Promise((resolve) => connect(location.origin, { WebSocket: null })
+                .subscribe('plain/history?x=', { onError: ({ code }) => resolve(code) }));
             return [await publish, await stream];
         """)
         assert codes == ["unknown_channel", "unknown_channel"]

@@ -207,3 +207,18 @@ def test_an_error_points_at_what_does_not_fit(clients: Page) -> None:
         return [code, status, pointer, attempts];
     """)
     assert outcome == ["schema_mismatch", 422, "/id", 1]
+
+
+def test_console_subscribes_with_a_token(page: Page, server: Server) -> None:
+    """Console asks for a token where a channel needs one, works with it, and asks again when it has ended."""
+    page.open(f"{server.url}/#user.50")
+    for seconds in (0.5, 60):
+        page.until("!document.querySelector('#key-form').hidden")
+        page.run(f"""
+            document.querySelector('#key-form').hidden = true;
+            document.querySelector('#key').value = {json.dumps(token("50", seconds))};
+            document.querySelector('#key-form').requestSubmit();
+        """)
+    page.until("document.querySelector('#state').dataset.state === 'open'")
+    page.run("document.querySelector('#publish-form').requestSubmit()")
+    page.until("document.querySelector('#messages').textContent.includes('world')")

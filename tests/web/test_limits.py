@@ -16,11 +16,13 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from app.core.limits.insistence import MOST_REFUSALS
+from app.web.publish.push import MAX_BODY
+from tests.support.local import wait_for
 from tests.support.metrics import expect, scrape
 from tests.support.server import SERVE, Server
 from tests.support.wire import Wire
 from tests.web.conftest import PLAIN
-from tests.web.publish.test_push import JSON, assert_problem
+from tests.web.publish.test_push import JSON, assert_problem, head
 from tests.web.subscribe.test_v1 import speak
 
 LIMITS = """
@@ -227,6 +229,12 @@ def test_refused_handshakes_hold_no_place(limited: Server) -> None:
         assert speaker.hear()["type"] == "subscribed"
 
 
+def large(server: Server) -> int:
+    """Push a large body that is no JSON; return the status unless it was read."""
+    status = httpx.post(f"{server.url}/push", content=b" " * (MAX_BODY - 1), headers=JSON, timeout=10).status_code
+    return 0 if status == 400 else status
+
+
 def test_other_limits_hold_for_what_comes_next() -> None:
     """Reload of the limits leaves what is open alone, and holds for the next request, frame and connection."""
     text = (
@@ -243,6 +251,9 @@ def test_other_limits_hold_for_what_comes_next() -> None:
             assert refused.value.response.status_code == 503
             assert [httpx.post(f"{server.url}/push/news", json=1).status_code for _ in range(2)] == [200, 429]
             assert old.recv(timeout=5) == "1"
+            with Wire(server.port) as wire:  # more than half of what large bodies may take
+                wire.send(head("/push", f"content-length: {MAX_BODY}") + b" " * (MAX_BODY - 1))
+                assert wait_for(lambda: large(server)) == 503
             with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 — as many as it takes
                 while True:
                     old.ping()

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import create_server
 from typing import Any
 
 import httpx
@@ -241,12 +242,16 @@ def test_a_worker_that_starts_while_the_schema_is_broken_has_the_last_good_one()
 def test_a_server_does_not_start_with_a_schema_that_needs_another_document() -> None:
     """Server refuses to start where a schema refers to an address, and asks nobody for it."""
     server = Server(channels=CHANNELS)
-    write(server, "schemas/order.json", '{"$ref": "http://127.0.0.1:9/order.json"}')
     write(server, "old/order.json", "true")
-    server.launch()
-    assert server.wait() != 0
-    assert ":4:59: channels.orders.schema: " in server.text()
-    assert "nothing is fetched" in server.text()
+    with create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(0)
+        address = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/order.json"
+        write(server, "schemas/order.json", json.dumps({"$ref": address}))
+        server.launch()
+        assert server.wait() != 0
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    assert f':4:59: channels.orders.schema: "schemas/order.json" refers to {address!r}' in server.text()
 
 
 def refusing(reason: str) -> Callable[[dict[str, Any]], bool]:

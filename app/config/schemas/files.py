@@ -26,24 +26,26 @@ class SchemaFiles:
         """Take what was read before."""
         self._folder = folder
         self._known = dict(contents or {})
+        self._room = MAX_ALL
         self.contents: dict[str, Content] = {}
         """What was asked for."""
 
     def read(self, path: str) -> Content:
         """Return what a file holds, or why it cannot be read."""
         if path not in self.contents:
-            content = self._known.get(path)
-            self.contents[path] = _read(self._folder / path) if content is None else content
+            known = self._known.get(path)
+            content = _read(self._folder / path) if known is None else known
+            if isinstance(content, bytes):
+                self._room -= len(content)
+                if self._room < 0:  # and nothing of the files after it is kept either
+                    content = f"is one file too many: all schema files together have more than {MAX_ALL} bytes (4 MiB)"
+            self.contents[path] = content
         return self.contents[path]
 
     def read_all(self, paths: Iterable[str]) -> None:
         """Read several files."""
         for path in paths:
             self.read(path)
-
-    def is_full(self) -> bool:
-        """Whether the files that were asked for are larger together than they may be."""
-        return sum(len(content) for content in self.contents.values() if isinstance(content, bytes)) > MAX_ALL
 
 
 def hash_in(contents: Contents) -> bytes:

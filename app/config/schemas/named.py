@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.config import patterns
 from app.config.diagnostics import quoted
-from app.config.schemas.files import MAX_ALL, SchemaFiles
+from app.config.schemas.files import SchemaFiles
 from app.config.values import schema_path
 from app.config.yaml.document import Document, Interpolated
 
@@ -43,8 +43,6 @@ def _schema(path: str, files: SchemaFiles) -> JsonSchema | str:
     content = files.read(path)
     if isinstance(content, str):
         return content
-    if files.is_full():
-        return f"is one file too many: all schema files together have more than {MAX_ALL} bytes (4 MiB)"
     # Where no channel has a schema, jsonschema-rs takes neither time nor memory.
     from app.config.schemas.json_schema import JsonSchema, SchemaFileError  # noqa: PLC0415
 

@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import uvicorn.server
 from uvicorn.config import Config
 
-from app.core.ports import LIMITS
+from app.core.ports import LIMITS, Limits
 from app.server.http.arrivals import Arrivals
 from app.server.http.deadlines import Times
 from app.server.http.fast_push import FastPush
@@ -62,10 +62,16 @@ class ServerState(uvicorn.server.ServerState):
         self.proxies = TrustedProxies.of(config)
         self.links = LinkContext(self.connections, app_state, timeouts, config.ws_max_size)
         self.arrivals = Arrivals(self.links)
+        self._limited: tuple[Times, Limits, Times] | None = None  # the last result of times()
 
     def times(self, given: Times) -> Times:
         """Return the times of a connection that begins now: those given, but where the application limits them."""
-        return given.under(self.links.configured) if LIMITS in self.links.app_state else given
+        if LIMITS not in self.links.app_state:
+            return given
+        limits = self.links.configured
+        if self._limited is None or self._limited[0] is not given or self._limited[1] is not limits:
+            self._limited = given, limits, given.under(limits)
+        return self._limited[2]
 
     @cached_property
     def fast_push(self) -> FastPush | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from app.config import Diagnostic, Settings
 from app.config.schemas.files import MAX_ALL, MAX_FILE
+from tests.support.processes import ROOT
 
 Load = Callable[..., Settings]
 Problems = Callable[..., tuple[Diagnostic, ...]]
@@ -72,3 +75,18 @@ def test_what_is_no_file_is_refused(problems: Problems, tmp_path: Path, make: Ca
     make(tmp_path / "order.json")
     (problem,) = problems("channels: {a: {schema: order.json}}")
     assert problem.message.startswith('"order.json" cannot be read')
+
+
+def test_jsonschema_is_loaded_only_where_a_channel_has_a_schema(tmp_path: Path) -> None:
+    """Process that serves no schema does not load what judges by them."""
+    fill(tmp_path / "order.json", 4)
+    code = (
+        "import sys; from app.config import Environment, load; import app.main; load(Environment.read());"
+        "print('jsonschema_rs' in sys.modules)"
+    )
+    for schema, loaded in (("", "False"), ("order.json", "True")):
+        (tmp_path / "channels.yaml").write_text(f"channels: {{orders: {{schema: '{schema}'}}}}")
+        environment = {"CHANNELS_CONFIG": str(tmp_path / "channels.yaml"), "PYTHONPATH": str(ROOT)}
+        command = (sys.executable, "-c", code)
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert answer.stdout.strip() == loaded
