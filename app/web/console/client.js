@@ -152,7 +152,7 @@ function tokensOf(source) {
   };
   const get = async () => { if (Date.now() >= due) await (asking ??= ask().finally(() => (asking = null))); return held; };
   const renews = (token) => { if (token === held) [refused, due] = [token, 0]; return Boolean(token); };
-  return { get, renews, wait: () => (ends > Date.now() + SECOND ? due - Date.now() : Infinity) };
+  return { get, renews, wait: () => (ends > Date.now() ? due - Date.now() : Infinity) };
 }
 
 /** One WebSocket that speaks abide.v1, for all channels. */
