@@ -14,7 +14,7 @@ CHANNELS = "channels: {lebowski: {publish: anyone}}\n"
     ("channels", "env", "expected"),
     [
         ("channels:\n  lebowski: {subscribe: token}\n", {}, "channels.yaml:2:"),
-        ("channels:\n  lebowski: {schema: a.json}\n", {}, "not yet available"),
+        ("channels:\n  lebowski: {schema: a.json}\n", {}, "cannot be read"),
         ("backend: redis://localhost\n" + CHANNELS, {}, "not yet available"),
         (CHANNELS, {"WEB_CONCURRENCY": "2"}, "memory://"),
         (CHANNELS, {"PORT": "http"}, "PORT"),

@@ -110,7 +110,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     });
     /** Come back if that may help, once with another token; all other subscriptions of these are over. */
     const failed = inTurn((failing, error) => {
-      const renews = REFUSED.includes(error.status) && tokens.renews(token);
+      const renews = REFUSED.includes(error.status) && (tokens.renews(token) || (!source && error.status === 4408)); // a cookie
       const over = failing.filter((each) => !passes(error) && !(renews && !each.refused && (each.refused = true)));
       for (const each of over) drop(each) && each.onError?.(error);
       if (over.length < failing.length) lost(error.message, error.wait);

@@ -222,7 +222,7 @@ class Authenticator:
             raise UnauthorisedError(_UNKNOWN_KEY)
         if caller.digest is None or not (self._keyed or self._tokens):
             return self._keyless(_NO_KEY if self._keyed else _NO_KEYS, caller)
-        if identity.fault is None:
+        if identity.fault is None and not identity.asked:
             raise UnauthorisedError(_UNKNOWN_KEY)
         return identity
 
