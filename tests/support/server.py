@@ -44,7 +44,8 @@ class Server:
 
     ``channels`` is the text of channels.yaml; ``env`` is added to an environment that has nothing
     of the caller's but paths; ``command`` is what to run. A warm Python runs it, which saves the imports of our
-    dependencies. With ``cold`` it is a process of its own from the beginning, as it is for users.
+    dependencies. With ``cold``, or variables that Python reads at its start, it is a process of its own from the
+    beginning, as it is for users.
     """
 
     running: ClassVar[list[Server]] = []
@@ -64,7 +65,8 @@ class Server:
         self.write_channels(channels)
         self.port = free_port()
         self._env = self._base_env() | dict(env or {})
-        self._command, self._ready_path, self._cold = tuple(command), ready_path, cold
+        self._command, self._ready_path = tuple(command), ready_path
+        self._cold = cold or any(name.startswith("PYTHON") for name in env or ())
         self._changed = threading.Condition()
         self._readers: list[threading.Thread] = []
         self.log: list[LogLine] = []
