@@ -33,4 +33,4 @@ def token(secret: str = SECRET, *, seconds: float = 600, **claims: object) -> st
 
 def bearer(credential: str) -> dict[str, str]:
     """Return the header that carries a key or a token."""
-    return {"authorization": f"Bearer {credential}"}
+    return {"authorization": f"Bearer {credential}".rstrip()}
