@@ -39,4 +39,4 @@ def token_of(sub: str, seconds: float = 60, *, secret: str = SECRET, age: float 
 
 def bearer(credential: str) -> dict[str, str]:
     """Return the header that carries a key or a token."""
-    return {"authorization": f"Bearer {credential}"}
+    return {"authorization": f"Bearer {credential}".rstrip()}
