@@ -94,7 +94,7 @@ class Routes:
         doors = edge.doors or Doors(edge.authenticator)
         push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.limiter)
         self._push = AsgiPush(push, edge.limiter.intake)
-        self._sockets = Sockets(edge.registry, doors, edge.hub, edge.publisher, edge.limiter)
+        self._sockets = Sockets(edge.registry, edge.authenticator, doors, edge.hub, edge.publisher, edge.limiter)
         reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source, edge.limiter.places)
         self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
         self.pages = _pages(edge)

@@ -19,7 +19,7 @@ from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher
 from app.core.resume import Beginning, Start
 from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
-from app.web.edge.auth import for_connection, see_scope
+from app.web.edge.auth import Authenticator, for_connection, see_scope
 from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import TICKET, by_name, query_of
@@ -65,9 +65,10 @@ class _Admission:
 class Sockets:
     """The ASGI application for WebSockets: admits each handshake, and passes the connection to its form."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 — what a handshake and its connection use
         self,
         registry: Registry,
+        authenticator: Authenticator,
         doors: Doors,
         hub: Hub,
         publisher: Publisher,
@@ -75,7 +76,7 @@ class Sockets:
     ) -> None:
         self._registry = registry
         self._doors = doors
-        self._authenticator = doors.authenticator  # a reload makes other sockets
+        self._authenticator = authenticator  # of the registry, while the doors may still have the one before
         self._hub = hub
         self._publisher = publisher
         self._limiter = limiter
