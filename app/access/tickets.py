@@ -52,18 +52,18 @@ class Tickets:
         self._source = source
         self._clock = clock
 
-    async def issue(self, claims: Mapping[str, Any], expires: float) -> Ticket:
-        """Return a ticket for claims that are good until a time, in seconds since the Unix epoch.
+    async def issue(self, token: Mapping[str, Any], expires: float) -> Ticket:
+        """Return a ticket for what is kept of a token, which is good until a time, in seconds since the Unix epoch.
 
         Raises what the backend raises.
         """
         secret = secrets.token_urlsafe(32)
-        body = {"ticket": {"id": _digest(secret), "claims": claims, "exp": expires}}
+        body = {"ticket": {"id": _digest(secret), "token": token, "exp": expires}}
         stored = await store(self._publisher, Record(TICKETS, json.dumps(body).encode()))
         return Ticket(f"{secret}.{stored.position.offset}", min(expires, self._clock() + TICKET_SECONDS))
 
     async def redeem(self, ticket: str) -> dict[str, Any]:
-        """Return the claims that a ticket was issued for, once.
+        """Return what a ticket was issued for, once.
 
         Raises :class:`UnauthorisedError`, and what the backend raises.
         """
@@ -77,8 +77,8 @@ class Tickets:
         use = Record(TICKETS, json.dumps({"used": id_}).encode(), key=id_, publisher=_PUBLISHER)
         if (await store(self._publisher, use)).replayed:
             raise UnauthorisedError(_REFUSED)
-        claims: dict[str, Any] = issued["claims"]
-        return claims
+        token: dict[str, Any] = issued["token"]
+        return token
 
 
 def _issued(page: Page, offset: int) -> dict[str, Any]:

@@ -152,11 +152,12 @@ class Tokens:
         self.check(token)
         return token._replace(rights=self._rights(token.claims))
 
-    def read_claims(self, claims: Mapping[str, Any]) -> Token:
-        """Return the token with these claims, which the caller has verified. Raises :class:`TokenError`."""
-        token = self._read(claims, self._secrets[0][1] if self._secrets else self._issuer)
-        self.check(token)
-        return token
+    def read_claims(self, claims: Mapping[str, Any], signer: bytes) -> Token:
+        """Return the token with these claims, which other settings may have verified by ``signer``.
+
+        Raises :class:`TokenError`.
+        """
+        return self.judge(self._read(claims, signer))
 
     def _signer(self, key: bytes) -> bytes:
         """Identify a key together with everything else that its tokens are held against."""

@@ -25,10 +25,10 @@ def signed(payload: object, header: object = None, secret: str | bytes = SECRET)
     return f"{text}.{part(hmac.digest(key, text.encode(), hashlib.sha256))}"
 
 
-def token(secret: str = SECRET, *, seconds: float = 600, **claims: object) -> str:
-    """Return a good token that expires in so many seconds; ``claims`` are added to ``exp`` and ``iat``."""
+def token(secret: str = SECRET, **claims: object) -> str:
+    """Return a good token of ten minutes; ``claims`` are added to ``exp`` and ``iat``."""
     now = time.time()
-    return signed({"exp": int(now + seconds), "iat": int(now), **claims}, secret=secret)
+    return signed({"exp": int(now + 600), "iat": int(now), **claims}, secret=secret)
 
 
 def token_of(sub: str, seconds: float = 60, *, secret: str = SECRET, age: float = 0) -> str:

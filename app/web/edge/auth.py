@@ -33,13 +33,13 @@ _UNKNOWN_KEY = "the key sent is none of the configured ones (auth.keys): send an
 
 
 class Tickets(Protocol):
-    """Exchanges tickets for the claims of the tokens that they were issued for."""
+    """Exchanges tickets for what is kept of the tokens that they were issued for."""
 
-    async def issue(self, claims: Mapping[str, Any], expires: float) -> Ticket:
+    async def issue(self, token: Mapping[str, Any], expires: float) -> Ticket:
         """Return a ticket. Raises ``UnavailableError``."""
 
     async def redeem(self, ticket: str) -> Mapping[str, Any]:
-        """Return the claims, once. Raises :class:`UnauthorisedError` and ``UnavailableError``."""
+        """Return what was kept, once. Raises :class:`UnauthorisedError` and ``UnavailableError``."""
 
 
 Ask = Callable[[Question, Forwarded], Awaitable[Answer]]
@@ -156,7 +156,7 @@ class Authenticator:
     async def issue_ticket(self, token: Token) -> Ticket:
         """Return a ticket for a token. Raises ``UnavailableError``."""
         assert self._tickets is not None  # noqa: S101 — where there are tokens, there are tickets
-        return await self._tickets.issue(token.claims, token.expires)
+        return await self._tickets.issue({"claims": token.claims, "signer": token.signer.hex()}, token.expires)
 
     def check(self, identity: Identity) -> None:
         """Raise :class:`UnauthorisedError` if a token has expired or was taken back since its caller was identified."""
@@ -205,7 +205,8 @@ class Authenticator:
         """Return the token of a caller that :meth:`authenticate` could not judge at once."""
         assert self._tokens is not None  # noqa: S101 — nothing else has to wait
         if caller.ticket is not None and self._tickets is not None:
-            return self._tokens.read_claims(await self._tickets.redeem(caller.ticket))
+            kept = await self._tickets.redeem(caller.ticket)
+            return self._tokens.read_claims(kept["claims"], bytes.fromhex(kept["signer"]))
         if caller.bearer is None and self._cookie is not None:
             caller = self._with_cookie(caller, self._cookie)
         bearer = caller.bearer or ""

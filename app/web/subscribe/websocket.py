@@ -65,7 +65,7 @@ class _Admission:
 class Sockets:
     """The ASGI application for WebSockets: admits each handshake, and passes the connection to its form."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 — what a connection uses
+    def __init__(  # noqa: PLR0913, PLR0917 — what a handshake and its connection use
         self,
         registry: Registry,
         authenticator: Authenticator,
