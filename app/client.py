@@ -113,7 +113,7 @@ class _Tokens:
     async def renew(self, socket: ClientConnection) -> None:
         """Send each new token on an open connection, before the one in use ends."""
         sent = self._held
-        while _seconds_left(self._held) > 1:
+        while _seconds_left(self._held) > 0:
             await asyncio.sleep(self._due - time.monotonic())
             with contextlib.suppress(ClientError, ConnectionClosed):
                 if (token := await self.get()) and token != sent:

@@ -255,10 +255,10 @@ class Service:
         routes = await asyncio.to_thread(self._build, settings, authenticator)
         changes = await asyncio.to_thread(differences, self._settings, settings)
         before, self._settings, self.routes, self._config_error = self._settings, settings, routes, None
+        self._doors.authenticator = authenticator
         self._limiter.apply(settings.limits)
         self._metrics.config_ok = True
         await self._metrics.rename(_declared_by(settings.registry))
-        self._doors.authenticator = authenticator
         await self._hub.apply(settings.registry, authenticator.judge)
         names = await asyncio.to_thread(_new, _names(settings), _names(before))
         await turns.each(names, lambda name: self._metrics.declare((name,)))

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import httpx
-import jwt
 import pytest
 
 from app.client import ClientError, publish, subscribe
 from tests.support.server import Server
+from tests.support.tokens import OLD_SECRET, SECRET, token_of
 
-SECRET = "a-secret-of-32-characters-and-more"
 KEY = "first-key-1"
 CHANNELS = f"""
 backend: memory://
@@ -27,12 +26,6 @@ channels:
 def url() -> Iterator[str]:
     with Server(channels=CHANNELS) as server:
         yield server.url
-
-
-def token(sub: str, seconds: float = 60, *, secret: str = SECRET, age: float = 0) -> str:
-    """Return a token that ends in so many seconds, and was issued ``age`` seconds ago."""
-    now = time.time()
-    return jwt.encode({"sub": sub, "iat": now - age, "exp": now + seconds}, secret, "HS256")
 
 
 class Login:
@@ -59,7 +52,7 @@ def be_away() -> str:
 
 async def test_a_token_is_replaced_on_an_open_connection(url: str) -> None:
     """Subscriber gets each message on one connection, long after its first token has ended."""
-    login, notices = Login(lambda: token("refreshed", 2.2)), list[str]()
+    login, notices = Login(lambda: token_of("refreshed", 2.2)), list[str]()
     messages = subscribe(url, "user.refreshed", token=login, since="earliest", on_notice=notices.append)
     async with contextlib.aclosing(messages), asyncio.timeout(20):
         end = time.monotonic() + 3.7
@@ -74,7 +67,7 @@ async def test_a_token_is_replaced_on_an_open_connection(url: str) -> None:
 
 async def test_a_token_that_was_taken_back_is_replaced(url: str) -> None:
     """Subscriber whose token was taken back asks for another until its login is there, and misses nothing."""
-    login, notices = Login(lambda: token("revoked", age=60), be_away, lambda: token("revoked")), list[str]()
+    login, notices = Login(lambda: token_of("revoked", age=60), be_away, lambda: token_of("revoked")), list[str]()
     messages = subscribe(url, "user.revoked", token=login, since="earliest", on_notice=notices.append)
     async with contextlib.aclosing(messages), httpx.AsyncClient(base_url=url) as server, asyncio.timeout(20):
         first = await publish(url, "user.revoked", 1, key=KEY)
@@ -93,7 +86,7 @@ async def test_a_token_that_was_taken_back_is_replaced(url: str) -> None:
 
 def same() -> Callable[[], str]:
     """Return a function that always returns one token, which the server does not take."""
-    bad = token("wrong", secret=SECRET[::-1])
+    bad = token_of("wrong", secret=OLD_SECRET)
     return lambda: bad
 
 
@@ -101,7 +94,7 @@ def same() -> Callable[[], str]:
     ("answer", "message"),
     [
         (same(), "returned the one that the server refused"),
-        (lambda: token("wrong", secret=SECRET[::-1]), "token"),
+        (lambda: token_of("wrong", secret=OLD_SECRET), "token"),
         (be_away, "no token: the login does not answer"),
     ],
     ids=["same", "bad", "failing"],
@@ -129,15 +122,15 @@ async def test_a_text_that_is_refused_is_an_error(url: str) -> None:
             await attempt
         assert (refused.value.status, refused.value.code) == (401, "unauthorised")
     with pytest.raises(ClientError) as ended:
-        await anext(subscribe(url, "user.text", token=token("text", 1)))
+        await anext(subscribe(url, "user.text", token=token_of("text", 1)))
     assert (ended.value.status, ended.value.code) == (4408, "expired")
 
 
 async def test_a_publisher_whose_token_is_refused_takes_another(url: str) -> None:
     """Publisher asks for another token when one is refused, and publishes with it."""
-    login = Login(lambda: token("author", -10), lambda: token("author"))
+    login = Login(lambda: token_of("author", -10), lambda: token_of("author"))
     assert (await publish(url, "user.author", 1, token=login)).endswith(":1")
-    assert (await publish(url, "user.author", 2, token=lambda: token("author"))).endswith(":2")
+    assert (await publish(url, "user.author", 2, token=lambda: token_of("author"))).endswith(":2")
     assert len(login.times) == 2
 
 

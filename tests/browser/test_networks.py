@@ -154,7 +154,8 @@ def test_what_may_pass_is_tried_again(clients: Page) -> None:
             times.push(performance.now());
             const status = answers.shift();
             const headers = { 'retry-after': status === 429 ? '1' : '0' };
-            return status ? new Response('', { status, headers }) : real(...given);
+            const body = status === 429 ? '{"code": "too_many"}' : '';
+            return status ? new Response(body, { status, headers }) : real(...given);
         };
         const position = await abide.publish('chat.again', 1);
         const waited = times[4] - times[3];

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import jwt
 import pytest
 
 from tests.support.chromium import Page
 from tests.support.server import Server
+from tests.support.tokens import OLD_SECRET, SECRET, token_of
 
-SECRET = "a-secret-of-32-characters-and-more"
 KEY, UNUSUAL_KEY = "first-key-1", "a/key+with=signs"
 CHANNELS = f"""
-auth: {{keys: [{KEY}, {UNUSUAL_KEY}], tokens: {{secret: {SECRET}, leeway: 1s}}}}
+origins: []
+auth: {{keys: [{KEY}, {UNUSUAL_KEY}], tokens: {{secret: {SECRET}, leeway: 1s, cookie: session}}}}
 channels:
   "user.{{id}}": {{subscribe: {{claim: sub}}, publish: [key, {{claim: sub}}]}}
   news: {{publish: key, subscribe: key}}
@@ -31,7 +31,7 @@ CLIENTS = """
         Object.values(told).every((heard) => heard.filter((one) => one === word).length >= count);
     window.begin = (channel, tokens) => {
         for (const [name, options] of Object.entries({ socket: {}, stream: { WebSocket: null } })) {
-            const token = typeof tokens === 'string' ? tokens : async () => {
+            const token = !Array.isArray(tokens) ? tokens : async () => {
                 calls[name].push(performance.now());
                 return tokens[calls[name].length - 1] ?? Promise.reject(new Error('the login does not answer'));
             };
@@ -66,12 +66,6 @@ def clients(page: Page, server: Server) -> Page:
     return page
 
 
-def token(sub: str, seconds: float = 60, *, secret: str = SECRET, age: float = 0) -> str:
-    """Return a token that ends in so many seconds, and was issued ``age`` seconds ago."""
-    now = time.time()
-    return jwt.encode({"sub": sub, "iat": now - age, "exp": now + seconds}, secret, "HS256")
-
-
 def begin(clients: Page, sub: str, tokens: list[str] | str) -> None:
     clients.run(f"begin({json.dumps(f'user.{sub}')}, {json.dumps(tokens)})")
 
@@ -96,7 +90,7 @@ def is_calm(clients: Page) -> bool:
 
 def test_a_token_is_replaced_before_it_ends(clients: Page, server: Server) -> None:
     """Client replaces its token on the open socket, comes back with an event stream, and misses nothing."""
-    begin(clients, "42", [token("42", 2.2), token("42")])
+    begin(clients, "42", [token_of("42", 2.2), token_of("42")])
     clients.until("both('live')")
     end = time.monotonic() + 3.7
     numbers = list[int]()
@@ -117,7 +111,7 @@ def test_a_token_is_replaced_before_it_ends(clients: Page, server: Server) -> No
 
 def test_a_token_that_was_taken_back_is_replaced(clients: Page, server: Server) -> None:
     """Clients whose token was taken back come back with another one, and miss nothing."""
-    begin(clients, "43", [token("43", age=60), token("43")])
+    begin(clients, "43", [token_of("43", age=60), token_of("43")])
     clients.until("both('live')")
     post(server, "/push/user.43", 1)
     clients.until("both(1)")
@@ -132,7 +126,7 @@ def test_a_token_that_was_taken_back_is_replaced(clients: Page, server: Server) 
 
 def test_a_token_that_is_refused_at_the_door_is_replaced(clients: Page, server: Server) -> None:
     """Clients whose first token is not good ask for another one, and the one with a socket comes back with a socket."""
-    begin(clients, "44", [token("44", secret=SECRET[::-1]), token("44")])
+    begin(clients, "44", [token_of("44", secret=OLD_SECRET), token_of("44")])
     clients.until("both('live')")
     post(server, "/push/user.44", 1)
     clients.until("both(1)")
@@ -144,7 +138,7 @@ def test_a_token_that_is_refused_at_the_door_is_replaced(clients: Page, server: 
 @pytest.mark.parametrize("kind", ["same", "bad", "failing"])
 def test_a_function_without_a_good_token_is_an_error(clients: Page, kind: str) -> None:
     """Clients whose function has no token that the server takes ask it once more, and then say so."""
-    first, second = (token("45", secret=SECRET[::-1], age=age) for age in (0, 1))
+    first, second = (token_of("45", secret=OLD_SECRET, age=age) for age in (0, 1))
     begin(clients, "45", {"same": [first, first], "bad": [first, second], "failing": []}[kind])
     clients.until("both('unauthorised 401')")
     clients.until("both('closed')")
@@ -161,7 +155,7 @@ def test_a_function_without_a_good_token_is_an_error(clients: Page, kind: str) -
 
 def test_a_text_that_ends_is_an_error(clients: Page) -> None:
     """Clients that were given a token as a text say when it has ended, and do not come back."""
-    begin(clients, "46", token("46", 1.5))
+    begin(clients, "46", token_of("46", 1.5))
     clients.until("both('expired 4408')")
     clients.until("both('closed')")
     for heard in told(clients).values():
@@ -169,11 +163,22 @@ def test_a_text_that_ends_is_an_error(clients: Page) -> None:
         assert heard.count("connecting") == 1
 
 
+def test_a_cookie_may_have_a_new_token(clients: Page, server: Server) -> None:
+    """Clients without a token of their own come back when that in the cookie has ended, with the new cookie."""
+    clients.run(f"document.cookie = 'session={token_of('51', 0.5)}; path=/'; begin('user.51')")
+    clients.until("both('live')")
+    clients.run(f"document.cookie = 'session={token_of('51')}; path=/'")
+    clients.until("both('live', 2)")
+    post(server, "/push/user.51", 1)
+    clients.until("both(1)")
+    clients.run("document.cookie = 'session=; path=/; max-age=0'")
+
+
 def test_a_publisher_whose_token_is_refused_takes_another(clients: Page) -> None:
     """Publisher asks for another token when one is refused, keeps it, and says why when there is none."""
     outcomes = clients.run(f"""
         const {{ connect }} = await import('/client.js');
-        const tokens = {json.dumps([token("47", -10), token("47"), token("48")])};
+        const tokens = {json.dumps([token_of("47", -10), token_of("47"), token_of("48")])};
         let calls = 0;
         const publisher = connect(location.origin, {{ token: async () => tokens[calls++] }});
         const text = connect(location.origin, {{ token: tokens[0] }});
@@ -216,7 +221,7 @@ def test_console_subscribes_with_a_token(page: Page, server: Server) -> None:
         page.until("!document.querySelector('#key-form').hidden")
         page.run(f"""
             document.querySelector('#key-form').hidden = true;
-            document.querySelector('#key').value = {json.dumps(token("50", seconds))};
+            document.querySelector('#key').value = {json.dumps(token_of("50", seconds))};
             document.querySelector('#key-form').requestSubmit();
         """)
     page.until("document.querySelector('#state').dataset.state === 'open'")

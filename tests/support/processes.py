@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +27,21 @@ _ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
 Output = int | IO[bytes] | IO[str]
+
+
+class Process(Protocol):
+    """What is used of :class:`subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code if it has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once it has ended; raise :class:`subprocess.TimeoutExpired` after so many seconds."""
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send a signal, unless it has ended."""
 
 
 def free_port() -> int:
@@ -77,7 +92,7 @@ def status(port: int, path: str) -> int | None:
 
 
 def wait_answer(
-    process: subprocess.Popen[Any], port: int, path: str, *, seconds: float = START_SECONDS, any_status: bool = False
+    process: Process, port: int, path: str, *, seconds: float = START_SECONDS, any_status: bool = False
 ) -> bool:
     """Return True when the server answers 200; False when it has ended, or has not answered within ``seconds``.
 
@@ -91,7 +106,7 @@ def wait_answer(
     return True
 
 
-def end(process: subprocess.Popen[Any], *, seconds: float = END_SECONDS) -> None:
+def end(process: Process, *, seconds: float = END_SECONDS) -> None:
     """Send SIGTERM, wait up to ``seconds``, and kill what is left of the group."""
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -99,7 +114,7 @@ def end(process: subprocess.Popen[Any], *, seconds: float = END_SECONDS) -> None
     kill(process)
 
 
-def kill(process: subprocess.Popen[Any]) -> None:
+def kill(process: Process) -> None:
     """Kill whatever is left of the group; harmless when nothing is."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

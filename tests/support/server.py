@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import IO, Any, ClassVar, NoReturn, Self
 
 from tests.support import processes
 from tests.support.processes import ROOT, free_port
+from tests.support.warm import WarmProcess, warm_python
 
 CHANNELS = """\
 backend: memory://
@@ -41,7 +43,9 @@ class Server:
     """One run of the server; starts on entering the context, and ends with all its processes on leaving it.
 
     ``channels`` is the text of channels.yaml; ``env`` is added to an environment that has nothing
-    of the caller's but paths; ``command`` is what to run.
+    of the caller's but paths; ``command`` is what to run. A warm Python runs it, which saves the imports of our
+    dependencies. With ``cold``, or variables that Python reads at its start, it is a process of its own from the
+    beginning, as it is for users.
     """
 
     running: ClassVar[list[Server]] = []
@@ -54,6 +58,7 @@ class Server:
         env: Mapping[str, str] | None = None,
         command: Sequence[str] = SERVE,
         ready_path: str = "/health/live",
+        cold: bool = False,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="abide-")
         self.channels_path = Path(self._directory.name, "channels.yaml")
@@ -61,6 +66,7 @@ class Server:
         self.port = free_port()
         self._env = self._base_env() | dict(env or {})
         self._command, self._ready_path = tuple(command), ready_path
+        self._cold = cold or any(name.startswith("PYTHON") for name in env or ())
         self._changed = threading.Condition()
         self._readers: list[threading.Thread] = []
         self.log: list[LogLine] = []
@@ -100,18 +106,21 @@ class Server:
 
     def launch(self) -> None:
         """Start it without waiting, for one that is expected to refuse."""
-        self._process = processes.launch(
-            self._command,
-            self._env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
+        self._process = self._launched()
         self.running.append(self)
         for stream, take in ((self._process.stdout, self._take_stdout), (self._process.stderr, self._take_stderr)):
             thread = threading.Thread(target=self._read, args=(stream, take), daemon=True)
             thread.start()
             self._readers.append(thread)
+
+    def _launched(self) -> subprocess.Popen[str] | WarmProcess:
+        program, *arguments = self._command
+        if not self._cold and self._command == SERVE:
+            return warm_python().launch(["app", *arguments], self._env | {"PYTHONPATH": str(ROOT)})
+        if not self._cold and program == sys.executable and arguments[0] == "-m":
+            return warm_python().launch(arguments[1:], self._env)
+        pipe = subprocess.PIPE
+        return processes.launch(self._command, self._env, stdout=pipe, stderr=pipe, encoding="utf-8")
 
     def wait(self, *, timeout: float = 20) -> int:
         """Return the exit code once it has ended by itself; raise :class:`ServerError` after ``timeout`` seconds."""
@@ -121,7 +130,7 @@ class Server:
             self._fail(f"the server did not end within {timeout} s")
         finally:
             self.kill()
-        return self._process.returncode
+        return self._process.wait()
 
     def stop(self, *, timeout: float = 20) -> int:
         """Send SIGTERM to the master, wait for the end and return its exit code."""

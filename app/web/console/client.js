@@ -110,7 +110,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     });
     /** Come back if that may help, once with another token; all other subscriptions of these are over. */
     const failed = inTurn((failing, error) => {
-      const renews = REFUSED.includes(error.status) && tokens.renews(token);
+      const renews = REFUSED.includes(error.status) && (tokens.renews(token) || (!source && error.status === 4408)); // a cookie
       const over = failing.filter((each) => !passes(error) && !(renews && !each.refused && (each.refused = true)));
       for (const each of over) drop(each) && each.onError?.(error);
       if (over.length < failing.length) lost(error.message, error.wait);
@@ -152,7 +152,7 @@ function tokensOf(source) {
   };
   const get = async () => { if (Date.now() >= due) await (asking ??= ask().finally(() => (asking = null))); return held; };
   const renews = (token) => { if (token === held) [refused, due] = [token, 0]; return Boolean(token); };
-  return { get, renews, wait: () => (ends > Date.now() + SECOND ? due - Date.now() : Infinity) };
+  return { get, renews, wait: () => (ends > Date.now() ? due - Date.now() : Infinity) };
 }
 
 /** One WebSocket that speaks abide.v1, for all channels. */
