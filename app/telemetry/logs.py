@@ -41,7 +41,8 @@ _SECRET_TEXT = tuple(
     for pattern, replacement in (
         (r"(?i)((?<!http)(?<!https)(?<!ws)(?<!wss)://[^\s/:@]*:)\S*@", rf"\1{MASK}@"),
         (r"(?i)((?:http|ws)s?://[^\s/:@]*:)[^\s/?#]*@", rf"\1{MASK}@"),
-        (r"(?i)((?:passw(?:or)?d|secret|token|jwt|key)s?=[\"']?)[^\s&\"'#;,)]+", rf"\1{MASK}"),
+        (r"(?i)((?:passw(?:or)?d|secret|token|jwt|key|ticket)s?=[\"']?)[^\s&\"'#;,)]+", rf"\1{MASK}"),
+        (r"(?im)^([<>] (?:[a-z]+-)?(?:authorization|cookie): ).*", rf"\1{MASK}"),  # as websockets logs headers
         (
             r"(?i)((?:authorization|cookie|passw(?:or)?d|secret|token|jwt|key)s?[\"']\s*:\s*b?[\"'])[^\"']+",
             rf"\1{MASK}",
@@ -246,7 +247,10 @@ def _are_harmless(names: tuple[str, ...]) -> bool:
 
 def _is_suspicious(text: str) -> bool:
     """Whether one of the patterns could match, except the one that needs a quote."""
-    return "://" in text or "=" in text or "eyJ" in text or "bearer" in text.lower()
+    if "://" in text or "=" in text or "eyJ" in text:
+        return True
+    lower = text.lower()
+    return "bearer" in lower or "authorization" in lower
 
 
 class _Process:

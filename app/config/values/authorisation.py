@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NoReturn
@@ -35,6 +36,9 @@ _PATH = whole(r"[!-~]{1,255}")
 _COOKIE = whole(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,255}")
 _VISIBLE = whole(r"[!-~]{1,2000}")
 _SECRET = whole(rf"{_UNSET}(?:[\s\S]{{{MIN_SECRET},}}|{_BLANK})")
+
+_SEQUENCE, _LONG = 0x30, 0x80
+"""ASN.1's tag of a sequence, and the bit of a length that has bytes of its own."""
 
 _KEY_MEMBERS = ("name", "key", "publish", "subscribe", "revoke")
 _POLICIES = tuple(Access)
@@ -192,6 +196,19 @@ def _listed_secrets(value: object) -> object:
     return [_secret(value)] if isinstance(value, str) else value  # checked here, an error is not about an element
 
 
+def _is_der(text: str) -> bool:
+    """Whether a text is the Base64 of exactly one sequence of ASN.1, as what is between the lines of a PEM is."""
+    try:
+        found = base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    if len(found) < MIN_SECRET or found[0] != _SEQUENCE:
+        return False
+    size = 0 if found[1] < _LONG else found[1] - _LONG
+    length = int.from_bytes(found[2 : 2 + size]) if size else found[1]
+    return len(found) == 2 + size + length
+
+
 def _secret(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
@@ -201,7 +218,7 @@ def _secret(value: object) -> bytes:
         refuse("a secret is text: put it in quotes")
     secret = value.strip(BLANKS)
     bare = re.sub(r"\s|\\n", "", secret).lower()
-    if "-----begin" in bare or bare.startswith(("ssh-", "ecdsa-", "{", "miib", "miic", "mfkw", "mcow")):
+    if "-----begin" in bare or bare.startswith(("ssh-", "ecdsa-", "{")) or _is_der(re.sub(r"\s|\\n", "", secret)):
         refuse("this looks like a public or private key, not a secret: give public keys by auth.tokens.jwks")
     if secret and len(secret.encode()) < MIN_SECRET:
         refuse(f"a secret needs at least {MIN_SECRET} bytes, as from: openssl rand -hex 32 (it is not shown here)")

@@ -212,7 +212,11 @@ class V1Socket(SocketPeer):
 
     async def _refresh(self, members: Members, identifier: object) -> None:
         """Go on with a new token: end what it does not cover, or the whole connection if it is not good."""
-        token = json_data.string(members.get("token", '""'), "'token'")
+        token = members.get("token", '""')
+        if not token.startswith('"'):
+            msg = "'token' must be a string"  # which shows nothing of it
+            raise MalformedError(msg)
+        token = json_data.string(token, "'token'")
         try:
             identity = self.hub.judge(await self.doors.authenticator.refresh(self.identity, token))
         except UnavailableError:
