@@ -68,7 +68,9 @@ class Authenticator:
         ask: Ask | None = None,
     ) -> None:
         # Digests all have the same length, so comparing them reveals nothing about a key's.
-        self._keyed = [(digest_of(key.secret.decode()), _identity(key)) for key in auth.keys]
+        self._keyed = [
+            (digest_of(key.secret.decode()), _identity(key, everybody=operators is Access.ANYONE)) for key in auth.keys
+        ]
         self._tokens = tokens
         self._tickets = tickets
         self._cookie = None if auth.tokens is None else auth.tokens.cookie
@@ -247,7 +249,10 @@ class Authenticator:
         return caller._replace(bearer=value, digest=digest_of(value))
 
     def _with_token(self, token: Token, caller: Caller) -> Identity:
-        identity = Identity(token=token, keys_exist=bool(self._keyed), subject=token.sub, ends=token.ends)
+        everybody = self.operators is Access.ANYONE
+        identity = Identity(
+            token=token, is_operator=everybody, keys_exist=bool(self._keyed), subject=token.sub, ends=token.ends
+        )
         return self._kept(identity._replace(name=name_of(token.sub)), caller)
 
     def _faulty(self, fault: str, caller: Caller) -> Identity:
@@ -330,9 +335,10 @@ def _cookie(header: str, name: str) -> str | None:
     return None
 
 
-def _identity(key: Key) -> Identity:
+def _identity(key: Key, *, everybody: bool) -> Identity:
+    """Return the identity of a key's holder; ``everybody`` is an operator, or whoever has a key without limits."""
     name = digest_of(key.secret.decode()).hex()[:_NAME_DIGITS] if key.name is None else f"key:{key.name}"
-    return Identity(key.rights, name=name, is_operator=key.rights == EVERYTHING, may_revoke=key.may_revoke)
+    return Identity(key.rights, name=name, is_operator=everybody or key.rights == EVERYTHING, may_revoke=key.may_revoke)
 
 
 def _fault(error: TokenError) -> str:
