@@ -148,3 +148,9 @@ def test_nothing_that_was_sent_is_shown(asked: Asked) -> None:
     assert "ask_failed" in text
     for secret in (COOKIE.partition("=")[2], *raw.split(".")[1:]):
         assert secret not in text
+
+
+def test_everybody_is_an_operator_where_the_file_says_so(asked: Asked) -> None:
+    """Server with ``operators: anyone`` shows a caller with a token what it shows one with nothing."""
+    until(lambda: asked.status("/channels", **bearer(token())) != 503)
+    assert [asked.status("/channels"), asked.status("/channels", **bearer(token()))] == [200, 200]

@@ -142,6 +142,24 @@ def assert_same(file: object) -> None:
     assert loads(text) == SCHEMA.is_valid(yaml.safe_load(text)), text
 
 
+@pytest.mark.parametrize("word", ["${", "a${", "${A"])
+def test_loader_and_schema_refuse_half_a_variable(word: str) -> None:
+    """Loader and JSON Schema agree on a reference to a variable that does not end, wherever a text may be."""
+    for place in (
+        {"auth": {"tokens": {"issuer": word}}},
+        {"auth": {"tokens": {"audience": word}}},
+        {"auth": {"tokens": {"cookie": word}}},
+        {"auth": {"tokens": {"secret": word * 32}}},
+        {"auth": {"tokens": {"claims": {"publish": word}}}},
+        {"auth": {"keys": [{"name": "a", "key": word * 8}]}},
+        {"auth": {"keys": [{"name": "a", "key": "k" * 8, "publish": [word]}]}},
+        {"auth": {"ask": {"url": f"https://a/{word}"}}},
+        {"channels": {"a": {"schema": word}}},
+        {"channels": {"a.{x}": {"subscribe": {"claim": word}}}},
+    ):
+        assert_same({"channels": {"a": None}} | place)
+
+
 @settings(max_examples=300)
 @given(FILES)
 def test_loader_and_schema_take_the_same(file: dict[str, Any]) -> None:

@@ -32,9 +32,9 @@ _SOME_KEYS = whole(rf"{_UNSET}{_BLANK}(?:[!-+.-~-]{{8,}})?{_BLANK}(?:,{_BLANK}(?
 """In one text with commas between the keys, no key has a comma."""
 _KEY_NAME = whole(r"[A-Za-z0-9_-]{1,64}")
 _GRANT = whole(r"[A-Za-z0-9_.:|@+=~'*-]{1,255}")
-_PATH = whole(r"[!-~]{1,255}")
+_PATH = whole(rf"{_UNSET}[!-~]{{1,255}}")
 _COOKIE = whole(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,255}")
-_VISIBLE = whole(r"[!-~]{1,2000}")
+_VISIBLE = whole(rf"{_UNSET}[!-~]{{1,2000}}")
 _SECRET = whole(rf"{_UNSET}(?:[\s\S]{{{MIN_SECRET},}}|{_BLANK})")
 
 _SEQUENCE, _LONG = 0x30, 0x80

@@ -6,7 +6,7 @@ from app.config import patterns
 
 _STEP = r"(?!\.\.?(?:/|(?![\s\S])))[^/\\\x00-\x1f\x7f]{1,255}"
 
-PATTERN = patterns.whole(rf"(?:\./)?{_STEP}(?:/{_STEP}){{0,15}}")
+PATTERN = patterns.whole(rf"(?![\s\S]*\$\{{)(?:\./)?{_STEP}(?:/{_STEP}){{0,15}}")
 """Pattern of a path that leads nowhere else. There may be a symbolic link, as in a ConfigMap of Kubernetes."""
 
 

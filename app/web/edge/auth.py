@@ -17,6 +17,7 @@ from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, 
 from app.core.rights.token import EVERYTHING, Token
 from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_local, is_near
 from app.web.edge.origins import OPAQUE, Origins, is_own
+from app.web.edge.request import by_name
 
 BEARER = "bearer."
 """How a WebSocket subprotocol with a token begins: browsers can send no Authorization with a handshake."""
@@ -68,7 +69,9 @@ class Authenticator:
         ask: Ask | None = None,
     ) -> None:
         # Digests all have the same length, so comparing them reveals nothing about a key's.
-        self._keyed = [(digest_of(key.secret.decode()), _identity(key)) for key in auth.keys]
+        self._keyed = [
+            (digest_of(key.secret.decode()), _identity(key, everybody=operators is Access.ANYONE)) for key in auth.keys
+        ]
         self._tokens = tokens
         self._tickets = tickets
         self._cookie = None if auth.tokens is None else auth.tokens.cookie
@@ -182,9 +185,7 @@ class Authenticator:
 
     async def check_operator(self, request: HTTPConnection, what: str) -> None:
         """Raise unless the caller is an operator, as :meth:`identify` and :meth:`Identity.check_operator` do."""
-        (await self.identify(see_scope(request.scope, request.headers))).check_operator(
-            f"only operators may see {what}"
-        )
+        (await self.identify(see_request(request))).check_operator(f"only operators may see {what}")
 
     async def is_operator(self, request: HTTPConnection) -> bool:
         """Whether the caller is an operator."""
@@ -247,7 +248,10 @@ class Authenticator:
         return caller._replace(bearer=value, digest=digest_of(value))
 
     def _with_token(self, token: Token, caller: Caller) -> Identity:
-        identity = Identity(token=token, keys_exist=bool(self._keyed), subject=token.sub, ends=token.ends)
+        everybody = self.operators is Access.ANYONE
+        identity = Identity(
+            token=token, is_operator=everybody, keys_exist=bool(self._keyed), subject=token.sub, ends=token.ends
+        )
         return self._kept(identity._replace(name=name_of(token.sub)), caller)
 
     def _faulty(self, fault: str, caller: Caller) -> Identity:
@@ -305,6 +309,11 @@ def see_scope(scope: Scope, headers: Mapping[str, str], ticket: str | None = Non
     return see(headers, peer(scope), protocols=scope.get("subprotocols", ()), ticket=ticket)
 
 
+def see_request(request: HTTPConnection) -> Caller:
+    """Return what a request for a page shows of its caller."""
+    return see_scope(request.scope, by_name(request.scope["headers"]))
+
+
 def peer(scope: Scope) -> str | None:
     """Return the address that a request comes from; None if it is not known, or may be a proxy's.
 
@@ -330,9 +339,10 @@ def _cookie(header: str, name: str) -> str | None:
     return None
 
 
-def _identity(key: Key) -> Identity:
+def _identity(key: Key, *, everybody: bool) -> Identity:
+    """Return the identity of a key's holder; ``everybody`` is an operator, or whoever has a key without limits."""
     name = digest_of(key.secret.decode()).hex()[:_NAME_DIGITS] if key.name is None else f"key:{key.name}"
-    return Identity(key.rights, name=name, is_operator=key.rights == EVERYTHING, may_revoke=key.may_revoke)
+    return Identity(key.rights, name=name, is_operator=everybody or key.rights == EVERYTHING, may_revoke=key.may_revoke)
 
 
 def _fault(error: TokenError) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from app.core.errors import ForbiddenError, UnauthorisedError
 from app.core.rights.policy import Access
 from app.web.documents.openapi import refusal
-from app.web.edge.auth import Authenticator, see_scope
+from app.web.edge.auth import Authenticator, see_request
 
 
 class Issued(BaseModel):
@@ -23,7 +23,7 @@ def add_ticket_route(app: FastAPI, authenticator: Authenticator) -> None:
     """Add the route."""
 
     async def issue(request: Request) -> JSONResponse:
-        identity = await authenticator.identify(see_scope(request.scope, request.headers))
+        identity = await authenticator.identify(see_request(request))
         identity.check()
         if identity.token is None:
             msg = "a ticket is issued for a token: send 'Authorization: Bearer <token>'"

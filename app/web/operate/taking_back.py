@@ -23,7 +23,7 @@ from app.core.rights.policy import Access, Identity
 from app.core.scan import Members
 from app.web.documents.openapi import refusal
 from app.web.documents.schemas import Schema
-from app.web.edge.auth import Authenticator, see_scope
+from app.web.edge.auth import Authenticator, see_request
 from app.web.publish import body
 from app.web.publish.asgi_push import HeldBody
 
@@ -93,7 +93,7 @@ class TakingBack:
 
     async def _members(self, request: Request, names: Container[str]) -> Members:
         """Return the members of the body that are not null, if the caller may send it."""
-        may_revoke(await self._authenticator.identify(see_scope(request.scope, request.headers)))
+        may_revoke(await self._authenticator.identify(see_request(request)))
         kind = body.media_type(request.headers)
         body.check_json(kind)
         held = HeldBody(request.receive, self._intake)
