@@ -79,11 +79,10 @@ class _Guarded:
         self._authenticator = authenticator
         is_open = authenticator.operators is Access.ANYONE
         security = [{Access.KEY: []}] if authenticator.operators is Access.KEY else KEY_OR_NOTHING
-        self._documented: dict[str, Any] = (
-            {}
-            if is_open
-            else {"responses": {401: refusal(401), 403: refusal(403)}, "openapi_extra": {"security": security}}
-        )
+        # Where anyone may, a credential that is not good and a page of a foreign origin are refused all the same.
+        self._documented: dict[str, Any] = {"responses": {401: refusal(401), 403: refusal(403)}}
+        if not is_open:
+            self._documented["openapi_extra"] = {"security": security}
 
     def add(self, path: str, endpoint: Any, what: str, **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
         """Add a route; ``what`` names its content in a refusal."""
