@@ -56,7 +56,7 @@ def test_any_configured_secret_verifies() -> None:
         ({"nbf": NOW + 11}, "'nbf' is in the future"),
         ({"nbf": [NOW]}, "'nbf' is no number"),
         ({"iss": "https://me/"}, "'iss' is not"),
-        ({"iss": ["https://me"]}, "'iss' is not"),
+        ({"iss": ["https://me"]}, "'iss' is no text"),
         ({"aud": "other"}, "'aud' is not"),
         ({"aud": ["other"]}, "'aud' is not"),
         ({"aud": {"abide": 1}}, "'aud' is neither"),
