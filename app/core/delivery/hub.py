@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
@@ -17,7 +19,7 @@ from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.sessions import Session, Sessions
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError
+from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError, UnavailableError, bare
 from app.core.message import Page
 from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Beginning, Start, begin
@@ -32,6 +34,13 @@ _HEAD = Start()
 
 Judge = Callable[[Identity], Identity]
 """Returns a caller's identity under the current rules; raises :class:`~app.core.errors.AbideError` to refuse it."""
+
+
+class _Turn(asyncio.Lock):
+    """Lets one caller at a time follow a channel, and remembers how that failed last."""
+
+    failed_at = 0.0
+    error: AbideError | None = None
 
 
 @dataclass(slots=True)
@@ -77,7 +86,7 @@ class Hub:
         self._blocks = EncodedBlocks()
         self._page_budget = PageBudget()
         self._followed: dict[str, _OpenChannel] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
@@ -199,12 +208,23 @@ class Hub:
         return begin(start, page.lineage, first, head)
 
     async def _follow(self, name: str) -> _OpenChannel:
-        """Follow a channel unless it is followed already; one caller at a time."""
-        async with self._lock(name):
+        """Follow a channel unless it is followed already; one caller at a time.
+
+        If the backend cannot be had, all who wait for their turn learn it at once: one after the other would wait for
+        it again.
+        """
+        asked, turn = time.monotonic(), self._lock(name)
+        async with turn:
             followed = self._followed.get(name)
             if followed is None:
+                if turn.error is not None and turn.failed_at >= asked:
+                    raise copy(turn.error)
                 fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks)
-                await self._source.follow(name, fanout)
+                try:
+                    await self._source.follow(name, fanout)
+                except UnavailableError as error:
+                    turn.failed_at, turn.error = time.monotonic(), bare(copy(error))
+                    raise
                 catchup = Catchup(partial(self._read, name), lambda: fanout.tail.epoch, self._page_budget)
                 followed = self._followed[name] = _OpenChannel(fanout, catchup)
             return followed
@@ -273,8 +293,8 @@ class Hub:
         name, subject, ends = identity.name, identity.subject, identity.ends
         return judged._replace(fault=None, asked=True, name=name, subject=subject, ends=ends)
 
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
+    def _lock(self, name: str) -> _Turn:
+        return self._locks.setdefault(name, _Turn())
 
 
 def _as_it_is(identity: Identity) -> Identity:

@@ -14,7 +14,7 @@ from app.core.delivery.encodings import PLAIN_TEXTS
 from app.core.delivery.fanout import Fanout
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, ChannelRemovedError, UnauthorisedError, UnknownChannelError
+from app.core.errors import AbideError, ChannelRemovedError, UnauthorisedError, UnavailableError, UnknownChannelError
 from app.core.message import Batch, EpochChange, Message, Page, Position, Record
 from app.core.resume import Beginning, Gap, Reason, Start
 from app.core.rights.policy import ANONYMOUS, Access, Identity, Policy
@@ -267,3 +267,36 @@ async def turns(count: int) -> None:
     """Let the loop turn."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+class Away(MemoryBackend):
+    """A backend that fails each time it is asked to follow a channel, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: HistoryWindow())
+        self.asked = 0
+        self.fails = asyncio.Event()
+
+    async def follow(self, channel: str) -> Position:
+        """Fail when it is told to."""
+        self.asked += 1
+        await self.fails.wait()
+        msg = f"{channel} cannot be followed"
+        raise UnavailableError(msg)
+
+
+async def test_all_who_wait_for_a_channel_learn_at_once_that_it_cannot_be_had() -> None:
+    """Hub asks a backend that is away once for all who came meanwhile, and again for the next."""
+    backend = Away()
+    bus = Bus(backend)
+    async with bus.running():
+        hub = Hub(bus, OPEN)
+        waiting = [asyncio.create_task(hub.subscribe("c", ANONYMOUS, PLAIN_TEXTS)) for _ in range(50)]
+        await asyncio.sleep(0)
+        backend.fails.set()
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(error) for error in failed} == {UnavailableError}
+        assert backend.asked == 1
+        with pytest.raises(UnavailableError):
+            await hub.subscribe("c", ANONYMOUS, PLAIN_TEXTS)
+        assert backend.asked == 2
