@@ -59,8 +59,3 @@ class AuthSettings:
     keys: tuple[Key, ...] = ()
     tokens: TokenSettings | None = None
     ask: AskSettings | None = None
-
-    @property
-    def takes_credentials(self) -> bool:
-        """Whether a bearer credential means anything here."""
-        return bool(self.keys) or self.tokens is not None

@@ -136,11 +136,19 @@ class Identity(NamedTuple):
 
         Raises :class:`UnauthorisedError`, or :class:`ForbiddenError` where no key would help.
         """
+        self._check_key(rule, "send a key of auth.keys that is not limited", is_admitted=self.is_operator)
+
+    def check_may_revoke(self) -> None:
+        """Raise unless the caller may take tokens back and close connections, as :meth:`check_operator` does."""
+        keys = "a text of auth.keys, or a named key with 'revoke: true'"
+        self._check_key("only a key may take tokens back", keys, is_admitted=self.may_revoke)
+
+    def _check_key(self, rule: str, keys: str, *, is_admitted: bool) -> None:
         self.check()
-        if self.is_operator:
+        if is_admitted:
             return
         if self.key is not None or self.token is not None:
-            msg = f"{rule}: send a key of auth.keys that is not limited"
+            msg = f"{rule}: {keys}"
             raise ForbiddenError(msg)
         if self.keys_exist:
             msg = f"{rule}, and {self.reason}: {_SEND_A_KEY}"

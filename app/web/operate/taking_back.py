@@ -17,9 +17,9 @@ from app.access.tokens import LONGEST_SUBJECT
 from app.core import data
 from app.core.channel import NAME
 from app.core.data import SHOWN
-from app.core.errors import ForbiddenError, MalformedError, UnauthorisedError
+from app.core.errors import MalformedError
 from app.core.ports import Intake, Publisher
-from app.core.rights.policy import Access, Identity
+from app.core.rights.policy import Access
 from app.core.scan import Members
 from app.web.documents.openapi import refusal
 from app.web.documents.schemas import Schema
@@ -44,21 +44,6 @@ _BEFORE: Schema = {
     "description": "Tokens issued before are refused (`iat`): seconds since the Unix epoch; now if it is left out",
 }
 _CHANNEL: Schema = {"type": ["string", "null"], "pattern": f"^{NAME.pattern}$", "examples": ["chat.7"]}
-
-
-def may_revoke(identity: Identity) -> None:
-    """Raise unless the caller may take tokens back and close connections."""
-    identity.check()
-    if identity.may_revoke:
-        return
-    if identity.key is not None or identity.token is not None:
-        msg = "only a key may take tokens back: a text of auth.keys, or a named key with 'revoke: true'"
-        raise ForbiddenError(msg)
-    if identity.keys_exist:
-        msg = f"only a key may take tokens back, and {identity.reason}: send 'Authorization: Bearer <key>'"
-        raise UnauthorisedError(msg)
-    msg = f"only a key may take tokens back, and {identity.reason}: set auth.keys in channels.yaml"
-    raise ForbiddenError(msg)
 
 
 class TakingBack:
@@ -93,7 +78,7 @@ class TakingBack:
 
     async def _members(self, request: Request, names: Container[str]) -> Members:
         """Return the members of the body that are not null, if the caller may send it."""
-        may_revoke(await self._authenticator.identify(see_request(request)))
+        (await self._authenticator.identify(see_request(request))).check_may_revoke()
         kind = body.media_type(request.headers)
         body.check_json(kind)
         held = HeldBody(request.receive, self._intake)
