@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from app.core.delivery.catchup import PAGE_MESSAGES, Catchup, PageBudget
+import pytest
+
+from app.core.delivery.catchup import KEEP_SECONDS, PAGE_MESSAGES, Catchup, PageBudget
 from app.core.message import Message, Page
 
 HEAD = 10 * PAGE_MESSAGES
@@ -22,6 +24,20 @@ class Log:
         return Page(1, HEAD, tuple(Message(offset, 0, b"x" * 100) for offset in range(after + 1, last + 1)), "e")
 
 
+class Clock:
+    """The time of the running loop: it goes on when a test says so, however slow the machine is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.mark.usefixtures("clock")
 async def test_a_page_that_many_ask_for_is_read_once() -> None:
     """Catchup reads a page once for all who ask at the same time, and a moment later."""
     log = Log()
@@ -31,6 +47,19 @@ async def test_a_page_that_many_ask_for_is_read_once() -> None:
     assert log.reads == 1
 
 
+async def test_a_page_is_kept_for_a_moment_only(clock: Clock) -> None:
+    """Catchup reads a page again when the moment is over: the log may have more by then."""
+    log = Log()
+    catchup = Catchup(log.read, lambda: "e")
+    await catchup.after(0)
+    clock.now += KEEP_SECONDS
+    for _ in range(2):  # the loop looks at its clock, then calls what is due
+        await asyncio.sleep(0)
+    await catchup.after(0)
+    assert log.reads == 2
+
+
+@pytest.mark.usefixtures("clock")
 async def test_pages_that_are_kept_are_bounded() -> None:
     """Catchups of all channels together keep so many bytes, and let go of the oldest page."""
     logs = Log(), Log()
