@@ -13,6 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A .venv that is a link is somebody else's, whom clearing it would rob of theirs: it is used as it is.
 STAMP := $(if $(shell test -L $(VENV) && echo link),,$(VENV)/.installed)
+# What the tests use from npm, where there is an npm.
+NODE_MODULES := $(if $(shell command -v npm),tests/npm/node_modules/.package-lock.json)
 SHELL := /bin/sh
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
@@ -30,7 +32,7 @@ run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
 
 # Six processes for two cores, because a third of what they do is to wait; tests/conftest.py says who runs what. Compiled
 # modules are written even where the environment forbids it: hundreds of processes would compile each of them again.
-test: $(STAMP) ## run the suite; ARGS goes to pytest
+test: $(STAMP) $(NODE_MODULES) ## run the suite; ARGS goes to pytest
 	@PYTHONDONTWRITEBYTECODE= exec $(BIN)/python -m pytest -n 6 $(ARGS)
 
 # Apart from `test`, because to trace every line doubles what a test of our own code takes.
@@ -64,7 +66,7 @@ lock: $(STAMP) ## resolve pyproject.toml anew into both lock files (UPGRADE=1: n
 
 clean: ## remove .venv and everything generated
 	@rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
-		loadtests/reports
+		loadtests/reports tests/npm/node_modules
 	@find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built from nothing whenever the lock changes, so that what the lock dropped is gone from .venv too.
@@ -79,4 +81,9 @@ $(VENV)/.installed: requirements.lock
 		echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
 		--require-hashes --requirement requirements.lock >&2
+	@touch $@
+
+tests/npm/node_modules/.package-lock.json: tests/npm/package-lock.json
+	@echo "Setting up tests/npm/node_modules from its package-lock.json (once) ..." >&2
+	@npm --prefix tests/npm ci --silent >&2
 	@touch $@
