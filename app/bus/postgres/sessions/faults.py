@@ -154,9 +154,15 @@ def _grant(kind: str, name: str, *, owner: bool) -> str:
 
 
 def _of_network(error: BaseException) -> str:
-    words = _one_line(f"{type(error).__name__}: {error}")
+    words = _one_line(_words(error))
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
+
+
+def _words(error: BaseException) -> str:
+    """Return the system's words for an error, else the error's own; the name of its class says something to us only."""
+    words = str(getattr(error, "strerror", None) or error)
+    return words or type(error).__name__
 
 
 def _by_text(words: str) -> str | None:
