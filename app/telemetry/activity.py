@@ -110,10 +110,16 @@ class Activity:
 
     async def run(self) -> None:
         """Write down second after second; never returns."""
+        second = int(time.time())
         while True:
             now = time.time()
-            await asyncio.sleep(int(now) + 1 - now)
-            self.tick(int(now))
+            if now < second:  # the clock was set back
+                second = int(now)
+            if now < second + 1:  # a timer may end a moment too early
+                await asyncio.sleep(second + 1 - now)
+                continue
+            self.tick(second)
+            second = int(now)
 
     def of_all(self, since: int) -> tuple[int, list[Second]]:
         """Return the last second that all workers have written, and what happened in those after ``since`` until then.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -98,3 +99,18 @@ def test_counts_of_all_workers_are_added_up(tmp_path: Path, monkeypatch: pytest.
     counts.tell(Counted({"news": (4, 6), "orders": (1, None)}, {"sse": 2}, 1, 9, {"news": 1}, {"news": 1}))
     expected = ({"news": (7, 7), "orders": (1, None)}, {"sse": 3}, 3, 9, {"news": 5}, {"news": 5}, 2)
     assert counts.of_all() == expected
+
+
+async def test_nothing_is_lost_between_two_seconds() -> None:
+    """Worker that writes second after second loses nothing of what is counted meanwhile."""
+    worker, counted = Activity(), 0
+    running = asyncio.create_task(worker.run())
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        worker.delivered += 1
+        counted += 1
+        await asyncio.sleep(0.002)
+    running.cancel()
+    left = worker.delivered
+    await asyncio.sleep(2.1)  # a second is told of once all workers have written it
+    assert sum(second.delivered for second in worker.of_all(0)[1]) + left == counted
