@@ -46,7 +46,7 @@ lint: $(STAMP) ## check style, formatting, the imports between rooms and the Doc
 	@$(BIN)/hadolint Dockerfile
 
 types: $(STAMP) ## check types
-	@$(BIN)/mypy app tests benchmarks loadtests gunicorn.conf.py
+	@$(BIN)/mypy app tests benchmarks loadtests examples gunicorn.conf.py
 
 bench: $(STAMP) ## measure the bus beside stock broadcaster's; ARGS goes to the benchmark
 	@exec $(BIN)/python -m benchmarks.bus $(ARGS)
