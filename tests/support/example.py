@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,8 @@ START_SECONDS = 40.0
 class Example:
     """One run of ``make -C examples/NAME run``; starts on entering the context, and ends on leaving it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, env: Mapping[str, str] | None = None) -> None:
+        self._env = dict(env or {})
         self._command = ("make", "-C", f"examples/{name}", "run")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -29,7 +31,10 @@ class Example:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         self._output = tempfile.TemporaryFile()
         self._process: subprocess.Popen[bytes] = processes.launch(
-            self._command, environment | {"PORT": str(self.port)}, stdout=self._output, stderr=subprocess.STDOUT
+            self._command,
+            environment | self._env | {"PORT": str(self.port)},
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
         )
         if not processes.wait_answer(self._process, self.port, "/", seconds=START_SECONDS):
             self.__exit__(None, None, None)
