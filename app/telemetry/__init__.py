@@ -4,6 +4,6 @@
 ``exporter`` only once the variable :data:`directory.DIRECTORY` is set.
 """
 
-from app.telemetry.logs import MASK, GunicornLogger, configure_logging, mask_secrets
+from app.telemetry.logs import MASK, GunicornLogger, announce, announce_warnings, configure_logging, mask_secrets
 
-__all__ = ["MASK", "GunicornLogger", "configure_logging", "mask_secrets"]
+__all__ = ["MASK", "GunicornLogger", "announce", "announce_warnings", "configure_logging", "mask_secrets"]

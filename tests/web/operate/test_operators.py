@@ -15,7 +15,8 @@ from websockets.sync.client import connect
 from app.access.auth_settings import AuthSettings, Key
 from app.core.errors import UnauthorisedError
 from app.core.rights.policy import Access, Identity
-from app.web.edge.auth import Authenticator, see
+from app.web.edge.auth import Authenticator
+from app.web.edge.caller import see
 from app.web.edge.loopback import FORWARDING
 from tests.conftest import ServerFactory
 from tests.support.processes import ROOT
