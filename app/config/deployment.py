@@ -56,7 +56,10 @@ def warnings(environment: Environment, settings: Settings) -> tuple[str, ...]:
             "your pages in 'origins', or let your application look at 'origin'"
         )
     if settings.backend_kind == "memory" and not environment.on_loopback:
-        found.append(f"memory:// on HOST {environment.host}: a stop loses all messages; set DATABASE_URL to keep them")
+        host = f"{OPTIONS.name('HOST')}={environment.host}"
+        found.append(
+            f"memory:// is served to other machines ({host}): a stop loses all messages; set DATABASE_URL to keep them"
+        )
     return tuple(filter(None, found))
 
 
