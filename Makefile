@@ -67,6 +67,7 @@ image: $(STAMP) ## build the container image and try it out (IMAGE, IMAGE_BUILD_
 
 packages: $(STAMP) ## build the clients that others install into dist/
 	@cd clients/python && $(abspath $(BIN))/python -m hatchling build --target wheel --directory $(CURDIR)/dist
+	@clients/js/pack $(CURDIR)/dist
 
 lock: $(STAMP) ## resolve pyproject.toml anew into all lock files (UPGRADE=1: newest versions)
 	@$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade) >/dev/null
