@@ -12,7 +12,10 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NoReturn, Protocol
+
+import orjson
 
 from app.access.auth_settings import TokenSettings
 from app.core.rights.token import Rights, Token, claim
@@ -171,16 +174,11 @@ class Tokens:
             _refuse(f"it has more than {LONGEST_TOKEN} characters")
         if not _COMPACT.fullmatch(raw):
             _refuse("it is no JSON Web Token in compact form")
-        head, payload, signature = raw.split(".")
+        signed, _, signature = raw.rpartition(".")
+        head, _, payload = signed.partition(".")
         if len(head) > LONGEST_HEADER:
             _refuse(f"its header has more than {LONGEST_HEADER} characters")
-        header = _object(head)
-        if header is None:
-            _refuse("it is no JSON Web Token in compact form")
-        if "crit" in header or "b64" in header:
-            _refuse("its header has members that are not understood")
-        signed = f"{head}.{payload}".encode()
-        signer = self._verify(signed, _decode(signature), header.get("alg"), header.get("kid"))
+        signer = self._verify(signed.encode(), _decode(signature), *_header(head))
         claims = _object(payload)
         if claims is None:
             _refuse("its payload is no JSON object")
@@ -224,7 +222,7 @@ class Tokens:
             _refuse("its 'aud' is not auth.tokens.audience")
         expires = exp + settings.leeway
         lifetime = max(0.0, exp - (now if issued is None else issued))
-        spread = random.uniform(0, 0.75 * min(_SPREAD_SECONDS, lifetime / 10))  # noqa: S311 — it spreads load
+        spread = random.random() * 0.75 * min(_SPREAD_SECONDS, lifetime / 10)  # noqa: S311 — it spreads load
         return Token(
             _text(claims, "sub"), _text(claims, "jti"), issued, expires, expires + spread, self._rights(claims), claims,
             signer,
@@ -232,18 +230,29 @@ class Tokens:
 
     def _rights(self, claims: Mapping[str, Any]) -> Rights:
         settings = self._settings
-        return Rights(_grants(claims, settings.publish_claim), _grants(claims, settings.subscribe_claim))
+        return _shared(_grants(claims, settings.publish_claim), _grants(claims, settings.subscribe_claim))
 
 
 def _decode(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
+@lru_cache(maxsize=64)  # the tokens of one issuer have few headers
+def _header(head: str) -> tuple[object, object]:
+    """Return ``alg`` and ``kid`` of a token's header."""
+    header = _object(head)
+    if header is None:
+        _refuse("it is no JSON Web Token in compact form")
+    if "crit" in header or "b64" in header:
+        _refuse("its header has members that are not understood")
+    return header.get("alg"), header.get("kid")
+
+
 def _object(part: str) -> dict[str, Any] | None:
     """Return the JSON object that a part of a token has; None if it has another value, or none."""
     try:
-        found = json.loads(_decode(part), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        found = orjson.loads(_decode(part))
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
@@ -288,20 +297,21 @@ def _audiences(claims: Mapping[str, Any]) -> list[str]:
     return audiences
 
 
-def _grants(claims: Mapping[str, Any], path: str) -> frozenset[str]:
+@lru_cache(maxsize=1024)  # the tokens of many users give the same rights
+def _shared(publish: tuple[str, ...], subscribe: tuple[str, ...]) -> Rights:
+    return Rights(frozenset(publish), frozenset(subscribe))
+
+
+def _grants(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
     found = claim(claims, path)
     if found is None:
-        return frozenset()
+        return ()
     if not isinstance(found, list) or not all(isinstance(grant, str) for grant in found):
         _refuse(f"its '{path}' is no list of texts")
     if len(found) > MAX_GRANTS:
         _refuse(f"its '{path}' has more than {MAX_GRANTS} entries")
-    return frozenset(found)
+    return tuple(found)
 
 
 def _refuse(reason: str) -> NoReturn:
     raise TokenError(reason)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)

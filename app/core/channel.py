@@ -87,27 +87,29 @@ class Channel:
     schema: Schema | None = None
     """What messages must fit; None for any JSON."""
     rate_limit: RateLimit | None = None
+    prefix: str = field(init=False, repr=False, compare=False)
+    """The literal text before a family's parameter; the whole name of a plain channel."""
+    suffix: str = field(init=False, repr=False, compare=False)
+    """The literal text after a family's parameter."""
+    wildcard: str | None = field(init=False, repr=False, compare=False)
+    """The name of a family as grants have it, with ``*`` for its parameter; None for a plain channel."""
+
+    def __post_init__(self) -> None:
+        """Split the name once: each push and each handshake asks for its parts."""
+        prefix, brace, rest = self.name.partition("{")
+        suffix = rest.partition("}")[2]
+        wildcard = f"{prefix}*{suffix}" if brace else None
+        for part, value in (("prefix", prefix), ("suffix", suffix), ("wildcard", wildcard)):
+            object.__setattr__(self, part, value)  # the class is frozen
 
     @property
     def is_family(self) -> bool:
         """Whether the name holds a parameter."""
-        return "{" in self.name
-
-    @property
-    def prefix(self) -> str:
-        """The literal text before a family's parameter; the whole name of a plain channel."""
-        return self.name.partition("{")[0]
-
-    @property
-    def wildcard(self) -> str | None:
-        """The name of a family as grants have it, with ``*`` for its parameter; None for a plain channel."""
-        prefix, brace, rest = self.name.partition("{")
-        return f"{prefix}*{rest.partition('}')[2]}" if brace else None
+        return self.wildcard is not None
 
     def parameter(self, name: str) -> str | None:
         """Return the parameter in a name of this family; None for a plain channel."""
-        prefix, brace, rest = self.name.partition("{")
-        return name[len(prefix) : len(name) - len(rest.partition("}")[2])] if brace else None
+        return None if self.wildcard is None else name[len(self.prefix) : len(name) - len(self.suffix)]
 
     def check_publish(self, name: str, identity: Identity) -> Question | None:
         """Return None if the caller may publish to this channel's ``name``, or what the application must be asked.
@@ -217,8 +219,7 @@ class _Families:
     def __init__(self, families: Iterable[Channel]) -> None:
         self._by_prefix: dict[str, list[tuple[str, Channel]]] = {}
         for family in families:
-            suffix = family.name.partition("}")[2]
-            self._by_prefix.setdefault(family.prefix, []).append((suffix, family))
+            self._by_prefix.setdefault(family.prefix, []).append((family.suffix, family))
         for found in self._by_prefix.values():
             found.sort(key=lambda entry: len(entry[0]), reverse=True)
         self._lengths = sorted({len(prefix) for prefix in self._by_prefix}, reverse=True)

@@ -22,7 +22,8 @@ from app.access.tokens import Tokens
 from app.config import Environment, Settings
 from app.config.load import parse
 from app.core.errors import ForbiddenError, UnauthorisedError
-from app.web.edge.auth import Authenticator, see
+from app.web.edge.auth import Authenticator
+from app.web.edge.caller import see
 from tests.support.login import public, sign
 from tests.support.processes import ROOT
 from tests.support.site import Request, Site, reply

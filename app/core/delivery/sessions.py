@@ -53,7 +53,8 @@ class Sessions:
 
     def enter(self, session: Session) -> None:
         """Watch a session until :meth:`leave`; call again after its identity has changed. It may end at once."""
-        self.leave(session)
+        if session in self._entered:
+            self.leave(session)
         identity = session.identity
         end = None if identity.ends is None else int(identity.ends * _PER_SECOND)
         jti = _jti(identity)

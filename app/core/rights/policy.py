@@ -125,6 +125,8 @@ class Identity(NamedTuple):
     """When what the caller has open ends, in seconds since the Unix epoch; None for never."""
     asked: bool = False
     """The application was asked, and admitted the caller."""
+    rules: object = None
+    """The rules that it was derived by: under them, only the end of its token can change it."""
 
     def check(self) -> None:
         """Raise :class:`UnauthorisedError` if the caller sent a credential that is not good."""
@@ -201,7 +203,10 @@ class Policy:
 
     def admitting(self, identity: Identity, subject: Subject) -> Access | Claim | None:
         """Return the entry, other than ``ask``, that admits the caller to a channel; None if none does."""
-        return next((entry for entry in self.entries if _admits(entry, identity, subject)), None)
+        for entry in self.entries:  # each handshake and each push of a token asks
+            if _admits(entry, identity, subject):
+                return entry
+        return None
 
     def refusal(self, identity: Identity, subject: Subject) -> AbideError:  # noqa: PLR0911 — one for each kind
         """Return the error for a caller whom no entry admits."""

@@ -1,13 +1,12 @@
-"""Identifies callers: by their key or token, by where they are, and by the page that sent the request."""
+"""Identifies callers by their key or token, and judges them again when the settings change."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from app.access.auth_settings import AuthSettings, Key
 from app.access.tickets import Ticket
@@ -15,18 +14,12 @@ from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
 from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, Question
 from app.core.rights.token import EVERYTHING, Token
-from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_local, is_near
-from app.web.edge.origins import OPAQUE, Origins, is_own
-from app.web.edge.request import by_name
-
-BEARER = "bearer."
-"""How a WebSocket subprotocol with a token begins: browsers can send no Authorization with a handshake."""
+from app.web.edge.caller import see_request
+from app.web.edge.loopback import is_local
+from app.web.edge.origins import OPAQUE, Origins
 
 _NAME_DIGITS = 12
 """How many digits of a key's digest name its identity: enough to tell keys apart, too few to help an attacker."""
-
-_LONGEST_ORIGIN = 300
-"""How many characters of an origin are kept: more than a scheme, a host name and a port have."""
 
 _NO_KEYS = "no keys are configured"
 _NO_KEY = "no key was sent"
@@ -69,9 +62,7 @@ class Authenticator:
         ask: Ask | None = None,
     ) -> None:
         # Digests all have the same length, so comparing them reveals nothing about a key's.
-        self._keyed = [
-            (digest_of(key.secret.decode()), _identity(key, everybody=operators is Access.ANYONE)) for key in auth.keys
-        ]
+        self._keyed = [(digest_of(key.secret.decode()), self._key_holder(key, operators)) for key in auth.keys]
         self._tokens = tokens
         self._tickets = tickets
         self._cookie = None if auth.tokens is None else auth.tokens.cookie
@@ -127,10 +118,14 @@ class Authenticator:
         Raises :class:`ForbiddenError` as :meth:`identify` does, and :class:`UnauthorisedError` if the credential is no
         longer good.
         """
+        if identity.rules is self:
+            self.check(identity)
+            return identity
         caller, forwarded = identity.caller, identity.forwarded
         self.origins.check(caller)
         headers = tuple([header for header in forwarded.headers if header[0] in self._forward])
-        return self._judged(identity)._replace(caller=caller, forwarded=forwarded._replace(headers=headers))
+        kept = forwarded._replace(headers=headers)
+        return self._judged(identity)._replace(caller=caller, forwarded=kept, rules=self)
 
     @property
     def asks(self) -> bool:
@@ -248,18 +243,30 @@ class Authenticator:
         return caller._replace(bearer=value, digest=digest_of(value))
 
     def _with_token(self, token: Token, caller: Caller) -> Identity:
-        everybody = self.operators is Access.ANYONE
         identity = Identity(
-            token=token, is_operator=everybody, keys_exist=bool(self._keyed), subject=token.sub, ends=token.ends
+            token=token,
+            name=name_of(token.sub),
+            is_operator=self.operators is Access.ANYONE,
+            keys_exist=bool(self._keyed),
+            subject=token.sub,
+            ends=token.ends,
+            rules=self,
         )
-        return self._kept(identity._replace(name=name_of(token.sub)), caller)
+        return self._kept(identity, caller)
 
     def _faulty(self, fault: str, caller: Caller) -> Identity:
-        return self._kept(Identity(fault=fault, keys_exist=bool(self._keyed)), caller)
+        return self._kept(Identity(fault=fault, keys_exist=bool(self._keyed), rules=self), caller)
 
     def _keyless(self, reason: str, caller: Caller) -> Identity:
         is_operator = self.operators is Access.ANYONE or (self._local_may and is_local(caller, self.origins))
-        return self._kept(Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._keyed)), caller)
+        identity = Identity(reason=reason, is_operator=is_operator, keys_exist=bool(self._keyed), rules=self)
+        return self._kept(identity, caller)
+
+    def _key_holder(self, key: Key, operators: Access | None) -> Identity:
+        """Return the identity of a key's holder: an operator if everybody is, or if the key has no limits."""
+        name = digest_of(key.secret.decode()).hex()[:_NAME_DIGITS] if key.name is None else f"key:{key.name}"
+        is_operator = operators is Access.ANYONE or key.rights == EVERYTHING
+        return Identity(key.rights, name=name, is_operator=is_operator, may_revoke=key.may_revoke, rules=self)
 
     def _kept(self, identity: Identity, caller: Caller) -> Identity:
         """Return an identity with as much of its caller as it is judged by later."""
@@ -279,57 +286,6 @@ def for_connection(identity: Identity, caller: Caller) -> Identity:
     return identity._replace(caller=caller._replace(bearer=None, ticket=None, headers={}))
 
 
-def see(
-    headers: Mapping[str, str], peer: str | None, *, protocols: Sequence[str] = (), ticket: str | None = None
-) -> Caller:
-    """Return what a request shows of its caller.
-
-    Names of ``headers`` are in lower case; ``peer`` is the address that the connection comes from, None if it is not
-    known; ``protocols`` are the subprotocols of a WebSocket.
-    """
-    origin, host = headers.get("origin"), headers.get("host", "")
-    bearer = _bearer(headers.get("authorization", ""), protocols)
-    own = origin is not None and is_own(origin, host)
-    return Caller(
-        None if bearer is None else digest_of(bearer),
-        is_near(headers, peer),
-        None if origin is None else origin[:_LONGEST_ORIGIN],
-        is_own=own,
-        is_elsewhere=own and not is_here(host) and not is_forwarded(headers),
-        is_cross_site=origin is None and headers.get("sec-fetch-site", "").lower() in OTHER_SITES,
-        bearer=bearer,
-        ticket=ticket if bearer is None else None,
-        headers=headers,
-        client=peer,
-    )
-
-
-def see_scope(scope: Scope, headers: Mapping[str, str], ticket: str | None = None) -> Caller:
-    """Return what a request or a handshake over ASGI shows of its caller."""
-    return see(headers, peer(scope), protocols=scope.get("subprotocols", ()), ticket=ticket)
-
-
-def see_request(request: HTTPConnection) -> Caller:
-    """Return what a request for a page shows of its caller."""
-    return see_scope(request.scope, by_name(request.scope["headers"]))
-
-
-def peer(scope: Scope) -> str | None:
-    """Return the address that a request comes from; None if it is not known, or may be a proxy's.
-
-    A request with HTTP/1.0 may come from a proxy: nginx sends that version unless it is configured otherwise.
-    """
-    client = scope.get("client")
-    return client[0] if client and scope.get("http_version") != "1.0" else None
-
-
-def _bearer(authorization: str, protocols: Sequence[str]) -> str | None:
-    scheme, _, credentials = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return credentials.strip()
-    return next((protocol[len(BEARER) :] for protocol in protocols if protocol.startswith(BEARER)), None)
-
-
 def _cookie(header: str, name: str) -> str | None:
     """Return the value of the first cookie of this name: browsers send the one of the longest path first."""
     for pair in header.split(";"):
@@ -337,12 +293,6 @@ def _cookie(header: str, name: str) -> str | None:
         if equals and found == name:
             return value.strip('"')
     return None
-
-
-def _identity(key: Key, *, everybody: bool) -> Identity:
-    """Return the identity of a key's holder; ``everybody`` is an operator, or whoever has a key without limits."""
-    name = digest_of(key.secret.decode()).hex()[:_NAME_DIGITS] if key.name is None else f"key:{key.name}"
-    return Identity(key.rights, name=name, is_operator=everybody or key.rights == EVERYTHING, may_revoke=key.may_revoke)
 
 
 def _fault(error: TokenError) -> str:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import AbideError
-from app.web.edge.auth import see
+from app.web.edge.caller import see
 from app.web.edge.origins import Origins
 from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import by_name

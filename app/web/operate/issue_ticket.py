@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from app.core.errors import ForbiddenError, UnauthorisedError
 from app.core.rights.policy import Access
 from app.web.documents.openapi import refusal
-from app.web.edge.auth import Authenticator, see_request
+from app.web.edge.auth import Authenticator
+from app.web.edge.caller import see_request
 
 
 class Issued(BaseModel):

@@ -23,7 +23,8 @@ from app.core.rights.policy import Access
 from app.core.scan import Members
 from app.web.documents.openapi import refusal
 from app.web.documents.schemas import Schema
-from app.web.edge.auth import Authenticator, see_request
+from app.web.edge.auth import Authenticator
+from app.web.edge.caller import see_request
 from app.web.publish import body
 from app.web.publish.asgi_push import HeldBody
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.errors import AbideError, MalformedError
 from app.core.ports import Intake, Reply
-from app.web.edge.auth import peer
+from app.web.edge.caller import peer
 from app.web.edge.request import address
 from app.web.publish.push import Push, no_room, too_large
 from app.web.publish.push_head import PushHead

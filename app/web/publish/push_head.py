@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from app.core.errors import AbideError, bare, of_bug
 from app.core.message import check_key
 from app.core.rights.policy import NOBODY, Caller
-from app.web.edge.auth import see
+from app.web.edge.caller import see
 from app.web.edge.cors import origin_of
 from app.web.edge.loopback import is_loopback
 from app.web.edge.request import TICKET, by_name, query_of

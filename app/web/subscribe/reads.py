@@ -13,7 +13,8 @@ from app.core.errors import AbideError
 from app.core.limits.places import Places
 from app.core.ports import Source
 from app.web.edge.access import LINE
-from app.web.edge.auth import Authenticator, for_connection, see_scope
+from app.web.edge.auth import Authenticator, for_connection
+from app.web.edge.caller import see_scope
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.edge.request import TICKET, by_name, query_of
 from app.web.subscribe import sse

@@ -19,7 +19,8 @@ from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher
 from app.core.resume import Beginning, Start
 from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
-from app.web.edge.auth import Authenticator, for_connection, see_scope
+from app.web.edge.auth import Authenticator, for_connection
+from app.web.edge.caller import see_scope
 from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import TICKET, by_name, query_of
