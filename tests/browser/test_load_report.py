@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.chromium import Page
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import free_port, launch
 from tests.support.server import Server
 
 SECONDS = 40.0
@@ -50,9 +50,7 @@ def test_a_report_shows_statistics_and_verdict(server: Server, page: Page, tmp_p
         *("--web-port", str(port), "--max-p99", "5000"),
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as locust:
+    with launch(command, environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as locust:
         try:
             download.write_text(downloaded(f"http://127.0.0.1:{port}"))
         finally:
