@@ -155,7 +155,7 @@ def test_types_fit_a_user_s_script(project: NpmProject) -> None:
     assert project.complaints("user.tsx", USER) == ""
 
 
-def test_types_find_mistakes(project: NpmProject) -> None:
+def test_types_find_the_mistakes_of_a_script(project: NpmProject) -> None:
     """TypeScript finds each of some mistakes."""
     lines = ['import { connect } from "abide-client";', *MISTAKES, "export {};"]
     said = project.complaints("mistakes.ts", "\n".join(lines))
