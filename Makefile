@@ -22,7 +22,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --p
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: coverage help setup run test tools lint types bench load chaos image lock clean
+.PHONY: coverage help setup run test tools lint types bench load chaos image packages lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,7 +51,7 @@ lint: $(STAMP) ## check style, formatting, the imports between rooms and the Doc
 	@$(BIN)/hadolint Dockerfile
 
 types: $(STAMP) ## check types
-	@$(BIN)/mypy app tests benchmarks loadtests gunicorn.conf.py
+	@$(BIN)/mypy app tests benchmarks loadtests examples gunicorn.conf.py
 
 bench: $(STAMP) ## measure the bus beside stock broadcaster's; ARGS goes to the benchmark
 	@exec $(BIN)/python -m benchmarks.bus $(ARGS)
@@ -65,6 +65,10 @@ chaos: $(STAMP) ## break everything under load, again and again; SUBSCRIBERS, SE
 image: $(STAMP) ## build the container image and try it out (IMAGE, IMAGE_BUILD_ARGS, IMAGE_RUN_ARGS)
 	@exec $(BIN)/python -m tests.image --tag=$(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)" --run-args="$(IMAGE_RUN_ARGS)"
 
+packages: $(STAMP) ## build the clients that others install into dist/
+	@cd clients/python && $(abspath $(BIN))/python -m hatchling build --target wheel --directory $(CURDIR)/dist
+	@clients/js/pack $(CURDIR)/dist
+
 lock: $(STAMP) ## resolve pyproject.toml anew into all lock files (UPGRADE=1: newest versions)
 	@$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade) >/dev/null
 	@$(LOCK) --constraint requirements.lock --output-file requirements-run.lock >/dev/null
@@ -72,7 +76,7 @@ lock: $(STAMP) ## resolve pyproject.toml anew into all lock files (UPGRADE=1: ne
 
 clean: ## remove .venv and everything generated
 	@rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
-		loadtests/reports tests/npm/node_modules $(TOOLS)
+		dist loadtests/reports tests/npm/node_modules $(TOOLS)
 	@find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built from nothing whenever the lock changes, so that what the lock dropped is gone from .venv too.

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
@@ -11,17 +12,28 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.bus.postgres import Seen
-from app.config import LAST_GOOD, OPTIONS, ConfigError, Environment, Option, check_deployment, load, most_workers
+from app.config import (
+    LAST_GOOD,
+    OPTIONS,
+    ConfigError,
+    Environment,
+    Option,
+    Settings,
+    check_deployment,
+    first_of,
+    load,
+    most_workers,
+)
 from app.server.master import gunicorn_options, listening
 from app.server.master.arbiter import Master
 from app.server.master.freeze import outlive_freezes
 from app.server.worker import STOP_SECONDS, AbideWorker
-from app.telemetry import GunicornLogger, configure_logging
+from app.telemetry import GunicornLogger, announce, announce_warnings, configure_logging
 from app.telemetry.directory import make_directory
 
 
-def _checked_environment() -> tuple[Environment, int | None]:
-    """Return the environment, and how many workers can serve in it; None for any number.
+def _checked_configuration() -> tuple[Environment, Settings]:
+    """Return the environment, and the settings in it.
 
     A configuration that cannot be served ends the process here, before any worker starts.
     """
@@ -37,7 +49,7 @@ def _checked_environment() -> tuple[Environment, int | None]:
     except ConfigError as error:
         lines = error.summary()
     else:
-        return environment, most_workers(settings)
+        return environment, settings
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 — lines for a person, not for the log
     sys.exit(1)
 
@@ -52,8 +64,18 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-_OF_PORTS = (errno.EADDRINUSE, errno.EACCES)
-"""Errors that are about the port; all others are about the host."""
+def _tell_addresses(listeners: Sequence[socket.socket]) -> None:
+    """Tell a person where the server is: once, when its first worker serves."""
+    for url in filter(None, map(listening.url, listeners)):
+        page = f"{url}{_environment.root_path}"
+        announce(f"console: {page}/ · API: {page}/docs" if _has_console else f"server: {page}/")
+
+
+_OF_PORTS = {
+    errno.EADDRINUSE: "stop what listens there, or set another port",
+    errno.EACCES: "only root may use ports below 1024: set a higher one",
+}
+"""What to do about errors that are about the port; all others are about the host."""
 
 
 def _has_ipv6() -> bool:
@@ -69,7 +91,9 @@ def _has_ipv6() -> bool:
 # there is none.
 LAST_GOOD.share()
 Seen.share()
-_environment, _most_workers = _checked_environment()
+_environment, _settings = _checked_configuration()
+_most_workers, _warnings, _has_console = most_workers(_settings), first_of(_settings.warnings), _settings.console
+del _settings  # thousands of channels may be in it
 configure_logging(_environment.log_format, _environment.log_level)
 
 wsgi_app = "app.main:create_app()"
@@ -77,6 +101,7 @@ proc_name = "abide"
 bind = [_address(_host(_environment.host), _environment.port)]
 workers = _environment.workers
 AbideWorker.drain_seconds = _environment.drain_seconds
+AbideWorker.on_started = staticmethod(_tell_addresses)
 AbideWorker.max_connection_age = _environment.max_connection_age or None
 worker_class = AbideWorker
 logger_class = GunicornLogger
@@ -115,6 +140,7 @@ def on_starting(arbiter: Arbiter) -> None:
     _check_port(_host(_environment.host), _environment.port)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
     import_module("app.main")
+    announce_warnings(_warnings)
     if _environment.metrics_port:
         _take_port(_host(_environment.host), _environment.metrics_port)
 
@@ -123,8 +149,7 @@ def _check_port(host: str, port: int) -> None:
     try:
         listening.check(host, port)
     except OSError as error:
-        hint = "stop what listens there, or set another port" if error.errno == errno.EADDRINUSE else ""
-        _cannot_listen("PORT" if error.errno in _OF_PORTS else "HOST", host, port, error, hint)
+        _cannot_listen("PORT" if error.errno in _OF_PORTS else "HOST", host, port, error)
 
 
 def _take_port(host: str, port: int) -> None:
@@ -137,11 +162,17 @@ def _take_port(host: str, port: int) -> None:
         _cannot_listen("METRICS_PORT", host, port, error)
 
 
-def _cannot_listen(variable: str, host: str, port: int, error: OSError, hint: str = "") -> NoReturn:
+def _cannot_listen(variable: str, host: str, port: int, error: OSError) -> NoReturn:
     reason = str(error.strerror).partition(" (")[0]
-    line = f"{OPTIONS.name(variable)}: cannot listen on {_address(host, port)}: {reason}"
-    print(f"{line}: {hint}" if hint else line, file=sys.stderr)  # noqa: T201 — as above
+    to_do = _OF_PORTS.get(error.errno or 0, "write an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all")
+    line = f"{OPTIONS.name(variable)}: cannot listen on {_address(host, port)}: {reason}: {to_do}"
+    print(line, file=sys.stderr)  # noqa: T201 — as above
     sys.exit(1)
+
+
+def on_exit(_: Arbiter) -> None:
+    """Leave the line of a terminal on which ^C was echoed."""
+    announce("")
 
 
 def post_fork(_: Arbiter, __: Worker) -> None:

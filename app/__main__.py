@@ -1,7 +1,20 @@
 """``bin/abide`` runs this: the commands of :mod:`app.cli`."""
 
+import signal
 import sys
 
-from app.cli import main
 
+def _end(*_: object) -> None:
+    sys.exit(0 if _serves else 130)  # as shells do; a server that is stopped has not failed
+
+
+_serves = sys.argv[1:2] == ["serve"]
+_before = signal.getsignal(signal.SIGINT)
+if _before is signal.default_int_handler:  # not where Ctrl-C is ignored
+    signal.signal(signal.SIGINT, _end)  # imports take a moment, and gunicorn does until it handles signals
+
+from app.cli import main  # noqa: E402
+
+if not _serves:
+    signal.signal(signal.SIGINT, _before)
 sys.exit(main())

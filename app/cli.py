@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import runpy
 import shlex
 import stat
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 schema()
         sys.stdout.flush()
     except (ConfigError, UnavailableError, client.ClientError, token_command.TokenCommandError) as error:
-        print(error, file=sys.stderr)
+        print(_refusal(error, options.url) if isinstance(error, client.ClientError) else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells do
@@ -173,13 +174,34 @@ def _end_with_reader() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(_plain(text), file=sys.stderr, flush=True)
+
+
+def _refusal(error: client.ClientError, url: str) -> str:
+    is_away = error.passes and error.status is None and error.code is None
+    return f"cannot reach {url}: {_plain(str(error))}" if is_away else _plain(str(error))
+
+
+def _plain(text: str) -> str:
+    """Return an error in the system's words: asyncio and Python put their own around them."""
+    text = re.sub(r"\[Errno (\d+)\] Connect call failed \([^)]*\)", lambda found: os.strerror(int(found[1])), text)
+    return re.sub(r"\[Errno -?\d+\] ", "", text)
 
 
 def _check_json(body: bytes) -> None:
     """Raise ValueError unless it is JSON. Data that is nested too deep for Python is left to the server."""
-    with contextlib.suppress(RecursionError):
+    try:
         json.loads(body.decode(), parse_int=float, parse_constant=_refuse_constant)
+    except RecursionError:
+        pass
+    except UnicodeDecodeError as error:
+        msg = f"it is not UTF-8: byte {error.start + 1} is 0x{body[error.start]:02x}"
+        raise ValueError(msg) from None
+    except json.JSONDecodeError as error:
+        msg = (
+            "it is empty" if not body.strip() else f"{error.msg[0].lower()}{error.msg[1:]} at character {error.pos + 1}"
+        )
+        raise ValueError(msg) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

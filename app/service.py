@@ -38,12 +38,14 @@ from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
 from app.core.limits.limiter import Limiter
 from app.core.ports import INTAKE, LIMITS, METER, Meter, Publisher
-from app.telemetry.counts import Count, Counts
+from app.telemetry.activity import BOUNDS, BUSY_SECONDS
+from app.telemetry.counts import Count, Counted, Counts
 from app.telemetry.metrics import Metrics
 from app.web.documents.lazy_document import Object
 from app.web.edge.auth import Authenticator
 from app.web.edge.doors import Doors
 from app.web.operate.health import ConfigState, Health
+from app.web.operate.overview import Observed
 from app.web.publish import in_process
 from app.web.routes import NOT_STARTED, Edge, Routes
 
@@ -119,7 +121,8 @@ class Service:
                 asyncio.create_task(self._watch(), name="watch-config"),
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
                 asyncio.create_task(self._forget(), name="forget"),
-                asyncio.create_task(self._counts.run(self._hub.counts), name="counts"),
+                asyncio.create_task(self._counts.run(self._count), name="counts"),
+                asyncio.create_task(self._metrics.activity.run(), name="activity"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             self.is_running = True
@@ -210,6 +213,7 @@ class Service:
                 console=settings.console,
                 limiter=self._limiter,
                 count_all=self._count_all,
+                observe=self._observe,
                 root_path=self._environment.root_path,
                 is_running=lambda: self.is_running,
                 openapi=self._openapi,
@@ -234,16 +238,47 @@ class Service:
             self._settings.registry.forget_names()
             await self._limiter.rates.forget()
 
+    def _count(self) -> Counted:
+        names, declared = self._metrics.activity.busiest
+        return Counted(
+            self._hub.counts(), dict(self._metrics.connections), len(self._hub.slow), self._slowest(), names, declared
+        )
+
     async def _count_all(self) -> Mapping[str, Count]:
-        self._counts.tell(self._hub.counts())
+        return (await self._counted()).channels
+
+    async def _counted(self) -> Counted:
+        self._counts.tell(self._count())
         return await asyncio.to_thread(self._counts.of_all)
+
+    async def _observe(self, since: int) -> Observed:
+        counted = await self._counted()
+        until, seconds = await asyncio.to_thread(self._metrics.activity.of_all, since)
+        return Observed(
+            workers=counted.workers,
+            connections=counted.connections,
+            channels=counted.channels,
+            slow=counted.slow,
+            lag=counted.lag,
+            busy_names=counted.names,
+            busy_declared=counted.declared,
+            busy_seconds=BUSY_SECONDS,
+            bounds=BOUNDS,
+            until=until,
+            seconds=seconds,
+            warnings=first_of(self._settings.warnings),
+        )
+
+    def _slowest(self) -> int:
+        """Return by how many messages the slowest subscription is behind."""
+        return max((subscription.lag for subscription in self._hub.slow), default=0)
 
     async def _sample(self) -> None:
         """Give the metrics the values that are sampled, not counted."""
         self._metrics.sample(
             self._hub.subscribers,
             slow=len(self._hub.slow),
-            lag=max((subscription.lag for subscription in self._hub.slow), default=0),
+            lag=self._slowest(),
             backend_ok=(await self._bus.health()).ok,
         )
 

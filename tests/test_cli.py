@@ -134,7 +134,7 @@ def test_options_are_taken_before_variables(gunicorn: str, tmp_path: Path) -> No
         done = run("serve", option)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
         assert done.stderr.startswith(said)
-    assert "FILE names the file" in run("check", missing).stderr
+    assert run("check", missing).stderr == f"{missing}: cannot be read (No such file or directory)\n"
     assert "METRICS_PORT: is --port too (9000)" in run("serve", "--port=9000", METRICS_PORT="9000").stderr
 
 
@@ -233,6 +233,34 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("config/channels.yaml: backend: is memory://, which has no schema")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        (["publish", "a", "1"], {}, "cannot reach http://127.0.0.1:1: Connection refused"),
+        (["publish", "a", "hello"], {}, "DATA is not JSON (expecting value at character 1). A text needs JSON"),
+        (["publish", "a", ""], {}, "DATA is not JSON (it is empty)"),
+        (["publish", "a", "1", "--token-file", "/nowhere"], {}, "no token: No such file or directory: '/nowhere'"),
+        (["publish", "a", "1", "--url", "here"], {}, "'here' is not a server's address: expected http://host:port"),
+        (["migrate"], {"DATABASE_URL": "postgres://127.0.0.1:1/app"},
+            "no connection to 127.0.0.1:1/app: Connection refused: nothing listens there: check that"),
+        (["migrate"], {"DATABASE_URL": "'postgres://db'"},
+            "DATABASE_URL: must be a URL that starts with memory://, postgres:// or postgresql://: remove what"),
+        (["serve"], {"CHANNELS_CONFIG": str(ROOT)}, f"{ROOT}: cannot be read (Is a directory): CHANNELS_CONFIG names"),
+        (["serve", "--host", "nowhere.invalid"], {}, "--host: cannot listen on nowhere.invalid:1: "),
+        (["serve"], {"HOST": "1.2.3.4"}, "HOST: cannot listen on 1.2.3.4:1: Cannot assign requested address: write an"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_without_a_word_of_pythons(
+    arguments: list[str], variables: dict[str, str], said: str
+) -> None:
+    """Command that cannot do what it was asked for says why in one line, without Python's words, and exits with 1."""
+    done = run(*arguments, PORT="1", **variables)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    assert "Errno" not in done.stderr
 
 
 def test_schema_prints_the_json_schema() -> None:

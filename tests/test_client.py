@@ -16,8 +16,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from app import client
-from app.client import ClientError, Gap, Message, Undecodable, backoff, publish, subscribe
+from app.client import ClientError, Gap, Message, Undecodable, publish, subscribe, waits
+from app.client.client_error import CLOSED
+from app.client.waits import backoff
 from app.core.errors import CLOSE_CODES
 from tests.conftest import ServerFactory
 from tests.support.processes import free_port
@@ -298,7 +299,7 @@ async def test_two_missing_heartbeats_end_a_connection() -> None:
 
 async def test_a_server_without_heartbeats_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subscriber to an older server stays, however long no message comes."""
-    monkeypatch.setattr(client, "_OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(waits, "OPEN_SECONDS", 0.3)
 
     async def be_slow(socket: ServerConnection) -> None:
         await socket.send(frame("subscribed", position="e:0", resumed=True))
@@ -312,8 +313,8 @@ async def test_a_server_without_heartbeats_may_be_silent(monkeypatch: pytest.Mon
 
 async def test_a_network_that_says_nothing_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Subscriber and publisher whose connections are accepted and never answered try again until they are."""
-    monkeypatch.setattr(client, "_OPEN_SECONDS", 0.5)
-    monkeypatch.setattr(client, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(waits, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(waits, "ANSWER_SECONDS", 0.5)
     async with FaultProxy("127.0.0.1", urlsplit(url).port or 0) as network:
         network.half_open()
         way, notices = f"http://127.0.0.1:{network.port}", list[str]()
@@ -404,4 +405,4 @@ def test_pauses_are_jittered_and_bounded() -> None:
 
 def test_close_codes_are_the_servers() -> None:
     """Codes that the client gives to closes are those of the server's table."""
-    assert {int(close): code for code, close in CLOSE_CODES.items() if close >= 4000} == client.CLOSED
+    assert {int(close): code for code, close in CLOSE_CODES.items() if close >= 4000} == CLOSED

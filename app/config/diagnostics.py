@@ -32,10 +32,14 @@ class Diagnostic:
     column: int
     key_path: str
     message: str
+    variables: tuple[str, ...] = ()
+    """The variables of the environment that the value came from, which are then what is wrong."""
 
     def __str__(self) -> str:
-        """Return it as ``config/channels.yaml:4:10: channels.news.history: …``."""
+        """Return it as ``config/channels.yaml:4:10: channels.news.history: …``, or as ``NAME: … (backend in …)``."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        if self.variables:
+            return f"{' and '.join(self.variables)}: {self.message} ({self.key_path} in {place})"
         return ": ".join(part for part in (place, self.key_path, self.message) if part)
 
 

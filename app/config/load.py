@@ -14,7 +14,7 @@ from app.access.auth_settings import AskSettings, AuthSettings, TokenSettings
 from app.config import wording
 from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
-from app.config.environment import Environment
+from app.config.environment import CHANNELS_CONFIG, Environment
 from app.config.last_good import LAST_GOOD
 from app.config.model import Auth, ChannelPolicy, File, RateLimit
 from app.config.model import Policy as ChannelRules
@@ -77,8 +77,16 @@ def read(path: Path) -> bytes:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    message = f"cannot be read ({reason}): {OPTIONS.name('CHANNELS_CONFIG')} names the file"
+    message = f"cannot be read ({reason}){_whence(path)}"
     raise ConfigError([Diagnostic(str(path), 0, 0, "", message)])
+
+
+def _whence(path: Path) -> str:
+    """Return who named the file, unless it was the command's own argument."""
+    if path == CHANNELS_CONFIG:
+        return ": create it, or name another file in CHANNELS_CONFIG or with --config"
+    name = OPTIONS.name("CHANNELS_CONFIG")
+    return "" if name == "FILE" else f": {name} names the file"
 
 
 def digest(content: bytes, contents: Contents | None = None) -> str:

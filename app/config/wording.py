@@ -11,7 +11,7 @@ from app.config.yaml.document import Document
 _PLAIN = {
     "missing": "this key is missing: declare at least one channel under it",
     "model_type": "must be a mapping of keys to values",
-    "dict_type": "must be a mapping of channel names to their settings",
+    "dict_type": "must be a mapping of channel names to their settings, as in news: {publish: key}",
     "tuple_type": 'must be a list, such as ["*"]',
 }
 

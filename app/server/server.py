@@ -51,8 +51,16 @@ class Server(uvicorn.Server):
     systemd signals all processes of a service, and gunicorn's master then passes its own signal on.
     """
 
-    def __init__(self, config: Config, *, drain_seconds: float, max_connection_age: float | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        drain_seconds: float,
+        max_connection_age: float | None,
+        on_started: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._on_started = on_started
         self._drain_seconds = drain_seconds
         self._max_connection_age = max_connection_age
         self.server_state: ServerState = ServerState()
@@ -69,6 +77,8 @@ class Server(uvicorn.Server):
         links.limits.limit_age(self._max_connection_age)
         self._drain = self.lifespan.state[DRAIN] = ServerDrain(links)
         await super().startup(sockets and [same for listener in sockets for same in prepare(listener)])
+        if self.started:
+            self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gradually on SIGTERM, at once on SIGINT and on a second SIGTERM."""

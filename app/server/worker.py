@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
@@ -56,6 +58,9 @@ class AbideWorker(UvicornWorker):
     max_connection_age: ClassVar[float | None] = None
     """Seconds after which a connection is closed so that its peer connects again; None for no limit."""
 
+    on_started: ClassVar[Callable[[Sequence[socket.socket]], None]] = staticmethod(lambda _: None)
+    """Called with the listeners once the first worker of the server accepts connections."""
+
     def init_signals(self) -> None:
         """Ignore the signals that are for the master, which reach a worker when a process group is signalled."""
         super().init_signals()
@@ -65,7 +70,12 @@ class AbideWorker(UvicornWorker):
     async def _serve(self) -> None:
         garbage.settle()
         self.config.app = self.wsgi
-        server = Server(self.config, drain_seconds=self.drain_seconds, max_connection_age=self.max_connection_age)
+        server = Server(
+            self.config,
+            drain_seconds=self.drain_seconds,
+            max_connection_age=self.max_connection_age,
+            on_started=self._started,
+        )
         # The master passes SIGINT on as SIGQUIT.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
         giving_back = asyncio.create_task(garbage.give_back(forget_lines), name="give-back")
@@ -73,3 +83,7 @@ class AbideWorker(UvicornWorker):
         giving_back.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _started(self) -> None:
+        if self.age == 1:
+            type(self).on_started(self.sockets)

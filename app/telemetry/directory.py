@@ -9,6 +9,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that holds its path; ``prometheus_client`` reads it at import."""
+
 _PREFIX = "abide-metrics-"
 
 

@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from app.telemetry import counts
-from app.telemetry.metrics import DIRECTORY, expose
+from app.telemetry import activity, counts
+from app.telemetry.directory import DIRECTORY
+from app.telemetry.metrics import expose
 
 PATH = "/metrics"
 
@@ -37,6 +38,7 @@ def forget(pid: int) -> None:
     """Drop the gauges of a worker that has ended; its counters stay."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
     counts.forget(os.environ[DIRECTORY], pid)
+    activity.forget(os.environ[DIRECTORY])
 
 
 class Exporter:

@@ -3,6 +3,7 @@
 Every line of the process goes through one handler on stdout: those of the application (structlog),
 uvicorn, gunicorn's master and libraries. In JSON each line is one object, tracebacks included, with
 ``timestamp`` (ISO 8601, UTC), ``level``, ``logger``, ``event``, ``pid`` and whatever else was bound.
+:mod:`app.telemetry.console` makes the lines for a terminal.
 Secrets are masked on the way out.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import io
 import json
 import logging
 import os
@@ -17,7 +19,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import orjson
@@ -25,6 +27,8 @@ import structlog
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.telemetry.console import Console, is_news
 
 MASK = "***"
 """Replaces a secret in a log line."""
@@ -60,12 +64,15 @@ def configure_logging(log_format: str | None, level: str) -> None:
     ``level`` is the lowest level that is written: ``debug`` … ``critical``. A second call replaces
     the setup of the first.
     """
-    if log_format is None:
-        log_format = "console" if sys.stdout.isatty() else "json"
-    render = _console() if log_format == "console" else _json()
+    _stdout.is_for_people = log_format == "console" or (log_format is None and sys.stdout.isatty())
+    if _stdout.is_for_people and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
+    render: list[Processor] = [mask_secrets, _console] if _stdout.is_for_people else [_masked_json]
     number = logging.getLevelNamesMapping()[level.upper()]
     handler = logging.StreamHandler(_stdout)
     handler.setFormatter(_formatter(render))
+    if _stdout.is_for_people and number > logging.DEBUG:
+        handler.addFilter(is_news)
     _install(handler, number)
     # Our own lines take the same steps, but bypass `logging`, which costs more than all the steps
     # together, for each request.
@@ -75,6 +82,18 @@ def configure_logging(log_format: str | None, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(number),
         cache_logger_on_first_use=True,
     )
+
+
+def announce(*lines: str) -> None:
+    """Write lines to a person, if the log is for people: they are no events."""
+    if _stdout.is_for_people:
+        _stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def announce_warnings(warnings: Iterable[str]) -> None:
+    """Show warnings to a person before workers start, so that each is shown once, however many workers there are."""
+    if _stdout.is_for_people and logging.getLogger().isEnabledFor(logging.WARNING):
+        announce(*_console.warn(warnings))
 
 
 class GunicornLogger(Logger):
@@ -97,6 +116,8 @@ class _Stdout:
     """
 
     def __init__(self) -> None:
+        self.is_for_people = False
+        """Whether lines are for a person at a terminal."""
         self._waiting: list[str] = []
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that will call flush
@@ -125,6 +146,7 @@ class _Stdout:
 
 
 _stdout = _Stdout()
+_console = Console()
 
 
 class _Lines:
@@ -206,15 +228,6 @@ def _formatter(render: list[Processor]) -> logging.Formatter:
     )
 
 
-def _json() -> list[Processor]:
-    return [_masked_json]
-
-
-def _console() -> list[Processor]:
-    plain = structlog.dev.plain_traceback
-    return [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=plain)]
-
-
 def _masked_json(_: WrappedLogger, __: str, event: EventDict) -> str:
     """Do what ``mask_secrets`` and ``json.dumps`` do, but mask only lines that may need it: masking is costly.
 
@@ -289,7 +302,7 @@ _stack_info = structlog.processors.StackInfoRenderer()
 
 
 def _tracebacks(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """EpochChange a traceback into a string, not a structure, so that local variables stay out of it."""
+    """Turn a traceback into a string, not a structure, so that local variables stay out of it."""
     if "exc_info" in event or "stack_info" in event:
         event = structlog.processors.format_exc_info(logger, method, _stack_info(logger, method, event))
     return event

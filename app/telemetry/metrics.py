@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -21,8 +22,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that holds the directory of the files; ``prometheus_client`` reads it at import."""
+from app.telemetry.activity import BOUNDS, INTERNAL, Activity
+from app.telemetry.directory import DIRECTORY
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # times at which a series began: the files do not have them
 
@@ -34,9 +35,6 @@ _SLICE = 500
 
 _TICKS = 10
 """Measurements between two flushes."""
-
-_INTERNAL = "$"
-"""How the names of channels begin that the server keeps for itself."""
 
 _APPEND = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -69,6 +67,30 @@ class _Noted:
             yield
 
 
+class _Ages(Histogram):
+    """A histogram without labels, whose observations wait in plain numbers."""
+
+    def __init__(self, name: str, means: str, registry: CollectorRegistry) -> None:
+        super().__init__(name, means, registry=registry, buckets=BOUNDS)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.waiting, self.seconds = [0] * (len(BOUNDS) + 1), 0.0
+
+    def flush(self) -> Iterator[None]:
+        """Write what waits, one bucket at a time."""
+        waiting, seconds = self.waiting, self.seconds
+        self._start_over()
+        return self._write(waiting, seconds)
+
+    def _write(self, waiting: list[int], seconds: float) -> Iterator[None]:
+        self._sum.inc(seconds)
+        for bucket, count in zip(self._buckets, waiting, strict=True):
+            if count:
+                bucket.inc(count)
+                yield
+
+
 class _Tallied:
     """A counter with one label, whose increments wait in plain numbers."""
 
@@ -82,19 +104,42 @@ class _Tallied:
         for value in values:
             self._counter.labels(value)
 
-    def flush(self, label: Label = str, unlabelled: Counter | None = None) -> Iterator[None]:
-        """Write what waits, one number at a time, labelled by ``label``; names without a label are ``unlabelled``."""
+    def flush(self, label: Label = str) -> Iterator[None]:
+        """Write what waits, one number at a time, labelled by ``label``; names without a label are left out."""
         waiting, self.waiting = self.waiting, Tally()
-        return self._pass_on(waiting, label, unlabelled)
+        return self._pass_on(waiting, label)
 
-    def _pass_on(self, waiting: Tally[str], label: Label, unlabelled: Counter | None) -> Iterator[None]:
+    def _pass_on(self, waiting: Tally[str], label: Label) -> Iterator[None]:
         for name, count in waiting.items():
             value = label(name)
             if value is not None:
                 self._counter.labels(value).inc(count)
-            elif unlabelled is not None and not name.startswith(_INTERNAL):
-                unlabelled.inc(count)
+                self._labelled(value, count)
+            else:
+                self._unlabelled(name, count)
             yield
+
+    def _labelled(self, value: str, count: int) -> None:
+        """Take note of a number that was written."""
+
+    def _unlabelled(self, name: str, count: int) -> None:
+        """Take note of a number without a label."""
+
+
+class _Published(_Tallied):
+    """Messages by channel: also those of channels that are not declared, and how busy each declared name is."""
+
+    def __init__(self, counter: Counter, undeclared: Counter, activity: Activity) -> None:
+        super().__init__(counter)
+        self._undeclared = undeclared
+        self._activity = activity
+
+    def _labelled(self, value: str, count: int) -> None:
+        self._activity.declared.waiting[value] += count
+
+    def _unlabelled(self, name: str, count: int) -> None:
+        if not name.startswith(INTERNAL):
+            self._undeclared.inc(count)
 
 
 class Metrics:
@@ -106,11 +151,14 @@ class Metrics:
     def __init__(self, declared: Label) -> None:
         self._declared = declared
         self._registry = CollectorRegistry()
-        self._published = _Tallied(self._counter("abide_published", "Messages stored", "channel"))
+        self.activity = Activity()
+        """What happens in each second."""
         self._delivered = _Tallied(self._counter("abide_delivered", "Messages handed to connections", "channel"))
-        self._undeclared = Counter(
+        undeclared = Counter(
             "abide_undeclared", "Messages stored for channels that are not declared", registry=self._registry
         )
+        published = self._counter("abide_published", "Messages stored", "channel")
+        self._published = _Published(published, undeclared, self.activity)
         self._gaps = _Tallied(self._counter("abide_gaps", "Gaps that subscribers were told of", "reason"))
         self._resumes = _Tallied(
             self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
@@ -122,6 +170,7 @@ class Metrics:
         )
         self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
+        self._ages = _Ages("abide_delivery_seconds", "From a message's time until it is written", self._registry)
         self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)
         self._roundtrip = self._histogram(
             "abide_backend_roundtrip_seconds", "From a notification's sending until it is heard", _ROUNDTRIP
@@ -133,7 +182,8 @@ class Metrics:
         self._lag = self._gauge("abide_slow_lag_messages", "How far the slowest subscription is behind", "livemax")
         self._config_ok = self._gauge("abide_config_ok", "Whether the file on disk is the one in force", "livemin")
         self._backend_ok = self._gauge("abide_backend_ok", "Whether the backend stores, reads and is heard", "livemin")
-        self._connected: Tally[str] = Tally(dict.fromkeys(("websocket", "sse", "poll"), 0))
+        self.connections: Tally[str] = Tally(dict.fromkeys(("websocket", "sse", "poll"), 0))
+        """How many connections this worker has, by kind."""
         self._shown: dict[str, int] = {}
         """The values that the gauge of subscriptions has."""
         self.config_ok = True
@@ -150,14 +200,22 @@ class Metrics:
         """Count messages that were stored."""
         for channel, count in messages.items():
             self._published.waiting[channel] += count
+            self.activity.names.waiting[channel] += count
 
     def heard(self, seconds: float) -> None:
         """Count one round trip."""
         self._roundtrip.note(seconds)
 
-    def delivered(self, channel: str, messages: int) -> None:
+    def delivered(self, channel: str, messages: int, oldest: int | None = None) -> None:
         """Count messages that were handed to connections."""
         self._delivered.waiting[channel] += messages
+        self.activity.delivered += messages
+        if oldest is not None:
+            seconds = max(0.0, time.time() - oldest / 1000)  # the backend's clock may be ahead
+            bucket = bisect_left(BOUNDS, seconds)
+            self.activity.ages[bucket] += messages
+            self._ages.waiting[bucket] += messages
+            self._ages.seconds += seconds * messages
 
     def resumed(self, *, complete: bool) -> None:
         """Count one resume."""
@@ -166,18 +224,20 @@ class Metrics:
     def missed(self, reason: str) -> None:
         """Count one gap."""
         self._gaps.waiting[reason] += 1
+        self.activity.gaps += 1
 
     def connected(self, kind: str) -> None:
         """Count a connection."""
-        self._connected[kind] += 1
+        self.connections[kind] += 1
 
     def disconnected(self, kind: str) -> None:
         """Count one connection less."""
-        self._connected[kind] -= 1
+        self.connections[kind] -= 1
 
     def refused(self, code: str) -> None:
         """Count a refusal."""
         self._refused.waiting[code] += 1
+        self.activity.refused += 1
 
     def failed(self, kind: str) -> None:
         """Count something that a bug ended, or that another server did not answer."""
@@ -203,7 +263,7 @@ class Metrics:
             if self._shown.get(channel) != count:  # few of thousands of channels have changed
                 self._shown[channel] = count
                 self._subscribers.labels(channel).set(count)
-        for kind, count in self._connected.items():
+        for kind, count in self.connections.items():
             self._connections.labels(kind).set(count)
         self._slow.set(slow)
         self._lag.set(lag)
@@ -228,8 +288,8 @@ class Metrics:
     def _counted(self) -> Iterator[None]:
         """Take what was counted, and return an iterator that writes it step by step."""
         return chain(
-            *[noted.flush() for noted in (self._append, self._batch, self._roundtrip, self._delay)],
-            self._published.flush(self._declared, self._undeclared),
+            *[noted.flush() for noted in (self._append, self._ages, self._batch, self._roundtrip, self._delay)],
+            self._published.flush(self._declared),
             self._delivered.flush(self._declared),
             *[tallied.flush() for tallied in (self._gaps, self._resumes, self._refused, self._failed, self._limited)],
         )

@@ -262,6 +262,6 @@ class _Meter:
         self.failed = meter.failed
         self.limited = meter.limited
 
-    def delivered(self, channel: str, messages: int) -> None:
+    def delivered(self, channel: str, messages: int, oldest: int | None = None) -> None:
         self._ways.sent(channel, messages)
-        self._meter.delivered(channel, messages)
+        self._meter.delivered(channel, messages, oldest)

@@ -32,6 +32,7 @@ from app.web.operate.health import Health, Readiness
 from app.web.operate.issue_ticket import add_ticket_route
 from app.web.operate.metrics import Exposition, Metrics
 from app.web.operate.operators import add_operators_routes
+from app.web.operate.overview import Observe, Overview, observe_nothing
 from app.web.operate.pages import add_pages
 from app.web.operate.taking_back import Revoke, TakingBack, add_taking_back_routes
 from app.web.publish.asgi_push import AsgiPush
@@ -70,6 +71,8 @@ class Edge:
     """Counts what the clients of the process take."""
     count_all: CountAll | None = None
     """Counts the subscriptions of all workers; None if this process is the only one."""
+    observe: Observe = observe_nothing
+    """Looks at what all workers do."""
     root_path: str = ""
     """The prefix that a proxy adds to every path and does not remove."""
     revoke: Revoke = lambda _, __: None
@@ -196,6 +199,7 @@ def _pages(edge: Edge) -> Documented:
         edge.authenticator,
         channels=Channels(edge.registry, edge.hub, edge.count_all),
         metrics=None if edge.metrics is None else Metrics(edge.metrics),
+        overview=Overview(edge.registry, edge.health, edge.version, edge.observe) if edge.console else None,
         documents=_documents(edge, app),
         docs=edge.console,
     )

@@ -1,12 +1,8 @@
-"""The console and client.js in a real browser."""
+"""client.js, and what browsers do by themselves, in a real browser."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,18 +16,9 @@ CHANNELS = """
 channels:
   lebowski: {publish: anyone}
   walter: {publish: anyone}
-  "chat.{room}": {publish: anyone}
 """
-KEY = "browser-key-1"
-GUARDED = f"operators: key\nauth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
-
 DURABLE = "backend: ${DATABASE_URL}\n" + CHANNELS
 """Of a server whose log outlives it."""
-
-READABLE = 4.5
-"""The least contrast of text that WCAG 2 calls readable (AA)."""
-
-OPEN = "document.querySelector('#state').dataset.state === 'open'"
 
 
 @pytest.fixture
@@ -56,175 +43,6 @@ def again(server: Server) -> Server:
 
 def push(server: Server, channel: str, message: object) -> None:
     httpx.post(f"{server.url}/push/{channel}", json=message).raise_for_status()
-
-
-# The console
-
-
-def shown(text: str) -> str:
-    """Return the expression that is true when the live view shows a text."""
-    return f"document.querySelector('#messages').textContent.includes({json.dumps(text)})"
-
-
-def button(channel: str) -> str:
-    """Return the expression that is a channel's button in the list."""
-    return f"document.querySelector('#list button[data-channel=\"{channel}\"]')"
-
-
-def choose(page: Page, channel: str) -> None:
-    """Press a channel's button, and wait until the page is connected."""
-    page.until(button(channel))
-    page.run(f"{button(channel)}.click()")
-    page.until(OPEN)
-
-
-def enter(page: Page, form: str, text: str) -> None:
-    """Fill in a form's one field, and send it."""
-    page.run(f"""
-        const form = document.querySelector('#{form}');
-        form.querySelector('input, textarea').value = {json.dumps(text)};
-        form.requestSubmit();
-    """)
-
-
-def test_console_shows_what_is_pushed(page: Page, served: Server) -> None:
-    """Console shows what was and what is pushed, counts subscribers, publishes, and says how to use a channel."""
-    push(served, "lebowski", "from before")
-    page.open(f"{served.url}/")
-    choose(page, "lebowski")
-    page.until(shown("from before"))
-    push(served, "lebowski", {"from": "a push"})
-    page.until(shown('{"from":"a push"}'))
-    page.until("document.querySelector('#list tr td:nth-child(2)').textContent === '1'")
-    enter(page, "publish-form", '{"exact": [1e400, 12345678901234567890, "a b"]}')
-    page.until(shown('{"exact":[1e400,12345678901234567890,"a b"]}'))
-    enter(page, "publish-form", "<b>from the page</b>")
-    page.until(shown('"<b>from the page</b>"'))
-    assert page.until("document.querySelector('#published').textContent").startswith("stored at ")
-    assert page.run("return refused") == []
-    assert f"{served.url}/push/lebowski" in page.run("return document.querySelector('#snippets').textContent")
-
-
-def test_console_draws_its_charts(page: Page, served: Server) -> None:
-    """Console draws the messages of a second as a bar; CONSOLE_SCREENSHOT names a file for a picture of it."""
-    page.open(f"{served.url}/")
-    choose(page, "lebowski")
-    page.until(f"{button('lebowski')}.closest('tr').children[1].textContent === '1'")
-    push(served, "lebowski", "a bar")
-    page.until("document.querySelector('#rate-chart path')?.getAttribute('d').includes('v-46')")
-    if path := os.environ.get("CONSOLE_SCREENSHOT"):
-        for number in range(1, 13):
-            for part in range(number * 5 % 7 + 1):
-                push(served, "lebowski", {"order": 1000 + number, "part": part, "total": number * 7 % 50 + 0.9})
-            bars = f"document.querySelector('#rate-chart path').getAttribute('d').split('M').length > {number + 1}"
-            page.until(bars)
-        page.screenshot(Path(path))
-
-
-def test_console_shows_an_added_channel(page: Page, served: Server) -> None:
-    """Console shows a channel that is added to channels.yaml, and it can be chosen and used."""
-    page.open(f"{served.url}/")
-    page.until("document.querySelectorAll('#list button').length === 3")
-    served.write_channels(CHANNELS + "  donny: {publish: anyone}\n")
-    choose(page, "donny")
-    push(served, "donny", "out of his element")
-    page.until(shown("out of his element"))
-
-
-def test_console_watches_one_of_a_family(page: Page, served: Server) -> None:
-    """Console asks which channel of a family to watch."""
-    page.open(f"{served.url}/")
-    page.until(button("chat.{room}"))
-    page.run(f"{button('chat.{room}')}.click()")
-    assert page.run("return document.activeElement.id + ' ' + document.activeElement.value") == "watch chat."
-    enter(page, "watch-form", "chat.a")
-    page.until(OPEN)
-    push(served, "chat.a", "in the room")
-    page.until(shown("in the room"))
-
-
-def test_console_asks_for_a_key(page: Page) -> None:
-    """Console asks for a key where there are keys, and lists and publishes with it."""
-    with Server(channels=GUARDED) as server:
-        page.open(f"{server.url}/")
-        page.until("!document.querySelector('#key-form').hidden")
-        enter(page, "key-form", "no-such-key")
-        page.until("document.querySelector('#list-problem').textContent.includes('none of the configured')")
-        enter(page, "key-form", KEY)
-        choose(page, "orders")
-        enter(page, "publish-form", '{"with": "a key"}')
-        page.until(shown('{"with":"a key"}'))
-
-
-def press(page: Page, key: str, text: str = "") -> None:
-    """Press and release a key, as a keyboard does."""
-    code = {"Tab": 9, "Enter": 13}[key]
-    page.command("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, text=text)
-    page.command("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
-
-
-def tab_to(page: Page, selector: str) -> None:
-    """Press Tab until the element has the focus, and see that this shows."""
-    for _ in range(30):
-        press(page, "Tab")
-        if page.run(f"return document.activeElement.matches({json.dumps(selector)})"):
-            assert page.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
-            return
-    pytest.fail(f"{selector} is not reached by Tab")
-
-
-def test_console_can_be_used_by_keyboard(page: Page, served: Server) -> None:
-    """Console can be used without a mouse: choose a channel, publish, and reach the messages and what to copy."""
-    page.open(f"{served.url}/")
-    page.until(button("lebowski"))
-    tab_to(page, "#list button[data-channel='lebowski']")
-    press(page, "Enter", "\r")
-    page.until(OPEN)
-    tab_to(page, "#watch")
-    tab_to(page, "#data")
-    page.run("document.activeElement.select()")
-    page.command("Input.insertText", text='"by keyboard"')
-    tab_to(page, "#publish-form button")
-    press(page, "Enter", "\r")
-    page.until(shown('"by keyboard"'))
-    tab_to(page, "#messages")
-    tab_to(page, "#snippets button")
-    assert page.run("return refused") == []
-
-
-CONTRASTS = """
-    const luminance = ([red, green, blue]) => {
-        const linear = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-        return 0.2126 * linear(red / 255) + 0.7152 * linear(green / 255) + 0.0722 * linear(blue / 255);
-    };
-    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const behind = (element) => {
-        const colour = parts(getComputedStyle(element).backgroundColor);
-        return colour.length === 3 || colour[3] === 1 ? colour : behind(element.parentElement);
-    };
-    return Object.fromEntries(SELECTORS.map((selector) => {
-        const element = document.querySelector(selector);
-        const pair = [parts(getComputedStyle(element).color), behind(element)].map(luminance).sort((a, b) => b - a);
-        return [selector, (pair[0] + 0.05) / (pair[1] + 0.05)];
-    }));
-"""
-TEXTS = ["h1", "#state", "nav a", "h2", "th", "td", "td button", "label", "#watch", "#watch-form button", "#policy"]
-TEXTS += ["figcaption", "figcaption output", "#data", "#publish-form button", "#published", "#list-problem"]
-TEXTS += ["#messages time", "#messages .offset", "#messages .data", "h4", "pre", ".snippet button"]
-
-
-@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
-def test_console_is_readable_in_light_and_dark(page: Page, served: Server, scheme: str, is_dark: bool) -> None:  # noqa: FBT001
-    """Console follows the light or dark scheme of its user, and each of its texts stands out from what is behind it."""
-    page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    push(served, "lebowski", "a message")
-    page.open(f"{served.url}/")
-    choose(page, "lebowski")
-    page.until(shown("a message"))
-    back = page.run("return getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", back))) < 3 * 128) is is_dark
-    contrasts = page.run(f"const SELECTORS = {json.dumps(TEXTS)}; {CONTRASTS}")
-    assert {text: contrast for text, contrast in contrasts.items() if contrast < READABLE} == {}
 
 
 # What browsers do by themselves

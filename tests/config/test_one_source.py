@@ -119,6 +119,10 @@ FILES = one_of(
 ).map(lambda file: {"channels": {"a": None}} | file)
 
 
+NEEDS = ("needs tokens: set auth.tokens.secret, or auth.tokens.jwks", "ask needs an application: set auth.ask.url")
+"""How the problems end that are about two keys together, which editors cannot see."""
+
+
 class Anything(SchemaFiles):
     """A folder in which each path leads to a schema: whether one does, editors cannot see."""
 
@@ -131,8 +135,8 @@ class Anything(SchemaFiles):
 def loads(text: str) -> bool:
     try:
         parse(text.encode(), ENVIRONMENT, Anything(Path()))
-    except ConfigError:
-        return False
+    except ConfigError as error:
+        return all(problem.message.endswith(NEEDS) for problem in error.diagnostics)
     return True
 
 

@@ -248,19 +248,19 @@ WHOLE = [
     ("channels: {a: {‸schemas: ''}}\n", "channels.a.schemas", "did you mean schema?", True),
     ("channels: {‸push: {}}\n", "channels.push", "this name is reserved", True),
     ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "this name is reserved", True),
-    ("channels: {‸a/b: {}}\n", 'channels."a/b"', "1 to 255 letters", True),
-    ("channels: {‸a b: {}}\n", 'channels."a b"', "1 to 255 letters", True),
-    ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 letters", True),
-    ("channels: {‸é: {}}\n", 'channels."é"', "1 to 255 letters", True),
-    (f"channels: {{‸{'a' * 256}: {{}}}}\n", "channels." + "a" * 256, "1 to 255 letters", True),
+    ("channels: {‸a/b: {}}\n", 'channels."a/b"', 'a name has no "/": only', True),
+    ("channels: {‸a b: {}}\n", 'channels."a b"', 'a name has no " ": only', True),
+    ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 characters, not 0", True),
+    ("channels: {‸é: {}}\n", 'channels."é"', 'a name has no "é": only the letters A to Z and a to z', True),
+    (f"channels: {{‸{'a' * 256}: {{}}}}\n", "channels." + "a" * 256, "1 to 255 characters, not 256", True),
     ("channels: {‸'{room}': {}}\n", 'channels."{room}"', "a literal prefix of at least one letter", True),
     ("channels: {‸'1.{room}': {}}\n", 'channels."1.{room}"', "a literal prefix of at least one letter", True),
     ("channels: {‸'a.{x}.{y}': {}}\n", 'channels."a.{x}.{y}"', "exactly one parameter", True),
-    ("channels: {‸'a.{}': {}}\n", 'channels."a.{}"', "exactly one parameter", True),
-    ("channels: {‸'a.{1}': {}}\n", 'channels."a.{1}"', "exactly one parameter", True),
+    ("channels: {‸'a.{}': {}}\n", 'channels."a.{}"', "the parameter in braces is letters", True),
+    ("channels: {‸'a.{1}': {}}\n", 'channels."a.{1}"', "the parameter in braces is letters", True),
     ("channels: {‸'a.{x': {}}\n", 'channels."a.{x"', "exactly one parameter", True),
-    ("channels: {‸'a/{x}': {}}\n", 'channels."a/{x}"', "around its parameter", True),
-    ("channels: {‸'${A}': {}}\n", 'channels."${A}"', "a literal prefix of at least one letter", True),
+    ("channels: {‸'a/{x}': {}}\n", 'channels."a/{x}"', 'a name has no "/"', True),
+    ("channels: {‸'${A}': {}}\n", 'channels."${A}"', 'a name has no "$"', True),
     ("channels:\n  'a.{x}': {}\n  ‸'a.{y}': {}\n", 'channels."a.{y}"', 'the same names as "a.{x}"', False),
     ("channels: {a: {}, b: {}, ‸a: {}}\n", "channels.a", "already on line 1", False),
     (f"{ROOT}‸channels: {{b: {{}}}}\n", "channels", "already on line 1", False),
@@ -324,11 +324,24 @@ def judge(problems: Problems, expected: Expected) -> Judge:
         ("‸hello\n", "must be a mapping"),
         ("‸- a\n- b\n", "must be a mapping"),
         ("channels:\n‸\ta: {}\n", "indent with spaces"),
-        ("channels:\n  a: {}\n ‸b: {}\n", "this is not YAML"),
-        ("channels: {a: {}\n‸", "this is not YAML"),
+        ("channels:\n  a: {}\n ‸b: {}\n", "this is not YAML: this line is indented more than the entries before it"),
+        ("channels: ‸{a: {}\n", "is never closed: write } at its end"),
+        ("channels:\n  ‸'a: {}\n", "the quote that begins here is never closed"),
+        (
+            "channels: {a: {publish: key\n  b‸: {}}\n",
+            "a comma is missing here, or the } that ends what was",
+        ),
+        ("channels:\n  - a\n  ‸b: {}\n", "a list and a mapping are mixed here"),
+        ("channels: {a: {}}‸}\n", "there is a } with nothing to close"),
+        ("channels:\n  a: publish‸: key\n", "there cannot be a ': ' here"),
+        ("channels: {a: {publish: ‸@x}}\n", "no text begins with @ in YAML: put the text in quotes"),
+        ("origins: [*‸]\nchannels: {a: {}}\n", 'a * begins an alias: put the text in quotes, as in "*"'),
+        ('channels: {"a\\‸q": {}}\n', r"\q is no escape in double quotes: write \\q, or use single quotes"),
+        ("channels: {a: {}}\n...\n‸b: {}\n", "the YAML document has ended above this line"),
+        ("channels: {a: {}}\n‸b\n", "a key without a colon: write 'key: value'"),
         ("channels: {chat.‸{room}: {}}\n", 'goes in "quotes"'),
         ("auth: {keys: $‸{PUSH_KEYS}}\nchannels: {a: {}}\n", 'goes in "quotes"'),
-        ("channels: {a: ‸*nothing}\n", "found undefined alias"),
+        ("channels: {a: ‸*nothing}\n", "the alias *nothing has no anchor &nothing"),
         ("channels: {a: {}}\n‸---\nchannels: {b: {}}\n", "remove the line ---"),
         ("channels: ‸!!python/object/apply:os.system ['true']\n", 'remove "tag:yaml.org,2002:python/object/apply'),
         ("channels: {a: {publish: ‸!!str key}}\n", "tags are not supported"),
@@ -416,6 +429,26 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
     assert "hunter2" not in repr(found)
     for url in ("redis://me:hunter2@h/0?p=hunter2", "postgres://me:hunter2@h:hunter2/db"):
         assert "hunter2" not in str(problems(f"backend: {url}\nchannels: {{a: {{}}}}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "expected"),
+    [
+        ("backend: ${URL:-memory://}", {"URL": "mysql://me:hunter2@h"}, "URL: there is no backend mysql://: write"),
+        ("backend: ${S}://${H}", {"S": "kafka", "H": "hunter2"}, "S and H: kafka:// is not yet available: write"),
+        ("auth: {keys: '${KEYS:-}'}", {"KEYS": "hunter2"}, "KEYS: "),
+        ("backend: ${URL:-mysql://h}", {"URL": ""}, "{file}:1:10: backend: there is no backend mysql://"),
+    ],
+)
+def test_a_wrong_variable_is_named_rather_than_the_file(
+    problems: Problems, text: str, variables: dict[str, str], expected: str
+) -> None:
+    """Problem of a value that came from variables begins with their names, and ends with its place in the file."""
+    (problem,) = problems(f"{text}\nchannels: {{a: {{}}}}\n", **variables)
+    assert str(problem).startswith(expected.replace("{file}", problem.file))
+    if problem.variables:
+        assert str(problem).endswith(f" ({problem.key_path} in {problem.file}:1:{problem.column})")
+    assert "hunter2" not in str(problem)
 
 
 @pytest.mark.parametrize("url", ["hunter2", "hunter2://h", "memory://hunter2", "postgres://h:hunter2/db"])

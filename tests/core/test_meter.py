@@ -28,7 +28,8 @@ class Told(Metrics):
         super().__init__(str)
         self.calls: list[tuple[object, ...]] = []
 
-    def delivered(self, channel: str, messages: int) -> None:
+    def delivered(self, channel: str, messages: int, oldest: int | None = None) -> None:
+        assert oldest is not None
         self.calls.append((channel, messages))
 
     def appended(self, messages: int, seconds: float) -> None:

@@ -27,6 +27,7 @@ _FLAGS = (
     "--disable-dev-shm-usage",
     "--no-first-run",
     "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, EXCLUDE ::1",  # no network
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -62,10 +63,14 @@ class Page:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._ids = itertools.count(1)
+        self.log: list[str] = []
+        """The errors in the browser's log since the page was opened."""
 
     def open(self, url: str) -> None:
         """Go to a page and wait until it is loaded."""
-        self.command("Page.enable")
+        for domain in ("Page", "Log", "Runtime"):
+            self.command(f"{domain}.enable")
+        self.log.clear()
         self.command("Page.addScriptToEvaluateOnNewDocument", source=_WITNESS)
         self.command("Page.navigate", url=url)
         self.until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
@@ -102,12 +107,23 @@ class Page:
             except TimeoutError as error:
                 msg = f"no answer within {timeout} s to {method} {parameters}"
                 raise PageError(msg) from error
+            self._note(answer)
             if answer.get("id") == number:
                 if "error" in answer:
                     msg = f"{method}: {answer['error']}"
                     raise PageError(msg)
                 result: dict[str, Any] = answer["result"]
                 return result
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Keep what is an error in the browser's log."""
+        told = event.get("params", {})
+        if event.get("method") == "Log.entryAdded" and told["entry"]["level"] == "error":
+            self.log.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+        elif event.get("method") == "Runtime.exceptionThrown":
+            self.log.append(told["exceptionDetails"]["text"])
+        elif event.get("method") == "Runtime.consoleAPICalled" and told["type"] == "error":
+            self.log.append(" ".join(str(part.get("value")) for part in told["args"]))
 
 
 class Chromium:

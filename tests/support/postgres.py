@@ -119,6 +119,10 @@ class PostgresServer:
         self.stop(mode)
         self.start()
 
+    def is_running(self) -> bool:
+        """Tell whether its process is there. If it was killed, :meth:`crash` and :meth:`start` bring it back."""
+        return any(process.poll() is None for process in self._processes)
+
     def crash(self) -> None:
         """Kill every backend in the middle of what it does, without a checkpoint; ``start`` then recovers the data."""
         _kill(self._processes)

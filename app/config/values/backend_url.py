@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from app.config import patterns
 from app.config.diagnostics import did_you_mean, listed
 
-AVAILABLE = frozenset({"memory", "postgres", "postgresql"})
+AVAILABLE = ("memory", "postgres", "postgresql")
 """The schemes that are available now."""
 
 KNOWN = ("memory", "postgres", "postgresql", "redis", "rediss", "redis-stream", "kafka")
@@ -60,19 +60,27 @@ def refusal(url: str) -> str | None:
         return _postgres_refusal(url)
     if found in AVAILABLE:
         return None
+    usable = listed(f"{scheme}://" for scheme in AVAILABLE)
     if found in KNOWN:
-        usable = listed(f"{known}://" for known in KNOWN if known in AVAILABLE)
         return f"{found}:// is not yet available: write {usable}"
-    known = listed(f"{known}://" for known in KNOWN)
     if not found:
-        return f"must be a URL that starts with {known}"
-    return f"there is no backend {found}://{did_you_mean(found, KNOWN)}: write {known}"
+        return f"must be a URL that starts with {usable}{_hint(url)}"
+    return f"there is no backend {found}://{did_you_mean(found, AVAILABLE)}: write {usable}"
+
+
+def _hint(url: str) -> str:
+    """Return what to do about a URL without a scheme, from what people paste."""
+    if url.startswith("$"):
+        return ": write a variable as ${NAME}"
+    if re.search(r"postgres(?:ql)?://", url):
+        return ": remove what is before it, such as a quote, a name or a command"
+    return ""
 
 
 def direct_refusal(url: str) -> str | None:
     """Return why the URL cannot be that of a Postgres without its pooler; None if it can. It is never shown."""
     if kind(url) != "postgres":
-        return f"must be a URL that starts with {listed(f'{scheme}://' for scheme in _POSTGRES)}"
+        return f"must be a URL that starts with {listed(f'{scheme}://' for scheme in _POSTGRES)}{_hint(url)}"
     return _postgres_refusal(url)
 
 

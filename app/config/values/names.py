@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from app.config import patterns
+from app.config.diagnostics import quoted
 from app.core import channel
 from app.core.channel import RESERVED
 
@@ -34,16 +35,27 @@ def refusal(name: str) -> str | None:
         return "this name is reserved: choose another"
     if "{" in name or "}" in name:
         return _family_refusal(name)
-    return f"a name is 1 to {_LONGEST} letters, digits, '_', '-', '.' or ':'"
+    return _characters_refusal(name) or f"a name has 1 to {_LONGEST} characters, not {len(name)}"
+
+
+def _characters_refusal(text: str) -> str | None:
+    """Return what is wrong with the first character that no name has; None if all are good."""
+    if wrong := re.search(rf"(?!{_CHARACTER})(?s:.)", text):
+        return f"a name has no {quoted(wrong[0])}: only the letters A to Z and a to z, digits, '_', '-', '.' and ':'"
+    return None
 
 
 def _family_refusal(name: str) -> str:
     family = _FAMILY.fullmatch(name)
-    if family is None or not re.fullmatch(patterns.NAME, family["parameter"], re.ASCII):
+    if family is None:
         return "a family has exactly one parameter in braces, as in chat.{room}"
+    if not re.fullmatch(patterns.NAME, family["parameter"], re.ASCII):
+        return "the parameter in braces is letters, digits and '_', and begins with a letter or '_', as in chat.{room}"
+    if message := _characters_refusal(family["prefix"] + family["suffix"]):
+        return message
     if not re.search("[A-Za-z]", family["prefix"]):
         return "a family starts with a literal prefix of at least one letter, as in chat.{room}"
-    return f"around its parameter a family has up to {_LONGEST - 1} letters, digits, '_', '-', '.' or ':'"
+    return f"around its parameter a family has up to {_LONGEST - 1} characters"
 
 
 def clashes(names: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import yaml
 from yaml.error import Mark
 
 from app.config.diagnostics import Diagnostic, key_path, quoted
-from app.config.yaml.interpolation import InterpolationError, interpolate
+from app.config.yaml.interpolation import InterpolationError, interpolate, used
 from app.config.yaml.syntax import EXPLICIT, NULL, compose
 
 Location = Sequence[str | int]
@@ -81,10 +81,12 @@ class Document:
         """
         node = self._find(location, at_key=at_key)
         if node not in self._unreadable:
-            self._add(node.start_mark, location, message)
+            is_text = not at_key and node.tag == _TEXT
+            self._add(node.start_mark, location, message, used(node.value, self._variables) if is_text else ())
 
-    def _add(self, mark: Mark, location: Location, message: str) -> None:
-        self.diagnostics.append(Diagnostic(self.file, mark.line + 1, mark.column + 1, key_path(location), message))
+    def _add(self, mark: Mark, location: Location, message: str, variables: tuple[str, ...] = ()) -> None:
+        place = (mark.line + 1, mark.column + 1, key_path(location))
+        self.diagnostics.append(Diagnostic(self.file, *place, message, variables))
 
     def _find(self, location: Location, *, at_key: bool) -> yaml.Node:
         node = key = self._root

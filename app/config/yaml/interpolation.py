@@ -16,6 +16,12 @@ class InterpolationError(Exception):
     """A reference that cannot be replaced; ``str()`` says why, and never shows a value."""
 
 
+def used(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables whose values :func:`interpolate` puts into ``text``, each once."""
+    names = (match["name"] for match in _REFERENCE.finditer(text))
+    return tuple(dict.fromkeys(name for name in names if name and variables.get(name)))
+
+
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """Replace the references in ``text``, once: references inside a variable's value remain.
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from app.config.diagnostics import ConfigError, Diagnostic
+from app.config.yaml.plain_words import explained
 
 MAX_BYTES = 1024 * 1024
 """The largest file that is read."""
@@ -79,15 +80,5 @@ def _diagnostic_at(before: str, file: str, message: str) -> Diagnostic:
 
 
 def _syntax_diagnostic(error: yaml.MarkedYAMLError, text: str, file: str) -> Diagnostic:
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line, mark.column) if mark else (0, 0)
-    lines = text.splitlines()
-    diagnostic = error.problem or "unreadable"
-    message = f"this is not YAML: {', '.join(part for part in (error.context, diagnostic) if part)}"
-    if "another document" in diagnostic:
-        message = "the file must be one YAML document: remove the line ---"
-    elif "'\\t'" in diagnostic:
-        message = "this is not YAML: a tab where only spaces are allowed: indent with spaces"
-    elif line < len(lines) and "{" in lines[line]:
-        message += '; text that holds { or } goes in "quotes" here'
-    return Diagnostic(file, line + 1, column + 1, "", message)
+    mark, message = explained(error, text)
+    return Diagnostic(file, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1, "", message)

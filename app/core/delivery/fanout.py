@@ -59,6 +59,7 @@ class Fanout(Generic[SubscriptionT]):
         "_joining",
         "_live",
         "_messages",
+        "_oldest",
         "_payloads",
         "_scheduled",
         "_sent",
@@ -91,6 +92,8 @@ class Fanout(Generic[SubscriptionT]):
         """What is being written to the live subscriptions, slice by slice; empty in between."""
         self._messages = 0
         """How many messages a payload has."""
+        self._oldest = 0
+        """The time of the first of them."""
         self._before = 0
         self._sent = 0
         self._scheduled = False
@@ -229,7 +232,7 @@ class Fanout(Generic[SubscriptionT]):
         messages = self._news()
         if messages:
             self._before, self._sent = self._sent, messages[-1].offset
-            self._messages = len(messages)
+            self._messages, self._oldest = len(messages), messages[0].time
             self._payloads = self._encode(messages)
             for group in self._live.values():
                 group.begin()
@@ -253,7 +256,7 @@ class Fanout(Generic[SubscriptionT]):
         for group in groups:
             room -= group.write(self._payloads[group.encoding], room)
         if room < SLICE:
-            self.meter.delivered(self.name, (SLICE - room) * self._messages)
+            self.meter.delivered(self.name, (SLICE - room) * self._messages, self._oldest)
         if all(group.is_done() for group in groups):
             self._finish()
         else:

@@ -21,8 +21,11 @@ class Meter(Protocol):
     def heard(self, seconds: float) -> None:
         """Note the time from a notification's sending until this process received it."""
 
-    def delivered(self, channel: str, messages: int) -> None:
-        """Count messages that were written to connections: each message once for each connection."""
+    def delivered(self, channel: str, messages: int, oldest: int | None = None) -> None:
+        """Count messages that were written to connections: each message once for each connection.
+
+        ``oldest`` is the time of the oldest of them, if they were written as they came, and not to catch up.
+        """
 
     def resumed(self, *, complete: bool) -> None:
         """Count a subscription that began after a position; ``complete`` if nothing was missing."""

@@ -5,6 +5,7 @@ Its settings never change. A signal that would change them has no effect, and a 
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from typing import ClassVar
@@ -84,6 +85,11 @@ class Master(Arbiter):
             self._end_workers()
         self.manage_workers()
 
+    def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 — gunicorn's own
+        """End all workers. That a worker was ended by a signal is then worth no warning."""
+        self.log.error_log.addFilter(_is_unexpected)
+        super().stop(graceful)
+
     def _end_workers(self) -> None:
         """End all workers, and return when there is none."""
         deadline, reminded = time.monotonic() + self.cfg.graceful_timeout, 0.0
@@ -98,3 +104,7 @@ class Master(Arbiter):
 
     def _has_no_effect(self, name: str, reason: str) -> None:
         self.log.warning("%s has no effect: %s", name, reason)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.WARNING or not str(record.msg).startswith("Worker (pid:%s) was sent")

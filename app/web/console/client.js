@@ -10,7 +10,8 @@
  *   onState?: (state: State, detail: { transport?: string, delay?: number, reason?: string }) => void }} ConnectOptions
  *   a function returns a new token whenever one is needed; `WebSocket: null` means event streams
  * @typedef {{ since?: string, last?: number, onMessage?: (message: Message) => void, onGap?: (gap: Gap) => void,
- *   onError?: (error: AbideError) => void, onSubscribed?: (position: string, resumed: boolean) => void }} SubscribeOptions
+ *   onError?: (error: AbideError) => void, onSubscribed?: (position: string, resumed: boolean) => void,
+ *   onState?: ConnectOptions["onState"] }} SubscribeOptions
  *   `since` is a position or "earliest"; messages continue after a gap; an error ends the subscription
  */
 
@@ -37,7 +38,10 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
   let [turn, failures, openedAt, notBefore, ids, transport, timer] = [0, 0, 0, 0, 0]; // callbacks of earlier turns are ignored
   const client = { /** @type {State} */ state: "closed", subscribe, publish, close };
   const drop = (each) => subscriptions.get(each.channel) === each && subscriptions.delete(each.channel);
-  const say = (state, detail = {}) => { client.state = state; onState?.(state, detail); };
+  const say = (state, detail = {}, told = [...subscriptions.values()]) => {
+    client.state = state;
+    for (const each of [{ onState }, ...told]) each.onState?.(state, detail);
+  };
   for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, wake);
   return client;
 
@@ -72,7 +76,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
   }
 
   /** End all subscriptions, and the connection. */
-  function close() { subscriptions.clear(); leave(); say("closed"); }
+  function close() { const told = [...subscriptions.values()]; subscriptions.clear(); leave(); say("closed", {}, told); }
 
   /** Do at once what timers would do late: the network is back, or the page is visible again, perhaps after a sleep. */
   function wake() {

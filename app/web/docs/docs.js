@@ -1,5 +1,7 @@
 /** The API page: it loads openapi.json, with a key if the server needs one, and shows it. */
 
+import { credential, keep } from "../console/credential.js";
+
 const byId = (id) => document.getElementById(id);
 const address = new URL("../openapi.json", import.meta.url); // relative, so it works under any path of a proxy
 
@@ -9,6 +11,7 @@ async function show(key) {
   byId("key-form").hidden = response.status !== 401;
   byId("problem").textContent = response.ok || (response.status === 401 && !key) ? "" : body.detail;
   if (!response.ok) return;
+  keep(key);
   const ui = SwaggerUIBundle({
     spec: body,
     domNode: byId("api"),
@@ -22,4 +25,4 @@ byId("key-form").onsubmit = (event) => {
   event.preventDefault();
   show(byId("key").value);
 };
-show("");
+show(credential());

@@ -26,8 +26,8 @@ def _log() -> structlog.typing.FilteringBoundLogger:
     return log
 
 
-_QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
-"""Paths whose successful requests are logged at debug level, because platforms send them all the time."""
+_QUIET = frozenset({"/health/live", "/health/ready", "/metrics", "/console/overview"})
+"""Paths whose successful requests are logged at debug level: platforms and the console send them all the time."""
 
 
 _LONGEST_PATH = 1024

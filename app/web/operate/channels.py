@@ -18,7 +18,7 @@ Counts = Mapping[str, tuple[int, int | None]]
 """By declared name: the number of subscriptions, and the newest offset if known."""
 
 CountAll = Callable[[], Awaitable[Counts]]
-"""Returns the counts of all workers."""
+"""Returns the counts of all workers together."""
 
 _UNCACHED = {"cache-control": "no-store"}
 

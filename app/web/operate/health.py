@@ -8,6 +8,7 @@ from typing import Protocol
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.types import Scope
 
 from app.web.edge.draining import is_draining
 
@@ -74,8 +75,17 @@ class Health:
         A broken edit of channels.yaml appears in ``config.error``, and a login whose keys cannot be fetched in
         ``access``: the server stays ready. Only operators see the details, because they name hosts and files.
         """
+        readiness = await self.judge(request.scope, in_full=in_full)
+        return JSONResponse(
+            readiness.model_dump(exclude_unset=True),
+            status_code=200 if readiness.ready else 503,
+            headers={"cache-control": "no-store"},
+        )
+
+    async def judge(self, scope: Scope, *, in_full: bool) -> Readiness:
+        """Return what :meth:`ready` answers with."""
         backend = await self._backend()
-        draining = [_DRAINING] if is_draining(request.scope) else []
+        draining = [_DRAINING] if is_draining(scope) else []
         reasons = [*([] if backend.ok else [f"backend: {backend.detail}"]), *draining]
         readiness = Readiness(ready=not reasons)
         if in_full:
@@ -84,8 +94,4 @@ class Health:
                 readiness.access = access
         elif draining:
             readiness.reasons = draining
-        return JSONResponse(
-            readiness.model_dump(exclude_unset=True),
-            status_code=200 if readiness.ready else 503,
-            headers={"cache-control": "no-store"},
-        )
+        return readiness

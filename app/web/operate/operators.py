@@ -17,6 +17,7 @@ from app.web.edge.auth import Authenticator
 from app.web.edge.problems import ProblemResponse
 from app.web.operate.channels import ChannelList, Channels
 from app.web.operate.metrics import Metrics
+from app.web.operate.overview import PATH, SINCE, Look, Overview
 from app.web.operate.pages import add_docs_files, docs_page
 
 
@@ -26,6 +27,7 @@ def add_operators_routes(  # noqa: PLR0913 — one for each route
     *,
     channels: Channels,
     metrics: Metrics | None,
+    overview: Overview | None,
     documents: Mapping[str, Document],
     docs: bool,
 ) -> None:
@@ -49,6 +51,18 @@ def add_operators_routes(  # noqa: PLR0913 — one for each route
             tags=["health"],
             summary="Read the metrics, for Prometheus",
             response_class=PlainTextResponse,
+        )
+    if overview is not None:
+        routes.add(PATH, overview.answer, "the overview", methods=["HEAD"], include_in_schema=False)
+        routes.add(
+            PATH,
+            overview.answer,
+            "the overview",
+            tags=["health"],
+            summary="Look at what all workers do now, and did in each of the last seconds",
+            response_model=Look,
+            responses={400: refusal(400)},
+            openapi_extra={"parameters": [SINCE]},
         )
     for path, document in documents.items():
         routes.add(path, document.answer, path[1:], methods=["GET", "HEAD"], include_in_schema=False)
@@ -80,9 +94,10 @@ class _Guarded:
         is_open = authenticator.operators is Access.ANYONE
         security = [{Access.KEY: []}] if authenticator.operators is Access.KEY else KEY_OR_NOTHING
         # Where anyone may, a credential that is not good and a page of a foreign origin are refused all the same.
-        self._documented: dict[str, Any] = {"responses": {401: refusal(401), 403: refusal(403)}}
-        if not is_open:
-            self._documented["openapi_extra"] = {"security": security}
+        self._documented: dict[str, dict[Any, Any]] = {
+            "responses": {401: refusal(401), 403: refusal(403)},
+            "openapi_extra": {} if is_open else {"security": security},
+        }
 
     def add(self, path: str, endpoint: Any, what: str, **options: Any) -> None:  # noqa: ANN401 — FastAPI's own
         """Add a route; ``what`` names its content in a refusal."""
@@ -91,8 +106,9 @@ class _Guarded:
             await self._authenticator.check_operator(request, what)
 
         router = self._app.router
+        documented = {name: value | options.pop(name, {}) for name, value in self._documented.items()}
         router.add_api_route(
-            path, endpoint, dependencies=[Depends(check)], route_class_override=_Route, **self._documented, **options
+            path, endpoint, dependencies=[Depends(check)], route_class_override=_Route, **documented, **options
         )
 
 

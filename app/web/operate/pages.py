@@ -15,9 +15,15 @@ from starlette.status import HTTP_200_OK, HTTP_304_NOT_MODIFIED
 
 _ROOM = Path(__file__).parents[1]
 _CLIENT = "console/client.js"
-_CONSOLE = {"/": "console/index.html"} | {
-    f"/{name}": name for name in ("console/console.js", "console/console.css", _CLIENT)
-}
+_CONSOLE_SCRIPTS = (
+    "arrivals", "channel", "channels", "chart", "client", "console", "copy", "credential", "dom", "format", "history",
+    "json", "messages", "overview", "publish", "seconds", "server", "snippets", "tabs",
+)  # fmt: skip
+_CONSOLE = (
+    {"/": "console/index.html"}
+    | {f"/console/{name}.js": f"console/{name}.js" for name in _CONSOLE_SCRIPTS}
+    | {f"/console/{name}.css": f"console/{name}.css" for name in ("channel", "console", "overview")}
+)
 _DOCS = "docs/index.html"
 _DOCS_FILES = {
     "/docs/docs.js": "docs/docs.js",

@@ -151,8 +151,8 @@ async def test_a_database_that_is_away_at_start_is_waited_for(
             assert isinstance((await it.publish("a", "2"))[0], Published)
             assert await reader.until(1) == [b"2"]
             assert reader.begin.offset == 0
-    assert [line["event"] for line in logs if line["log_level"] != "debug"][:1] == ["listener_lost"]
-    assert sum(line["event"] == "listener_lost" for line in logs) == 1
+    assert [line["event"] for line in logs if line["log_level"] != "debug"][:1] == ["not_listening"]
+    assert sum(line["event"] == "not_listening" for line in logs) == 1
     assert "listening" in [line["event"] for line in logs]
 
 

@@ -121,7 +121,7 @@ async def test_a_server_without_rights_to_the_schema_goes_on_after_an_upgrade(
             assert isinstance((await it.publish("a", "1"))[0], Published)
             await postgres.execute("SELECT abide.publish('a', '2')", database=empty)
             assert await reader.until(2) == [b"1", b"2"]
-    assert {line["event"] for line in logs if line["log_level"] != "info"} == {"listener_lost"}
+    assert {line["event"] for line in logs if line["log_level"] != "info"} == {"not_listening"}
 
 
 @pytest.mark.parametrize("upgrade", [(2, "superuser"), (2, "member"), (3, "superuser"), (3, "member")])
@@ -367,4 +367,4 @@ async def test_a_database_that_is_not_there_is_named(postgres: PostgresServer) -
             health = await it.backend.health()
             assert not health.ok
             assert f'127.0.0.1:{postgres.port}/nowhere: database "nowhere"' in health.detail
-    assert [line["event"] for line in logs] == ["listener_lost"]
+    assert [line["event"] for line in logs] == ["not_listening"]

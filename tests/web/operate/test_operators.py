@@ -25,7 +25,7 @@ from tests.web.conftest import KEY
 from tests.web.publish.test_push import assert_problem
 
 SHIPPED = (ROOT / "config/channels.yaml").read_text()
-SHOWN = ["/channels", "/metrics", "/docs", "/openapi.json", "/asyncapi.json"]
+SHOWN = ["/channels", "/metrics", "/console/overview", "/docs", "/openapi.json", "/asyncapi.json"]
 DEPLOYED = {"HOST": "0.0.0.0"}  # noqa: S104 — as a container does
 EVERY_HEADER = [*sorted(FORWARDING), "x-forwarded-for", "x-forwarded-host", "x-forwarded-anything", "x-forwarded"]
 OTHERS = [

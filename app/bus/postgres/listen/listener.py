@@ -99,8 +99,10 @@ class Listener:
         while isinstance(error, ExceptionGroup):  # the first of the session's tasks that failed
             error = error.exceptions[0]
         reason = explain(error)
-        if reason != self._said:
+        if reason != self._said and self.ready.is_set():
             _log.warning("listener_lost", database=self._dsn.place, reason=reason)
+        elif reason != self._said:
+            _log.warning("not_listening", database=self._dsn.place, reason=reason)
         self._said = reason
         self._outcomes.failed("listen", reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -154,9 +155,17 @@ def _grant(kind: str, name: str, *, owner: bool) -> str:
 
 
 def _of_network(error: BaseException) -> str:
-    words = _one_line(f"{type(error).__name__}: {error}")
+    error = _of_system(error)
+    words = _one_line(str(getattr(error, "strerror", None) or error)) or type(error).__name__
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
+
+
+def _of_system(error: BaseException) -> BaseException:
+    """Return the system's error for one of asyncio's, which joins those of several addresses and has its own words."""
+    if found := re.search(r"\[Errno (\d+)\] Connect call failed", str(error)):
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return error
 
 
 def _by_text(words: str) -> str | None:

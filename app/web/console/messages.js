@@ -1,0 +1,159 @@
+/** The table of messages, newest first: each opens to its whole JSON. It can be filtered, and paused. */
+
+import { copyButton } from "./copy.js";
+import { byId, element, say } from "./dom.js";
+import { bytes, clock, count, millis } from "./format.js";
+import { inLine, pretty } from "./json.js";
+
+const MOST = 1000; // rows
+const DRAW_EVERY = 100; // milliseconds; one layout for each message would be too slow
+const LINE = 400; // characters of a message in its row
+
+const words = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
+
+/** Make the table. `linkTo` returns the address of a position. */
+export function messages(linkTo) {
+  const body = byId("rows");
+  let [waiting, isPaused, drawing, wanted] = [[], false, null, []];
+  const details = new WeakMap(); // by row
+
+  byId("filter").oninput = () => {
+    wanted = words(byId("filter").value);
+    for (const row of body.children) if (!row.matches(".detail")) hide(row);
+    counted();
+  };
+  byId("pause").onclick = () => pause(!isPaused);
+
+  const fits = (row) => wanted.every((word) => row.text.includes(word));
+
+  function hide(row) {
+    row.hidden = !fits(row);
+    const detail = details.get(row);
+    if (detail) detail.hidden = row.hidden;
+  }
+
+  function counted() {
+    const rows = [...body.children].filter((row) => !row.matches(".detail"));
+    const shown = rows.filter((row) => !row.hidden).length;
+    say(byId("counted"), wanted.length ? `${count(shown)} of ${count(rows.length)} messages` : "");
+    byId("empty").hidden = rows.length > 0;
+    byId("table").hidden = rows.length === 0;
+  }
+
+  function pause(on) {
+    isPaused = on;
+    byId("pause").setAttribute("aria-pressed", String(on));
+    label();
+    if (!on) draw();
+  }
+
+  function label() {
+    say(byId("pause"), isPaused ? (waiting.length ? `Resume, ${count(waiting.length)} new` : "Resume") : "Pause");
+  }
+
+  /** Add what has come: `{ position, time, raw }`, or `{ gap: text }`. */
+  function add(item) {
+    waiting.push(item);
+    if (waiting.length > MOST) waiting.shift();
+    if (isPaused) label();
+    else drawing ??= setTimeout(draw, DRAW_EVERY);
+  }
+
+  function draw() {
+    clearTimeout(drawing);
+    drawing = null;
+    body.prepend(...waiting.reverse().map(rowOf));
+    waiting = [];
+    label();
+    while (body.children.length > MOST) body.lastElementChild.remove();
+    counted();
+  }
+
+  /** Add what is older than all, newest first. */
+  function addOlder(items) {
+    draw();
+    body.append(...items.map(rowOf));
+    counted();
+  }
+
+  function rowOf(item) {
+    const row = item.gap ? gapRow(item) : messageRow(item);
+    row.text = (item.gap ?? `${item.position} ${item.raw}`).toLowerCase();
+    row.hidden = !fits(row);
+    return row;
+  }
+
+  function messageRow({ position, time, raw }) {
+    const at = time === undefined ? null : new Date(time);
+    const offset = position.slice(position.indexOf(":") + 1);
+    const button = element("button", { type: "button", className: "open", textContent: offset, "aria-expanded": "false", "aria-label": `Message ${offset}` });
+    const when = at ? element("time", { dateTime: at.toISOString(), title: at.toString() }, clock(at), element("span", { className: "millis" }, millis(at))) : "";
+    const row = element(
+      "tr",
+      {},
+      element("td", { className: "offset" }, button),
+      element("td", { className: "when" }, when),
+      element("td", { className: "data" }, inLine(raw, LINE)),
+    );
+    row.dataset.position = position;
+    row.onclick = ({ target }) => {
+      if (getSelection()?.isCollapsed === false && target !== button) return; // somebody selects the text
+      toggle(row, button, { position, at, raw });
+    };
+    return row;
+  }
+
+  function toggle(row, button, message) {
+    const detail = details.get(row);
+    button.setAttribute("aria-expanded", String(!detail));
+    row.classList.toggle("is-open", !detail);
+    if (detail) {
+      detail.remove();
+      details.delete(row);
+    } else {
+      const opened = detailOf(message);
+      details.set(row, opened);
+      row.after(opened);
+    }
+  }
+
+  function detailOf({ position, at, raw }) {
+    const pre = element("pre", { tabIndex: 0, role: "region", "aria-label": `Message at ${position}` }, pretty(raw));
+    const facts = [position, at?.toISOString(), bytes(new TextEncoder().encode(raw).length)].filter(Boolean);
+    const link = element("code", { textContent: linkTo(position) });
+    const tools = element(
+      "div",
+      { className: "detail-tools" },
+      element("span", { className: "facts", textContent: facts.join(" · ") }),
+      copyButton("Copy JSON", `Copy JSON of ${position}`, () => raw, pre),
+      copyButton("Copy link", `Copy link to ${position}`, () => linkTo(position), link),
+      element("a", { href: linkTo(position), textContent: "Open here" }),
+    );
+    return element("tr", { className: "detail" }, element("td", { colSpan: 3 }, tools, pre));
+  }
+
+  const gapRow = ({ gap }) => element("tr", { className: "gap" }, element("td", { colSpan: 3, textContent: gap }));
+
+  /** Forget all rows. */
+  function clear() {
+    clearTimeout(drawing);
+    [waiting, drawing] = [[], null];
+    body.replaceChildren();
+    pause(false);
+    counted();
+  }
+
+  /** Open the row of a position, and scroll to it; return whether there is one. */
+  function reveal(position) {
+    draw();
+    const row = [...body.children].find((each) => each.dataset.position === position);
+    if (!row) return false;
+    row.classList.add("is-linked");
+    if (!details.has(row)) row.querySelector("button").click();
+    row.scrollIntoView({ block: "center" });
+    return true;
+  }
+
+  const rows = () => [...body.children].filter((row) => row.dataset.position);
+  return { add, addOlder, clear, reveal, oldest: () => rows().at(-1)?.dataset.position, newest: () => rows()[0]?.dataset.position };
+}

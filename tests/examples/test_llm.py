@@ -1,0 +1,51 @@
+"""``examples/llm``: the page shows what the publisher wrote, whatever is reloaded and killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.chromium import Chromium
+from tests.support.example import Example, command_of
+from tests.support.llm_runs import VICTIMS, kill, tabs
+from tests.support.local import wait_for
+
+CHOICE = random.Random(1)  # noqa: S311 — which of master and worker is killed
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    with Chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[Example]:
+    with Example("llm") as example:
+        yield example
+
+
+def test_a_run_survives_reloads_and_kills(example: Example, chromium: Chromium) -> None:
+    """Page shows the publisher's text, byte for byte, after a reload and after each of the processes was killed."""
+    with tabs(chromium, example, ["survivor"]) as (tab,):
+        for victim in VICTIMS:
+            kill(example, victim, CHOICE)
+            time.sleep(0.5)
+        tab.load()
+        wait_for(tab.is_whole, timeout=45)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_of_it(number: signal.Signals) -> None:
+    """Example ends with all its processes on SIGTERM and on Ctrl-C, and says nothing about it."""
+    with Example("llm") as example:
+        pids = example.pids()
+        assert {victim for victim, words in VICTIMS.items() if example.pids(words)} == set(VICTIMS)
+        example.end(number)
+        assert [command_of(pid) for pid in pids if command_of(pid)] == []
+        assert b"rror" not in example.output()
+        assert b"Traceback" not in example.output()
