@@ -15,12 +15,14 @@ BIN := $(VENV)/bin
 STAMP := $(if $(shell test -L $(VENV) && echo link),,$(VENV)/.installed)
 # What the tests use from npm, where there is an npm.
 NODE_MODULES := $(if $(shell command -v npm),tests/npm/node_modules/.package-lock.json)
+# What the tests judge and serve the files of deploy/ with.
+TOOLS := .tools
 SHELL := /bin/sh
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: coverage help setup run test lint types bench load chaos image packages lock clean
+.PHONY: coverage help setup run test tools lint types bench load chaos image packages lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +40,9 @@ test: $(STAMP) $(NODE_MODULES) ## run the suite; ARGS goes to pytest
 # Apart from `test`, because to trace every line doubles what a test of our own code takes.
 coverage: $(STAMP) ## run the suite, and show the lines and branches that it does not walk; ARGS goes to pytest
 	@exec $(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
+
+# Not for `test`, because they are large: without them their tests are skipped.
+tools: $(TOOLS)/.installed ## set up what tests judge deploy/ with: helm, kubectl, caddy and others (700 MB)
 
 lint: $(STAMP) ## check style, formatting, the imports between rooms and the Dockerfile
 	@$(BIN)/ruff check .
@@ -64,13 +69,14 @@ packages: $(STAMP) ## build the clients that others install into dist/
 	@cd clients/python && $(abspath $(BIN))/python -m hatchling build --target wheel --directory $(CURDIR)/dist
 	@clients/js/pack $(CURDIR)/dist
 
-lock: $(STAMP) ## resolve pyproject.toml anew into both lock files (UPGRADE=1: newest versions)
+lock: $(STAMP) ## resolve pyproject.toml anew into all lock files (UPGRADE=1: newest versions)
 	@$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade) >/dev/null
 	@$(LOCK) --constraint requirements.lock --output-file requirements-run.lock >/dev/null
+	@$(subst pyproject.toml,tests/deploy/tools.in,$(LOCK)) --output-file tests/deploy/tools.lock $(if $(UPGRADE),--upgrade) >/dev/null
 
 clean: ## remove .venv and everything generated
 	@rm -rf $(VENV) .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
-		dist loadtests/reports tests/npm/node_modules
+		dist loadtests/reports tests/npm/node_modules $(TOOLS)
 	@find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Built from nothing whenever the lock changes, so that what the lock dropped is gone from .venv too.
@@ -90,4 +96,11 @@ $(VENV)/.installed: requirements.lock
 tests/npm/node_modules/.package-lock.json: tests/npm/package-lock.json
 	@echo "Setting up tests/npm/node_modules from its package-lock.json (once) ..." >&2
 	@npm --prefix tests/npm ci --silent >&2
+	@touch $@
+
+$(TOOLS)/.installed: tests/deploy/tools.lock
+	@echo "Setting up $(TOOLS) from tests/deploy/tools.lock (once) ..." >&2
+	@$(PYTHON) -m venv --clear $(TOOLS) >&2
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
+		--only-binary :all: --require-hashes --requirement tests/deploy/tools.lock >&2
 	@touch $@

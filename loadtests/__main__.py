@@ -9,9 +9,11 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from loadtests.server import allow_sockets, database, serve
 from tests.support.processes import ROOT
@@ -19,6 +21,10 @@ from tests.support.processes import ROOT
 REPORTS = Path(__file__).parent / "reports"
 RAMP_SECONDS = 10
 MOST_A_SECOND = 100  # locust warns of more
+WRONG_ARGUMENTS = 2
+"""The exit code of a command that was not understood, locust's too: it has measured nothing."""
+
+_REACHED_SECONDS = 10
 
 
 def main() -> int:
@@ -56,7 +62,8 @@ def _load(environment: dict[str, str], arguments: list[str]) -> int:
         except SystemExit:
             locust.terminate()
             raise
-    sys.stdout.write(f"Report: {environment['LOCUST_HTML']}\nSummary: {environment['LOCUST_SUMMARY']}\n")
+    if code != WRONG_ARGUMENTS:
+        sys.stdout.write(f"Report: {environment['LOCUST_HTML']}\nSummary: {environment['LOCUST_SUMMARY']}\n")
     return code
 
 
@@ -65,8 +72,10 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         prog="make load", description="Put load on a server. Other options go to locust.", allow_abbrev=False
     )
     parser.add_argument("--host", type=_address, help="a running server, http://host:port (default: start one)")
-    parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--users", type=_positive, metavar="N", default=200, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=_positive, metavar="S", default=60, help="for how long (default: %(default)s)"
+    )
     return parser.parse_known_args()
 
 
@@ -74,7 +83,21 @@ def _address(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         msg = f"{text!r} is not a server's address: expected http://host:port"
         raise argparse.ArgumentTypeError(msg)
+    try:
+        parts = urlsplit(text)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), _REACHED_SECONDS).close()
+    except (OSError, ValueError) as error:
+        msg = f"cannot reach {text}: {getattr(error, 'strerror', None) or error}"
+        raise argparse.ArgumentTypeError(msg) from None
     return text.rstrip("/")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        msg = f"write a whole number from 1 on, not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,6 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
             yield recipe.stem, text
 
 
-def documents(recipe: str) -> list[Any]:
-    """Return what the YAML of one recipe holds."""
-    texts = [text for name, text in blocks("yaml") if name == recipe]
-    return [document for text in texts for document in yaml.safe_load_all(text)]
-
-
 def pins(lock: str) -> dict[str, str]:
     """Return all that a lock file says of each package, by its name."""
     text = re.sub(r"^#.*\n", "", (ROOT / lock).read_text(), flags=re.MULTILINE)
@@ -223,63 +217,9 @@ def test_recipes_name_what_exists() -> None:
         assert run("abide", command, "--help").returncode == 0
 
 
-def test_every_recipes_drain_fits_its_platform() -> None:
-    """Drain of every recipe fits, with gunicorn's patience, into the platform's, and the age of connections too."""
-    table = (ROOT / "docs/deploy/README.md").read_text()
-    row = re.compile(
-        r"^\| \[.+?\]\((\S+)\) \| (\d+)\b.*? \| (\d+) \| (?:(\d+) min.*?|\N{EN DASH}) \| (\S+) \|$", re.MULTILINE
-    )
-    rows = row.findall(table)
-    assert {recipe for recipe, *_ in rows} == {recipe.name for recipe in RECIPES} - {"README.md"}
-    for recipe, grace, drain, minutes, age in rows:
-        text = (ROOT / "fly.toml" if recipe == "fly.md" else ROOT / "docs/deploy" / recipe).read_text()
-        assert int(drain) + STOP_SECONDS <= int(grace), recipe
-        assert re.search(rf"DRAIN_SECONDS\W+(value\W+)?{drain}\b", text), recipe
-        assert not minutes or int(age) < int(minutes) * 60, recipe
-        assert not minutes or f"MAX_CONNECTION_AGE={age}" in text, recipe
-
-
 def test_the_recipes_blocks_can_be_read() -> None:
     """Recipes' YAML and JSON can be read."""
     for _, text in blocks("yaml"):
         assert list(yaml.safe_load_all(text))
     for _, text in blocks("json"):
         assert json.loads(text)
-
-
-def test_the_compose_service_is_as_strict_as_the_image_allows() -> None:
-    """Service of the compose file runs as strictly as the image allows, with time for its drain."""
-    (project,) = documents("compose")
-    service = project["services"]["abide"]
-    drain = int(service["environment"]["DRAIN_SECONDS"])
-    assert drain + STOP_SECONDS < seconds(service["stop_grace_period"])
-    assert service["ports"] == [f"8000:{Environment().port}"]
-    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
-    (folder,) = DOCKERFILE.arguments("WORKDIR")
-    assert service["volumes"] == [f"./config:{folder}/config:ro"]
-    assert set(service["depends_on"]) <= set(project["services"])
-
-
-def test_the_kubernetes_deployment_asks_the_right_paths() -> None:
-    """Deployment for Kubernetes asks the right paths and ports, as the image's user, with time for its drain."""
-    deployment, service, budget = documents("kubernetes")
-    pod = deployment["spec"]["template"]["spec"]
-    (container,), (migration,) = pod["containers"], pod["initContainers"]
-    variables = {variable["name"]: variable["value"] for variable in container["env"]}
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
-    assert paths == {"startup": "/health/live", "liveness": "/health/live", "readiness": "/health/ready"}
-    assert ports == {"http": Environment().port, "metrics": int(variables["METRICS_PORT"])}
-    assert DOCKERFILE.arguments("USER")[0].startswith(f"{pod['securityContext']['runAsUser']}:")
-    assert "command" not in migration  # the image's entrypoint
-    assert migration["args"] == ["migrate"]
-    assert migration["image"] == container["image"] == f"abide:{PROJECT['version']}"
-    before = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    patience = before + int(variables["DRAIN_SECONDS"]) + STOP_SECONDS
-    assert patience < pod["terminationGracePeriodSeconds"]
-    mounts = {mount["name"]: PurePosixPath(mount["mountPath"]) for mount in container["volumeMounts"]}
-    assert PurePosixPath(variables["CHANNELS_CONFIG"]).parent == mounts["config"]
-    assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert labels == service["spec"]["selector"] == budget["spec"]["selector"]["matchLabels"]
-    assert service["spec"]["ports"][0]["targetPort"] in ports

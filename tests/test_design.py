@@ -22,8 +22,8 @@ DESIGN = ROOT / "docs/design"
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "README.md"]
 OVERVIEW = (DESIGN / "README.md").read_text(encoding="utf-8")
 
-PATH = re.compile(r"\b(?:app|tests|docs|config)/[\w./-]*\w\.[a-z]+|\bapp/[\w/]*\w/(?!\w)")
-"""A file or, of ``app``, a folder."""
+PATH = re.compile(r"(?<!/)\b(?:app|tests|docs|config)/[\w./-]*\w\.[a-z]+|(?<!/)\bapp/[\w/]*\w/(?!\w)")
+"""A file or, of ``app``, a folder; not a part of an address."""
 
 
 def section(heading: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from loadtests.__main__ import main
 from loadtests.reconciliation import Account, Heads, Ledger, Row
 from loadtests.thresholds import Limits, Outcome, judge, percentile
 from tests.conftest import ServerFactory
@@ -219,3 +220,23 @@ async def test_what_is_lost_and_doubled_fails_a_run_of_several_processes(
     assert totals["doubles"] > 0
     assert {row["subscriber"].split(",")[0] for row in summary["subscribers"]} == {"process 1", "process 2"}
     assert {row["channel"] for row in summary["subscribers"]} == set(summary["heads"]) == {"news", "chat.1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--users", "0"], "argument --users: write a whole number from 1 on, not '0'"),
+        (["--seconds", "-1"], "argument --seconds: write a whole number from 1 on, not '-1'"),
+        (["--host", "here"], "argument --host: 'here' is not a server's address: expected http://host:port"),
+        (["--host", "http://127.0.0.1:1"], "argument --host: cannot reach http://127.0.0.1:1: Connection refused"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_runs(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Load test with a wrong option, or a server that is not there, says so and ends with 2."""
+    monkeypatch.setattr("sys.argv", ["make load", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

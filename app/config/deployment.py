@@ -60,6 +60,9 @@ def warnings(environment: Environment, settings: Settings) -> tuple[str, ...]:
         found.append(
             f"memory:// is served to other machines ({host}): a stop loses all messages; set DATABASE_URL to keep them"
         )
+    collector = environment.otlp_endpoint
+    if collector is not None and not collector.startswith(("http://", "https://")):
+        found.append("OTEL_EXPORTER_OTLP_ENDPOINT is no URL such as http://collector:4318: spans cannot be sent")
     return tuple(filter(None, found))
 
 

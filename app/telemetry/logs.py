@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import io
 import json
 import logging
 import os
@@ -64,6 +65,8 @@ def configure_logging(log_format: str | None, level: str) -> None:
     the setup of the first.
     """
     _stdout.is_for_people = log_format == "console" or (log_format is None and sys.stdout.isatty())
+    if _stdout.is_for_people and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
     render: list[Processor] = [mask_secrets, _console] if _stdout.is_for_people else [_masked_json]
     number = logging.getLevelNamesMapping()[level.upper()]
     handler = logging.StreamHandler(_stdout)

@@ -253,6 +253,12 @@ LOSES = "memory:// is served to other machines (HOST={}): a stop loses all messa
                 "operators: anyone: everybody who reaches the server sees its channels, metrics and documents",
             ],
         ),
+        ("channels: {a: {publish: nobody}}", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, []),
+        (
+            "channels: {a: {publish: nobody}}",
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+            ["OTEL_EXPORTER_OTLP_ENDPOINT is no URL such as http://collector:4318: spans cannot be sent"],
+        ),
         ("channels: {a: {publish: nobody}}", {"HOST": "localhost"}, []),
         ("channels: {a: {publish: nobody}}", {"HOST": "[::1]"}, []),
         *(

@@ -63,7 +63,7 @@ def command(folder: Path, http: str, *, preamble: str = "", files: int = 1024) -
 
 
 class Proxy:
-    """nginx before a server, as ``docs/deploy/compose.md`` says, with a pool of connections that are kept alive.
+    """nginx before a server, as ``docs/deploy/proxies.md`` says, with a pool of connections that are kept alive.
 
     Each of ``servers`` are the directives of one ``server``, for one of :attr:`ports`. Starts on entering the context;
     without nginx the test is skipped, or fails with CI=true.

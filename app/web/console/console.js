@@ -122,5 +122,9 @@ byId("forget").onclick = () => {
   keep("");
   location.reload();
 };
-addEventListener("hashchange", follow);
+addEventListener("hashchange", () => {
+  follow();
+  const view = byId("channel"); // below everything else on a phone
+  if (view.getBoundingClientRect().top > innerHeight) view.scrollIntoView();
+});
 follow();

@@ -65,7 +65,7 @@ function show(look, onChoose) {
   tile("out", number(now.delivered / RATE), "to subscribers");
   const minute = seconds.sum(AGES).ages;
   const [p50, p99] = [0.5, 0.99].map((share) => quantile(share, minute, seconds.bounds));
-  tile("p50", latency(p50), "half are faster");
+  tile("p50", latency(p50), "publish to delivery");
   tile("p99", latency(p99), "in the last minute");
   const { websocket = 0, sse = 0, poll = 0 } = look.connections;
   const kinds = [[websocket, "WebSocket"], [sse, "SSE"], [poll, "poll"]].filter(([each]) => each);

@@ -7,20 +7,16 @@ import gzip
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jwt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from app.access.remote.jwk import MOST_KEYS, RSA
 from app.access.remote.jwks import REFRESH_SECONDS, RETRY_SECONDS, UNKNOWN_SECONDS, Jwks
 from app.core.errors import UnavailableError
 from app.telemetry.metrics import Metrics
+from tests.support.certificate import certificate
 from tests.support.login import public, sign
 from tests.support.site import Request, Site, reply, silence
 
@@ -353,29 +349,6 @@ async def test_proxies_and_cookies_have_no_part_in_it(monkeypatch: pytest.Monkey
         assert len(site.requests) == 2
         assert all(request.values("cookie") == [] for request in site.requests)
         assert all(request.values("accept-encoding") == ["identity"] for request in site.requests)
-
-
-def certificate(folder: Path) -> Path:
-    """Write a certificate for localhost with its key, and return the file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    path = folder / "localhost.pem"
-    path.write_bytes(key.private_bytes(*form) + made.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 async def test_a_certificate_counts_where_its_authority_is_trusted(

@@ -1,12 +1,14 @@
 """What browsers load from the server: the console's files, the client, and the list of channels."""
 
 import re
+import time
 
 import httpx
 import pytest
 from websockets.sync.client import connect
 
 from tests.conftest import ServerFactory
+from tests.support.processes import ROOT
 from tests.support.server import Server
 from tests.web.conftest import KEY
 from tests.web.publish.test_push import assert_problem
@@ -17,12 +19,9 @@ DOCS = {
     "/docs/swagger-ui-bundle.js": "text/javascript",
     "/docs/swagger-ui.css": "text/css",
 }
-PAGES = {
-    "/": "text/html",
-    "/console/console.js": "text/javascript",
-    "/console/console.css": "text/css",
-    "/console/client.js": "text/javascript",
-}
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+CONSOLE = sorted(path for path in (ROOT / "app/web/console").iterdir() if path.suffix in TYPES)
+PAGES = {"/": "text/html"} | {f"/console/{path.name}": TYPES[path.suffix] for path in CONSOLE}
 
 
 @pytest.mark.parametrize("path", PAGES | DOCS)
@@ -130,3 +129,34 @@ def test_the_list_counts_subscribers_by_declared_channel(server_factory: ServerF
 def counters(server: Server) -> dict[str, tuple[int, int | None]]:
     channels = httpx.get(f"{server.url}/channels").json()["channels"]
     return {channel["name"]: (channel["subscribers"], channel["head"]) for channel in channels}
+
+
+@pytest.mark.parametrize("since", ["", "-1", "1.5", "x", "1" * 12])
+def test_an_overview_since_no_second_is_refused(http: httpx.Client, since: str) -> None:
+    """Overview since what is no second is refused with 400."""
+    assert_problem(http.get("/console/overview", params={"since": since}, headers=KEY), 400, "malformed", "'since'")
+
+
+def test_an_overview_goes_on_where_the_last_one_ended(http: httpx.Client) -> None:
+    """Overview has the seconds after the one that it is asked for, and nothing of what the next one will tell."""
+    look = http.get("/console/overview", headers=KEY)
+    assert look.headers["cache-control"] == "no-store"
+    until = look.json()["until"]
+    later = http.get("/console/overview", params={"since": until}, headers=KEY).json()
+    assert [second for second, *_ in later["seconds"] if second <= until] == []
+
+
+def test_the_overview_names_no_channel_of_the_servers_own(server_factory: ServerFactory) -> None:
+    """Overview names the busy channels of the file, by both of their names, and none of the server's own."""
+    secret = "a-secret-of-more-than-thirty-two-bytes"
+    tokens = f"auth: {{keys: second-key-2, tokens: {{secret: {secret}}}}}\n"
+    server = server_factory(channels=tokens + "operators: anyone\nchannels: {'b.{x}': {publish: key}}\n")
+    httpx.post(f"{server.url}/push/b.1", json=1, headers=KEY).raise_for_status()
+    httpx.post(f"{server.url}/revoke", json={"sub": "42"}, headers=KEY).raise_for_status()
+    deadline = time.monotonic() + 10
+    while not (seen := httpx.get(f"{server.url}/console/overview").json())["seconds"] or not seen["rates"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert seen["busiest"] == [{"channel": "b.1", "declared": "b.{x}", "rate": 0.1}]
+    assert seen["rates"] == {"b.{x}": 0.1}
+    assert sum(published for _, published, *_ in seen["seconds"]) == 1

@@ -1,0 +1,86 @@
+"""Each file of deploy/ is judged by the program that it is made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.deploy_tools import judge, kustomized, lint_chart, notes, render, run, systemd_verify
+from tests.support.processes import ROOT
+
+VERSIONS = ("1.30", "1.37")
+"""The oldest and the newest Kubernetes that the manifests are held against."""
+
+CHANNELS = (ROOT / "config/channels.yaml").read_text()
+
+
+def test_docker_compose_reads_the_compose_file() -> None:
+    """Docker's own compose takes compose.yaml, and says what is missing without the variables of .env."""
+    secrets = {"POSTGRES_PASSWORD": "hex", "PUSH_KEYS": "image-key-1"}
+    assert run("docker-compose", "config", "--quiet", env=secrets).stderr == ""
+    for name in secrets:
+        others = {key: value for key, value in secrets.items() if key != name}
+        refused = run("docker-compose", "config", "--quiet", env=others)
+        assert refused.returncode != 0
+        assert f"{name} is missing a value: set it in .env" in refused.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_knows_every_field_of_the_manifests(version: str) -> None:
+    """Kubernetes' schemas know every field of what kustomize and the chart make."""
+    assert judge(kustomized(), version) == ""
+    assert judge(render(channels=CHANNELS, env={"WEB_CONCURRENCY": "2"}), version) == ""
+
+
+def test_a_wrong_manifest_is_judged_wrong() -> None:
+    """Manifest with a field that no Kubernetes knows is refused by the same judge."""
+    objects = kustomized()
+    objects["Service"]["spec"]["port"] = 80
+    assert "port" in judge(objects, VERSIONS[-1])
+
+
+def test_helm_lints_the_chart() -> None:
+    """Helm finds nothing wrong with the chart; an icon it would like."""
+    found = lint_chart()
+    assert found["errors"] == []
+    assert [message["error"] for message in found["messages"]] == ["icon is recommended"]
+
+
+def test_the_chart_has_a_config_map_only_of_channels_that_are_given() -> None:
+    """Chart serves the channels of the image, or those that it is given, text for text."""
+    assert "ConfigMap" not in render()
+    objects = render(channels=CHANNELS)
+    assert objects["ConfigMap"]["data"] == {"channels.yaml": CHANNELS}
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"replicaCount": 3}, "replicaCount"),
+        ({"drainSeconds": "15"}, "/drainSeconds"),
+        ({"env": {"DRAIN_SECONDS": "60"}}, "DRAIN_SECONDS"),
+        ({"env": {"WEB_CONCURRENCY": 2}}, "/env/WEB_CONCURRENCY"),
+    ],
+)
+def test_the_chart_refuses_values_it_would_not_heed(values: dict[str, object], place: str) -> None:
+    """Chart refuses a value that it does not know, or that would mean something else."""
+    with pytest.raises(ValueError, match=place):
+        render(**values)
+
+
+def test_the_chart_says_where_abide_is() -> None:
+    """Chart's notes have the address inside the cluster."""
+    assert "http://abide.prod:80/" in notes()
+
+
+def test_actionlint_reads_the_workflow() -> None:
+    """GitHub's workflow that publishes the image is one that actionlint finds nothing in."""
+    done = run("actionlint", ".github/workflows/image.yml")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_systemd_verifies_the_unit(tmp_path: Path) -> None:
+    """Unit is one that systemd's own check has no warning about."""
+    done = systemd_verify(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
