@@ -49,7 +49,12 @@ def traffic(server: Server) -> Iterator[None]:
         with httpx.Client(base_url=server.url) as http:
             for number in range(10**6):
                 person = PEOPLE[number % len(PEOPLE)]
-                order = {"id": 1000 + number, "state": STATES[number % 3], "total": number * 7 % 90 + 0.9, "by": person}
+                order = {
+                    "id": 1000 + number,
+                    "state": STATES[number % 3],
+                    "total": number * 7 % 90 + 0.9,
+                    "by": {"name": person, "known": number % 4 > 0},
+                }
                 http.post("/push/orders", json=order)
                 if number % 3 == 0:
                     room = ("lobby", "support", "lobby", "random")[number % 4]
@@ -85,6 +90,8 @@ def test_pictures_of_the_console_are_taken(chromium: Chromium, server: Server, t
                 page.open(f"{server.url}/")
                 page.until("document.querySelectorAll('#rows tr').length > 5")
                 page.until("document.querySelector('#rates .line') !== null")
+                page.command("Emulation.setScrollbarsHidden", hidden=True)
+                page.run("document.querySelectorAll('#rows .open')[2].click()")
                 picture = (DOCS if kept else tmp_path) / name
                 page.screenshot(picture)
                 assert int.from_bytes(picture.read_bytes()[16:20]) == width  # in the header of a PNG
