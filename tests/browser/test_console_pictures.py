@@ -78,7 +78,7 @@ def traffic(server: Server) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 def test_pictures_of_the_console_are_taken(chromium: Chromium, server: Server, tmp_path: Path) -> None:
-    """Pictures show the busiest channel on a desktop and on a phone, in light and in dark."""
+    """Pictures show a busy channel on a desktop and on a phone, in light and in dark."""
     kept = os.environ.get(KEEP)
     with traffic(server):
         time.sleep(float(kept or 0))
@@ -87,7 +87,7 @@ def test_pictures_of_the_console_are_taken(chromium: Chromium, server: Server, t
                 size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
                 page.command("Emulation.setDeviceMetricsOverride", **size)
                 page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-                page.open(f"{server.url}/")
+                page.open(f"{server.url}/#orders")
                 page.until("document.querySelectorAll('#rows tr').length > 5")
                 page.until("document.querySelector('#rates .line') !== null")
                 page.command("Emulation.setScrollbarsHidden", hidden=True)
