@@ -46,7 +46,7 @@ def test_a_report_shows_statistics_and_verdict(server: Server, page: Page, tmp_p
     port, written, download = free_port(), tmp_path / "written.html", tmp_path / "download.html"
     command = [
         *(sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--autostart", "--web-host", "127.0.0.1"),
-        *("-H", server.url, "-u", "4", "-r", "4", "-t", "5s", "--channels", "news", "--html", str(written)),
+        *("-H", server.url, "-u", "4", "-r", "4", "-t", "5s", "--channels", "chat.load", "--html", str(written)),
         *("--web-port", str(port), "--max-p99", "5000"),
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}

@@ -104,15 +104,30 @@ def test_orders_of_sql_show_when_they_are_committed(chromium: Chromium, database
         page.until(f'JSON.stringify({ROWS}) === \'[["milk","placed"],["a rug","shipped"]]\'')
 
 
-@pytest.mark.parametrize(("name", "number"), [("chat", signal.SIGINT), ("orders", signal.SIGTERM)])
-def test_a_signal_ends_all_of_an_example(name: str, number: signal.Signals, chromium: Chromium) -> None:
-    """Example ends with all its processes while a page is open, and the page says that it is away."""
-    with Example(name) as example, opened(chromium, example.url) as page:
-        if name == "chat":
-            log_in(page, "Walter")
-        pids = example.pids()
-        assert [pid for pid in pids if "postgres" in command_of(pid)] or name == "chat"
-        example.end(number)
-        assert [command_of(pid) for pid in pids if command_of(pid)] == []
-        assert b"Traceback" not in example.output()
-        page.until("/ended|failed|closed|reconnecting/.test(document.getElementById('state').textContent)")
+def test_ctrl_c_ends_the_chat_and_its_page_comes_back(chromium: Chromium) -> None:
+    """Chat ends with all its processes; the page says so, and comes back with a new token when it is started again."""
+    with Example("chat") as chat, opened(chromium, chat.url) as page:
+        log_in(page, "Walter")
+        say(page, "over the line")
+        says(page, "Walter: over the line")
+        ends_with(chat, signal.SIGINT)
+        page.until("document.getElementById('state').textContent.startsWith('reconnecting: ')")
+        with Example("chat", port=chat.port):
+            page.until("document.getElementById('state').textContent === 'connected as Walter'", timeout=30)
+            say(page, "mark it zero")
+            says(page, "Walter: over the line", "… some messages are no longer held …", "Walter: mark it zero")
+
+
+def test_sigterm_ends_the_orders_and_their_database() -> None:
+    """Orders end with all their processes, of which one is PostgreSQL, where DATABASE_URL names no other."""
+    with Example("orders") as orders:
+        assert [pid for pid in orders.pids() if "postgres" in command_of(pid)]
+        ends_with(orders, signal.SIGTERM)
+
+
+def ends_with(example: Example, number: signal.Signals) -> None:
+    """Send a signal; all processes end, and none complains."""
+    pids = example.pids()
+    example.end(number)
+    assert [command_of(pid) for pid in pids if command_of(pid)] == []
+    assert b"Traceback" not in example.output()

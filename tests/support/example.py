@@ -21,10 +21,10 @@ START_SECONDS = 40.0
 class Example:
     """One run of ``make -C examples/NAME run``; starts on entering the context, and ends on leaving it."""
 
-    def __init__(self, name: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str, env: Mapping[str, str] | None = None, *, port: int | None = None) -> None:
         self._env = dict(env or {})
         self._command = ("make", "-C", f"examples/{name}", "run")
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 from tests.support import nginx
 from tests.support.certificate import certificate
 from tests.support.deploy_tools import tool
-from tests.support.processes import ROOT, free_port, launch
+from tests.support.processes import ROOT, end, free_port, launch
 from tests.support.programs import skip
 
 HOST = "abide.example.com"
@@ -118,8 +118,7 @@ class Front:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
         self._folder.cleanup()
 
     def _speaks(self) -> bool:
