@@ -21,10 +21,10 @@ START_SECONDS = 40.0
 class Example:
     """One run of ``make -C examples/NAME run``; starts on entering the context, and ends on leaving it."""
 
-    def __init__(self, name: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str, env: Mapping[str, str] | None = None, *, port: int | None = None) -> None:
         self._env = dict(env or {})
         self._command = ("make", "-C", f"examples/{name}", "run")
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -57,6 +57,11 @@ class Example:
     def end(self, number: signal.Signals) -> None:
         """Send a signal as a terminal does, to all of the group that make runs in, and wait for make to end."""
         os.killpg(self._process.pid, number)
+        self._process.wait(processes.END_SECONDS)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to make alone, as a supervisor does, and wait for it to end."""
+        self._process.terminate()
         self._process.wait(processes.END_SECONDS)
 
     def __exit__(
