@@ -1,6 +1,9 @@
 # The server, the shipped channels.yaml and what both need at run time. `make image` builds it and tries it out.
 
-FROM python:3.11-slim-bookworm AS build
+# The same bytes at every build, for every architecture. docs/deploy/README.md says how to renew the digest.
+ARG BASE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+
+FROM ${BASE} AS build
 COPY requirements-run.lock /
 RUN python3 -m venv /venv \
     && /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --no-deps \
@@ -14,7 +17,7 @@ COPY config ./config
 # Nobody can write bytecode at run time, and no builder that changes the files' times makes this worthless.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /venv/lib app && ln -s /venv .venv
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE}
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 WORKDIR /app

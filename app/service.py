@@ -122,7 +122,7 @@ class Service:
                 asyncio.create_task(self._metrics.run(self._sample), name="metrics"),
                 asyncio.create_task(self._forget(), name="forget"),
                 asyncio.create_task(self._counts.run(self._count), name="counts"),
-                asyncio.create_task(self._metrics.activity.run(), name="activity"),
+                asyncio.create_task(self._metrics.activity.run(self._metrics.settle), name="activity"),
             ]
             _log.info("serving", channels=len(self._settings.registry.channels), config=self._settings.digest)
             self.is_running = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import asyncpg
 
 from app.access.auth_settings import TokenSettings
 from app.access.tokens import sign
+from tests.support.load_client import WebSocket
 from tests.support.postgres import PostgresServer
 from tests.support.server import Server
 
@@ -31,46 +31,9 @@ auth: {tokens: {secret: %s}}
 channels:
   "user.{id}": {subscribe: {claim: sub}}
 """
-_HANDSHAKE = (
-    "GET /user.%s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nAuthorization: Bearer %s\r\n\r\n"
-)
 _AT_ONCE = 100
 _QUIET_SECONDS = 2.0
 _UNAUTHORISED = 4401
-_CLOSE = b"\x88"
-
-
-class Socket(asyncio.Protocol):
-    """A plain WebSocket that only notices when it opens and how it is closed."""
-
-    def __init__(self, subject: str, token: str) -> None:
-        self.subject = subject
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.closed_at: float | None = None
-        self.code: int | None = None
-        self._request = (_HANDSHAKE % (subject, token)).encode()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the WebSocket."""
-        if isinstance(transport, asyncio.Transport):
-            transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """Notice the answer, or a close."""
-        if not self.opened.done():
-            if not data.startswith(b"HTTP/1.1 101"):
-                self.opened.set_exception(RuntimeError(data.decode(errors="replace")))
-                return
-            self.opened.set_result(None)
-            data = data.partition(b"\r\n\r\n")[2]
-        if data[:1] == _CLOSE:
-            self.closed_at, (self.code,) = time.perf_counter(), struct.unpack("!H", data[2:4])
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
-        """Notice the end."""
-        if not self.opened.done():
-            self.opened.set_exception(RuntimeError("the connection ended before its handshake was answered"))
 
 
 def main() -> int:
@@ -95,15 +58,15 @@ async def _measure(ports: Sequence[int], database: str, count: int, share: int) 
     await sql.execute("SELECT abide.revoke('42'), abide.revoke('1000')")
     await transaction.rollback()
     await asyncio.sleep(_QUIET_SECONDS)
-    rolled_back = sum(socket.closed_at is not None for socket in sockets)
-    began = time.perf_counter()
+    rolled_back = sum(socket.over.done() for _, socket in sockets)
+    began = time.monotonic()
     await sql.execute("SELECT abide.revoke('42')")
-    committed = time.perf_counter()
+    committed = time.monotonic()
     await asyncio.sleep(_QUIET_SECONDS + MOST_SECONDS)
     await sql.close()
-    right = [socket for socket in sockets if socket.subject == "42" and socket.code == _UNAUTHORISED]
-    wrong = sum(socket.closed_at is not None for socket in sockets) - len(right)
-    seconds = sorted(socket.closed_at - committed for socket in right if socket.closed_at is not None)
+    right = [socket for subject, socket in sockets if subject == "42" and socket.code == _UNAUTHORISED]
+    wrong = sum(socket.over.done() for _, socket in sockets) - len(right)
+    seconds = sorted(socket.over_at - committed for socket in right if socket.over_at is not None)
     print(f"{count:,} subscribers of two servers of two workers, {share:,} of them of one subject")
     print(f"rolled back: {rolled_back} closed; committed in {(committed - began) * 1000:.1f} ms")
     print(f"revoked: {len(right):,} of {share:,} closed with {_UNAUTHORISED}, {wrong} others")
@@ -114,20 +77,19 @@ async def _measure(ports: Sequence[int], database: str, count: int, share: int) 
     return int(not is_met)
 
 
-async def _open(ports: Sequence[int], subjects: Sequence[str]) -> list[Socket]:
-    loop, room, sockets = asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE), []
+async def _open(ports: Sequence[int], subjects: Sequence[str]) -> list[tuple[str, WebSocket]]:
+    room = asyncio.Semaphore(_AT_ONCE)
     tokens = {subject: _token(subject) for subject in set(subjects)}
 
-    async def one(number: int, subject: str) -> None:
-        socket = Socket(subject, tokens[subject])
-        sockets.append(socket)
+    async def one(number: int, subject: str) -> tuple[str, WebSocket]:
+        socket = WebSocket(f"/user.{subject}", lambda _: None, f"Authorization: Bearer {tokens[subject]}")
         async with room:
             host = f"127.0.0.{1 + number % 8}"  # or one address would run out of ports
-            await loop.create_connection(lambda: socket, "127.0.0.1", ports[number % 2], local_addr=(host, 0))
+            await socket.connect(ports[number % 2], source=host)
             await socket.opened
+        return subject, socket
 
-    await asyncio.gather(*(one(number, subject) for number, subject in enumerate(subjects)))
-    return sockets
+    return await asyncio.gather(*(one(number, subject) for number, subject in enumerate(subjects)))
 
 
 def _token(subject: str) -> str:

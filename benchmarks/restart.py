@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
+import contextlib
 import json
-import os
 import random
 import signal
-import struct
 import sys
 import time
 from collections.abc import Sequence
 from statistics import quantiles
-from typing import Any, cast
+from typing import Any
 
 import uvloop
 from httpx import AsyncClient, Limits, TransportError
 
 from app.bus.postgres import migrate
 from benchmarks.peers.machine import raise_file_limit
+from loadtests.reconciliation import Account
+from tests.support.load_client import V1_PROTOCOL, WebSocket
 from tests.support.postgres import PostgresServer
 from tests.support.readers import until
 from tests.support.server import Server
@@ -40,118 +40,58 @@ BATCH = 10
 GOAL_SECONDS = 2.0
 """Beyond the window, within which 99 % must be back."""
 
-_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _RESTARTING = 1012
-_SHORT_HEADER, _LONG_HEADER, _LENGTH_FOLLOWS = 2, 4, 126
+_AT_ONCE = 50
 
 
-class Subscriber(asyncio.Protocol):
-    """One WebSocket that resumes: the smallest client that checks its messages."""
+class Subscriber:
+    """One WebSocket that resumes, with the account of what came."""
 
     def __init__(self, port: int, room: int) -> None:
-        self.port, self.room = port, room
-        self.position = "earliest"
-        self.offset = 0
+        self.room = room
+        self.account = Account(f"subscriber of {room}", f"bench.{room}")
         self.wrong: list[str] = []
         self.closed_at: list[float] = []
         self.back_at: list[float] = []
         """When the first message came after each reconnection."""
-        self.attempt = 0
-        self.expected = False
-        self.buffer = bytearray()
-        self.transport: asyncio.Transport
+        self.opened = asyncio.Event()
+        self._port = port
+        self._attempt = 0
 
-    async def connect(self) -> None:
-        """Connect, again and again with longer pauses until it works."""
+    async def run(self) -> None:
+        """Connect, and come back as the clients do: after longer and longer pauses, until a message comes."""
         while True:
-            try:
-                await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self.port)
-            except OSError:
-                await self.pause()
-            else:
-                return
+            target = f"/{self.account.channel}?since={self.account.position or 'earliest'}"
+            connection = WebSocket(target, self._take, V1_PROTOCOL)
+            with contextlib.suppress(OSError):
+                await connection.connect(self._port)
+                await connection.opened
+                self.opened.set()
+                await connection.over
+                self._closed(connection)
+            await asyncio.sleep(random.uniform(0, min(5, 0.1 * 2**self._attempt)))  # noqa: S311 — it spreads load
+            self._attempt += 1
 
-    async def pause(self) -> None:
-        """Wait as the clients do."""
-        await asyncio.sleep(random.uniform(0, min(5, 0.1 * 2**self.attempt)))  # noqa: S311 — it spreads load
-        self.attempt += 1
+    def faults(self) -> list[str]:
+        """Return what is wrong, in words."""
+        row = self.account.row({})
+        counts = {"holes": row.holes, "doubles": row.doubles, "gaps": row.gaps}
+        return self.wrong + [f"{row.subscriber}: {count} {what}" for what, count in counts.items() if count]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the handshake."""
-        self.transport, self.buffer = cast("asyncio.Transport", transport), bytearray()
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.transport.write(
-            f"GET /bench.{self.room}?since={self.position} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-            "Sec-WebSocket-Protocol: abide.v1\r\n\r\n".encode()
-        )
-        self.expected = True
+    def _closed(self, connection: WebSocket) -> None:
+        if connection.code not in (None, _RESTARTING):
+            self.wrong.append(f"closed with {connection.code}")
+        if not isinstance(connection.error, OSError):
+            self.wrong.append(repr(connection.error))
+        if len(self.closed_at) == len(self.back_at) and connection.over_at is not None:
+            self.closed_at.append(connection.over_at)
 
-    def data_received(self, data: bytes) -> None:
-        """Read frames."""
-        self.buffer += data
-        if self.expected:
-            head, end, rest = self.buffer.partition(b"\r\n\r\n")
-            if not end:
-                return
-            if not head.startswith(b"HTTP/1.1 101"):
-                self.transport.close()
-                return
-            self.expected, self.buffer = False, bytearray(rest)
-        while (frame := self.next_frame()) is not None:
-            self.take(*frame)
-
-    def next_frame(self) -> tuple[int, bytes] | None:
-        """Return the opcode and payload of the next frame, if it is complete."""
-        buffer = self.buffer
-        if len(buffer) < _SHORT_HEADER or (buffer[1] == _LENGTH_FOLLOWS and len(buffer) < _LONG_HEADER):
-            return None
-        size, at = buffer[1], _SHORT_HEADER
-        if size == _LENGTH_FOLLOWS:
-            size, at = struct.unpack_from(">H", buffer, _SHORT_HEADER)[0], _LONG_HEADER
-        if len(buffer) < at + size:
-            return None
-        opcode, payload = buffer[0] & 15, bytes(buffer[at : at + size])
-        del buffer[: at + size]
-        return opcode, payload
-
-    def take(self, opcode: int, payload: bytes) -> None:
-        """Handle one frame."""
-        if opcode == _TEXT:
-            frame = json.loads(payload)
-            if frame["type"] == "message":
-                self.message(frame["position"])
-            elif frame["type"] == "gap":
-                self.wrong.append(f"a gap: {frame}")
-        elif opcode == _PING:
-            self.transport.write(b"\x8a\x80\0\0\0\0")
-        elif opcode == _CLOSE:
-            (code,) = struct.unpack_from(">H", payload)
-            if code != _RESTARTING:
-                self.wrong.append(f"closed with {code}")
-            self.transport.write(b"\x88\x82\0\0\0\0" + payload[:2])
-            self.transport.close()
-
-    def message(self, position: str) -> None:
-        """Check that it is the next one."""
-        offset = int(position.partition(":")[2])
-        if offset != self.offset + 1:
-            self.wrong.append(f"{offset} after {self.offset}")
-        self.position, self.offset = position, offset
-        if len(self.back_at) < len(self.closed_at):
+    def _take(self, text: bytes) -> None:
+        frame = json.loads(text)
+        self.account.take(frame)
+        if frame["type"] == "message" and len(self.back_at) < len(self.closed_at):
             self.back_at.append(time.monotonic())
-            self.attempt = 0
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
-        """Come back."""
-        if len(self.closed_at) == len(self.back_at):
-            self.closed_at.append(time.monotonic())
-        self.again = asyncio.ensure_future(self.come_back())
-
-    async def come_back(self) -> None:
-        """Connect after a pause."""
-        await self.pause()
-        await self.connect()
+            self._attempt = 0
 
 
 class Publisher:
@@ -198,8 +138,11 @@ class Publisher:
 async def measure(server: Server, options: argparse.Namespace) -> bool:
     """Run it once, print the findings, and return whether it passed."""
     subscribers = [Subscriber(server.port, number % ROOMS) for number in range(options.subscribers)]
-    for start in range(0, len(subscribers), 50):
-        await asyncio.gather(*(subscriber.connect() for subscriber in subscribers[start : start + 50]))
+    running = []
+    for start in range(0, len(subscribers), _AT_ONCE):
+        some = subscribers[start : start + _AT_ONCE]
+        running += [asyncio.create_task(subscriber.run()) for subscriber in some]
+        await asyncio.gather(*(subscriber.opened.wait() for subscriber in some))
     publisher = Publisher(server.url, options.rate)
     publishing = asyncio.create_task(publisher.run())
     await asyncio.sleep(3)
@@ -213,9 +156,12 @@ async def measure(server: Server, options: argparse.Namespace) -> bool:
     await publishing
     seconds = time.monotonic() - begun
     await until(
-        lambda: all(subscriber.offset >= publisher.stored[subscriber.room] for subscriber in subscribers),
+        lambda: all(subscriber.account.offset >= publisher.stored[subscriber.room] for subscriber in subscribers),
         "every message for everybody",
     )
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
     return report(subscribers, publisher, options, seconds)
 
 
@@ -226,8 +172,8 @@ def report(subscribers: list[Subscriber], publisher: Publisher, options: argpars
     back = quantiles([subscriber.back_at[0] - first for subscriber in subscribers], n=100)
     outage = quantiles([s.back_at[0] - s.closed_at[0] for s in subscribers], n=100)
     tenths = [sum(k <= time * 10 / options.window < k + 1 for time in closed) for k in range(10)]
-    wrong = [text for subscriber in subscribers for text in subscriber.wrong]
-    ahead = sum(subscriber.offset != publisher.stored[subscriber.room] for subscriber in subscribers)
+    wrong = [text for subscriber in subscribers for text in subscriber.faults()]
+    ahead = sum(subscriber.account.offset != publisher.stored[subscriber.room] for subscriber in subscribers)
     print(f"{len(subscribers):,} subscribers, {sum(publisher.stored):,} messages; {seconds:.1f} s from SIGHUP on")
     print(f"closed over {max(closed):.2f} s of a window of {options.window} s; by tenths of it: {tenths}")
     print(f"without a connection: median {outage[49]:.2f} s, p99 {outage[98]:.2f} s")

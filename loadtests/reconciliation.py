@@ -7,7 +7,7 @@ twice, and the publishers' positions show how far every subscriber must get. Thi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Heads = dict[str, dict[str, int]]
 """Channel → epoch → the newest offset that a publisher was answered."""
@@ -59,6 +59,16 @@ class Account:
     def position(self) -> str | None:
         """Where to resume; None before the first connection."""
         return f"{self.epoch}:{self.offset}" if self.epoch else None
+
+    def take(self, frame: Mapping[str, Any]) -> None:
+        """Note a frame of ``abide.v1``."""
+        match frame["type"]:
+            case "subscribed":
+                self.subscribed(frame["position"])
+            case "gap":
+                self.gap(frame["next"])
+            case "message":
+                self.message(frame["position"])
 
     def subscribed(self, position: str) -> None:
         """Begin at the position of the first subscription. A later one must continue from the account's position."""

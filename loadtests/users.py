@@ -137,7 +137,7 @@ class SubscriberUser(User):
             subprotocols=["abide.v1"],
             header=_authorization("LOCUST_SUBSCRIBE_TOKEN"),
         )
-        account.subscribed(self._frame(socket)[0]["position"])
+        account.take(self._frame(socket)[0])
         self._since = time.time()
         self._report("WS", name, (time.perf_counter() - began) * 1000)
         return socket
@@ -150,10 +150,8 @@ class SubscriberUser(User):
                 return
             raise
         received = time.time()
-        if frame["type"] == "gap":
-            self._account.gap(frame["next"])
-        elif frame["type"] == "message":
-            self._account.message(frame["position"])
+        self._account.take(frame)
+        if frame["type"] == "message":
             self._time(frame["data"], received, length)
 
     def _time(self, data: object, received: float, length: int) -> None:

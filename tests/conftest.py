@@ -24,6 +24,7 @@ LONGEST = (
     "acceptance/test_faults_under_load",
     "acceptance/test_metrics",
     "browser/",
+    "examples/",
     "acceptance/",
     "bus/",
     "web/test_",

@@ -72,7 +72,8 @@ def settings(env: Mapping[str, str]) -> dict[str, str]:
 def test_both_stages_begin_with_the_same_python() -> None:
     """Both stages begin with the Python that the lock files are made for and the project asks for at least."""
     (base,) = DOCKERFILE.bases
-    version = re.fullmatch(r"python:(3\.\d+)-slim-bookworm", base)  # no host: the engine knows its own
+    # No host: the engine knows its own. The digest says which of the images that the tag has had.
+    version = re.fullmatch(r"python:(3\.\d+)-slim-bookworm@sha256:[0-9a-f]{64}", base)
     assert version
     assert PROJECT["requires-python"] == f">={version[1]}"
     assert f"--python-version {version[1]} " in (ROOT / "Makefile").read_text()

@@ -81,6 +81,20 @@ def test_a_gap_that_is_told_is_no_hole(following: str, gone: int) -> None:
     assert (row.expected, row.received, row.holes, row.doubles, row.gaps, row.gone) == (1, 1, 0, 0, 1, gone)
 
 
+def test_an_account_takes_the_frames_of_a_connection() -> None:
+    """Account notes each frame of abide.v1 that has a position, and nothing of the others."""
+    account = Account("one", "news")
+    for frame in (
+        {"type": "subscribed", "position": "e:1"},
+        {"type": "message", "position": "e:2"},
+        {"type": "published", "id": 1},
+        {"type": "gap", "after": "e:2", "next": "e:4"},
+        {"type": "message", "position": "e:4"},
+    ):
+        account.take(frame)
+    assert account.row({}) == Row("one", "news", expected=2, received=2, doubles=0, gaps=1, gone=1)
+
+
 def test_another_life_of_the_log_is_a_hole_unless_it_is_told() -> None:
     """Account of a subscriber that gets messages of another epoch without a gap has a hole."""
     account = Account("one", "news")

@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,8 +108,8 @@ class Activity:
         """The messages of the busiest channels in the last seconds, by full and by declared name."""
         return self.names.messages, self.declared.messages
 
-    async def run(self) -> None:
-        """Write down second after second; never returns."""
+    async def run(self, settle: Callable[[], None]) -> None:
+        """Write down second after second, once ``settle`` has counted what waits for it; never returns."""
         second = int(time.time())
         while True:
             now = time.time()
@@ -118,6 +118,7 @@ class Activity:
             if now < second + 1:  # a timer may end a moment too early
                 await asyncio.sleep(second + 1 - now)
                 continue
+            settle()
             self.tick(second)
             second = int(now)
 

@@ -141,8 +141,11 @@ class _Stdout:
         with self._lock:
             text, self._waiting, self._loop = "".join(self._waiting), [], None
             if text:
-                sys.stdout.write(text)
-                sys.stdout.flush()
+                try:
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+                except OSError:
+                    pass  # a terminal or a pipe that is gone, or a full disk, keeps nobody from being served
 
 
 _stdout = _Stdout()

@@ -17,13 +17,15 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from operator import add
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.telemetry.activity import BOUNDS, INTERNAL, Activity
+from app.telemetry.activity import BOUNDS, Activity
 from app.telemetry.directory import DIRECTORY
+from app.telemetry.tallies import Ages, Label, Noted, Published, Tallied
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # times at which a series began: the files do not have them
 
@@ -42,106 +44,6 @@ _ROUNDTRIP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 _DELAY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
-Label = Callable[[str], str | None]
-"""Returns the declared name of a channel's name; None if it is not declared."""
-
-
-class _Noted:
-    """A histogram without labels, whose observations wait in a list."""
-
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
-        self._waiting: list[float] = []
-        self.note = self._waiting.append
-        """Take one observation."""
-
-    def flush(self) -> Iterator[None]:
-        """Write what waits, one observation at a time."""
-        waiting = self._waiting.copy()
-        self._waiting.clear()
-        return self._write(waiting)
-
-    def _write(self, waiting: list[float]) -> Iterator[None]:
-        for value in waiting:
-            self._histogram.observe(value)
-            yield
-
-
-class _Ages(Histogram):
-    """A histogram without labels, whose observations wait in plain numbers."""
-
-    def __init__(self, name: str, means: str, registry: CollectorRegistry) -> None:
-        super().__init__(name, means, registry=registry, buckets=BOUNDS)
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self.waiting, self.seconds = [0] * (len(BOUNDS) + 1), 0.0
-
-    def flush(self) -> Iterator[None]:
-        """Write what waits, one bucket at a time."""
-        waiting, seconds = self.waiting, self.seconds
-        self._start_over()
-        return self._write(waiting, seconds)
-
-    def _write(self, waiting: list[int], seconds: float) -> Iterator[None]:
-        self._sum.inc(seconds)
-        for bucket, count in zip(self._buckets, waiting, strict=True):
-            if count:
-                bucket.inc(count)
-                yield
-
-
-class _Tallied:
-    """A counter with one label, whose increments wait in plain numbers."""
-
-    def __init__(self, counter: Counter, values: Iterable[str] = ()) -> None:
-        self._counter = counter
-        self.waiting: Tally[str] = Tally()
-        self.show(values)
-
-    def show(self, values: Iterable[str]) -> None:
-        """Start series at 0 before there is anything to count: otherwise Prometheus misses the first increment."""
-        for value in values:
-            self._counter.labels(value)
-
-    def flush(self, label: Label = str) -> Iterator[None]:
-        """Write what waits, one number at a time, labelled by ``label``; names without a label are left out."""
-        waiting, self.waiting = self.waiting, Tally()
-        return self._pass_on(waiting, label)
-
-    def _pass_on(self, waiting: Tally[str], label: Label) -> Iterator[None]:
-        for name, count in waiting.items():
-            value = label(name)
-            if value is not None:
-                self._counter.labels(value).inc(count)
-                self._labelled(value, count)
-            else:
-                self._unlabelled(name, count)
-            yield
-
-    def _labelled(self, value: str, count: int) -> None:
-        """Take note of a number that was written."""
-
-    def _unlabelled(self, name: str, count: int) -> None:
-        """Take note of a number without a label."""
-
-
-class _Published(_Tallied):
-    """Messages by channel: also those of channels that are not declared, and how busy each declared name is."""
-
-    def __init__(self, counter: Counter, undeclared: Counter, activity: Activity) -> None:
-        super().__init__(counter)
-        self._undeclared = undeclared
-        self._activity = activity
-
-    def _labelled(self, value: str, count: int) -> None:
-        self._activity.declared.waiting[value] += count
-
-    def _unlabelled(self, name: str, count: int) -> None:
-        if not name.startswith(INTERNAL):
-            self._undeclared.inc(count)
-
-
 class Metrics:
     """One worker's numbers. Implements the core's ``Meter``.
 
@@ -153,24 +55,24 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.activity = Activity()
         """What happens in each second."""
-        self._delivered = _Tallied(self._counter("abide_delivered", "Messages handed to connections", "channel"))
+        self._delivered = Tallied(self._counter("abide_delivered", "Messages handed to connections", "channel"))
         undeclared = Counter(
             "abide_undeclared", "Messages stored for channels that are not declared", registry=self._registry
         )
         published = self._counter("abide_published", "Messages stored", "channel")
-        self._published = _Published(published, undeclared, self.activity)
-        self._gaps = _Tallied(self._counter("abide_gaps", "Gaps that subscribers were told of", "reason"))
-        self._resumes = _Tallied(
+        self._published = Published(published, undeclared, self.activity)
+        self._gaps = Tallied(self._counter("abide_gaps", "Gaps that subscribers were told of", "reason"))
+        self._resumes = Tallied(
             self._counter("abide_resumes", "Subscriptions that began after a position", "outcome"), ("resumed", "gap")
         )
-        self._refused = _Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
-        self._failed = _Tallied(
+        self._refused = Tallied(self._counter("abide_push_refused", "Pushes and items of pushes refused", "code"))
+        self._failed = Tallied(
             self._counter("abide_errors", "Bugs, and other servers that did not answer", "kind"),
             ("connection", "delivery", "request", "jwks", "ask"),
         )
-        self._limited = _Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
+        self._limited = Tallied(self._counter("abide_limited", "Clients that met a bound", "limit"))
         self._append = self._histogram("abide_append_seconds", "Time of one append of a batch", _APPEND)
-        self._ages = _Ages("abide_delivery_seconds", "From a message's time until it is written", self._registry)
+        self._ages = Ages("abide_delivery_seconds", "From a message's time until it is written", self._registry)
         self._batch = self._histogram("abide_append_batch_messages", "Messages in one append", _BATCH)
         self._roundtrip = self._histogram(
             "abide_backend_roundtrip_seconds", "From a notification's sending until it is heard", _ROUNDTRIP
@@ -200,7 +102,6 @@ class Metrics:
         """Count messages that were stored."""
         for channel, count in messages.items():
             self._published.waiting[channel] += count
-            self.activity.names.waiting[channel] += count
 
     def heard(self, seconds: float) -> None:
         """Count one round trip."""
@@ -209,13 +110,12 @@ class Metrics:
     def delivered(self, channel: str, messages: int, oldest: int | None = None) -> None:
         """Count messages that were handed to connections."""
         self._delivered.waiting[channel] += messages
-        self.activity.delivered += messages
         if oldest is not None:
-            seconds = max(0.0, time.time() - oldest / 1000)  # the backend's clock may be ahead
-            bucket = bisect_left(BOUNDS, seconds)
-            self.activity.ages[bucket] += messages
-            self._ages.waiting[bucket] += messages
-            self._ages.seconds += seconds * messages
+            ages, seconds = self._ages, time.time() - oldest / 1000
+            if seconds < 0:  # the backend's clock is ahead
+                seconds = 0.0
+            ages.waiting[bisect_left(BOUNDS, seconds)] += messages
+            ages.seconds += seconds * messages
 
     def resumed(self, *, complete: bool) -> None:
         """Count one resume."""
@@ -285,8 +185,15 @@ class Metrics:
         """As :meth:`flush`, in slices that let other tasks run: there may be hundreds of thousands of names."""
         await _in_slices(self._counted())
 
+    def settle(self) -> None:
+        """Count what waits for the second that has not ended."""
+        self.activity.names.waiting.update(self._published.settle())
+        self.activity.delivered += self._delivered.settle().total()
+        self.activity.ages = list(map(add, self.activity.ages, self._ages.settle()))
+
     def _counted(self) -> Iterator[None]:
         """Take what was counted, and return an iterator that writes it step by step."""
+        self.settle()
         return chain(
             *[noted.flush() for noted in (self._append, self._ages, self._batch, self._roundtrip, self._delay)],
             self._published.flush(self._declared),
@@ -315,8 +222,8 @@ class Metrics:
     def _counter(self, name: str, means: str, label: str) -> Counter:
         return Counter(name, means, [label], registry=self._registry)
 
-    def _histogram(self, name: str, means: str, bounds: tuple[float, ...]) -> _Noted:
-        return _Noted(Histogram(name, means, registry=self._registry, buckets=bounds))
+    def _histogram(self, name: str, means: str, bounds: tuple[float, ...]) -> Noted:
+        return Noted(Histogram(name, means, registry=self._registry, buckets=bounds))
 
     def _gauge(self, name: str, means: str, over_workers: str, *labels: str) -> Gauge:
         return Gauge(name, means, labels, registry=self._registry, multiprocess_mode=over_workers)  # type: ignore[arg-type]

@@ -63,8 +63,8 @@ function makeFeed(client, channel) {
     [shown, arrived, timer, unsubscribe] = [NOTHING, []];
   };
   const follow = (changed, options) => {
-    followers.add(changed);
     if (!unsubscribe) begin(options);
+    followers.add(changed);
     return () => {
       followers.delete(changed);
       // Later, because another component may take over, or the same one again, as in StrictMode.

@@ -112,6 +112,14 @@ def test_ctrl_c_during_the_start_is_quiet_too(channels: str) -> None:
         assert not re.search("Traceback|rror|INT", terminal.raw)
 
 
+def test_a_closed_terminal_ends_the_server(channels: str) -> None:
+    """Server whose terminal is closed ends, rather than to hold its port where nobody sees it."""
+    with Terminal([ABIDE, "serve"], {"PORT": str(free_port()), "CHANNELS_CONFIG": channels}) as terminal:
+        terminal.until("/docs")
+        terminal.close()
+        terminal.wait()  # the code is Python's: it could not write its last words
+
+
 def test_several_workers_say_everything_once(channels: str) -> None:
     """Server with two workers shows warnings and addresses once, at a terminal that knows only ASCII and no colours."""
     variables = {"PORT": str(free_port()), "CHANNELS_CONFIG": channels, "DATABASE_URL": NOBODY}

@@ -361,7 +361,7 @@ def test_all_of_it_can_be_used_by_keyboard(console: Page, server: Server) -> Non
     tab_to(console, "#snippets button")
 
 
-def test_axe_finds_nothing(console: Page, server: Server) -> None:
+def test_axe_finds_nothing_in_the_way_of_people(console: Page, server: Server) -> None:
     """Console has nothing that axe-core finds in the way of people, in any view of a channel, in light and in dark."""
     for number in range(5):
         push(server, "chat.axe", {"number": number, "ok": True, "text": "a", "none": None})
@@ -388,7 +388,7 @@ def test_nothing_is_wider_than_the_window(console: Page, server: Server, width: 
         assert console.run("return document.documentElement.scrollWidth") <= width
 
 
-def test_the_files_are_small() -> None:
+def test_the_files_of_the_console_are_small() -> None:
     """Scripts and styles of the console are short enough to be read at once."""
-    files = [path for path in (ROOT / "app/web/console").iterdir() if path.suffix in {".js", ".css", ".html"}]
+    files = [path for path in (ROOT / "app/web/console").rglob("*") if path.suffix in {".js", ".css", ".html"}]
     assert [path.name for path in files if len(Path(path).read_text().splitlines()) > 350] == []

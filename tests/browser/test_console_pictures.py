@@ -35,7 +35,7 @@ STATES = ("paid", "packed", "shipped")
 
 def digest() -> str:
     """Return the hash of the files that the console is made of; client.js is not to be seen."""
-    files = [file for file in (ROOT / "app/web/console").iterdir() if file.suffix in {".html", ".css", ".js"}]
+    files = [file for file in (ROOT / "app/web/console").rglob("*") if file.suffix in {".html", ".css", ".js"}]
     content = b"".join(file.read_bytes() for file in sorted(files) if file.name != "client.js")
     return hashlib.sha256(content).hexdigest()
 
@@ -72,7 +72,7 @@ def traffic(server: Server) -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
-def test_pictures_are_taken(chromium: Chromium, server: Server, tmp_path: Path) -> None:
+def test_pictures_of_the_console_are_taken(chromium: Chromium, server: Server, tmp_path: Path) -> None:
     """Pictures show the busiest channel on a desktop and on a phone, in light and in dark."""
     kept = os.environ.get(KEEP)
     with traffic(server):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
+import yaml
 
 from tests.support.deploy_tools import judge, kustomized, lint_chart, notes, render, run, systemd_verify
 from tests.support.processes import ROOT
@@ -12,6 +14,7 @@ from tests.support.processes import ROOT
 VERSIONS = ("1.30", "1.37")
 """The oldest and the newest Kubernetes that the manifests are held against."""
 
+PLATFORMS = yaml.safe_load((ROOT / "tests/deploy/platforms.yaml").read_text())
 CHANNELS = (ROOT / "config/channels.yaml").read_text()
 
 
@@ -84,3 +87,10 @@ def test_systemd_verifies_the_unit(tmp_path: Path) -> None:
     """Unit is one that systemd's own check has no warning about."""
     done = systemd_verify(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_a_platforms_reference_knows_every_key(name: str) -> None:
+    """File of a platform without a judge of its own has only keys and values that the platform's reference knows."""
+    file = yaml.safe_load((ROOT / name).read_text())  # JSON is YAML
+    assert [error.message for error in jsonschema_rs.iter_errors(PLATFORMS[name], file)] == []

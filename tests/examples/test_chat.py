@@ -79,21 +79,38 @@ def test_nobody_can_write_in_another_name(chat: Example) -> None:
     assert [message["data"] for message in history] == [{"from": "Donny", "text": "hello"}]
 
 
+def ends_quietly(chat: Example) -> None:
+    """Press Ctrl-C: all processes end, and none says a word."""
+    pids, before = chat.pids(), chat.output()
+    chat.end(signal.SIGINT)
+    assert [command_of(pid) for pid in pids if command_of(pid)] == []
+    assert chat.output() == before
+
+
+def test_ctrl_c_ends_the_chat_and_its_page_comes_back(chromium: Chromium) -> None:
+    """Chat ends on Ctrl-C; the page says so, and when it is started again, comes back and says what memory has lost."""
+    with Example("chat") as first, opened(chromium, first.url) as page:
+        log_in(page, "Walter")
+        say(page, "over the line")
+        says(page, "Walter: over the line")
+        ends_quietly(first)
+        page.until(f"{STATE}.startsWith('reconnecting')")
+        with Example("chat", port=first.port):
+            page.until(f"{STATE} === 'connected as Walter'", timeout=30)
+            say(page, "mark it zero")
+            says(page, "Walter: over the line", "… some messages are no longer held …", "Walter: mark it zero")
+
+
 def test_who_loses_the_server_sees_all(chromium: Chromium, database_url: str) -> None:
-    """Chat ends whole and quietly on Ctrl-C; started again on Postgres, its pages show every line once."""
+    """Chat keeps its lines in Postgres; whoever lost the server sees each of them once when it is back."""
     env = {"DATABASE_URL": database_url}
     with Example("chat", env) as first, opened(chromium, first.url) as walter:
         log_in(walter, "Walter")
         say(walter, "one")
         says(walter, "Walter: one")
-        pids, before = first.pids(), first.output()
-        first.end(signal.SIGINT)
-        assert [command_of(pid) for pid in pids if command_of(pid)] == []
-        assert first.output() == before
-        walter.until(f"{STATE}.startsWith('reconnecting')")
+        ends_quietly(first)
         with Example("chat", env, port=first.port) as second, opened(chromium, second.url) as donny:
             log_in(donny, "Donny")
             say(donny, "two")
-            walter.run("dispatchEvent(new Event('online'));")
             for page in (walter, donny):
                 says(page, "Walter: one", "Donny: two")

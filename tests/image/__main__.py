@@ -38,8 +38,10 @@ def main() -> int:
     options = parser.parse_args()
     try:
         engine = Engine.find(options.build_args, options.run_args)
+        base = base_of(options.build_args)
+        engine.fetch(base)
         engine.build(ROOT, options.tag)
-        check_layers(engine, options.tag)
+        check_layers(engine, options.tag, base)
         check_commands(engine, options.tag)
         check_serving(engine, options.tag)
         check_mounted_file(engine, options.tag)
@@ -49,9 +51,14 @@ def main() -> int:
     return 0
 
 
-def check_layers(engine: Engine, image: str) -> None:
+def base_of(build_args: list[str]) -> str:
+    """Return the image that the build begins with: the Dockerfile's own, or what the arguments give as BASE."""
+    given = [argument.removeprefix("--build-arg=").partition("=") for argument in build_args]
+    return next((value for name, _, value in given if name == "BASE"), *Dockerfile().bases)
+
+
+def check_layers(engine: Engine, image: str, base: str) -> None:
     """Check that what is above the base is small, and does not run as root."""
-    (base,) = Dockerfile().bases
     added = engine.size(image) - engine.size(base)
     demand(added <= LARGEST, f"{added / MEGABYTE:.1f} MB above {base}, at most {LARGEST / MEGABYTE:.0f}")
     user = engine.user(image)

@@ -43,8 +43,21 @@ class Engine:
         """Build the Dockerfile of ``folder``, its output on stderr; raise :class:`ImageError`."""
         command = [self.program, *_BUILD[self.program], f"--tag={tag}", *self.build_args, str(folder)]
         if subprocess.run(command, check=False, stdout=sys.stderr).returncode != 0:
-            msg = f"{self.program} could not build the image (why is above); without a registry, import the base first"
+            msg = f"{self.program} could not build the image (why is above)"
             raise ImageError(msg)
+
+    def fetch(self, image: str) -> None:
+        """Pull an image that is not here yet: some builders keep to themselves what they begin with.
+
+        Raises :class:`ImageError`.
+        """
+        if _run(self.program, "image", "inspect", image).returncode == 0:
+            return
+        try:
+            self.ask("pull", "--quiet", image)
+        except ImageError as error:
+            msg = f"{error}; without a registry, import a base and name it: IMAGE_BUILD_ARGS='--build-arg BASE=<name>'"
+            raise ImageError(msg) from None
 
     def size(self, image: str) -> int:
         """Return the bytes of all layers of an image."""

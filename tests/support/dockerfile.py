@@ -30,8 +30,10 @@ class Dockerfile:
 
     @property
     def bases(self) -> set[str]:
-        """The images that stages begin with."""
-        return {rest.split()[0] for name, rest in self.all if name == "FROM"}
+        """The images that stages begin with, where no argument of the build says otherwise."""
+        defaults = dict(rest.split("=", 1) for name, rest in self.all if name == "ARG")
+        images = (rest.split()[0] for name, rest in self.all if name == "FROM")
+        return {re.sub(r"\$\{(\w+)\}", lambda found: defaults[found[1]], image) for image in images}
 
     @property
     def environment(self) -> dict[str, str]:

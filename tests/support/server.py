@@ -43,8 +43,8 @@ class Server:
     """One run of the server; starts on entering the context, and ends with all its processes on leaving it.
 
     ``channels`` is the text of channels.yaml; ``env`` is added to an environment that has nothing
-    of the caller's but paths; ``command`` is what to run. A warm Python runs it, which saves the imports of our
-    dependencies. With ``cold``, or variables that Python reads at its start, it is a process of its own from the
+    of the caller's but paths; ``command`` is what to run. A warm Python runs it, which saves most
+    imports. With ``cold``, or variables that Python reads at its start, it is a process of its own from the
     beginning, as it is for users.
     """
 

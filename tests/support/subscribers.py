@@ -1,7 +1,7 @@
 """Subscribers of every form, which write down all they are told and come back where they were.
 
 Each runs in a task of its own (:meth:`Subscriber.run`) and can be told to stop reading, to vanish and to come back.
-What is theirs alone is how a connection of their form is read.
+The load client connects and reads for them; what is theirs alone is what their form tells.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 import aiohttp
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
-from websockets.typing import Subprotocol
 
+from tests.support import load_client
+from tests.support.load_client import V1_PROTOCOL, Connection, WebSocket
 from tests.support.verdict import Log, Timeline, offset_of
 
-LOST = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, aiohttp.ClientError, TimeoutError)
+LOST = (OSError, aiohttp.ClientError, TimeoutError)
 """What may happen to a connection: its subscriber comes back."""
 
 PAUSE = 0.05
 """Seconds before it does, unless it is told otherwise."""
 
-SUBPROTOCOL = Subprotocol("abide.v1")
+CONNECT_SECONDS = 10.0
 
 
 class Subscriber:
@@ -59,6 +58,7 @@ class Subscriber:
         self._here.set()
         self._reading.set()
         self._listening: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
 
     def __repr__(self) -> str:
         return f"<Subscriber {self.name} {', '.join(str(log.position) for log in self.logs.values())}>"
@@ -98,10 +98,14 @@ class Subscriber:
     def stall(self) -> None:
         """Read nothing more."""
         self._reading.clear()
+        if self._connection is not None and self._connection.opened.done():
+            self._connection.pause()
 
     def go_on(self) -> None:
         """Read again."""
         self._reading.set()
+        if self._connection is not None:
+            self._connection.go_on()
 
     async def listen(self) -> None:
         """Be connected once: never returns but by an error."""
@@ -113,34 +117,20 @@ class Subscriber:
         (channel,) = self.logs
         return channel
 
-    async def dial(self) -> socket.socket:
-        """Return a connected socket."""
-        address = urlsplit(self._url)
-        sock = self._socket()
+    async def stay(self, connection: Connection, then: Callable[[], None] = lambda: None) -> NoReturn:
+        """Open a connection, do ``then``, and raise in the end why it has ended."""
+        self._connection = connection
         try:
-            await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    @contextlib.asynccontextmanager
-    async def websocket(self, path: str, protocols: Sequence[Subprotocol] | None) -> AsyncIterator[ClientConnection]:
-        """Open a WebSocket that takes one frame at a time, and cut it in the end."""
-        address = f"{self._url.replace('http', 'ws', 1)}/{path}"
-        options: dict[str, Any] = {"max_queue": 1, "compression": None, "ping_interval": None}
-        async with asyncio.timeout(10):
-            opened = await connect(address, sock=await self.dial(), subprotocols=protocols, **options)
-        try:
-            yield opened
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connection.connect(urlsplit(self._url).port or 80, receive_buffer=self._receive_buffer)
+                await connection.opened
+            then()
+            if not self._reading.is_set():  # who stalls finishes the handshake
+                connection.pause()
+            await connection.over
         finally:
-            opened.transport.abort()
-            await opened.wait_closed()
-
-    async def frame(self, opened: ClientConnection) -> Any:  # noqa: ANN401 — JSON
-        """Return the next frame, once it is read on."""
-        await self._reading.wait()
-        return json.loads(await opened.recv())
+            connection.end()
+        raise connection.error
 
     @contextlib.asynccontextmanager
     async def http(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -165,17 +155,24 @@ class Plain(Subscriber):
     plain = True
 
     async def listen(self) -> None:
-        async with self.websocket(self.channel, None) as opened:
-            self._open.set()
-            while True:
-                self.logs[self.channel].got(None, await self.frame(opened))
+        await self.stay(WebSocket(f"/{self.channel}", self.take), self._open.set)
+
+    def take(self, text: bytes) -> None:
+        """Write down one message."""
+        self.logs[self.channel].got(None, json.loads(text))
 
 
 class V1Subscriber(Subscriber):
     """What speaks ``abide.v1``."""
 
-    def take(self, frame: dict[str, Any]) -> None:
+    def websocket(self, target: str) -> WebSocket:
+        """Return a WebSocket of which nothing has come yet."""
+        self._begun: set[str] = set()
+        return WebSocket(target, self.take, V1_PROTOCOL)
+
+    def take(self, text: bytes) -> None:
         """Write down one frame."""
+        frame = json.loads(text)
         log = self.logs[frame["channel"]]
         match frame["type"]:
             case "subscribed":
@@ -186,6 +183,9 @@ class V1Subscriber(Subscriber):
                 log.got(frame["position"], frame["data"])
             case _:  # the backend was away, for one
                 raise ConnectionError(json.dumps(frame))
+        self._begun.add(log.channel)
+        if len(self._begun) == len(self.logs):
+            self._open.set()
 
 
 class V1(V1Subscriber):
@@ -195,11 +195,7 @@ class V1(V1Subscriber):
 
     async def listen(self) -> None:
         position = self.logs[self.channel].position
-        path = f"{self.channel}?since={position}" if position else self.channel
-        async with self.websocket(path, [SUBPROTOCOL]) as opened:
-            while True:
-                self.take(await self.frame(opened))
-                self._open.set()
+        await self.stay(self.websocket(f"/{self.channel}" + (f"?since={position}" if position else "")))
 
 
 class ManyV1(V1Subscriber):
@@ -208,17 +204,14 @@ class ManyV1(V1Subscriber):
     form = "ws"
 
     async def listen(self) -> None:
-        async with self.websocket("ws", [SUBPROTOCOL]) as opened:
+        opened = self.websocket("/ws")
+
+        def subscribe() -> None:
             for log in self.logs.values():
                 begin = {"since": log.position} if log.position else {}
-                await opened.send(json.dumps({"type": "subscribe", "channel": log.channel, **begin}))
-            begun = set()
-            while True:
-                frame = await self.frame(opened)
-                self.take(frame)
-                begun.add(frame["channel"])
-                if len(begun) == len(self.logs):
-                    self._open.set()
+                opened.send(json.dumps({"type": "subscribe", "channel": log.channel, **begin}))
+
+        await self.stay(opened, subscribe)
 
 
 class EventStream(Subscriber):
@@ -227,31 +220,13 @@ class EventStream(Subscriber):
     form = "sse"
 
     async def listen(self) -> None:
-        log = self.logs[self.channel]
-        headers = {"accept": "text/event-stream"} | ({"last-event-id": log.position} if log.position else {})
-        async with self.http() as http, http.get(f"{self._url}/{self.channel}", headers=headers) as response:
-            response.raise_for_status()
-            while True:
-                self.take(log, await self._event(response.content))
-                self._open.set()
+        position = self.logs[self.channel].position
+        headers = (f"Last-Event-ID: {position}",) if position else ()
+        await self.stay(load_client.EventStream(f"/{self.channel}", self.take, *headers))
 
-    async def _event(self, body: aiohttp.StreamReader) -> dict[str, str]:
-        """Return the fields of the next event; a piece of one at the end of the stream is none."""
-        fields: dict[str, str] = {}
-        while True:
-            await self._reading.wait()
-            line = await body.readline()
-            if not line.endswith(b"\n"):
-                raise ConnectionResetError(self.name)
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if not name and fields.keys() - {"retry"}:
-                return fields
-            if name and not name.startswith(":"):
-                fields[name] = value
-
-    @staticmethod
-    def take(log: Log, event: dict[str, str]) -> None:
+    def take(self, event: Mapping[str, str]) -> None:
         """Write down one event."""
+        log = self.logs[self.channel]
         match event.get("event"):
             case "gap":
                 gap = json.loads(event["data"])
@@ -262,6 +237,7 @@ class EventStream(Subscriber):
                 log.got(event["id"], json.loads(event["data"]))
             case _:  # EventSource keeps it as its position, whatever it is
                 log.began(event["id"], resumed=True)
+        self._open.set()
 
 
 class LongPoll(Subscriber):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ class Terminal:
         self.raw = ""
         """All that was shown, colours included."""
         self._changed = threading.Condition()
+        self._closed, self._closing = os.pipe()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -65,6 +67,14 @@ class Terminal:
         """Send what the key sends."""
         os.write(self._ours, b"\x03")
 
+    def close(self) -> None:
+        """Close the window: the terminal is gone."""
+        os.close(self._closing)
+        self._reader.join()
+        os.close(self._ours)
+        os.close(self._closed)
+        self._ours = -1
+
     def wait(self, *, seconds: float = 20) -> int:
         """Return the exit code once it has ended and all that it wrote was read."""
         code = self.process.wait(seconds)
@@ -76,12 +86,13 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         processes.kill(self.process)
-        self._reader.join()
-        os.close(self._ours)
+        if self._ours >= 0:
+            self.close()
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # EIO: all have closed it
-            while data := os.read(self._ours, 65536):
+            while self._ours in select.select([self._ours, self._closed], [], [])[0]:
+                data = os.read(self._ours, 65536)
                 with self._changed:
                     self.raw += data.decode(errors="replace")
                     self._changed.notify_all()

@@ -1,9 +1,10 @@
-"""A warm Python: it has imported what a server depends on, and forks for each server, which then starts in no time.
+"""A warm Python: it has imported what a server needs, and forks for each server, which then starts in no time.
 
-Most of what a start costs is the imports of our dependencies. They are the same for each server, and nothing of ours is
-among them: each server imports all of ``app`` anew, in its own environment. ``python -m tests.support.warm`` is the
-process that forks. A byte to its stdin asks for a server. With it come four files: one for the answer, which has the
-server's pid and, when it has ended, its exit code; the task; and two that the server writes to.
+Most of what a start costs is imports. They are the same for each server: those of our dependencies, and those of ours
+that a server makes before it has read its settings. The rest of ``app`` each server imports anew, in its own
+environment. ``python -m tests.support.warm`` is the process that forks. A byte to its stdin asks for a server. With it
+come four files: one for the answer, which has the server's pid and, when it has ended, its exit code; the task; and two
+that the server writes to.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ IMPORTED = (
     "uvicorn_worker",
     "websockets.asyncio.client",
     "yaml",
+    "app.cli",
+    "app.bus.postgres",
+    "app.core.delivery.hub",
+    "app.server.worker",
 )
-"""What servers depend on. Not prometheus_client: it reads the environment when it is imported."""
+"""What servers need. Not prometheus_client, nor what imports it: it reads the environment when it is imported."""
 
 FILES = 4
 """How many come with a request."""

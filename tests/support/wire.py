@@ -128,10 +128,11 @@ class Wire:
 
     def read_rest(self) -> bytes:
         """Read to the end of the connection, which must be an orderly one."""
+        pieces = [self.received]
         while data := self.socket.recv(65536):
-            self.received += data
-        received, self.received = self.received, b""
-        return received
+            pieces.append(data)
+        self.received = b""
+        return b"".join(pieces)
 
     def is_closed_within(self, seconds: float) -> bool:
         """Read for so long, and return whether the server closed the connection."""

@@ -103,14 +103,15 @@ def test_counts_of_all_workers_are_added_up(tmp_path: Path, monkeypatch: pytest.
 
 async def test_nothing_is_lost_between_two_seconds() -> None:
     """Worker that writes second after second loses nothing of what is counted meanwhile."""
-    worker, counted = Activity(), 0
-    running = asyncio.create_task(worker.run())
+    metrics, counted = Metrics(str), 0
+    running = asyncio.create_task(metrics.activity.run(metrics.settle))
     end = time.monotonic() + 2.5
     while time.monotonic() < end:
-        worker.delivered += 1
+        metrics.delivered("news", 1)
         counted += 1
         await asyncio.sleep(0.002)
     running.cancel()
-    left = worker.delivered
+    metrics.settle()
+    left = metrics.activity.delivered
     await asyncio.sleep(2.1)  # a second is told of once all workers have written it
-    assert sum(second.delivered for second in worker.of_all(0)[1]) + left == counted
+    assert sum(second.delivered for second in metrics.activity.of_all(0)[1]) + left == counted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -214,6 +215,20 @@ async def test_the_lines_of_one_turn_are_one_write(monkeypatch: pytest.MonkeyPat
     logging.getLogger("library").error("four")
     events = [[json.loads(line)["event"] for line in piece.splitlines()] for piece in pieces]
     assert events == [["one", "two"], ["three", "four"]]
+
+
+async def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line that cannot be written is dropped: the disk is full, or a pipe or a terminal is gone."""
+    configure_logging("json", "info")
+    log = structlog.get_logger("app")
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: ASYNC230, PTH123 — a device
+        monkeypatch.setattr(sys, "stdout", full)
+        log.info("lost")
+        await asyncio.sleep(0)
+        await asyncio.to_thread(log.info, "lost")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit", "raise RuntimeError", "loop.stop()", "return"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from typing import ClassVar
 
@@ -33,6 +34,9 @@ class Master(Arbiter):
     most_workers: ClassVar[int | None] = None
     """How many workers the backend allows; None for any number."""
 
+    at_terminal: ClassVar[bool] = False
+    """Whether the server was started at a terminal."""
+
     _asked: ClassVar[dict[int, float]] = {}
     """When workers were asked to end, by process id."""
 
@@ -40,7 +44,14 @@ class Master(Arbiter):
     def take_over(cls, arbiter: Arbiter, most_workers: int | None) -> None:
         """Make gunicorn's arbiter one of this class, for which gunicorn has no setting."""
         cls.most_workers = most_workers
+        cls.at_terminal = sys.stdout.isatty()
         arbiter.__class__ = cls
+
+    def handle_hup(self) -> None:
+        """SIGHUP: replace the workers; or stop, if it comes because the terminal was closed."""
+        if self.at_terminal and not sys.stdout.isatty():
+            self.handle_int()
+        super().handle_hup()
 
     def handle_ttin(self) -> None:
         """SIGTTIN: add a worker, if workers can share the backend."""

@@ -1,14 +1,14 @@
 /** The console page: puts its parts together. */
 
-import { channel, linkOf } from "./channel.js";
-import { channels, isFamily } from "./channels.js";
+import { channel, linkOf } from "./channel/channel.js";
+import { channels, isFamily } from "./landing/channels.js";
 import { connect } from "./client.js";
-import { codeBox } from "./copy.js";
-import { credential, keep } from "./credential.js";
-import { byId, say } from "./dom.js";
-import { overview } from "./overview.js";
-import { base } from "./server.js";
-import { publishing } from "./snippets.js";
+import { codeBox } from "./parts/copy.js";
+import { credential, keep } from "./parts/credential.js";
+import { byId, say } from "./parts/dom.js";
+import { overview } from "./landing/overview.js";
+import { base } from "./parts/server.js";
+import { publishing } from "./channel/snippets.js";
 
 const NAME = /^[A-Za-z0-9_.:|@+=~'-]{1,255}$/; // a channel's name
 const POSITION = /^[A-Za-z0-9]{1,64}:\d{1,16}$/;

@@ -1,6 +1,6 @@
 /** The API page: it loads openapi.json, with a key if the server needs one, and shows it. */
 
-import { credential, keep } from "../console/credential.js";
+import { credential, keep } from "../console/parts/credential.js";
 
 const byId = (id) => document.getElementById(id);
 const address = new URL("../openapi.json", import.meta.url); // relative, so it works under any path of a proxy

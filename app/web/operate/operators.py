@@ -53,17 +53,7 @@ def add_operators_routes(  # noqa: PLR0913 — one for each route
             response_class=PlainTextResponse,
         )
     if overview is not None:
-        routes.add(PATH, overview.answer, "the overview", methods=["HEAD"], include_in_schema=False)
-        routes.add(
-            PATH,
-            overview.answer,
-            "the overview",
-            tags=["health"],
-            summary="Look at what all workers do now, and did in each of the last seconds",
-            response_model=Look,
-            responses={400: refusal(400)},
-            openapi_extra={"parameters": [SINCE]},
-        )
+        _add_overview(routes, overview)
     for path, document in documents.items():
         routes.add(path, document.answer, path[1:], methods=["GET", "HEAD"], include_in_schema=False)
     if docs:
@@ -110,6 +100,20 @@ class _Guarded:
         router.add_api_route(
             path, endpoint, dependencies=[Depends(check)], route_class_override=_Route, **documented, **options
         )
+
+
+def _add_overview(routes: _Guarded, overview: Overview) -> None:
+    routes.add(PATH, overview.answer, "the overview", methods=["HEAD"], include_in_schema=False)
+    routes.add(
+        PATH,
+        overview.answer,
+        "the overview",
+        tags=["health"],
+        summary="Look at what all workers do now, and did in each of the last seconds",
+        response_model=Look,
+        responses={400: refusal(400)},
+        openapi_extra={"parameters": [SINCE]},
+    )
 
 
 def _add_docs(app: FastAPI, authenticator: Authenticator) -> None:

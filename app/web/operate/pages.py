@@ -15,15 +15,18 @@ from starlette.status import HTTP_200_OK, HTTP_304_NOT_MODIFIED
 
 _ROOM = Path(__file__).parents[1]
 _CLIENT = "console/client.js"
-_CONSOLE_SCRIPTS = (
-    "arrivals", "channel", "channels", "chart", "client", "console", "copy", "credential", "dom", "format", "history",
-    "json", "messages", "overview", "publish", "seconds", "server", "snippets", "tabs",
-)  # fmt: skip
-_CONSOLE = (
-    {"/": "console/index.html"}
-    | {f"/console/{name}.js": f"console/{name}.js" for name in _CONSOLE_SCRIPTS}
-    | {f"/console/{name}.css": f"console/{name}.css" for name in ("channel", "console", "overview")}
-)
+_CONSOLE_FILES = {
+    "": ("console.js", "console.css", "client.js"),
+    "landing/": ("overview.js", "seconds.js", "channels.js", "landing.css"),
+    "channel/": (
+        *("channel.js", "messages.js", "history.js", "publish.js", "arrivals.js", "snippets.js", "tabs.js"),
+        "channel.css",
+    ),
+    "parts/": ("chart.js", "copy.js", "credential.js", "dom.js", "format.js", "json.js", "server.js"),
+}
+_CONSOLE = {"/": "console/index.html"} | {
+    f"/console/{folder}{name}": f"console/{folder}{name}" for folder, names in _CONSOLE_FILES.items() for name in names
+}
 _DOCS = "docs/index.html"
 _DOCS_FILES = {
     "/docs/docs.js": "docs/docs.js",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.support.fuzz.scripts import Script
+from tests.support.load_client import BrokenError, Frames
 from tests.support.wire import BINARY, CLOSE, PING, PONG, TEXT, close, frame, request
 
 PATIENCE = 20.0
@@ -44,7 +45,10 @@ class Client:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        on_text: Callable[[dict[str, Any]], None] = lambda _: None,
+        on_text: Callable[[dict[str, Any]], None],
+        *,
+        speaks_v1: bool,
+        is_echo: bool,
     ) -> None:
         self.pongs: set[bytes] = set()
         self.answered: Counter[int] = Counter()
@@ -55,9 +59,9 @@ class Client:
         self._reader = reader
         self._writer = writer
         self._on_text = on_text
-        self._buffer = b""
-        self._speaks_v1 = False
-        self._is_echo = False
+        self._frames = Frames()
+        self._speaks_v1 = speaks_v1
+        self._is_echo = is_echo
         self._news = asyncio.Event()
 
     @classmethod
@@ -70,8 +74,7 @@ class Client:
     ) -> Client:
         """Connect and open a WebSocket."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        client = cls(reader, writer, on_text)
-        client._speaks_v1, client._is_echo = subprotocol is not None, path == "/echo"
+        client = cls(reader, writer, on_text, speaks_v1=subprotocol is not None, is_echo=path == "/echo")
         writer.write(request(path, add=(f"Sec-WebSocket-Protocol: {subprotocol}",) if subprotocol else ()))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
         if not head.startswith(b"HTTP/1.1 101 "):
@@ -93,14 +96,13 @@ class Client:
         """Read until the end. Raises :class:`WrongError` for what no server may send."""
         try:
             while data := await self._reader.read(65536):
-                self._buffer += data
-                while (taken := _take(self._buffer)) is not None:
-                    opcode, payload, size = taken
-                    self._buffer = self._buffer[size:]
+                for opcode, payload in self._frames.feed(data):
                     self._receive(opcode, payload)
                 self._news.set()
         except ConnectionError:
             pass
+        except BrokenError as error:
+            _wrong(str(error))
         finally:
             self.ended = True
             self._news.set()
@@ -198,22 +200,6 @@ async def _finish(client: Client, script: Script) -> None:
         _wrong("the connection ended without a close")
     if client.code not in CODES | {script.code, _NO_CODE}:
         _wrong(f"closed with {client.code}")
-
-
-def _take(buffer: bytes) -> tuple[int, bytes, int] | None:
-    """Return the first frame's opcode and payload, and its size; None while it is not complete."""
-    if len(buffer) < 2:
-        return None
-    first, size = buffer[0], buffer[1]
-    start = 2
-    if size >= 126:
-        start = 4 if size == 126 else 10
-        size = int.from_bytes(buffer[2:start], "big")
-    if len(buffer) < start + size:
-        return None
-    if first & 0xF0 != 0x80 or buffer[1] & 0x80:
-        _wrong(f"a frame that no server may send: {buffer[:20]!r}")
-    return first & 0x0F, buffer[start : start + size], start + size
 
 
 def _integer(digits: str) -> int | str:

@@ -20,8 +20,8 @@ DOCS = {
     "/docs/swagger-ui.css": "text/css",
 }
 TYPES = {".js": "text/javascript", ".css": "text/css"}
-CONSOLE = sorted(path for path in (ROOT / "app/web/console").iterdir() if path.suffix in TYPES)
-PAGES = {"/": "text/html"} | {f"/console/{path.name}": TYPES[path.suffix] for path in CONSOLE}
+CONSOLE = sorted(path for path in (ROOT / "app/web/console").rglob("*") if path.suffix in TYPES)
+PAGES = {"/": "text/html"} | {f"/{path.relative_to(ROOT / 'app/web')}": TYPES[path.suffix] for path in CONSOLE}
 
 
 @pytest.mark.parametrize("path", PAGES | DOCS)

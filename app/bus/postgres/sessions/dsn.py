@@ -25,7 +25,7 @@ class Dsn:
 
     url: str = field(repr=False)
     place: str
-    """Host, port and database, for logs: never the user or the password."""
+    """Host and port, or the folder of a socket, and the database, for logs: never the user or the password."""
     pooled: bool
     """Whether a pooler in transaction mode is in front of it: no prepared statements, no sessions."""
     public: bool = False
@@ -43,7 +43,7 @@ def parse(url: str, *, pooled: bool = False) -> Dsn:
         kept.remove(_PUBLIC)
     return Dsn(
         url=urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), "")),
-        place=parts.netloc.rpartition("@")[2] + parts.path,
+        place=(parts.netloc.rpartition("@")[2] or dict(kept).get("host", "")) + parts.path,
         pooled=pooled or ("pgbouncer", "true") in given,
         public=public,
     )

@@ -1,8 +1,8 @@
 /** The list of channels, with those of a family that are busy. */
 
-import { byId, element, say } from "./dom.js";
-import { count, number } from "./format.js";
-import { read } from "./server.js";
+import { byId, element, say } from "../parts/dom.js";
+import { count, number } from "../parts/format.js";
+import { read } from "../parts/server.js";
 
 const [OFTEN, SELDOM, MANY] = [2000, 30_000, 500]; // milliseconds between two requests, and the channels from which on
 const MOST = 200; // rows

@@ -1,7 +1,7 @@
 /** The history of a channel, page by page. */
 
-import { membersOf } from "./json.js";
-import { read } from "./server.js";
+import { membersOf } from "../parts/json.js";
+import { read } from "../parts/server.js";
 
 export const PAGE = 50; // messages
 

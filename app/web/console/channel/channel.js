@@ -1,12 +1,12 @@
 /** The chosen channel: its policy, its messages live or at a position of the past, and what uses it. */
 
 import { arrivals } from "./arrivals.js";
-import { byId, element, say } from "./dom.js";
-import { bytes, count, duration } from "./format.js";
+import { byId, element, say } from "../parts/dom.js";
+import { bytes, count, duration } from "../parts/format.js";
 import { after, around, before } from "./history.js";
 import { messages } from "./messages.js";
 import { publishing } from "./publish.js";
-import { base } from "./server.js";
+import { base } from "../parts/server.js";
 import { snippets } from "./snippets.js";
 import { tabs } from "./tabs.js";
 

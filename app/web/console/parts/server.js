@@ -5,7 +5,7 @@ import { credential } from "./credential.js";
 const PATIENCE = 10_000; // milliseconds
 
 /** Where the server is, under any path of a proxy; without a slash at its end. */
-export const base = new URL("..", import.meta.url).href.replace(/\/$/, "");
+export const base = new URL("../..", import.meta.url).href.replace(/\/$/, "");
 
 /** Why the server refused, or `unreachable`; `sent` is the key or token that was sent. */
 export class Refusal extends Error {

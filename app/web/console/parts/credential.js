@@ -1,6 +1,6 @@
 /** The key or token of this tab: it is asked for once, and kept until the tab is closed. The console and /docs share it. */
 
-const NAME = `abide ${new URL("..", import.meta.url).pathname}`; // several servers may share an origin
+const NAME = `abide ${new URL("../..", import.meta.url).pathname}`; // several servers may share an origin
 
 let kept = "";
 try {

@@ -1,7 +1,7 @@
 /** Programs that use a channel, to be copied. What comes from outside is quoted for the shell or the program. */
 
-import { codeBox, shell } from "./copy.js";
-import { base } from "./server.js";
+import { codeBox, shell } from "../parts/copy.js";
+import { base } from "../parts/server.js";
 
 const literal = JSON.stringify; // a literal in JavaScript and in Python, which read the same escapes
 

@@ -1,9 +1,9 @@
 /** The table of messages, newest first: each opens to its whole JSON. It can be filtered, and paused. */
 
-import { copyButton } from "./copy.js";
-import { byId, element, say } from "./dom.js";
-import { bytes, clock, count, millis } from "./format.js";
-import { inLine, pretty } from "./json.js";
+import { copyButton } from "../parts/copy.js";
+import { byId, element, say } from "../parts/dom.js";
+import { bytes, clock, count, millis } from "../parts/format.js";
+import { inLine, pretty } from "../parts/json.js";
 
 const MOST = 1000; // rows
 const DRAW_EVERY = 100; // milliseconds; one layout for each message would be too slow

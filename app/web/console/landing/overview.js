@@ -1,10 +1,10 @@
 /** The overview: health, and what all workers of the server do, live. */
 
-import { chart } from "./chart.js";
-import { byId, element, say } from "./dom.js";
-import { count, latency, number, time } from "./format.js";
+import { chart } from "../parts/chart.js";
+import { byId, element, say } from "../parts/dom.js";
+import { count, latency, number, time } from "../parts/format.js";
 import { quantile, Seconds } from "./seconds.js";
-import { read } from "./server.js";
+import { read } from "../parts/server.js";
 
 const EVERY = 1000; // milliseconds between two looks
 const AGAIN = 5; // seconds that are asked for again: a busy worker writes late

@@ -1,8 +1,8 @@
 /** The charts of one channel: what this page received since it subscribed, second by second. */
 
-import { chart } from "./chart.js";
-import { byId } from "./dom.js";
-import { number, time as timeText } from "./format.js";
+import { chart } from "../parts/chart.js";
+import { byId } from "../parts/dom.js";
+import { number, time as timeText } from "../parts/format.js";
 
 const KEPT = 900; // seconds
 const POINTS = 60; // of a chart

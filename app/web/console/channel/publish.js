@@ -1,6 +1,6 @@
 /** The box to publish from. What is not JSON is not sent. */
 
-import { byId, say } from "./dom.js";
+import { byId, say } from "../parts/dom.js";
 
 /** Make the box work. `send` stores JSON text and returns its position; `onRefused` is given the error of a refusal. */
 export function publishing({ send, onRefused }) {

@@ -1,0 +1,125 @@
+"""Numbers that wait in plain variables until they are written to what Prometheus reads.
+
+Writing one costs a microsecond, so the hot paths only add, and :mod:`app.telemetry.metrics` writes once a second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from operator import add
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from app.telemetry.activity import BOUNDS, INTERNAL, Activity
+
+Label = Callable[[str], str | None]
+"""Returns the declared name of a channel's name; None if it is not declared."""
+
+
+class Noted:
+    """A histogram without labels, whose observations wait in a list."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._waiting: list[float] = []
+        self.note = self._waiting.append
+        """Take one observation."""
+
+    def flush(self) -> Iterator[None]:
+        """Write what waits, one observation at a time."""
+        waiting = self._waiting.copy()
+        self._waiting.clear()
+        return self._write(waiting)
+
+    def _write(self, waiting: list[float]) -> Iterator[None]:
+        for value in waiting:
+            self._histogram.observe(value)
+            yield
+
+
+class Ages(Histogram):
+    """A histogram without labels, whose observations wait in plain numbers."""
+
+    def __init__(self, name: str, means: str, registry: CollectorRegistry) -> None:
+        super().__init__(name, means, registry=registry, buckets=BOUNDS)
+        self.waiting, self.seconds = [0] * (len(BOUNDS) + 1), 0.0
+        self._settled = [0] * (len(BOUNDS) + 1)
+
+    def settle(self) -> list[int]:
+        """Take what waits, and return it."""
+        waiting, self.waiting = self.waiting, [0] * len(self.waiting)
+        self._settled = list(map(add, self._settled, waiting))
+        return waiting
+
+    def flush(self) -> Iterator[None]:
+        """Write what was settled, one bucket at a time."""
+        settled, self._settled = self._settled, [0] * len(self._settled)
+        seconds, self.seconds = self.seconds, 0.0
+        return self._write(settled, seconds)
+
+    def _write(self, waiting: list[int], seconds: float) -> Iterator[None]:
+        self._sum.inc(seconds)
+        for bucket, count in zip(self._buckets, waiting, strict=True):
+            if count:
+                bucket.inc(count)
+                yield
+
+
+class Tallied:
+    """A counter with one label, whose increments wait in plain numbers."""
+
+    def __init__(self, counter: Counter, values: Iterable[str] = ()) -> None:
+        self._counter = counter
+        self.waiting: Tally[str] = Tally()
+        self._settled: Tally[str] = Tally()
+        self.show(values)
+
+    def show(self, values: Iterable[str]) -> None:
+        """Start series at 0 before there is anything to count: otherwise Prometheus misses the first increment."""
+        for value in values:
+            self._counter.labels(value)
+
+    def settle(self) -> Tally[str]:
+        """Take what waits, and return it."""
+        waiting, self.waiting = self.waiting, Tally()
+        self._settled.update(waiting)
+        return waiting
+
+    def flush(self, label: Label = str) -> Iterator[None]:
+        """Write what waits, one number at a time, labelled by ``label``; names without a label are left out."""
+        self.settle()
+        settled, self._settled = self._settled, Tally()
+        return self._pass_on(settled, label)
+
+    def _pass_on(self, waiting: Tally[str], label: Label) -> Iterator[None]:
+        for name, count in waiting.items():
+            value = label(name)
+            if value is not None:
+                self._counter.labels(value).inc(count)
+                self._labelled(value, count)
+            else:
+                self._unlabelled(name, count)
+            yield
+
+    def _labelled(self, value: str, count: int) -> None:
+        """Take note of a number that was written."""
+
+    def _unlabelled(self, name: str, count: int) -> None:
+        """Take note of a number without a label."""
+
+
+class Published(Tallied):
+    """Messages by channel: also those of channels that are not declared, and how busy each declared name is."""
+
+    def __init__(self, counter: Counter, undeclared: Counter, activity: Activity) -> None:
+        super().__init__(counter)
+        self._undeclared = undeclared
+        self._activity = activity
+
+    def _labelled(self, value: str, count: int) -> None:
+        self._activity.declared.waiting[value] += count
+
+    def _unlabelled(self, name: str, count: int) -> None:
+        if not name.startswith(INTERNAL):
+            self._undeclared.inc(count)
