@@ -59,6 +59,11 @@ class Example:
         os.killpg(self._process.pid, number)
         self._process.wait(processes.END_SECONDS)
 
+    def terminate(self) -> None:
+        """Send SIGTERM to make alone, as a supervisor does, and wait for it to end."""
+        self._process.terminate()
+        self._process.wait(processes.END_SECONDS)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
