@@ -1,4 +1,4 @@
-"""One browser for all tests here, and a tab for each."""
+"""One browser for the tests of a process, and a tab for each."""
 
 from collections.abc import Iterator
 
