@@ -327,6 +327,11 @@ CHANGES = {
 }  # fmt: skip
 
 
+by_the_watch = pytest.mark.parametrize("shared", [SERVE], ids=["handed over"], indirect=True)
+"""Of tests that wait for the file to be read: who reads the requests has no part in that."""
+
+
+@by_the_watch
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_file_ends_what_it_no_longer_allows(shared: Shared, change: str) -> None:
     """Sockets, streams and polls of a token end when a change of the file refuses it; they do not go on as nobody."""
@@ -361,6 +366,7 @@ def test_a_change_of_the_file_ends_what_it_no_longer_allows(shared: Shared, chan
             assert (ended["type"], ended["code"]) == ("unsubscribed", expected)
 
 
+@by_the_watch
 def test_what_the_file_still_allows_goes_on(shared: Shared) -> None:
     """Sockets with a token and with a key are the same callers after each change of the file that keeps their right."""
     with (
@@ -379,6 +385,7 @@ def test_what_the_file_still_allows_goes_on(shared: Shared) -> None:
         edit(shared.server, BASE)
 
 
+@by_the_watch
 def test_a_ticket_ends_with_the_secret_of_its_token(shared: Shared) -> None:
     """Ticket is refused if what its token was verified with is no longer configured when it is used."""
     raw = good(OLD_SECRET, sub="ada")
