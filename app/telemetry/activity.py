@@ -165,7 +165,8 @@ def forget(directory: str) -> None:
     """Remove the files of workers that ended so long ago that all of their seconds are old."""
     oldest = int(time.time()) - SECONDS
     for file in Path(directory).glob(f"{_PREFIX}*"):
-        if max(second for second, *_ in _SLOT.iter_unpack(file.read_bytes())) < oldest:
+        newest = max((second for second, *_ in _SLOT.iter_unpack(file.read_bytes())), default=0)
+        if 0 < newest < oldest:  # 0: a worker has just begun, and has counted nothing yet
             file.unlink(missing_ok=True)
 
 

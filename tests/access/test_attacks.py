@@ -276,7 +276,7 @@ def test_a_credential_that_comes_twice_is_refused(door: Door) -> None:
 def test_a_key_is_no_token_and_no_token_is_a_key(door: Door) -> None:
     """Server takes a key only where a policy says key, and shows operators' pages to no token."""
     assert door.get("/shut/history", "the-key-of-all") == 403
-    for path in ("/channels", "/metrics", "/openapi.json", "/asyncapi.json", "/docs"):
+    for path in ("/channels", "/console/overview", "/metrics", "/openapi.json", "/asyncapi.json", "/docs"):
         assert door.get(path, good(**GRANTS, operator=True, role="service_role", scope="admin")) == 403
     assert door.http.post("/revoke", json={"sub": "x"}, headers=bearer(good(revoke=True))).status_code == 403
     assert door.http.post("/disconnect", json={"sub": "x"}, headers=bearer("the-key-named-x")).status_code == 403

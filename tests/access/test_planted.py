@@ -102,6 +102,7 @@ def test_no_credential_is_shown_anywhere(server: Server) -> None:
         for path in (
             "/metrics",
             "/channels",
+            "/console/overview",
             "/openapi.json",
             "/asyncapi.json",
             "/health/ready",

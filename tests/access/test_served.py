@@ -143,7 +143,10 @@ def test_nothing_that_was_sent_is_shown(asked: Asked) -> None:
     """Server's log, metrics and documents show neither the cookie nor the token that it has got and passed on."""
     raw = token(iss="https://other.example")
     asked.status("/user.ada/history", **bearer(raw))
-    shown = [asked.http.get(path).text for path in ("/metrics", "/channels", "/openapi.json", "/asyncapi.json")]
+    shown = [
+        asked.http.get(path).text
+        for path in ("/metrics", "/channels", "/console/overview", "/openapi.json", "/asyncapi.json")
+    ]
     text = "".join([asked.server.text(), *shown])
     assert "ask_failed" in text
     for secret in (COOKIE.partition("=")[2], *raw.split(".")[1:]):

@@ -49,7 +49,12 @@ def traffic(server: Server) -> Iterator[None]:
         with httpx.Client(base_url=server.url) as http:
             for number in range(10**6):
                 person = PEOPLE[number % len(PEOPLE)]
-                order = {"id": 1000 + number, "state": STATES[number % 3], "total": number * 7 % 90 + 0.9, "by": person}
+                order = {
+                    "id": 1000 + number,
+                    "state": STATES[number % 3],
+                    "total": number * 7 % 90 + 0.9,
+                    "by": {"name": person, "known": number % 4 > 0},
+                }
                 http.post("/push/orders", json=order)
                 if number % 3 == 0:
                     room = ("lobby", "support", "lobby", "random")[number % 4]
@@ -73,7 +78,7 @@ def traffic(server: Server) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 def test_pictures_of_the_console_are_taken(chromium: Chromium, server: Server, tmp_path: Path) -> None:
-    """Pictures show the busiest channel on a desktop and on a phone, in light and in dark."""
+    """Pictures show a busy channel on a desktop and on a phone, in light and in dark."""
     kept = os.environ.get(KEEP)
     with traffic(server):
         time.sleep(float(kept or 0))
@@ -82,9 +87,11 @@ def test_pictures_of_the_console_are_taken(chromium: Chromium, server: Server, t
                 size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
                 page.command("Emulation.setDeviceMetricsOverride", **size)
                 page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-                page.open(f"{server.url}/")
+                page.open(f"{server.url}/#orders")
                 page.until("document.querySelectorAll('#rows tr').length > 5")
                 page.until("document.querySelector('#rates .line') !== null")
+                page.command("Emulation.setScrollbarsHidden", hidden=True)
+                page.run("document.querySelectorAll('#rows .open')[2].click()")
                 picture = (DOCS if kept else tmp_path) / name
                 page.screenshot(picture)
                 assert int.from_bytes(picture.read_bytes()[16:20]) == width  # in the header of a PNG

@@ -265,3 +265,12 @@ def test_the_secrets_are_examples() -> None:
     assert set(secret["stringData"]) == set(re.findall(r"\$\{(\w+)", CHANNELS))
     assert "Secret" not in kustomized()
     assert "Secret" not in render()
+
+
+def test_the_page_has_every_value_of_the_chart() -> None:
+    """Page about Kubernetes has each value of the chart, and no other."""
+    values = yaml.safe_load(text("deploy/helm/values.yaml"))
+    nested = {"image": values["image"], "service": values["service"]}
+    names = {*(f"{key}.{name}" for key, inner in nested.items() for name in inner), *(set(values) - set(nested))}
+    rows = re.findall(r"^\| (`[a-zA-Z.`, ]+) \|", text("docs/deploy/kubernetes.md"), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([\w.]+)`", row)} == names

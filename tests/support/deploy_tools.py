@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ print(json.dumps(helm_python.lint(sys.argv[1])))
 _JUDGE = """\
 import json, sys
 import kubernetes_validate
-for text in json.load(sys.stdin):
-    kubernetes_validate.validate(text, sys.argv[1], strict=True)
+for one in json.load(sys.stdin):
+    for version in sys.argv[1:]:
+        kubernetes_validate.validate(one, version, strict=True)
 """
 
 
@@ -71,9 +73,7 @@ def run(
 
 def kustomized() -> Objects:
     """Return what `kubectl apply --kustomize deploy/kubernetes` would apply."""
-    done = run("kubectl", "kustomize", "deploy/kubernetes")
-    assert (done.returncode, done.stderr) == (0, "")
-    return _by_kind(yaml.safe_load_all(done.stdout))
+    return _by_kind(yaml.safe_load_all(_kustomized()))
 
 
 def lint_chart() -> dict[str, Any]:
@@ -83,22 +83,30 @@ def lint_chart() -> dict[str, Any]:
 
 def render(**values: object) -> Objects:
     """Return what `helm install abide deploy/helm` would apply with these values; raise :class:`ValueError`."""
-    texts = _rendered(values)
+    texts = _rendered(json.dumps(values))
     return _by_kind(yaml.safe_load(text) for name, text in texts.items() if name.endswith(".yaml") and text.strip())
 
 
 def notes(**values: object) -> str:
     """Return what `helm install` prints."""
-    return _rendered(values)["abide/templates/NOTES.txt"]
+    return _rendered(json.dumps(values))["abide/templates/NOTES.txt"]
 
 
-def judge(objects: Objects, version: str) -> str:
-    """Return what is wrong with objects by the schemas of a version of Kubernetes, strictly; empty for nothing."""
-    return run("python", "-c", _JUDGE, version, given=json.dumps(list(objects.values()))).stderr
+def judge(objects: Iterable[object], *versions: str) -> str:
+    """Return what is wrong with objects by the schemas of versions of Kubernetes, strictly; empty for nothing."""
+    return run("python", "-c", _JUDGE, *versions, given=json.dumps(list(objects))).stderr
 
 
-def _rendered(values: Mapping[str, object]) -> dict[str, str]:
-    answer = _python(_RENDER, "deploy/helm", json.dumps(values))
+@cache
+def _kustomized() -> str:
+    done = run("kubectl", "kustomize", "deploy/kubernetes")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@cache
+def _rendered(values: str) -> dict[str, str]:
+    answer = _python(_RENDER, "deploy/helm", values)
     if "error" in answer:
         raise ValueError(answer["error"])
     return dict(answer["texts"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import NamedTuple, Self
 from tests.support import nginx
 from tests.support.certificate import certificate
 from tests.support.deploy_tools import tool
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import ROOT, end, free_port, launch
 from tests.support.programs import skip
 
 HOST = "abide.example.com"
@@ -107,7 +106,7 @@ class Front:
         command = self._command(Place(folder, self.certificate, self.port, self._upstream))
         home = {"PATH": os.environ["PATH"], "HOME": str(folder)}
         with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, env=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = launch(command, home, stdout=log, stderr=log)
         deadline = time.monotonic() + _PATIENCE
         while not self._speaks():
             ended = self._process.poll() is not None
@@ -119,8 +118,7 @@ class Front:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
         self._folder.cleanup()
 
     def _speaks(self) -> bool:

@@ -60,6 +60,16 @@ def test_workers_are_added_up_and_outlived_by_their_seconds(
     assert [(at, published) for at, published, *_ in second.of_all(0)[1]] == [(settled, 3)]
 
 
+def test_the_file_of_a_worker_that_begins_stays(tmp_path: Path) -> None:
+    """File of a worker that has just begun, empty or without a second in it, stays when another worker ends."""
+    begun = busy(str(tmp_path))
+    (file,) = tmp_path.iterdir()
+    file.with_name(f"{file.name}0").touch()
+    activity.forget(str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert begun.of_all(0)[1] == []
+
+
 def test_the_busiest_names_are_those_of_the_last_seconds() -> None:
     """Busiest names come with their messages of the last seconds together, and are forgotten after those."""
     worker = busy(news=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gunicorn.config import Config
@@ -52,9 +53,26 @@ def read() -> dict[str, Given]:
     }
 
 
-def _given(config: Config, arguments: Sequence[str], place: str, taken: frozenset[str]) -> dict[str, Given]:
+def _checked(config: Config, arguments: Sequence[str], place: str) -> dict[str, Any]:
+    """Return the values of options by name; gunicorn checks a value only later, and does not say where it was given."""
     values = vars(config.parser().parse_args(arguments))
     del values["args"]
+    for name, value in values.items():
+        try:
+            if value is not None:
+                config.set(name, value)
+        except (ValueError, TypeError) as error:
+            msg = f"{place}{_option(config, name)}: {error}"
+            raise OptionError(msg) from None
+    folder = values["worker_tmp_dir"]
+    if folder is not None and not Path(folder).is_dir():
+        msg = f"{place}{_option(config, 'worker_tmp_dir')}: there is no folder {folder}"
+        raise OptionError(msg)
+    return values
+
+
+def _given(config: Config, arguments: Sequence[str], place: str, taken: frozenset[str]) -> dict[str, Given]:
+    values = _checked(config, arguments, place)
     given = {name: Given(place + _option(config, name), value) for name, value in values.items() if value is not None}
     refused = [
         f"{option.place}: Abide does not take this option of gunicorn's: {_INSTEAD.get(name, 'leave it out')}"

@@ -40,6 +40,8 @@ def test_the_command_line_goes_before_the_variable(monkeypatch: pytest.MonkeyPat
         ("--reuse-port", "--reuse-port: "),
         ("--max-requests 1", "--max-requests: Abide does not take this option of gunicorn's: leave it out"),
         ("--certfile x", "--certfile: "),
+        ("--timeout -1", "--timeout: Value must be positive: -1"),
+        ("--worker-tmp-dir /nowhere", "--worker-tmp-dir: there is no folder /nowhere"),
     ],
 )
 def test_what_would_undo_what_is_checked_is_refused(
