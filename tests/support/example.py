@@ -37,8 +37,8 @@ class Example:
             stderr=subprocess.STDOUT,
         )
         if not processes.wait_answer(self._process, self.port, "/", seconds=START_SECONDS):
-            self.__exit__(None, None, None)
             msg = f"the example does not answer: {self.output().decode()}"
+            self.__exit__(None, None, None)
             raise AssertionError(msg)
         return self
 
