@@ -271,6 +271,7 @@ def test_a_signal_to_all_processes_drains_once(server_factory: ServerFactory) ->
             assert len(open_ones) >= 4
             with suppress(ConnectionClosed):  # it may be the one whose turn comes
                 open_ones[0].ping().wait(0.2)
+            time.sleep(0.01)  # a socket that sends more than 10,000 frames in a second is closed
         os.kill(worker, signal.SIGTERM)
         for subscriber in subscribers:
             closed(subscriber, timeout=5)
