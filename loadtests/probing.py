@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+
+from tests.support.processes import launch
 
 END_SECONDS = 5.0
 
@@ -22,13 +25,10 @@ class Probe:
     def start(self, url: str, channels: Sequence[str]) -> None:
         """Start it. It ends when its stdin closes, so it never outlives this process."""
         self.latencies = []
-        self._process = subprocess.Popen(  # noqa: S603 — our own module
-            [sys.executable, "-m", "loadtests.probe", url, *channels],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="ascii",
-            start_new_session=True,  # Ctrl-C is for us: we end it when all is received
-        )
+        command = [sys.executable, "-m", "loadtests.probe", url, *channels]
+        pipe = subprocess.PIPE
+        # Apart from Ctrl-C, which is for us: we end it when all is received.
+        self._process = launch(command, os.environ, stdin=pipe, stdout=pipe, stderr=None, encoding="ascii")
         self._reader = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
         self._reader.start()
 

@@ -98,6 +98,22 @@ def test_no_test_looks_at_what_is_private() -> None:
     assert permitted <= {ROOT / "tests/bus/postgres/sessions/test_dsn.py"}
 
 
+def test_processes_are_started_in_one_place() -> None:
+    """Process that goes on is started by tests/support/processes.py; PostgreSQL and locust have reasons not to be."""
+    starter = re.compile(r"Popen\(|create_subprocess|os\.(popen|spawn|posix_spawn)")
+    files = [path for room in ("tests", "benchmarks", "loadtests") for path in (ROOT / room).rglob("*.py")]
+    starters = {
+        str(path.relative_to(ROOT))
+        for path in files
+        if "node_modules" not in path.parts and starter.search(path.read_text(encoding="utf-8"))
+    }
+    assert starters - {"tests/test_architecture.py"} == {
+        "tests/support/processes.py",
+        "tests/support/postgres.py",  # in an account of its own
+        "loadtests/__main__.py",  # at the terminal that it is started from
+    }
+
+
 def test_words_that_paint_are_rare() -> None:
     """Words that say a thing by a picture, where the common word is shorter, are in at most ten lines."""
     picture = re.compile(r"\b(mend|stands?|lacks?)\b(?! for\b)", re.IGNORECASE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.processes import ROOT
-from tests.support.programs import PATIENCE
+from tests.support.programs import Program
 from tests.support.server import Server
 
 PAGES = [
@@ -95,23 +94,16 @@ class Shell:
 
     def follow(self, command: str) -> None:
         """Run a command that prints a channel's messages until Ctrl-C."""
-        with subprocess.Popen(
-            self._line(f"exec {command}"),
-            cwd=self._clone,
-            env=self._env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as process:
+        line = self._line(f"exec {command}")
+        with Program(*line, apart=True, folder=self._clone, environment=self._env) as program:
             heard = threading.Event()
             publisher = threading.Thread(target=self._publish_until, args=(heard, command.split()[2]))
             publisher.start()
-            assert process.stdout is not None
-            line = process.stdout.readline()
+            got = program.line()
             heard.set()
             publisher.join()
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE)
-        assert (line, errors) == (b"1\n", b"")
+            program.interrupt()
+        assert (got, program.errors) == ("1", [])
 
     def _publish_until(self, heard: threading.Event, channel: str) -> None:
         for _ in range(100):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.peers.machine import pinned
+from tests.support.processes import launch
 
 SOURCE = Path(__file__).with_name("fanclient.c")
 
@@ -72,8 +74,9 @@ class Client:
     def __enter__(self) -> Self:
         self._stderr = tempfile.TemporaryFile("w+")
         with pinned(_CLIENT_CORE):
-            self._process = subprocess.Popen(  # noqa: S603 — ours
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True
+            pipe = subprocess.PIPE
+            self._process = launch(
+                self._command, os.environ, stdin=pipe, stdout=pipe, stderr=self._stderr, encoding="utf-8"
             )
         return self
 

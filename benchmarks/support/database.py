@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
@@ -171,14 +173,12 @@ async def _load(lab: Lab, database: str, name: str, clients: int) -> _Load:
 async def _load_by_pgbench(url: str, statement: str, clients: int, seconds: int) -> _Load:
     script = f"\\set c random(0, {len(CHANNELS) - 1})\n{statement.format(channel=':c', message=_MESSAGE)};\n"
     arguments = ("-n", "-Mprepared", f"-c{clients}", f"-j{min(2, clients)}", f"-T{seconds}", "-f-", url)
-    process = await asyncio.create_subprocess_exec(
-        str(_pgbench()), *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await asyncio.wait_for(process.communicate(script.encode()), seconds + _DRAIN_SECONDS)
-    commits = re.search(rb"actually processed: (\d+)", output)
-    rate = re.search(rb"tps = ([\d.]+)", output)
-    if process.returncode or commits is None or rate is None:
-        msg = f"pgbench failed:\n{output.decode()}"
+    run = functools.partial(subprocess.run, stdout=subprocess.PIPE, text=True, check=False)
+    done = await asyncio.to_thread(run, [str(_pgbench()), *arguments], input=script, timeout=seconds + _DRAIN_SECONDS)
+    commits = re.search(r"actually processed: (\d+)", done.stdout)
+    rate = re.search(r"tps = ([\d.]+)", done.stdout)
+    if done.returncode or commits is None or rate is None:
+        msg = f"pgbench failed:\n{done.stdout}"
         raise RuntimeError(msg)
     return _Load(int(commits[1]), float(rate[1]), int(commits[1]) / float(rate[1]))
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import re
-import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
 
 import httpx
 import pytest
 
 from app.cli import main
 from tests.support.processes import ROOT, free_port
+from tests.support.programs import Program
 from tests.support.server import Server
 
 ABIDE = str(ROOT / "bin" / "abide")
@@ -33,59 +29,15 @@ channels:
 """
 
 
-class Command:
-    """One run of ``bin/abide``, whose lines can be waited for."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [ABIDE, *arguments],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        self._readers: list[threading.Thread] = []
-        self.lines, self.errors = (self._collect(stream) for stream in (self._process.stdout, self._process.stderr))
-
-    def interrupt(self) -> int:
-        """Press Ctrl-C and return the exit code."""
-        self._process.send_signal(signal.SIGINT)
-        return self.wait()
-
-    def wait(self) -> int:
-        code = self._process.wait(20)
-        for reader in self._readers:
-            reader.join()
-        return code
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _collect(self, stream: IO[str] | None) -> queue.Queue[str]:
-        assert stream is not None
-        lines: queue.Queue[str] = queue.Queue()
-
-        def read() -> None:
-            with stream:
-                for line in stream:
-                    lines.put(line.rstrip("\n"))
-
-        self._readers.append(threading.Thread(target=read, daemon=True))
-        self._readers[-1].start()
-        return lines
+def command(*arguments: str) -> Program:
+    """Start ``bin/abide``."""
+    return Program(ABIDE, *arguments, apart=True)
 
 
 def run(*arguments: str, given: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    command, env = [ABIDE, *arguments], os.environ | variables
+    env = os.environ | variables
     return subprocess.run(
-        command, cwd=ROOT, env=env, input=given, capture_output=True, text=True, check=False, timeout=30
+        [ABIDE, *arguments], cwd=ROOT, env=env, input=given, capture_output=True, text=True, check=False, timeout=30
     )
 
 
@@ -106,22 +58,22 @@ def test_subscribe_shows_every_message_once_across_a_kill(database_url: str) -> 
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     expected = [f'"{life}-{number}"' for life in range(3) for number in range(20)]
-    shown: list[str] = []
-    with Command("subscribe", "lebowski", "--url", url, "--since", "earliest") as subscriber:
+    shown: list[str | None] = []
+    with command("subscribe", "lebowski", "--url", url, "--since", "earliest") as subscriber:
         for life in range(3):
             with start(port, database_url) as server, httpx.Client(base_url=url) as http:
                 for number in range(20):
                     assert http.post("/push/lebowski", json=f"{life}-{number}").status_code == 200
                 if life != 1:  # in one life it may have seen nothing when the end comes
-                    shown.append(subscriber.lines.get(timeout=20))
+                    shown.append(subscriber.line())
                 server.kill()
         with start(port, database_url):
-            shown.extend(subscriber.lines.get(timeout=20) for _ in expected[len(shown) :])
+            shown.extend(subscriber.lines(len(expected) - len(shown)))
             assert shown == expected
             assert run("publish", "lebowski", '"last"', "--url", url).returncode == 0
-            assert subscriber.lines.get(timeout=20) == '"last"'
+            assert subscriber.line() == '"last"'
         assert subscriber.interrupt() == 0
-    said = list(subscriber.errors.queue)
+    said = subscriber.errors
     assert said[0].startswith("not connected: ")
     assert any(line.startswith("connected again, after ") for line in said)
     assert not any(line.startswith("gap") for line in said)
@@ -132,12 +84,12 @@ def test_subscribe_tells_of_a_gap() -> None:
     port = free_port()
     with (
         start(port, "") as server,
-        Command("subscribe", "lebowski", "--url", server.url, "--since", "old:3") as subscriber,
+        command("subscribe", "lebowski", "--url", server.url, "--since", "old:3") as subscriber,
     ):
         httpx.post(f"{server.url}/push/lebowski", json="new")
-        assert subscriber.lines.get(timeout=20) == '"new"'
+        assert subscriber.line() == '"new"'
         assert subscriber.interrupt() == 0
-    assert any(line.startswith("gap (epoch): nothing between old:3 and ") for line in subscriber.errors.queue)
+    assert any(line.startswith("gap (epoch): nothing between old:3 and ") for line in subscriber.errors)
 
 
 def test_publish_and_subscribe_print_positions(memory: Server) -> None:
@@ -146,16 +98,16 @@ def test_publish_and_subscribe_print_positions(memory: Server) -> None:
     first = run("publish", "sealed", '{"a": "\u00e9"}', "--key", "first-key-1", *where)
     second = run("publish", "sealed", "-", "--key", "first-key-1", *where, given="[1,\n2]\n")
     assert [(done.returncode, done.stderr) for done in (first, second)] == [(0, "")] * 2
-    with Command("subscribe", "sealed", "--last", "2", "--json", *where) as subscriber:
-        got = [json.loads(subscriber.lines.get(timeout=20)) for _ in range(2)]
+    with command("subscribe", "sealed", "--last", "2", "--json", *where) as subscriber:
+        got = [json.loads(subscriber.line() or "") for _ in range(2)]
         assert subscriber.interrupt() == 0
     assert [one.pop("time") > 1_600_000_000_000 for one in got] == [True, True]
     assert got == [
         {"channel": "sealed", "position": first.stdout.strip(), "data": {"a": "\u00e9"}},
         {"channel": "sealed", "position": second.stdout.strip(), "data": [1, 2]},
     ]
-    with Command("subscribe", "sealed", "--last", "2", *where) as subscriber:
-        assert [subscriber.lines.get(timeout=20) for _ in range(2)] == ['{"a": "\u00e9"}', "[1, 2]"]
+    with command("subscribe", "sealed", "--last", "2", *where) as subscriber:
+        assert subscriber.lines(2) == ['{"a": "\u00e9"}', "[1, 2]"]
 
 
 def test_a_credential_is_kept_out_of_the_list_of_processes(memory: Server, tmp_path: Path) -> None:
@@ -164,7 +116,7 @@ def test_a_credential_is_kept_out_of_the_list_of_processes(memory: Server, tmp_p
     assert run(*where, ABIDE_TOKEN="first-key-1").returncode == 0
     file = tmp_path / "token"
     file.write_text("no-such-key\n")
-    with Command(*where, "--token-file", str(file)) as publisher:
+    with command(*where, "--token-file", str(file)) as publisher:
         memory.wait_log(lambda line: line.get("path") == "/push/safe.files" and line.get("status") == 401)
         file.write_text("first-key-1\n")
         assert publisher.wait() == 0
@@ -182,11 +134,11 @@ def test_data_is_printed_as_it_was_given(memory: Server) -> None:
     """Publish sends what it is given byte for byte, and subscribe prints it so, in --json too."""
     where = ("--url", memory.url)
     positions = [run("publish", "lebowski", text, *where).stdout.strip() for text in EXACT]
-    with Command("subscribe", "lebowski", "--last", "4", *where) as subscriber:
-        assert [subscriber.lines.get(timeout=20) for _ in EXACT] == EXACT
-    with Command("subscribe", "lebowski", "--last", "4", "--json", *where) as subscriber:
+    with command("subscribe", "lebowski", "--last", "4", *where) as subscriber:
+        assert subscriber.lines(len(EXACT)) == EXACT
+    with command("subscribe", "lebowski", "--last", "4", "--json", *where) as subscriber:
         for position, text in zip(positions, EXACT, strict=True):
-            line = subscriber.lines.get(timeout=20)
+            line = subscriber.line() or ""
             assert line.startswith(f'{{"channel": "lebowski", "position": "{position}", "time": ')
             assert line.endswith(f', "data": {text}}}')
 
@@ -215,14 +167,10 @@ def test_a_refusal_is_one_line(memory: Server, arguments: tuple[str, ...], said:
 def test_subscribe_ends_with_its_reader(memory: Server) -> None:
     """Subscribe ends without a word, and with 0, when nobody reads on, whether messages come or not."""
     run("publish", "lebowski", "1", "--url", memory.url)
-    command = [ABIDE, "subscribe", "lebowski", "--last", "1", "--url", memory.url]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == b"1\n"
-        process.stdout.close()
-        assert process.wait(20) == 0
-        assert process.stderr.read() == b""
+    line = f"{ABIDE} subscribe lebowski --last 1 --url {memory.url} | head -n 1"
+    command = ["bash", "-o", "pipefail", "-c", line]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"1\n", b"")
 
 
 def test_every_command_and_option_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.chromium import Page
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import free_port, launch
 from tests.support.server import Server
 
 SECONDS = 40.0
@@ -46,13 +46,11 @@ def test_a_report_shows_statistics_and_verdict(server: Server, page: Page, tmp_p
     port, written, download = free_port(), tmp_path / "written.html", tmp_path / "download.html"
     command = [
         *(sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--autostart", "--web-host", "127.0.0.1"),
-        *("-H", server.url, "-u", "4", "-r", "4", "-t", "5s", "--channels", "news", "--html", str(written)),
+        *("-H", server.url, "-u", "4", "-r", "4", "-t", "5s", "--channels", "chat.load", "--html", str(written)),
         *("--web-port", str(port), "--max-p99", "5000"),
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as locust:
+    with launch(command, environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as locust:
         try:
             download.write_text(downloaded(f"http://127.0.0.1:{port}"))
         finally:

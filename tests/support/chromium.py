@@ -6,6 +6,7 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any, Self
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.processes import launch
 from tests.support.programs import find_or_skip
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -132,12 +134,9 @@ class Chromium:
     def __enter__(self) -> Self:
         program = find_or_skip(*_NAMES)
         self._profile = tempfile.TemporaryDirectory(prefix="abide-chromium-", ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
-            (program, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
+        command = (program, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank")
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        self._process = launch(command, os.environ, stdout=nowhere, stderr=pipe, encoding="utf-8")
         self._url = self._announced()
         return self
 
@@ -165,7 +164,7 @@ class Chromium:
         said = []
         for line in self._process.stderr:
             if line.startswith(_ANNOUNCEMENT):
-                return line.removeprefix(_ANNOUNCEMENT).strip()
+                return str(line).removeprefix(_ANNOUNCEMENT).strip()
             said.append(line)
         self._process.communicate()
         return pytest.fail(f"chromium ended instead of starting: {''.join(said)}")

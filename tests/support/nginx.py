@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.processes import free_port
+from tests.support.processes import end, free_port, launch
 from tests.support.programs import skip
 
 _PATIENCE = 10.0
@@ -84,7 +83,7 @@ class Proxy:
             for port, server in zip(self.ports, self._servers, strict=True)
         )
         http = f"  upstream abide {{ server 127.0.0.1:{self._upstream}; keepalive 8; }}\n{blocks}"
-        self._process = subprocess.Popen(command(Path(self._folder.name), http), stdin=subprocess.DEVNULL)
+        self._process = launch(command(Path(self._folder.name), http), os.environ, stdout=None, stderr=None)
         deadline = time.monotonic() + _PATIENCE
         while not all(map(_listens, self.ports)):
             assert self._process.poll() is None, "nginx ended instead of starting"
@@ -95,8 +94,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.wait(_PATIENCE)
+        end(self._process)
         self._folder.cleanup()
 
 

@@ -1,6 +1,7 @@
-"""Servers as processes: started as a group on a free port, waited for until they answer, and ended to the last one.
+"""Processes: started as a group, waited for until they answer, and ended to the last one.
 
-Tests, benchmarks and load tests start all servers with these, but for PostgreSQL (``tests/support/postgres``).
+Tests, benchmarks and load tests start with these whatever goes on, but for PostgreSQL, which has an account of its own
+(``tests/support/postgres``), and locust, which has the terminal that it is started from.
 """
 
 from __future__ import annotations
@@ -57,20 +58,22 @@ def free_port() -> int:
             return port
 
 
-def launch(
+def launch(  # noqa: PLR0913 — a process has that many
     command: Sequence[str],
     environment: Mapping[str, str],
     *,
-    stdout: Output,
+    stdout: Output | None,
     stderr: Output | None,
+    stdin: Output = subprocess.DEVNULL,
     encoding: str | None = None,
+    folder: Path = ROOT,
 ) -> subprocess.Popen[Any]:
-    """Start a server in a process group of its own, apart from Ctrl-C; pipes are text where there is an encoding."""
+    """Start a program in a process group of its own, apart from Ctrl-C; pipes are text where there is an encoding."""
     return subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,

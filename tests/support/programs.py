@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import IO, NoReturn, Self
 
 import pytest
+
+from tests.support.processes import ROOT, kill, launch
 
 PATIENCE = 30.0
 """Seconds after which a line is given up: clients pause longer with each failure."""
@@ -32,19 +37,37 @@ def skip(reason: str) -> NoReturn:
 
 
 class Program:
-    """One run of a program, whose lines on stdout can be waited for; ends with the context."""
+    """One run of a program, whose lines can be waited for; ends with the context.
 
-    def __init__(self, *command: str) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+    ``errors`` are the lines on stderr where ``apart`` holds; else they are among the ``lines``.
+    """
+
+    def __init__(
+        self,
+        *command: str,
+        apart: bool = False,
+        folder: Path = ROOT,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        stderr = subprocess.PIPE if apart else subprocess.STDOUT
+        self._process = launch(
+            command, environment, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", folder=folder
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._readers = [threading.Thread(target=self._read, daemon=True)]
+        self.errors: list[str] = []
+        if apart:
+            self._readers.append(threading.Thread(target=self._read_errors, daemon=True))
+        for reader in self._readers:
+            reader.start()
 
     def line(self) -> str | None:
         """Return the next line; None after the last one."""
         return self._lines.get(timeout=PATIENCE)
+
+    def lines(self, count: int) -> list[str | None]:
+        """Return so many of the next lines."""
+        return [self.line() for _ in range(count)]
 
     def until(self, line: str) -> list[str]:
         """Return the lines before the one that is ``line``."""
@@ -54,9 +77,17 @@ class Program:
             before.append(got)
         return before
 
+    def interrupt(self) -> int:
+        """Do what Ctrl-C does, and return the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        return self.wait()
+
     def wait(self) -> int:
-        """Return the exit code once it has ended by itself."""
-        return self._process.wait(PATIENCE)
+        """Return the exit code once it has ended, and all that it wrote was read."""
+        code = self._process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join()
+        return code
 
     def __enter__(self) -> Self:
         return self
@@ -64,13 +95,21 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
+        kill(self._process)
+        for reader in self._readers:
+            reader.join()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self._lines.put(line.rstrip("\n"))
+        for line in _lines_of(self._process.stdout):
+            self._lines.put(line)
         self._lines.put(None)
+
+    def _read_errors(self) -> None:
+        self.errors.extend(_lines_of(self._process.stderr))
+
+
+def _lines_of(stream: IO[str] | None) -> Iterator[str]:
+    assert stream is not None
+    with stream as lines:
+        for line in lines:
+            yield line.rstrip("\n")

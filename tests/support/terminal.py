@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from tests.support import processes
-from tests.support.processes import ROOT
 
 _CONTROLLING = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
@@ -31,15 +29,9 @@ class Terminal:
     def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         ours, theirs = pty.openpty()
         self._ours = ours
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _CONTROLLING, *command],
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "TERM": "xterm", **variables},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
+        environment = {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
+        command = [sys.executable, "-c", _CONTROLLING, *command]
+        self.process = processes.launch(command, environment, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self.raw = ""
         """All that was shown, colours included."""

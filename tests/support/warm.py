@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from tests.support.processes import ROOT
+from tests.support.processes import launch
 
 IMPORTED = (
     "asyncpg",
@@ -89,7 +89,7 @@ class WarmPython:
         self._asking, asked = socket.socketpair()
         with asked:
             command = [sys.executable, "-m", __name__]
-            process = subprocess.Popen(command, cwd=ROOT, stdin=asked.fileno(), start_new_session=True)
+            process = launch(command, os.environ, stdin=asked.fileno(), stdout=None, stderr=None)
         self._finalizer = weakref.finalize(self, _end, self._asking, process)
 
     def launch(self, arguments: Sequence[str], environment: Mapping[str, str]) -> WarmProcess:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import launch
 
 MAKE = """\
 import os, sys
@@ -21,9 +22,8 @@ sys.stdin.read()
 
 
 def master(parent: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", MAKE, str(parent)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command, pipe = [sys.executable, "-c", MAKE, str(parent)], subprocess.PIPE
+    return launch(command, os.environ, stdin=pipe, stdout=pipe, stderr=None, encoding="utf-8")
 
 
 def path(process: subprocess.Popen[str]) -> Path:

@@ -1,6 +1,7 @@
 """A log whose history was rewritten: restored, copied, emptied, or another one in its place."""
 
 import asyncio
+import functools
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -23,13 +24,11 @@ pytestmark = pytest.mark.usefixtures("unretrieved")
 
 async def program(name: str, url: str, *arguments: str, given: str = "") -> str:
     """Run one of PostgreSQL's programs on a database; return what it prints."""
-    process = await asyncio.create_subprocess_exec(
-        find_binaries() / name, "--dbname", url, *arguments,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await process.communicate(given.encode())
-    assert process.returncode == 0, output.decode()[-2000:]
-    return output.decode()
+    command = [find_binaries() / name, "--dbname", url, *arguments]
+    run = functools.partial(subprocess.run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = await asyncio.to_thread(run, command, input=given)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return str(done.stdout)
 
 
 def copy_folder(source: Path, target: Path) -> None:
