@@ -22,9 +22,13 @@ ServerFactory = Callable[..., Server]
 
 LONGEST = (
     "acceptance/test_faults_under_load",
-    "acceptance/test_metrics",
+    "browser/test_browser",
+    "acceptance/test_reload",
+    "acceptance/test_honest_readiness",
+    "access/test_ends",
     "browser/",
     "examples/",
+    "bus/postgres/test_outcomes",
     "acceptance/",
     "bus/",
     "web/test_",
@@ -35,14 +39,6 @@ LONGEST = (
 """How the paths begin of what takes longest, which is begun first."""
 
 
-class Schedule(LoadFileScheduling):
-    """Gives a process whole files, so that their tests share servers, and one process all that want a browser."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "tests/browser" if file.startswith("tests/browser/") else file
-
-
 def pytest_configure() -> None:
     """Trust no certificates of the machine: each client of httpx would read all of them, which takes 16 ms."""
     os.environ.pop("SSL_CERT_FILE", None)
@@ -51,9 +47,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
-    """Schedule by file in the order of :func:`pytest_collection_modifyitems`, whatever ``--dist`` says."""
+    """Give a process whole files, whose tests share servers; :func:`pytest_collection_modifyitems` says which first."""
     config.option.loadscopereorder = False
-    return Schedule(config, log)
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

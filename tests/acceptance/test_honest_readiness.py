@@ -107,7 +107,7 @@ class Push(NamedTuple):
 
 
 @asynccontextmanager
-async def pushing(url: str, *, publishers: int = 4) -> AsyncIterator[list[Push]]:
+async def pushing(url: str, *, publishers: int = 2) -> AsyncIterator[list[Push]]:
     """Push all the time, so large that pages are full soon; yields what it comes to."""
     pushes: list[Push] = []
 

@@ -388,7 +388,8 @@ def test_a_port_that_is_taken_keeps_the_server_from_starting(server_factory: Ser
     second = Server(env={"METRICS_PORT": str(port)})
     second.launch()
     assert second.wait() == 1
-    assert second.stderr == [f"METRICS_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"]
+    reason = "Address already in use: stop what listens there, or set another port"
+    assert second.stderr == [f"METRICS_PORT: cannot listen on 127.0.0.1:{port}: {reason}"]
 
 
 def test_scrapes_are_bounded_in_number_and_time(server_factory: ServerFactory) -> None:

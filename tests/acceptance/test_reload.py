@@ -36,7 +36,7 @@ def serving(server: Server, text: str) -> Server:
     return server
 
 
-def edit(server: Server, text: str, event: str = "config_applied", *, timeout: float = 5) -> LogLine:
+def edit(server: Server, text: str, event: str = "config_applied", *, timeout: float = 20) -> LogLine:
     """Rewrite the file and wait until the server says what it made of it; fail after ``timeout`` seconds."""
     seen = len(server.log)
     server.write_channels(text)

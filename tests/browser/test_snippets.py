@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.chromium import Page
+from tests.support.chromium import Chromium, Page
 from tests.support.nginx import Proxy
 from tests.support.programs import find_or_skip
 from tests.support.server import Server
@@ -53,22 +53,36 @@ def url() -> Iterator[str]:
         yield f"http://127.0.0.1:{proxy.ports[0]}{HOSTILE_PATH}"
 
 
+@pytest.fixture(scope="module")
+def tab(chromium: Chromium) -> Iterator[Page]:
+    """Return one tab for all links that come to nothing."""
+    with chromium.page() as page:
+        yield page
+
+
+@pytest.fixture
+def blank(tab: Page) -> Page:
+    """Return the tab without a page: with one, another fragment would load nothing."""
+    tab.open("about:blank")
+    return tab
+
+
 @pytest.mark.parametrize("name", NO_CHANNELS)
-def test_a_link_to_what_can_be_no_channel_opens_nothing(page: Page, url: str, name: str) -> None:
+def test_a_link_to_what_can_be_no_channel_opens_nothing(blank: Page, url: str, name: str) -> None:
     """Console opens nothing for a link to what cannot be a channel's name, runs nothing of it, and works on."""
-    page.open(f"{url}/#{quote(name, safe='')}")
-    page.until("document.querySelector('#list button') !== null")
-    assert page.run("return document.querySelector('#channel').hidden") is True
-    assert page.run("return document.querySelector('#snippets').textContent") == ""
-    assert page.run("return [refused, document.querySelector('#state').dataset.state]") == [[], "closed"]
+    blank.open(f"{url}/#{quote(name, safe='')}")
+    blank.until("document.querySelector('#list button') !== null")
+    assert blank.run("return document.querySelector('#channel').hidden") is True
+    assert blank.run("return document.querySelector('#snippets').textContent") == ""
+    assert blank.run("return [refused, document.querySelector('#state').dataset.state]") == [[], "closed"]
 
 
 @pytest.mark.parametrize("fragment", ["%", "%E0%A4%A", "%ff"])
-def test_a_link_that_is_none_opens_nothing(page: Page, url: str, fragment: str) -> None:
+def test_a_link_that_is_none_opens_nothing(blank: Page, url: str, fragment: str) -> None:
     """Console works on after a link that cannot be decoded."""
-    page.open(f"{url}/#{fragment}")
-    page.until("document.querySelector('#list button') !== null")
-    assert page.run("return [refused, document.querySelector('#channel').hidden]") == [[], True]
+    blank.open(f"{url}/#{fragment}")
+    blank.until("document.querySelector('#list button') !== null")
+    assert blank.run("return [refused, document.querySelector('#channel').hidden]") == [[], True]
 
 
 def test_what_is_copied_has_a_place_for_the_key_that_was_needed(page: Page) -> None:

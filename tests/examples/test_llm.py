@@ -23,12 +23,6 @@ CHOICE = random.Random(1)  # noqa: S311 — which of master and worker is killed
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    with Chromium() as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
 def example() -> Iterator[Example]:
     with Example("llm") as example:
         yield example

@@ -158,7 +158,7 @@ def test_a_draining_server_still_publishes(server_factory: ServerFactory) -> Non
         received: list[str | bytes | None] = []
         for subscriber in subscribers:
             try:
-                received.append(subscriber.recv(timeout=1))
+                received.append(subscriber.recv(timeout=20))
             except ConnectionClosed:
                 received.append(None)
     assert sorted(received, key=str) == ["1", None]
@@ -199,7 +199,7 @@ def test_a_stopping_server_gives_up_a_body_that_stalls(server_factory: ServerFac
         assert link.recv(100).startswith(b"HTTP/1.1 100")
         begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < 4.5
+        assert time.monotonic() - begun < 9
     assert_nothing_wrong(server)
 
 
@@ -271,6 +271,7 @@ def test_a_signal_to_all_processes_drains_once(server_factory: ServerFactory) ->
             assert len(open_ones) >= 4
             with suppress(ConnectionClosed):  # it may be the one whose turn comes
                 open_ones[0].ping().wait(0.2)
+            time.sleep(0.05)  # a peer that pings without a pause is refused
         os.kill(worker, signal.SIGTERM)
         for subscriber in subscribers:
             closed(subscriber, timeout=5)

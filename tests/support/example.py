@@ -37,8 +37,8 @@ class Example:
             stderr=subprocess.STDOUT,
         )
         if not processes.wait_answer(self._process, self.port, "/", seconds=START_SECONDS):
-            self.__exit__(None, None, None)
             msg = f"the example does not answer: {self.output().decode()}"
+            self.__exit__(None, None, None)
             raise AssertionError(msg)
         return self
 
@@ -57,6 +57,11 @@ class Example:
     def end(self, number: signal.Signals) -> None:
         """Send a signal as a terminal does, to all of the group that make runs in, and wait for make to end."""
         os.killpg(self._process.pid, number)
+        self._process.wait(processes.END_SECONDS)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to make alone, as a supervisor does, and wait for it to end."""
+        self._process.terminate()
         self._process.wait(processes.END_SECONDS)
 
     def __exit__(

@@ -91,10 +91,10 @@ async def test_a_slow_link_is_only_slow(proxy: FaultProxy, proxied: str, url: st
         await ledger.publish(it, [Record("a", ledger.data(100))])
         await ledger.publish(it, [Record(channel, ledger.data(100)) for channel in "bc"])  # both queries are prepared
         proxy.delay(0.05)
-        async with asyncio.timeout(2):
-            await ledger.publish(it, [Record("a", ledger.data(100)) for _ in range(50)])
+        async with asyncio.timeout(10):
+            await ledger.publish(it, [Record("a", ledger.data(100)) for _ in range(200)])
             await ledger.publish(it, [Record("a", ledger.data(20_000)) for _ in range(5)])
-            await readers[0].until(56)
+            await readers[0].until(206)
         assert (await it.backend.health()).ok
         await ledger.check(url, readers)
 
