@@ -1,5 +1,6 @@
 """One server for the tests of the edge: they change nothing that another could see."""
 
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -47,3 +48,11 @@ def edge(request: pytest.FixtureRequest) -> Iterator[Server]:
 def http(edge: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=edge.url, timeout=10) as client:
         yield client
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Collect no garbage meanwhile: a worker's start leaves next to nothing to look through, pytest's does not."""
+    gc.disable()
+    yield
+    gc.enable()

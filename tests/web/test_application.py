@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,14 +185,6 @@ def test_any_number_of_channels_is_one_route_to_the_router(tmp_path: Path) -> No
     assert len(app.router.routes) == len(application(tmp_path).router.routes) == 1
     assert sum(route.name.startswith("push:") for route in routes_of(app) if getattr(route, "name", None)) == MANY
     assert route_named(app, f"push:of1-{MANY - 1}").matches(scope(f"/push/of1-{MANY - 1}", "POST"))[0] is FULL
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Collect no garbage meanwhile: a worker's start leaves next to nothing to look through, pytest's does not."""
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")

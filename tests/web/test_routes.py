@@ -70,6 +70,7 @@ def test_asyncapi_names_all_of_many_channels() -> None:
     assert sum(operation["action"] == "send" for operation in document["operations"].values()) == 2 * MANY + 1
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("path", ["/openapi.json", "/asyncapi.json", "/channels"])
 async def test_what_tells_of_many_channels_holds_nobody_up(edges: dict[int, Edge], path: str) -> None:
     """Loop has next to nothing to do with documents of 2000 channels, however often they are asked for."""
