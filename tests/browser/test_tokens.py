@@ -214,6 +214,18 @@ def test_an_error_points_at_what_does_not_fit(clients: Page) -> None:
     assert outcome == ["schema_mismatch", 422, "/id", 1]
 
 
+LOOKS = "performance.getEntriesByType('resource').filter(({name}) => name.includes('/console/overview')).length"
+
+
+def test_console_goes_on_asking_for_a_channels_token(page: Page, server: Server) -> None:
+    """Console asks until it has a token, though everything else is open and is looked at each second."""
+    page.open(f"{server.url}/#user.50")
+    page.until("!document.querySelector('#key-form').hidden")
+    looks = page.run(f"return {LOOKS};")
+    page.until(f"{LOOKS} >= {looks} + 2")
+    assert page.run("return !document.querySelector('#key-form').hidden;")
+
+
 def test_console_subscribes_with_a_token(page: Page, server: Server) -> None:
     """Console asks for a token where a channel needs one, works with it, and asks again when it has ended."""
     page.open(f"{server.url}/#user.50")

@@ -39,7 +39,8 @@ function needsKey(declared) {
 
 const view = channel({ client: () => abide, policy: (name) => list.policy(name), needsKey, onRefused: refused });
 const list = channels({ onChoose: choose, onListed: listed, onRefused: refused });
-const look = overview({ onLook: looked, onRefused: refused, onChoose: choose });
+const look = overview({ onLook: looked, onRefused: lookRefused, onChoose: choose });
+let isClosed = false; // the overview was refused, whatever a channel says
 
 /** Go to a channel, which the address then names. */
 function choose(name) {
@@ -63,8 +64,9 @@ function follow() {
 }
 
 function looked(seen) {
-  byId("key-form").hidden = true;
-  say(byId("list-problem"), "");
+  if (isClosed) byId("key-form").hidden = true;
+  isClosed = false;
+  if (byId("key-form").hidden) say(byId("list-problem"), "");
   byId("forget").hidden = credential() === "";
   list.take(seen);
   const busy = seen.busiest.find(({ channel: name }) => !isFamily(name));
@@ -102,7 +104,13 @@ function refused({ code, message, sent = credential() }) {
   byId("key-form").hidden = false;
 }
 
+function lookRefused(error) {
+  isClosed = true;
+  refused(error);
+}
+
 function restart() {
+  isClosed = false;
   abide.close();
   abide = newClient();
   look();
