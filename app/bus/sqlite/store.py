@@ -65,6 +65,8 @@ class _Attempt:
         self._lock = threading.Lock()
         self._is_given_up = False
         self._is_committing = False
+        self.locked: sqlite3.OperationalError | None = None
+        """Why it waits for its turn."""
 
     def give_up(self) -> bool:
         """Make no commit any more; return False if COMMIT has begun."""
@@ -98,9 +100,11 @@ class _Attempt:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                if not is_locked(error) or time.monotonic() > self._deadline:
+                if not is_locked(error):
                     raise
+                self.locked = error
             else:
+                self.locked = None
                 return
 
     def _commit(self, connection: sqlite3.Connection) -> None:
@@ -148,7 +152,7 @@ class Store:
             await asyncio.wait((making,), timeout=deadline - time.monotonic())
         if not making.done():
             making.add_done_callback(partial(_end_late, hear))
-            error: BaseException = TimeoutError()
+            error: BaseException = _GivenUpError()
             if not attempt.give_up():
                 error = _InDoubtError()
                 error.__cause__ = TimeoutError()
@@ -157,6 +161,8 @@ class Store:
             return self._stored(making.result())
         else:
             error = failed
+        if isinstance(error, _GivenUpError):
+            error = attempt.locked or TimeoutError()
         return self._failed(records, error)
 
     async def probe(self) -> None:
@@ -189,8 +195,6 @@ class Store:
     def _failed(self, records: Sequence[Record], error: BaseException) -> list[Outcome]:
         is_unknown = isinstance(error, _InDoubtError)
         cause = (error.__cause__ or error) if is_unknown else error
-        if isinstance(cause, _GivenUpError):
-            cause = TimeoutError()
         self._suspect = min(sum(len(record.data) for record in records), _LARGEST_PROBE)
         reason = self._doubt(cause)
         if reason != self._said:

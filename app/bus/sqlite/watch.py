@@ -98,6 +98,8 @@ class Watch:
 
     def heard_messages(self, segment: Segment) -> None:
         """Hear messages."""
+        if segment.epoch != self._follower.epoch:
+            self._asked.set()
         if segment.channel in self._follower:
             messages = bodies.messages(segment.last, segment.time, segment.body)
             self._follower.hear(segment.channel, segment.epoch, messages)
@@ -170,25 +172,22 @@ class Watch:
 
     async def _look(self, *, is_asked: bool) -> None:
         try:
-            commits, _ = await self._reads.places(())
+            present, _ = await self._reads.places(())
             if is_asked or self._heard.upto < self._looked:
                 await self._compare()
             else:
                 self._follower.seen = time.monotonic()
-                self._looked = commits
+                self._looked = present.commits
         except UnavailableError as error:
             self._outcomes.failed("poll", explain(error.__cause__ or error, self._file.path))
         else:
             self._outcomes.worked("poll")
 
     async def _compare(self) -> None:
-        counts: list[int] = []
-
         async def read(channels: Sequence[str]) -> Mapping[str, Place]:
-            commits, places = await self._reads.places(channels)
-            counts.append(commits)
+            present, places = await self._reads.places(channels)
+            self._follower.epoch, self._looked = present.name, present.commits
             return places
 
         await heads.compare(self._follower, read)
-        self._looked = counts[0]
-        self._heard.skip(counts[0])
+        self._heard.skip(self._looked)
