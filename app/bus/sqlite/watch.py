@@ -147,6 +147,18 @@ class Watch:
 
     async def _look_on(self) -> None:
         """Look again and again; raise when the file has to be opened again."""
+        probing = asyncio.create_task(self._probe_on(), name="sqlite-probe")
+        try:
+            await self._look_until_lost()
+        finally:
+            probing.cancel()
+
+    async def _probe_on(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._probe()
+
+    async def _look_until_lost(self) -> None:
         while True:
             lost, asked = (asyncio.ensure_future(event.wait()) for event in (self._file.lost, self._asked))
             try:
@@ -159,7 +171,6 @@ class Watch:
             await self._file.check()
             if not is_asked:
                 self._beat()
-                await self._probe()
             await self._look(is_asked=is_asked)
             await asyncio.sleep(_SOONEST_SECONDS)
 
