@@ -106,7 +106,7 @@ def test_no_mistake_is_silent(project: NpmProject, server: Server) -> None:
             "'undefined' is not a server's address: expected http://host:port",
             "subscribe takes options, such as { onMessage: ({ data }) => console.log(data) }",
         ]
-        assert (script.line() or "").startswith("abide: nope: there is no page and no channel 'nope' here")
+        assert script.line() == "abide: nope: there is no page and no channel 'nope' here: declare it in channels.yaml"
         assert (script.line(), script.wait()) == (None, 0)
 
 
