@@ -160,6 +160,15 @@ def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> N
     assert done.stderr == f"abide: there is no .venv in {tmp_path} yet: run 'make -C {tmp_path} setup' once\n"
 
 
+def test_an_environment_that_is_not_whole_says_what_to_run(tmp_path: Path) -> None:
+    """Command of a checkout whose environment was left half made says what to run, in one line."""
+    (tmp_path / "websockets.py").write_text("raise ModuleNotFoundError(name='websockets')")
+    done = run("check", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("abide: the package 'websockets' is not in ")
+    assert done.stderr.endswith(": run 'make setup' in the checkout\n")
+
+
 def test_check_works_without_a_driver(tmp_path: Path) -> None:
     """Check judges a Postgres configuration without Postgres' driver, and shows no password."""
     (tmp_path / "asyncpg.py").write_text("raise ImportError")
