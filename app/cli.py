@@ -32,6 +32,7 @@ from app.config import (
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.errors import UnavailableError
+from app.open_backend import check_backend
 
 _ROOT = Path(__file__).resolve().parent.parent
 _QUOTES = {"publish": " (DATA is one argument: put it in quotes)"}
@@ -86,13 +87,18 @@ def check() -> None:
     environment = Environment.read()
     settings = load(environment)
     check_deployment(environment, settings)
+    check_backend(settings)
     print("\n".join(_summary(settings)))
 
 
 def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
-    if (engine := settings.backend.engine.name) != "postgres":
+    engine = settings.backend.engine.name
+    if engine == "sqlite":
+        print("nothing to do: a server brings its file up to date when it opens it")
+        return
+    if engine != "postgres":
         message = f"is {engine}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver

@@ -47,6 +47,7 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("sqlite", ("sqlite",), "durable", "one machine"),
     )
 }
 """Every engine, by its name."""

@@ -126,7 +126,7 @@ POLICY = [
 
 # marked file, key path, a telling fragment, whether the JSON Schema sees it as well
 WHOLE = [
-    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres:// or", True),
+    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres://", True),
     (f"backend: ‸postgress://h\n{ROOT}", "backend", "did you mean postgres?", True),
     (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "there is no backend redis+asyncpg://", True),
     (f"backend: ‸postgres://h:port/db\n{ROOT}", "backend", "its host or port is wrong", True),
