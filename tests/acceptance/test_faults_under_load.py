@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.chaos import KINDS, LOSSES, Load, place, play, schedule
+from tests.support.chaos import Load, faults_of, place, play, schedule
+from tests.support.worlds import WORLDS
+from tests.support.worlds.postgres import PostgresWorld
+from tests.support.worlds.world import World
 
 LOAD = Load(subscribers=100, seconds=8, rate=8, settling=30)
 
@@ -12,7 +15,7 @@ LOAD = Load(subscribers=100, seconds=8, rate=8, settling=30)
 @pytest.mark.parametrize(("seed", "losses"), [(1, False), (2, True)])
 def test_everything_breaks_and_nothing_is_lost_in_silence(*, seed: int, losses: bool) -> None:
     """Subscribers of every form get each message of the log once and in order, while every kind of fault strikes."""
-    with place() as it:
+    with place(PostgresWorld) as it:
         played = play(it, seed, LOAD, losses=losses)
         if played.wrong:
             pytest.fail(f"{played.line}\n{played.report}", pytrace=False)
@@ -21,12 +24,13 @@ def test_everything_breaks_and_nothing_is_lost_in_silence(*, seed: int, losses: 
         assert (played.tally.gaps > 0) is losses
 
 
-@pytest.mark.parametrize("seed", range(1, 21))
-def test_a_schedule_has_every_kind_of_fault_and_is_the_seeds_own(seed: int) -> None:
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_schedule_has_every_kind_of_fault_and_is_the_seeds_own(seed: int, world: type[World]) -> None:
     """Schedule has each kind of fault within its time, in order, the same for a seed and another for the next."""
-    faults = schedule(seed, 15)
-    assert {fault.kind for fault in faults} == set(KINDS)
-    assert {fault.kind for fault in schedule(seed, 15, losses=True)} == {*KINDS, *LOSSES}
+    faults = schedule(seed, 15, world)
+    assert {fault.kind for fault in faults} == set(faults_of(world))
+    assert {fault.kind for fault in schedule(seed, 15, world, losses=True)} == {*faults_of(world), *world.losses}
     assert [fault.at for fault in faults] == sorted(fault.at for fault in faults)
     assert all(0 <= fault.at <= 15 for fault in faults)
-    assert faults == schedule(seed, 15) != schedule(seed + 1, 15)
+    assert faults == schedule(seed, 15, world) != schedule(seed + 1, 15, world)
