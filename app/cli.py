@@ -91,9 +91,12 @@ def check() -> None:
 def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
-    if (engine := settings.backend.engine.name) != "postgres":
-        message = f"is {engine}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
+    if (engine := settings.backend.engine.name) == "memory":
+        message = "is memory://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
+    if engine != "postgres":
+        print(f"{engine}:// needs no migration")
+        return
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 
     applied = asyncio.run(postgres.migrate(settings.backend.direct_url or settings.backend.url))
