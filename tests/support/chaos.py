@@ -21,12 +21,14 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.support import readiness
 from tests.support.crowd import Crowd, Tally
+from tests.support.live import LiveLedger
 from tests.support.postgres import children
 from tests.support.proxy import FaultProxy
 from tests.support.publishers import Outcome
 from tests.support.rewritten import Present
 from tests.support.server import Server, ServerError
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
+from tests.support.verdict import Ledger
 from tests.support.worlds.fault import Fault
 from tests.support.worlds.world import Kinds, World
 
@@ -37,6 +39,9 @@ channels:
   hall: {}
   "room.{number}": {}
 """
+LIVE = CHANNELS.replace(", history: {size: 1000000}", "")
+"""Where nothing is kept."""
+
 NAMES = ("hall", *(f"room.{number}" for number in range(1, 8)))
 SPARE = "  spare: {}\n"
 """A channel that nobody uses."""
@@ -115,6 +120,8 @@ class Place(NamedTuple):
     """What a run is played on."""
 
     server: Server
+    channels: str
+    """The text of its channels.yaml."""
     world: World
     portal: BlockingPortal
     """Of the loop that the proxies turn in: a busy crowd is not to delay the server's way to its log."""
@@ -135,9 +142,10 @@ def place(world: type[World]) -> Iterator[Place]:
             "DRAIN_SECONDS": str(WINDOW),
             "LOG_LEVEL": "warning",
         }
-        server = stack.enter_context(Server(channels=CHANNELS, env=env, ready_path="/health/ready"))
+        channels = CHANNELS if it.history else LIVE
+        server = stack.enter_context(Server(channels=channels, env=env, ready_path="/health/ready"))
         outside = FaultProxy("127.0.0.1", server.port)
-        yield Place(server, it, portal, stack.enter_context(portal.wrap_async_context_manager(outside)))
+        yield Place(server, channels, it, portal, stack.enter_context(portal.wrap_async_context_manager(outside)))
 
 
 class Load(NamedTuple):
@@ -158,7 +166,7 @@ class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, place: Place, seed: int, load: Load) -> None:
-        super().__init__(place.server.url, {})
+        super().__init__(place.server.url, Ledger({}) if place.world.history else LiveLedger())
         self._place = place
         self._world = place.world
         self._load = load
@@ -174,6 +182,8 @@ class Run(Crowd):
         outside = f"http://127.0.0.1:{place.outside.port}"
         for number in range(load.subscribers):
             form = FORMS[number % len(FORMS)]
+            if form is LongPoll and not self._world.history:
+                form = EventStream
             channels = self._chance.sample(NAMES, 3 if form is ManyV1 else 1)
             through = number // len(FORMS) % PROXIED == 0
             subscriber = form(
@@ -210,7 +220,7 @@ class Run(Crowd):
             await asyncio.wait(publishers, timeout=self._load.settling)
             self._settled = await self._emptied() and await self.settle(NAMES, seconds=self._load.settling, patience=5)
             self.timeline.note("settled" if self._settled else "gave up")
-            self._held = {name: await self.held(name) for name in NAMES}
+            self._held = {name: await self.held(name) for name in NAMES if self._world.history}
             for task in (*watching, *publishers):
                 task.cancel()
             ended = await asyncio.gather(*publishers, return_exceptions=True)
@@ -226,7 +236,7 @@ class Run(Crowd):
             *([f"{len(slow)} pushes were answered late, after up to {slow[-1]:.1f} s"] if slow else []),
             *readiness.faults(outcomes, self._samples),
             *([] if losses else self.faults()),
-            *self.faults(self._held),
+            *(self.faults(self._held) if self._world.history else []),
         ]
 
     def _waited(self, outcome: Outcome) -> float:
@@ -302,12 +312,12 @@ class Run(Crowd):
             subscriber.come()
 
     async def _edit(self, fault: Fault) -> None:
-        self._place.server.write_channels(CHANNELS + SPARE * (fault.way == "add"))
+        self._place.server.write_channels(self._place.channels + SPARE * (fault.way == "add"))
 
     async def _broken_edit(self, fault: Fault) -> None:
         self._place.server.write_channels(BROKEN[int(fault.way)])
         await asyncio.sleep(fault.seconds)
-        self._place.server.write_channels(CHANNELS)
+        self._place.server.write_channels(self._place.channels)
 
     async def _leave(self, fault: Fault) -> None:
         some = self._some()
