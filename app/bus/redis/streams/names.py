@@ -11,7 +11,7 @@ def head(channel: str) -> str:
 
 
 def log(channel: str) -> str:
-    """Return the key of the stream: for each message an entry ``<offset>-0`` with ``t``, its time, and ``d``, its data."""
+    """Return the key of the stream: a message is an entry ``<offset>-0`` with ``t``, its time, and ``d``, its data."""
     return f"abide:{{{channel}}}:log"
 
 
