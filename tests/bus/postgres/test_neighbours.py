@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import secrets
 from collections.abc import AsyncIterator, Callable
 
 import asyncpg
@@ -57,17 +56,6 @@ LOCKS = [
 
 
 @pytest.fixture
-async def role(postgres: PostgresServer) -> AsyncIterator[str]:
-    """Make a role that may do nothing but log in."""
-    name = f"role_{secrets.token_hex(6)}"
-    await postgres.execute(f"CREATE ROLE {name} LOGIN")
-    yield name
-    for database in [row[0] for row in await postgres.execute("SELECT datname FROM pg_database WHERE datallowconn")]:
-        await postgres.execute(f"DROP OWNED BY {name}", database=database)
-    await postgres.execute(f"DROP ROLE {name}")
-
-
-@pytest.fixture
 async def neighbour(url: str, role: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect as a role without rights."""
     connection = await asyncpg.connect(as_role(url, role))
@@ -91,12 +79,6 @@ async def uncaught() -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
     return found
-
-
-@pytest.fixture
-def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the heads that would heal everything after a moment."""
-    monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
 
 
 async def trim_once(url: str) -> None:

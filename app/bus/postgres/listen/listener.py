@@ -22,10 +22,10 @@ from app.bus.postgres.listen.hearing import Hearing
 from app.bus.postgres.listen.listen_session import ListenSession
 from app.bus.postgres.listen.outbox_mover import OutboxMover
 from app.bus.postgres.migrations import ensure
-from app.bus.postgres.seen import Seen
 from app.bus.postgres.sessions.dsn import Dsn
 from app.bus.postgres.sessions.faults import ELSEWHERE, POOLER, SEAL_UNREADABLE, explain
 from app.bus.postgres.sessions.session import LOST, close, connect, is_over
+from app.bus.seen import Seen
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
 
