@@ -136,13 +136,18 @@ async def _follow(options: argparse.Namespace) -> None:
         since=options.since,
         last=options.last,
         token=_credential(options),
-        on_gap=lambda gap: _say(f"gap ({gap.reason}): nothing between {gap.after} and {gap.next}"),
+        on_gap=lambda gap: _say(f"gap ({gap.reason}): {_missing(gap)}"),
         on_notice=_say,
     )
     async with contextlib.aclosing(messages):
         async for message in messages:
             sys.stdout.buffer.write(_line(message, as_object=options.json).encode("utf-8", "surrogateescape") + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _missing(gap: client.Gap) -> str:
+    is_nowhere = gap.next == client.NOWHERE
+    return "messages may be missing" if is_nowhere else f"nothing between {gap.after} and {gap.next}"
 
 
 def _credential(options: argparse.Namespace) -> client.Token | None:

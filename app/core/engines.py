@@ -37,6 +37,11 @@ class Engine:
     """Whether transactions can publish, too."""
 
     @property
+    def has_positions(self) -> bool:
+        """Whether messages are kept, so that they have positions."""
+        return self.history != "none"
+
+    @property
     def gives(self) -> str:
         """Say in one line what it gives."""
         return f"history: {_HISTORY[self.history]}; workers: {_WORKERS[self.workers]}"
