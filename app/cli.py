@@ -32,6 +32,7 @@ from app.config import (
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.errors import UnavailableError
+from app.open_backend import check_backend
 
 _ROOT = Path(__file__).resolve().parent.parent
 _HEADER = ("channel", "publish", "subscribe", "client_publish", "history", "max_message_size")
@@ -85,6 +86,7 @@ def check() -> None:
     environment = Environment.read()
     settings = load(environment)
     check_deployment(environment, settings)
+    check_backend(settings)
     print("\n".join(_summary(settings)))
 
 
@@ -95,7 +97,7 @@ def migrate() -> None:
         message = "is memory://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
     if engine != "postgres":
-        print(f"{engine}:// needs no migration")
+        print("nothing to do: a server makes what it needs there, and brings it up to date")
         return
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 

@@ -237,7 +237,7 @@ class File(Section):
     """The whole of channels.yaml."""
 
     backend: BackendUrl = Field(default="memory://", repr=False)
-    """Where messages are kept and how workers reach each other, as a URL: postgres:// or memory://."""
+    """Where messages are kept and how workers reach each other, as a URL: memory://, sqlite:///data/abide.db or postgres://."""
 
     postgres: Postgres = Field(default_factory=Postgres)
     """How the Postgres backend works; other backends ignore it."""

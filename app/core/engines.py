@@ -51,6 +51,7 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
+        Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
     )
 }
