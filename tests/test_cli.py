@@ -15,6 +15,7 @@ import pytest
 from app import __version__
 from app.cli import main
 from app.config import json_schema
+from app.core.engines import ENGINES
 from app.core.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
@@ -222,6 +223,26 @@ def test_migrate_says_why_it_cannot_and_exits_1(
     assert main(["migrate"]) == 1
     assert capsys.readouterr() == ("", "the database does not answer\n")
     assert migrated == ["postgres://away/app"]
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES.keys() - {"memory", "postgres"}))
+def test_migrate_has_nothing_to_do_on_other_engines(
+    migrated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    """Migrate succeeds where there is no schema to bring up to date, as files of deployment run it whatever the engine."""
+    file = tmp_path / "channels.yaml"
+    file.write_text("backend: ${DATABASE_URL}\nchannels: {news: {}}\n")
+    monkeypatch.setenv("CHANNELS_CONFIG", str(file))
+    monkeypatch.setenv(
+        "DATABASE_URL", f"{engine}:///{tmp_path}/log" if engine == "sqlite" else f"{engine}://127.0.0.1:1"
+    )
+    assert main(["migrate"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to do")
+    assert migrated == []
 
 
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
