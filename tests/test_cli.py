@@ -233,7 +233,7 @@ def test_migrate_has_nothing_to_do_on_other_engines(
     tmp_path: Path,
     engine: str,
 ) -> None:
-    """Migrate succeeds where there is no schema to bring up to date, as files of deployment run it whatever the engine."""
+    """Migrate succeeds where there is no schema: files of deployment run it whatever the engine is."""
     file = tmp_path / "channels.yaml"
     file.write_text("backend: ${DATABASE_URL}\nchannels: {news: {}}\n")
     monkeypatch.setenv("CHANNELS_CONFIG", str(file))
