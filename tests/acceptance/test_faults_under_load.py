@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from app.core.engines import ENGINES
 from tests.support.chaos import Load, faults_of, place, play, schedule
+from tests.support.steady import KILLED, SteadyRun
 from tests.support.worlds import WORLDS
 from tests.support.worlds.postgres import PostgresWorld
 from tests.support.worlds.world import World
+
+OTHERS = [world for world in WORLDS.values() if world.name in ENGINES and world is not PostgresWorld]
+"""PostgreSQL has more than enough of its own: tests/bus/postgres/test_load.py and test_broken_networks.py."""
 
 LOAD = Load(subscribers=100, seconds=8, rate=8, settling=30)
 
@@ -25,6 +32,22 @@ def test_everything_breaks_and_nothing_is_lost_in_silence(*, seed: int, losses: 
         assert played.tally.acknowledged > 0
         assert losses or played.tally.resumes >= LOAD.subscribers // 2
         assert (played.tally.gaps > 0) is losses
+
+
+@pytest.mark.parametrize("world", OTHERS, ids=lambda world: world.name)
+def test_a_thousand_messages_a_second_come_through_killed_connections_and_restarts(world: type[World]) -> None:
+    """Messages that were acknowledged are neither lost, doubled nor reordered, or a gap is told where nothing is kept.
+
+    Meanwhile at least fifty connections to the engine are killed and it restarts twice; or with a file, all workers are
+    killed three times. What cannot keep its data over a restart is not restarted.
+    """
+    with place(world) as it:
+        result = asyncio.run(SteadyRun(it).run())
+        if result.wrong:
+            pytest.fail(result.report, pytrace=False)
+        assert result.killed >= KILLED or not world.networked
+        assert result.tally.acknowledged > 0
+        assert (result.tally.gaps > 0) is not world.history
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
