@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.client.fanclient import Client, ClientError, build
+from benchmarks.peers.machine import cpu_seconds, family
 from benchmarks.peers.servers import PEERS, Peer, PeerError, Place, serving
 from benchmarks.support.lab import Lab, Section, median
 from tests.support.engines import ENGINES
@@ -45,6 +46,8 @@ class Figures:
     steady_p99: float
     cpu: float
     """CPU microseconds of the server, without the engine's, for each message."""
+    engine_cpu: float
+    """CPU microseconds of the engine for each message; 0 if it is no process of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,17 @@ def engines(lab: Lab) -> Section:
                 except (ClientError, PeerError) as error:
                     lab.faults.append(f"{side.title}: {error}")
     section = Section("engines", f"Engines: {PUBLISHERS} publishers over HTTP, one subscriber, {SIZE} B", ())
-    section.columns = ("server", "messages/s", "p50", "p99", f"p50 at {STEADY_RATE}/s", "p99", "CPU µs", "by round")
+    section.columns = (
+        "server",
+        "messages/s",
+        "p50",
+        "p99",
+        f"p50 at {STEADY_RATE}/s",
+        "p99",
+        "CPU µs",
+        "engine's",
+        "by round",
+    )
     section.rows += [_row(side, figures, rounds) for side, figures in rounds.items()]
     section.notes += [_goal(*goal, rounds) for goal in GOALS]
     section.data = {side.title: [asdict(figures) for figures in of] for side, of in rounds.items()}
@@ -102,13 +115,18 @@ def engines(lab: Lab) -> Section:
 
 
 def _measure(side: Side, binary: Path, seconds: float) -> Figures:
-    with ENGINES[side.engine]() as url, serving(side.peer(url)) as server, Client(binary, server.settings) as client:
+    with (
+        ENGINES[side.engine]() as engine,
+        serving(side.peer(engine.url)) as server,
+        Client(binary, server.settings) as client,
+    ):
         client.connect(subs=1, idle=side.others, inflight=1)
         time.sleep(_SETTLE_SECONDS)
         client.run(seconds=_WARM_UP_SECONDS, pubs=PUBLISHERS, lockstep=0, size=SIZE)
-        before = server.cpu()
+        pids = family(engine.pid) if engine.pid else []
+        before, engine_before = server.cpu(), cpu_seconds(pids)
         flood = client.run(seconds=seconds)
-        cpu = server.cpu() - before
+        cpu, engine_cpu = server.cpu() - before, cpu_seconds(pids) - engine_before
         steady = client.run(seconds=seconds, rate=STEADY_RATE)
     return Figures(
         rate=flood.messages / flood.seconds,
@@ -117,6 +135,7 @@ def _measure(side: Side, binary: Path, seconds: float) -> Figures:
         steady_p50=steady.latency_ms["p50"],
         steady_p99=steady.latency_ms["p99"],
         cpu=cpu / flood.messages * 1_000_000,
+        engine_cpu=engine_cpu / flood.messages * 1_000_000,
     )
 
 
@@ -135,14 +154,14 @@ def _abide(url: str) -> Peer:
 
 def _row(side: Side, figures: Sequence[Figures], rounds: Mapping[Side, Sequence[Figures]]) -> tuple[str, ...]:
     if not figures:
-        return side.title, *["failed"] * 7
+        return side.title, *["failed"] * 8
 
     ratio = _ratio(side, Side(side.engine, stock=True), rounds)
     rate = f"{median([one.rate for one in figures]):,.0f}" + (f" (x {ratio:.1f})" if ratio and not side.stock else "")
     times = [[one.p50, one.p99, one.steady_p50, one.steady_p99] for one in figures]
     milliseconds = [f"{median(values):,.1f} ms" for values in zip(*times, strict=True)]
-    cpu = f"{median([one.cpu for one in figures]):,.0f}"
-    return side.title, rate, *milliseconds, cpu, " ".join(f"{one.rate:.0f}" for one in figures)
+    cpu = [f"{median(values):,.0f}" for values in zip(*((one.cpu, one.engine_cpu) for one in figures), strict=True)]
+    return side.title, rate, *milliseconds, *cpu, " ".join(f"{one.rate:.0f}" for one in figures)
 
 
 def _goal(ours: Side, theirs: Side, least: float, rounds: Mapping[Side, Sequence[Figures]]) -> str:

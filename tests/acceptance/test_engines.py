@@ -57,8 +57,8 @@ class Served(NamedTuple):
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     engine = ENGINES[request.param]
     workers = "1" if engine.workers == "one process" else "2"
-    with engines.ENGINES[engine.name]() as url:
-        env = {"DATABASE_URL": url, "WEB_CONCURRENCY": workers}
+    with engines.ENGINES[engine.name]() as running:
+        env = {"DATABASE_URL": running.url, "WEB_CONCURRENCY": workers}
         with Server(channels=CHANNELS, env=env, ready_path="/health/ready") as server:
             yield Served(server, engine)
 
@@ -106,6 +106,19 @@ def test_who_comes_back_misses_nothing_or_is_told_of_a_gap(served: Served) -> No
         assert then["data"] == "missed"
         page = httpx.get(f"{served.server.url}/order.2/history").raise_for_status().json()
         assert [message["data"] for message in page["messages"]] == ["before", "missed"]
+
+
+def test_who_comes_from_another_engine_is_told_of_a_gap(served: Served) -> None:
+    """Subscriber with a position of another log is told of a gap, and gets everything that this one holds."""
+    pushed = served.push("order.3", "here")["position"]
+    with served.subscribe("order.3?since=elsewhere:7") as socket:
+        subscribed, gap = frame(socket), frame(socket)
+        assert (subscribed["resumed"], gap["type"], gap["after"]) == (False, "gap", "elsewhere:7")
+        assert gap["reason"] == "epoch"
+        served.push("order.3", "next")
+        expected = ["next"] if served.engine.history == "none" else ["here", "next"]
+        assert [frame(socket)["data"] for _ in expected] == expected
+        assert gap["next"] == (pushed if served.engine.history != "none" else None)
 
 
 def test_a_token_that_is_taken_back_ends_its_sockets_on_every_worker(served: Served) -> None:
