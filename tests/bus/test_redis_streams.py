@@ -37,10 +37,10 @@ async def _age(client: redis.asyncio.Redis, key: str, by: int) -> None:
     elif key.endswith(":head"):
         await client.hincrby(key, "time", -by)
     elif key.endswith(":log"):
-        entries = await client.xrange(key)
+        entries: list[tuple[str, dict[str, str]]] = await client.execute_command("XRANGE", key, "-", "+")
         await client.delete(key)
         for name, fields in entries:
-            await client.xadd(key, {"t": int(fields["t"]) - by, "d": fields["d"]}, id=name)
+            await client.execute_command("XADD", key, name, "t", int(fields["t"]) - by, "d", fields["d"])
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,9 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
     if isinstance(error, exceptions.MovedError):
         error = exceptions.ResponseError(f"MOVED {error}")
     error = error if is_refusal(error) else _of_system(error)
-    words = str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0] or type(error).__name__
+    words = (
+        str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0].rstrip(".") or type(error).__name__
+    )
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections.abc import Sequence
@@ -52,8 +53,9 @@ class Session:
     async def calls(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Run the commands in one round trip; return an answer, or the server's error, for each."""
         try:
-            await self.send(commands)
-            return [await self._answer() for _ in commands]
+            async with asyncio.timeout(COMMAND_SECONDS):
+                await self.send(commands)
+                return [await self._answer() for _ in commands]
         except BaseException:
             await self.close()  # what is still to be answered would be taken for the answer to the next command
             raise
@@ -88,8 +90,8 @@ async def connect(address: Address, server: Server, name: str, *, is_sentinel: b
     connection = kind(
         host=server.host,
         port=server.port,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=COMMAND_SECONDS,
+        socket_connect_timeout=None,
+        socket_timeout=None,  # redis-py would use wait_for, which may lose a cancellation in Python 3.11
         retry=Retry(NoBackoff(), 0),  # a commit must not be sent twice by somebody who does not look
         protocol=2,
         client_name=name,
@@ -97,11 +99,12 @@ async def connect(address: Address, server: Server, name: str, *, is_sentinel: b
         **(address.tls or {}),
     )
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-    except (*LOST, RedisError, ValueError) as error:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException as error:
+        await connection.disconnect(nowait=True)
+        if not isinstance(error, (*LOST, RedisError, ValueError)):
+            raise
         msg = f"no connection to {server}: {explain(error, connecting=True)}"
         raise UnavailableError(msg) from error
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
     return Session(connection, server)
