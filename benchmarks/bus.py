@@ -2,8 +2,8 @@
 
 Run it with ``make bench``. A whole run prints its report and writes it to ``results``; one that is
 ``--quick``, has ``--only`` some of the measurements or could not finish one of them only prints
-it. ``engines`` has a report of its own, which is written with ``--only engines``, too. The exit
-code is 1 when a message was lost, doubled or out of order, or a measurement failed.
+it. ``engines`` and ``hearing`` have a report of their own, which is also written by a run of these two
+only. The exit code is 1 when a message was lost, doubled or out of order, or a measurement failed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from benchmarks.support import report
 from benchmarks.support.database import idle, sql, sql_latency
 from benchmarks.support.engines import engines
 from benchmarks.support.faults import recovery, restart
+from benchmarks.support.hearing import hearing
 from benchmarks.support.lab import Lab, Options, Section, make_server
 from benchmarks.support.speed import latency, throughput
 
 TITLE = "The bus beside stock broadcaster"
+OF_ENGINES = ("engines", "hearing")
+"""What has a report of its own."""
 ENGINES_TITLE = "All engines beside broadcaster's adapters"
 
 
@@ -32,8 +35,14 @@ async def _engines(lab: Lab) -> Section:
     return await asyncio.to_thread(engines, lab)
 
 
+async def _hearing(lab: Lab) -> Section:
+    """As above."""
+    return await asyncio.to_thread(hearing, lab)
+
+
 MEASUREMENTS: dict[str, Callable[[Lab], Awaitable[Section]]] = {
     "engines": _engines,
+    "hearing": _hearing,
     "throughput": throughput,
     "latency": latency,
     "recovery": recovery,
@@ -79,10 +88,11 @@ async def _measure(lab: Lab, names: list[str]) -> int:
 
 
 def _keep(facts: dict[str, str], sections: dict[str, Section], lab: Lab) -> None:
-    if "engines" in sections:
-        report.write("engines", ENGINES_TITLE, facts, [sections["engines"]], lab)
+    engines = [sections[name] for name in OF_ENGINES if name in sections]
+    if len(engines) == len(OF_ENGINES):
+        report.write("engines", ENGINES_TITLE, facts, engines, lab)
     if len(sections) == len(MEASUREMENTS):
-        report.write("bus", TITLE, facts, [one for name, one in sections.items() if name != "engines"], lab)
+        report.write("bus", TITLE, facts, [one for name, one in sections.items() if name not in OF_ENGINES], lab)
 
 
 def _last_line(error: Exception) -> str:

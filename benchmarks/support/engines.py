@@ -64,7 +64,7 @@ class Side:
 
     def peer(self, url: str) -> Peer:
         """Return what to start, with the engine's URL."""
-        return _stock(url) if self.stock else _abide(url)
+        return replace(PEERS["blog"], environment=lambda _: {"BROADCAST_URL": url}) if self.stock else abide(url)
 
     @property
     def others(self) -> int:
@@ -93,7 +93,7 @@ def engines(lab: Lab) -> Section:
         for number in range(lab.options.rounds):
             for side in SIDES[:: -1 if number % 2 else 1]:
                 try:
-                    rounds[side].append(_measure(side, binary, 3 * lab.options.seconds))
+                    rounds[side].append(_measure(side, binary, lab.options.seconds))
                 except (ClientError, PeerError) as error:
                     lab.faults.append(f"{side.title}: {error}")
     section = Section("engines", f"Engines: {PUBLISHERS} publishers over HTTP, one subscriber, {SIZE} B", ())
@@ -139,15 +139,13 @@ def _measure(side: Side, binary: Path, seconds: float) -> Figures:
     )
 
 
-def _stock(url: str) -> Peer:
-    return replace(PEERS["blog"], environment=lambda _: {"BROADCAST_URL": url})
+def abide(url: str, workers: int = 1) -> Peer:
+    """Return our server on an engine."""
 
-
-def _abide(url: str) -> Peer:
     def environment(place: Place) -> dict[str, str]:
         usual = PEERS["abide"].environment(place)
         Path(usual["CHANNELS_CONFIG"]).write_text(_CHANNELS, encoding="utf-8")
-        return usual | {"DATABASE_URL": url}
+        return usual | {"DATABASE_URL": url, "WEB_CONCURRENCY": str(workers)}
 
     return replace(PEERS["abide"], environment=environment)
 
