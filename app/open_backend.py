@@ -54,7 +54,18 @@ def _refuse_sqlite(settings: BackendSettings) -> str | None:
     return refusal(sqlite.path(settings.url))
 
 
-_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres, "sqlite": _sqlite}
+def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+    from app.bus.redis.streams import StreamsBackend  # noqa: PLC0415 — see above
+
+    return StreamsBackend(settings.url, retention=retention, min_replicas=settings.min_replicas, meter=meter)
+
+
+_OPENERS: dict[str, Opener] = {
+    "memory": _memory,
+    "postgres": _postgres,
+    "sqlite": _sqlite,
+    "redis-stream": _redis_stream,
+}
 """By the names of :data:`~app.core.engines.ENGINES`."""
 
 _REFUSALS: dict[str, Callable[[BackendSettings], str | None]] = {"sqlite": _refuse_sqlite}
