@@ -283,6 +283,36 @@ def saying_no_more(*frames: str) -> Callable[[ServerConnection], Awaitable[None]
     return speak
 
 
+ODD_FRAMES = (
+    "hello",
+    "null",
+    "[]",
+    "{}",
+    frame("message", time=1, data=1),
+    frame("subscribed"),
+    frame("heartbeat"),
+    frame("heartbeat", seconds="many"),
+    frame("gap", after="e:1", reason="expired"),
+    frame("gap", after="e:1", next="5", reason="expired"),
+    frame("gap", after="e:1", next=5, reason="expired"),
+)
+
+
+async def test_what_is_no_frame_ends_a_connection_and_not_the_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscriber that reads what no server of ours writes connects again, and goes on where it was."""
+    monkeypatch.setattr(waits, "BASE", 0.0)
+    began = frame("subscribed", position="e:0", resumed=True)
+    server = Scripted(*(saying_no_more(began, odd) for odd in ODD_FRAMES), saying(began, message("e:1")))
+    notices: list[str] = []
+    async with (
+        scripted(server) as url,
+        contextlib.aclosing(subscribe(url, "x", on_notice=notices.append)) as messages,
+    ):
+        assert (await anext(messages)).position == "e:1"
+    assert [asked.get("since") for asked in server.asked[1:]] == [["e:0"]] * len(ODD_FRAMES)
+    assert len([said for said in notices if "no frame of abide.v1" in said]) == len(ODD_FRAMES)
+
+
 async def test_two_missing_heartbeats_end_a_connection() -> None:
     """Subscriber whose connection goes mute opens another and resumes, and is told why."""
     heartbeat, began = frame("heartbeat", seconds=0.2), frame("subscribed", position="e:0", resumed=True)
@@ -389,9 +419,31 @@ async def test_a_publisher_tries_again_with_the_same_key() -> None:
 async def test_a_publisher_gives_up_in_the_end() -> None:
     """Publisher that reaches nobody raises when its patience is over."""
     began = asyncio.get_running_loop().time()
-    with pytest.raises(ClientError, match="refused"):
-        await publish(f"http://127.0.0.1:{free_port()}", "x", 1, patience=0.5)
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ClientError, match=f"^cannot reach {url}: Connection refused$"):
+        await publish(url, "x", 1, patience=0.5)
     assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_publisher_that_gives_up_says_what_the_server_said() -> None:
+    """Publisher whose last attempt has no answer in time raises what the server answered before."""
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 57\r\n\r\n"
+    answers = [busy + b'{"detail": "the database is away", "code": "unavailable"}']
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0) if answers else b"")
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ClientError, match="the database is away"):
+            await publish(f"http://127.0.0.1:{port}", "x", 1, patience=0.5)
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+    assert len(writers) == 2
 
 
 def test_pauses_are_jittered_and_bounded() -> None:

@@ -9,12 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.bus import group_commit
+from app.bus.outcomes import Outcomes
 from app.bus.postgres import backend as backend_module
 from app.bus.postgres import log_reads
 from app.bus.postgres.listen import heartbeats, listen_session, listener
-from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.sessions import session
 from app.bus.postgres.sessions.dsn import Dsn, parse
+from app.bus.postgres.sessions.faults import WORDING
 from app.bus.postgres.sessions.work_connection import WorkConnections
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
@@ -208,7 +209,7 @@ async def test_a_read_that_waits_for_its_turn_says_nothing_of_the_database(
 ) -> None:
     """Reads of more callers than connections refuse those whose patience ends, and blame no database."""
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
-    connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet")
+    connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet", WORDING)
     said.worked("listen")
     reads = log_reads.LogReads(connections, said, Known())
     async with contextlib.AsyncExitStack() as stack:
