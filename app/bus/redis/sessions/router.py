@@ -17,6 +17,10 @@ from app.bus.redis.sessions.session import Word
 from app.core.errors import UnavailableError
 
 
+class NotSentError(UnavailableError):
+    """Nothing was sent yet: it has to wait for its turn, or for a connection."""
+
+
 @dataclass(slots=True)
 class Request:
     """One command on its way, and what became of it."""
@@ -62,7 +66,7 @@ class Router:
         for request in requests:
             commands += [("ASKING",), request.words] if request.asking else [request.words]
         for request in requests:
-            request.answer = UnavailableError(f"nothing was sent to {server} yet")
+            request.answer = NotSentError(f"{server} still waits for what was sent before")
         try:
             async with self._pool.session(server) as session:
                 for request in requests:

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from app.bus.outcomes import Outcomes
 from app.bus.redis.sessions.faults import explain, is_passing, is_refusal
-from app.bus.redis.sessions.router import Request, Router
+from app.bus.redis.sessions.router import NotSentError, Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS
 from app.bus.redis.streams.commit import Commit, Part, Style
 from app.bus.redis.streams.lua import script, words
@@ -120,7 +120,7 @@ class Store:
 
     def _close(self, commit: Commit, part: Part, error: BaseException) -> None:
         """Refuse a part. After an attempt that was interrupted, a refusal does not tell its outcome."""
-        hint = self._outcomes.hinted("commit") if isinstance(error, TimeoutError) else ""
+        hint = self._outcomes.hinted("commit") if isinstance(error, (TimeoutError, NotSentError)) else ""
         reason = f"no answer in time: {hint}" if hint else explain(error)
         if reason != self._failing:  # once, until a beat works again: there may be many publishers
             _log.error("commit_given_up", reason=reason, messages=len(part.indexes))
