@@ -41,6 +41,11 @@ class Engine:
     """Whether transactions can publish, too."""
 
     @property
+    def has_positions(self) -> bool:
+        """Whether messages are kept, so that they have positions."""
+        return self.history != "none"
+
+    @property
     def gives(self) -> str:
         """Say in one line what it gives."""
         return f"history: {_HISTORY[self.history]}; workers: {_WORKERS[self.workers]}"
@@ -51,6 +56,7 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine(
             "redis-stream",
             tuple(f"redis{tls}-stream{kind}" for kind in ("", "+cluster", "+sentinel") for tls in ("", "s")),

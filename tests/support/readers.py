@@ -106,6 +106,9 @@ class Reader:
             del self.log[max(0, change.offset - self.begin.offset) :]
             self.begin = Position(self.begin.epoch, min(self.begin.offset, change.offset))
 
+    def lose(self) -> None:
+        """Only the protocol: nothing here is live only."""
+
     def failed(self) -> None:
         """Only the protocol: to take a batch cannot fail."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection
@@ -62,7 +64,8 @@ class Session:
 
     async def send(self, commands: Sequence[Sequence[Word]]) -> None:
         """Send commands whose answers :meth:`hear` returns."""
-        await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        with _closed_is_lost():
+            await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
     async def hear(self) -> Any:  # noqa: ANN401 — whatever the server sends
         """Wait for what the server sends next."""
@@ -78,6 +81,17 @@ class Session:
             return await self._connection.read_response(disconnect_on_error=False)
         except ResponseError as error:
             return error
+
+
+@contextlib.contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """Raise OSError where uvloop raises RuntimeError: it has noticed before us that the connection is closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "handler is closed" not in str(error):
+            raise
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
 
 
 async def connect(address: Address, server: Server, name: str, *, is_sentinel: bool = False) -> Session:
@@ -99,8 +113,9 @@ async def connect(address: Address, server: Server, name: str, *, is_sentinel: b
         **(address.tls or {}),
     )
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await connection.connect()  # type: ignore[no-untyped-call]
+        with _closed_is_lost():
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connection.connect()
     except BaseException as error:
         await connection.disconnect(nowait=True)
         if not isinstance(error, (*LOST, RedisError, ValueError)):
