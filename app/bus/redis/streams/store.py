@@ -32,6 +32,9 @@ _REFUSED = "Redis refused this: try again in a moment"
 _WAIT_SECONDS = 1.0
 """How long a commit waits for replicas."""
 
+_LEAST_SECONDS = 0.1
+"""With less time left no other attempt begins, because its outcome might stay unknown."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -51,14 +54,15 @@ class Store:
         try:
             with self._outcomes.under_way("commit"):
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    while commit.parts:
+                    await self._attempt(commit)
+                    while commit.parts and time.monotonic() + _LEAST_SECONDS < deadline:
                         await self._attempt(commit)
         except TimeoutError:
-            for part in commit.parts.copy():
-                self._close(commit, part, part.request.answer or TimeoutError())
-        else:
-            if not self._failing:
-                self._outcomes.worked("commit")
+            pass  # the answers tell how far it came
+        for part in commit.parts.copy():
+            self._close(commit, part, part.request.answer or TimeoutError())
+        if not self._failing:
+            self._outcomes.worked("commit")
         return commit
 
     async def beat(self, topic: str, text: str) -> None:
