@@ -98,7 +98,7 @@ async def test_a_server_that_stalls_is_told_and_used_again(server: ValkeyServer)
         (reader,) = await one.follow("a")
         server.pause()
         try:
-            (outcome,) = await one.bus.publish([Record("a", b"1")])
+            (outcome,) = await one.backend.append([Record("a", b"1")], time.monotonic() + 0.5)
             assert isinstance(outcome, OutcomeUnknownError)
             assert "no answer in time" in await says(one.backend, "no answer in time")
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import structlog
 from app.bus.redis.streams import StreamsBackend
 from app.core.channel import HistoryWindow
 from app.core.errors import OutcomeUnknownError, UnavailableError
-from app.core.message import Published
+from app.core.message import Published, Record
 from tests.bus.redis.conftest import streams
 from tests.support.readers import ALL, healthy, says, until, worker_of
 from tests.support.valkey import ValkeyServer
@@ -96,7 +97,7 @@ async def test_replicas_are_waited_for(primary: ValkeyServer) -> None:
     """Worker with min_replicas stores nothing without a replica, and knows no outcome when one does not answer."""
     async with streams(primary.url(), min_replicas=1, ready=False) as one:
         assert "fewer replicas" in await says(one.backend, "NOREPLICAS")
-        (refused,) = await one.publish("r", "1")
+        (refused,) = await one.backend.append([Record("r", b"1")], time.monotonic() + 0.5)
         assert isinstance(refused, UnavailableError)
         assert not isinstance(refused, OutcomeUnknownError)
         with ValkeyServer({"replicaof": f"127.0.0.1 {primary.port}"}) as replica:
