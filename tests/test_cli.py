@@ -366,3 +366,19 @@ def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in shared.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("name", [name for name, engine in ENGINES.items() if engine.driver])
+def test_a_missing_driver_is_one_line_that_names_its_package_and_extra(tmp_path: Path, name: str) -> None:
+    """Check and serve end without the driver of the backend's engine, with one line that says what to install."""
+    engine = ENGINES[name]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{engine.driver!r}] = None")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DATABASE_URL": f"{engine.schemes[0]}://h"}
+    for command in ("check", "serve"):
+        done = subprocess.run(
+            [ABIDE, command], capture_output=True, check=False, text=True, env=environment, cwd=ROOT, timeout=60
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert f"needs the package '{engine.driver}'" in line
+        assert f"extra '{engine.extra}'" in line
