@@ -9,7 +9,14 @@ import ssl
 
 from redis import exceptions
 
+from app.bus.outcomes import Wording
 from app.core.errors import UnavailableError
+
+_WAITS = "SLOWLOG GET, CLIENT LIST and the server's disk show what holds it up"
+
+WORDING = Wording(
+    {"commit": "a commit", "listen": "a subscription", "read": "a read"}, waits="s for Redis", late=_WAITS
+)
 
 LOST = (OSError, exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, EOFError)
 """The connection is gone, and the outcome of the command is unknown, unless :func:`is_refusal` says otherwise.
@@ -17,7 +24,6 @@ TimeoutError is an OSError."""
 
 _HOST = "check the host in the URL, and whether this machine can reach it"
 _RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey server"
-_WAITS = "SLOWLOG GET, CLIENT LIST and the server's disk show what holds it up"
 
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
@@ -56,6 +62,19 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
 """What to do, by the class of a network error; the first that fits counts."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] Connect call failed|Error (\d+) (?:connecting|while)")
+
+
+_PASSING = (
+    exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError, exceptions.ReadOnlyError,
+    exceptions.BusyLoadingError, exceptions.MasterDownError, exceptions.NoScriptError,
+)  # fmt: skip
+_PASSING_WORDS = re.compile(r"-?(BUSY|NOREPLICAS|READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the server has refused this for now: nothing was done, and another attempt may work."""
+    is_known = isinstance(error, _PASSING)
+    return is_known or (isinstance(error, exceptions.ResponseError) and bool(_PASSING_WORDS.match(str(error))))
 
 
 def is_refusal(error: BaseException) -> bool:
