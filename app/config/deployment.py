@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from app.config.backends.url import direct_refusal, kind
 from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
@@ -13,6 +15,7 @@ from app.core.rights.policy import Access
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
     """Raise :class:`ConfigError` if the settings cannot be served in this environment."""
+    _check_driver(settings)
     most = most_workers(settings)
     if most is not None and environment.workers > most:
         message = (
@@ -24,6 +27,22 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
         port = OPTIONS.name("PORT")
         message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"
         raise ConfigError([Diagnostic("", 0, 0, "METRICS_PORT", message)])
+
+
+def _check_driver(settings: Settings) -> None:
+    engine = settings.backend.engine
+    if not engine.driver:
+        return
+    try:
+        found = find_spec(engine.driver)
+    except ImportError:
+        found = None
+    if found is None:
+        message = (
+            f"{engine.name}:// needs the package {engine.driver!r}, which is not installed: "
+            f"pip install {engine.driver}, or install Abide with its extra {engine.extra!r}"
+        )
+        raise ConfigError([Diagnostic("", 0, 0, "backend", message)])
 
 
 def most_workers(settings: Settings) -> int | None:

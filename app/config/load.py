@@ -111,7 +111,9 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
     settings = Settings(
         path=environment.channels_config,
         digest=digest(content, files.contents),
-        backend=BackendSettings(file.backend, direct_url(environment, file.backend), file.postgres.inline),
+        backend=BackendSettings(
+            file.backend, direct_url(environment, file.backend), file.postgres.inline, file.redis.min_replicas
+        ),
         auth=auth,
         origins=file.origins,
         operators=file.operators,

@@ -33,6 +33,10 @@ class Engine:
     """The schemes of its URLs, in lower case."""
     history: History
     workers: Workers
+    driver: str = ""
+    """The package that has to be installed, which is also the name of its module; empty if none has to be."""
+    extra: str = ""
+    """The extra of ours that installs it."""
     publishes_from_sql: bool = False
     """Whether transactions can publish, too."""
 
@@ -52,6 +56,14 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine(
+            "redis-stream",
+            tuple(f"redis{tls}-stream{kind}" for kind in ("", "+cluster", "+sentinel") for tls in ("", "s")),
+            "durable",
+            "any",
+            driver="redis",
+            extra="redis",
+        ),
     )
 }
 """Every engine, by its name."""

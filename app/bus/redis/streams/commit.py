@@ -83,12 +83,12 @@ class Commit:
             by_slot.setdefault(key_slot(names.head(channel).encode()), []).append((channel, indexes))
         self.parts = [self._part(there) for there in by_slot.values()]
 
-    def settle(self, part: Part, answers: Sequence[bytes], refuse: Callable[[str], AbideError]) -> None:
-        """Take what store.lua has answered; ``refuse`` makes a refusal of its reason."""
-        for (_, indexes), answer in zip(part.lanes, answers, strict=True):
+    def settle(self, part: Part, answers: Sequence[bytes], refuse: Callable[[str, str], AbideError]) -> None:
+        """Take what store.lua has answered; ``refuse`` makes a refusal of a channel and a reason."""
+        for (channel, indexes), answer in zip(part.lanes, answers, strict=True):
             text = answer.decode()
             if text.startswith("!"):
-                refusal = refuse(text[1:])
+                refusal = refuse(channel, text[1:])
                 self.outcomes.update((index, refusal) for index in indexes)
             else:
                 self._settle_lane(indexes, text.split(" "))

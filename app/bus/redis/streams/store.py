@@ -141,8 +141,8 @@ class Store:
         refusal.__cause__ = error
         return refusal
 
-    def _refused(self, reason: str) -> AbideError:
-        _log.error("message_refused", reason=reason)
+    def _refused(self, channel: str, reason: str) -> AbideError:
+        _log.error("message_refused", channel=channel, reason=reason)
         return bare(UnavailableError(_REFUSED))
 
     def _unconfirmed(self, replicas: int) -> str:
