@@ -31,11 +31,22 @@ def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> 
     )
 
 
+def _redis(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+    from app.bus.redis.pubsub import PubSubBackend  # noqa: PLC0415 — see above
+
+    return PubSubBackend(settings.url, retention=retention, meter=meter)
+
+
 def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
     from app.bus.redis.streams import StreamsBackend  # noqa: PLC0415 — see above
 
     return StreamsBackend(settings.url, retention=retention, min_replicas=settings.min_replicas, meter=meter)
 
 
-_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres, "redis-stream": _redis_stream}
+_OPENERS: dict[str, Opener] = {
+    "memory": _memory,
+    "postgres": _postgres,
+    "redis": _redis,
+    "redis-stream": _redis_stream,
+}
 """By the names of :data:`~app.core.engines.ENGINES`."""
