@@ -15,24 +15,17 @@ import pytest
 from app import __version__
 from app.cli import main
 from app.config import json_schema
+from app.core.engines import ENGINES
 from app.core.errors import UnavailableError
+from tests.support import warm
+from tests.support.warm import ABIDE
 
 ROOT = Path(__file__).parents[1]
-ABIDE = str(ROOT / "bin" / "abide")
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run ``bin/abide`` in the project, with only these variables of ours set."""
-    environment = {"PATH": os.environ["PATH"], **variables}
-    return subprocess.run(
-        [ABIDE, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    return warm.run(*arguments, environment={"PATH": os.environ["PATH"], **variables})
 
 
 @pytest.fixture
@@ -146,12 +139,10 @@ def test_the_command_finds_its_checkout_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "app" / "__main__.py").write_text("raise SystemExit(7)")
     (tmp_path / "first").symlink_to(ABIDE)
     (tmp_path / "second").symlink_to("first")
-    for arguments in (["--version"], ["check"]):
-        done = subprocess.run(
-            [tmp_path / "second", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-    assert f"abide {__version__}\n" == run("--version").stdout
+    done = subprocess.run([tmp_path / "second", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"abide {__version__}\n", "")
+    done = subprocess.run([tmp_path / "second", "check"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> None:
@@ -160,6 +151,15 @@ def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> N
     done = subprocess.run([tmp_path / "bin" / "abide"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"abide: there is no .venv in {tmp_path} yet: run 'make -C {tmp_path} setup' once\n"
+
+
+def test_an_environment_that_is_not_whole_says_what_to_run(tmp_path: Path) -> None:
+    """Command of a checkout whose environment was left half made says what to run, in one line."""
+    (tmp_path / "websockets.py").write_text("raise ModuleNotFoundError(name='websockets')")
+    done = run("check", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("abide: the package 'websockets' is not in ")
+    assert done.stderr.endswith(": run 'make setup' in the checkout\n")
 
 
 def test_check_works_without_a_driver(tmp_path: Path) -> None:
@@ -202,6 +202,24 @@ def migrated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--prot", "1"], "abide serve: error: unrecognized arguments: --prot 1"),
+        (["publish", "a", "the", "Dude"], "abide publish: error: unrecognized arguments: Dude (DATA is one argument:"),
+    ],
+)
+def test_an_argument_too_many_is_told_with_the_commands_own_usage(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Command refuses what it does not know with its own usage, and exits with 2."""
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: abide {arguments[0]} ")
+    assert said in shown
+
+
 def test_migrate_prints_what_it_applied(
     migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +242,26 @@ def test_migrate_says_why_it_cannot_and_exits_1(
     assert migrated == ["postgres://away/app"]
 
 
+@pytest.mark.parametrize("engine", sorted(ENGINES.keys() - {"memory", "postgres"}))
+def test_migrate_has_nothing_to_do_on_other_engines(
+    migrated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    """Migrate succeeds where there is no schema: files of deployment run it whatever the engine is."""
+    file = tmp_path / "channels.yaml"
+    file.write_text("backend: ${DATABASE_URL}\nchannels: {news: {}}\n")
+    monkeypatch.setenv("CHANNELS_CONFIG", str(file))
+    monkeypatch.setenv(
+        "DATABASE_URL", f"{engine}:///{tmp_path}/log" if engine == "sqlite" else f"{engine}://127.0.0.1:1"
+    )
+    assert main(["migrate"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to do")
+    assert migrated == []
+
+
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")
@@ -237,6 +275,7 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
     [
         (["publish", "a", "1"], {}, "cannot reach http://127.0.0.1:1: Connection refused"),
         (["publish", "a", "hello"], {}, "DATA is not JSON (expecting value at character 1). A text needs JSON"),
+        (["publish", "a", "[b]"], {}, "DATA is not JSON (expecting value at character 2). Names and texts of JSON"),
         (["publish", "a", ""], {}, "DATA is not JSON (it is empty)"),
         (["publish", "a", "1", "--token-file", "/nowhere"], {}, "no token: No such file or directory: '/nowhere'"),
         (["publish", "a", "1", "--url", "here"], {}, "'here' is not a server's address: expected http://host:port"),

@@ -11,7 +11,7 @@ import pytest
 from app.bus.redis.pubsub import PubSubBackend
 from app.core.channel import ACCESS, TICKETS
 from app.core.errors import KeyReusedError, OutcomeUnknownError, UnavailableError
-from app.core.message import Batch, Loss, News, Page, Position, Published, Record
+from app.core.message import Batch, Loss, Message, News, Page, Position, Published, Record
 from tests.bus.conformance import ALL
 from tests.bus.test_postgres import healthy
 from tests.support.valkey import ValkeyServer
@@ -83,7 +83,7 @@ async def test_offsets_go_on_and_times_never_run_back(backend: PubSubBackend) ->
     await backend.follow("a")
     for number in range(20):
         await backend.append(records("a", f"{number}", f"{number}"))
-    messages = []
+    messages: list[Message] = []
     while len(messages) < 40:
         batch = await news(backend)
         assert isinstance(batch, Batch)

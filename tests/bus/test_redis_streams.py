@@ -39,7 +39,9 @@ async def _age(client: redis.asyncio.Redis, key: str, by: int) -> None:
     elif key.endswith(":log"):
         entries = await client.xrange(key)
         await client.delete(key)
-        for name, fields in entries:
+        for name, fields in entries or []:
+            assert name is not None
+            assert fields is not None
             await client.xadd(key, {"t": int(fields["t"]) - by, "d": fields["d"]}, id=name)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from app.config import patterns
-from app.config.backends import postgres, redis
+from app.config.backends import postgres, redis, sqlite
 from app.config.diagnostics import did_you_mean, listed
 from app.core.engines import ENGINES
 
@@ -20,12 +20,13 @@ _REFUSALS: dict[str, Callable[[str], str | None]] = {
     "postgres": postgres.refusal,
     "redis": redis.live_refusal,
     "redis-stream": redis.stream_refusal,
+    "sqlite": sqlite.refusal,
 }
 """What refuses the URLs of an engine; any URL of the others will do."""
 
 PATTERN = patterns.whole(
     rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
-    rf"(?:{postgres.PATTERN}|{redis.LIVE_PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
+    rf"(?:{postgres.PATTERN}|{sqlite.PATTERN}|{redis.LIVE_PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 

@@ -41,7 +41,7 @@ class PubSubBackend(Backend):
 
     def __init__(self, url: str, *, retention: Retention, meter: Meter = UNMETERED) -> None:
         self._address = parse(url)
-        self._log = StreamsBackend(url, retention=retention)
+        self._log = StreamsBackend(url, retention=retention, logs=False)
         self._outcomes = Outcomes("not connected yet", WORDING)
         primaries = Primaries(self._address)
         self._work = Pool(self._address, "abide-publish")

@@ -32,9 +32,10 @@ _BY_TEXT = (
     ("^OOM|command not allowed when used memory", "Redis has reached maxmemory: raise it, or keep less history"),
     ("MISCONF", "Redis cannot write to its disk and takes no writes: free some space, or look into its log"),
     ("READONLY|read only replica", "this is a replica: use the address of the primary, or of the sentinels or cluster"),
-    ("LOADING", "Redis has been started and is loading its data"),
-    ("MASTERDOWN", "this is a replica without its primary: use the address of the primary"),
-    ("CLUSTERDOWN", "the cluster has slots that no node serves: CLUSTER INFO and CLUSTER NODES show which"),
+    ("LOADING|loading the dataset", "Redis has been started and is loading its data"),
+    ("MASTERDOWN|link with master is down", "this is a replica without its primary: use the address of the primary"),
+    ("CLUSTERDOWN|cluster is down|slot not served",
+        "the cluster has slots that no node serves: CLUSTER INFO and CLUSTER NODES show which"),
     ("cluster support disabled", "this is no cluster: write redis-stream:// without +cluster"),
     ("MOVED|CROSSSLOT", "this is a cluster: write redis-stream+cluster://"),
     ("BUSY ", "a script of another client holds Redis up: SCRIPT KILL ends it"),
@@ -92,7 +93,9 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
     if isinstance(error, exceptions.MovedError):
         error = exceptions.ResponseError(f"MOVED {error}")
     error = error if is_refusal(error) else _of_system(error)
-    words = str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0] or type(error).__name__
+    words = (
+        str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0].rstrip(".") or type(error).__name__
+    )
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
 
