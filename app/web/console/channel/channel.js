@@ -44,12 +44,14 @@ export function channel({ client, policy, needsKey, onRefused }) {
   }
 
   function live() {
+    let oldest;
     unsubscribe = client().subscribe(name, {
       last: BACKLOG,
       onMessage: ({ position, time, raw }) => {
         charts.count(time);
         rows.add({ position, time, raw });
-        byId("older").hidden = false;
+        oldest ??= position;
+        byId("older").hidden &&= oldest.endsWith(":1"); // the first of its log
       },
       onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}, after ${from}, next ${next}` }),
       onError: (error) => {
