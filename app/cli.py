@@ -32,6 +32,7 @@ from app.config import (
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.errors import UnavailableError
+from app.open_backend import check_backend
 
 _ROOT = Path(__file__).resolve().parent.parent
 _QUOTES = {"publish": " (DATA is one argument: put it in quotes)"}
@@ -86,18 +87,22 @@ def check() -> None:
     environment = Environment.read()
     settings = load(environment)
     check_deployment(environment, settings)
+    check_backend(settings)
     print("\n".join(_summary(settings)))
 
 
 def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
-    if settings.backend_kind != "postgres":
-        message = f"is {settings.backend_kind}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
+    if (engine := settings.backend.engine.name) == "memory":
+        message = "is memory://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
+    if engine != "postgres":
+        print("nothing to do: a server makes what it needs there, and brings it up to date")
+        return
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 
-    applied = asyncio.run(postgres.migrate(settings.direct_url or settings.backend))
+    applied = asyncio.run(postgres.migrate(settings.backend.direct_url or settings.backend.url))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
 
@@ -139,13 +144,18 @@ async def _follow(options: argparse.Namespace) -> None:
         since=options.since,
         last=options.last,
         token=_credential(options),
-        on_gap=lambda gap: _say(f"gap ({gap.reason}): nothing between {gap.after} and {gap.next}"),
+        on_gap=lambda gap: _say(f"gap ({gap.reason}): {_missing(gap)}"),
         on_notice=_say,
     )
     async with contextlib.aclosing(messages):
         async for message in messages:
             sys.stdout.buffer.write(_line(message, as_object=options.json).encode("utf-8", "surrogateescape") + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _missing(gap: client.Gap) -> str:
+    is_nowhere = gap.next == client.NOWHERE
+    return "messages may be missing" if is_nowhere else f"nothing between {gap.after} and {gap.next}"
 
 
 def _credential(options: argparse.Namespace) -> client.Token | None:
@@ -290,12 +300,14 @@ def _add(
 
 
 def _summary(settings: Settings) -> Iterable[str]:
-    direct = [("direct", mask(settings.direct_url))] if settings.direct_url else []
+    backend = settings.backend
+    direct = [("direct", mask(backend.direct_url))] if backend.direct_url else []
     operators = [("operators", settings.operators)] if settings.operators else []
     yield from _table(
         [
-            ("backend", mask(settings.backend)),
+            ("backend", mask(backend.url)),
             *direct,
+            ("gives", backend.engine.gives),
             ("keys", str(len(settings.auth.keys))),
             ("origins", ", ".join(settings.origins) or "none"),
             *operators,

@@ -17,10 +17,8 @@ from app.access.remote.remotes import Remote, Remotes
 from app.access.revocations import Revocations
 from app.access.tickets import Tickets
 from app.access.tokens import Tokens
-from app.bus.backend import Backend, BackendHealth, Retention
+from app.bus.backend import BackendHealth
 from app.bus.bus import Bus
-from app.bus.memory import MemoryBackend
-from app.bus.postgres import PostgresBackend
 from app.config import (
     RESTART_NEEDED,
     ConfigError,
@@ -37,7 +35,8 @@ from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
 from app.core.limits.limiter import Limiter
-from app.core.ports import INTAKE, LIMITS, METER, Meter, Publisher
+from app.core.ports import INTAKE, LIMITS, METER, Publisher
+from app.open_backend import open_backend
 from app.telemetry.activity import BOUNDS, BUSY_SECONDS
 from app.telemetry.counts import Count, Counted, Counts
 from app.telemetry.metrics import Metrics
@@ -78,10 +77,12 @@ class Service:
         self._openapi, self._otherwise = openapi, otherwise
         self._settings = load(environment)
         check_deployment(environment, self._settings)
+        self._engine = self._settings.backend.engine
+        """The one that runs, whatever the file names later."""
         self._config_error: str | None = None
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
-        self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
+        self._bus = Bus(open_backend(self._settings.backend, self._history, self._metrics), self._metrics)
         self._limiter = Limiter(self._settings.limits, self._metrics)
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
@@ -197,29 +198,29 @@ class Service:
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
-        return Routes(
-            Edge(
-                registry=settings.registry,
-                authenticator=authenticator,
-                doors=self._doors,
-                revoke=self._revocations.take,
-                publisher=self._publisher,
-                source=self._bus,
-                hub=self._hub,
-                health=self._health,
-                meter=self._metrics,
-                metrics=None if self._environment.metrics_port else self._metrics.exposition,
-                version=__version__,
-                console=settings.console,
-                limiter=self._limiter,
-                count_all=self._count_all,
-                observe=self._observe,
-                root_path=self._environment.root_path,
-                is_running=lambda: self.is_running,
-                openapi=self._openapi,
-                otherwise=self._otherwise,
-            )
+        edge = Edge(
+            registry=settings.registry,
+            authenticator=authenticator,
+            doors=self._doors,
+            revoke=self._revocations.take,
+            publisher=self._publisher,
+            source=self._bus,
+            hub=self._hub,
+            health=self._health,
+            meter=self._metrics,
+            metrics=None if self._environment.metrics_port else self._metrics.exposition,
+            version=__version__,
+            console=settings.console,
+            limiter=self._limiter,
+            count_all=self._count_all,
+            observe=self._observe,
+            root_path=self._environment.root_path,
+            has_positions=self._engine.has_positions,
+            is_running=lambda: self.is_running,
+            openapi=self._openapi,
+            otherwise=self._otherwise,
         )
+        return Routes(edge)
 
     async def _watch(self) -> None:
         async for change in watch(self._environment, self._settings.digest, self._settings.schemas):
@@ -303,14 +304,6 @@ class Service:
         await self._remotes.use(remote, settings.auth)
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
-
-
-def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
-    if settings.backend_kind == "memory":
-        return MemoryBackend(retention)
-    return PostgresBackend(
-        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline, meter=meter
-    )
 
 
 def _declared_by(registry: Registry) -> Callable[[str], str | None]:

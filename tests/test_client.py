@@ -283,6 +283,36 @@ def saying_no_more(*frames: str) -> Callable[[ServerConnection], Awaitable[None]
     return speak
 
 
+ODD_FRAMES = (
+    "hello",
+    "null",
+    "[]",
+    "{}",
+    frame("message", time=1, data=1),
+    frame("subscribed"),
+    frame("heartbeat"),
+    frame("heartbeat", seconds="many"),
+    frame("gap", after="e:1", reason="expired"),
+    frame("gap", after="e:1", next="5", reason="expired"),
+    frame("gap", after="e:1", next=5, reason="expired"),
+)
+
+
+async def test_what_is_no_frame_ends_a_connection_and_not_the_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscriber that reads what no server of ours writes connects again, and goes on where it was."""
+    monkeypatch.setattr(waits, "BASE", 0.0)
+    began = frame("subscribed", position="e:0", resumed=True)
+    server = Scripted(*(saying_no_more(began, odd) for odd in ODD_FRAMES), saying(began, message("e:1")))
+    notices: list[str] = []
+    async with (
+        scripted(server) as url,
+        contextlib.aclosing(subscribe(url, "x", on_notice=notices.append)) as messages,
+    ):
+        assert (await anext(messages)).position == "e:1"
+    assert [asked.get("since") for asked in server.asked[1:]] == [["e:0"]] * len(ODD_FRAMES)
+    assert len([said for said in notices if "no frame of abide.v1" in said]) == len(ODD_FRAMES)
+
+
 async def test_two_missing_heartbeats_end_a_connection() -> None:
     """Subscriber whose connection goes mute opens another and resumes, and is told why."""
     heartbeat, began = frame("heartbeat", seconds=0.2), frame("subscribed", position="e:0", resumed=True)

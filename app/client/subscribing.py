@@ -14,7 +14,7 @@ from . import waits
 from .addresses import address_of, headers_of, server_of
 from .client_error import ClientError, closed, refused, unreachable
 from .credentials import Token, Tokens
-from .messages import Gap, Message, read_frame
+from .messages import NOWHERE, Gap, Message, read_frame
 
 _V1 = "abide.v1"
 _WS: Any = {"compression": None, "max_size": 2**21, "close_timeout": 2, "ping_interval": None, "subprotocols": [_V1]}
@@ -43,25 +43,25 @@ async def subscribe(  # noqa: PLR0913 — all but two have defaults
         began = clock()
         query = [pair for pair in (("since", since), ("last", last), ("heartbeat", "true")) if pair[1] is not None]
         try:
-            link = _Link(channel, await _connect(f"{address}?{urlencode(query)}", headers_of(await tokens.get())))
+            socket = await _connect(f"{address}?{urlencode(query)}", headers_of(await tokens.get()))
         except ClientError as error:
             trouble = tokens.judge(error)
         else:
-            renewing = asyncio.create_task(tokens.renew(link.socket))
+            link, renewing = _Link(channel, socket, since), asyncio.create_task(tokens.renew(socket))
             try:
                 while not isinstance(frame := await link.receive(), ClientError):
-                    since = _moved(since, frame)
+                    since = link.since
                     if isinstance(frame, Message):
                         yield frame
                     elif isinstance(frame, Gap):
                         on_gap(frame)
-                    elif lost and frame.get("type") == "subscribed":
+                    elif lost and frame["type"] == "subscribed":
                         on_notice(f"connected again, after {frame['position']}")
                         lost = False
                 trouble = tokens.judge(frame)
             finally:
                 renewing.cancel()
-                await link.socket.close()
+                await socket.close()
         if not lost:
             on_notice(f"not connected: {trouble}; trying again")
         lost, attempt = True, 0 if clock() - began >= waits.CAP else attempt + 1
@@ -88,28 +88,30 @@ async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
 class _Link:
     """One WebSocket; it is given up when two of the server's heartbeats are missing."""
 
-    def __init__(self, channel: str, socket: ClientConnection) -> None:
-        self._channel, self.socket = channel, socket
+    def __init__(self, channel: str, socket: ClientConnection, since: str | None) -> None:
+        self._channel, self._socket, self.since = channel, socket, since
         self._patience: float | None = waits.OPEN_SECONDS  # None for a server without heartbeats
 
     async def receive(self) -> Message | Gap | dict[str, Any] | ClientError:
         """Return the next frame, or why there is none."""
         try:
             async with asyncio.timeout(self._patience):
-                text = (await self.socket.recv(decode=False)).decode("utf-8", "surrogateescape")
+                text = (await self._socket.recv(decode=False)).decode("utf-8", "surrogateescape")
             frame = read_frame(self._channel, text)
+            self.since, self._patience = _moved(self.since, frame), self._patience_after(frame)
         except TimeoutError:
             return ClientError(f"nothing came for {self._patience:g} s", passes=True)
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return ClientError(f"the server sent something that is no frame of {_V1}", passes=True)
         except ConnectionClosed as error:
             status, reason = (close.code, close.reason) if (close := error.rcvd or error.sent) else (1006, "")
             return closed(status, reason)
-        if isinstance(frame, dict) and frame.get("type") == "heartbeat":
-            self._patience = 2 * float(frame["seconds"])
-        elif self._patience == waits.OPEN_SECONDS:
-            self._patience = None
         return frame
+
+    def _patience_after(self, frame: Message | Gap | dict[str, Any]) -> float | None:
+        if isinstance(frame, dict) and frame["type"] == "heartbeat":
+            return 2 * float(frame["seconds"])
+        return None if self._patience == waits.OPEN_SECONDS else self._patience
 
 
 def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | None:
@@ -117,8 +119,10 @@ def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | No
     if isinstance(frame, Message):
         return frame.position
     if isinstance(frame, Gap):
+        if frame.next == NOWHERE:
+            return NOWHERE
         epoch, _, offset = frame.next.partition(":")
         return f"{epoch}:{int(offset) - 1}"
-    if frame.get("type") == "subscribed" and (frame["resumed"] or ":" not in (since or "")):
+    if frame["type"] == "subscribed" and (frame["resumed"] or ":" not in (since or "")):
         return str(frame["position"])  # otherwise a gap follows, which must not be lost with the connection
     return since

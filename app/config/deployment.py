@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from importlib.util import find_spec
 
+from app.config.backends.url import direct_refusal, kind
 from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
 from app.config.options import OPTIONS
 from app.config.settings import Settings
-from app.config.values.backend_url import direct_refusal, kind
 from app.core.channel import Channel
+from app.core.engines import ENGINES
 from app.core.rights.policy import Access
 
 _SHIPPED_BACKEND = "backend: ${DATABASE_URL:-memory://}"
@@ -19,6 +21,7 @@ _SHIPPED_KEYS = 'auth: {keys: "${PUSH_KEYS:-}"}'
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
     """Raise :class:`ConfigError` if the settings cannot be served in this environment."""
+    _check_driver(settings)
     most = most_workers(settings)
     if most is not None and environment.workers > most:
         message = (
@@ -34,9 +37,25 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
         raise ConfigError([Diagnostic("", 0, 0, "METRICS_PORT", message)])
 
 
+def _check_driver(settings: Settings) -> None:
+    engine = settings.backend.engine
+    if not engine.driver:
+        return
+    try:
+        found = find_spec(engine.driver)
+    except ImportError:
+        found = None
+    if found is None:
+        message = (
+            f"{engine.name}:// needs the package {engine.driver!r}, which is not installed: "
+            f"pip install {engine.driver}, or install Abide with its extra {engine.extra!r}"
+        )
+        raise ConfigError([Diagnostic("", 0, 0, "backend", message)])
+
+
 def most_workers(settings: Settings) -> int | None:
     """Return how many workers can serve the settings; None for any number."""
-    return 1 if settings.backend_kind == "memory" else None
+    return 1 if settings.backend.engine.workers == "one process" else None
 
 
 def direct_url(environment: Environment, backend: str) -> str | None:
@@ -68,7 +87,7 @@ def warnings(environment: Environment, settings: Settings, variables: AbstractSe
             "auth.ask forwards cookies, and origins is *: a page of any site can ask with its reader's cookie; name "
             "your pages in 'origins', or let your application look at 'origin'"
         )
-    if settings.backend_kind == "memory" and not environment.on_loopback:
+    if settings.backend.engine.history == "process" and not environment.on_loopback:
         host = f"{OPTIONS.name('HOST')}={environment.host}"
         found.append(
             f"memory:// is served to other machines ({host}): a stop loses all messages; set DATABASE_URL to keep them"
@@ -81,7 +100,7 @@ def warnings(environment: Environment, settings: Settings, variables: AbstractSe
 
 def _ignores_database(environment: Environment, settings: Settings) -> bool:
     url = environment.variables.get("DATABASE_URL", "").strip()
-    return settings.backend_kind == "memory" and kind(url) == "postgres"
+    return settings.backend.engine.name == "memory" and kind(url) in ENGINES.keys() - {"memory"}
 
 
 def _policy_warning(channel: Channel, environment: Environment, settings: Settings, set_keys: str) -> str:
@@ -90,6 +109,6 @@ def _policy_warning(channel: Channel, environment: Environment, settings: Settin
         return f"anyone may publish to {channel.name!r}"
     by_key = {Access.KEY} if operators is None and environment.on_loopback else {Access.KEY, Access.OPERATORS}
     if by_key.issuperset(policy.entries) and not settings.auth.keys:
-        from_sql = " (SQL still can)" if settings.backend_kind == "postgres" else ""
+        from_sql = " (SQL still can)" if settings.backend.engine.publishes_from_sql else ""
         return f"nobody can push to {channel.name!r}: {set_keys}{from_sql}"
     return ""

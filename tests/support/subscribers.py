@@ -18,13 +18,16 @@ import aiohttp
 
 from tests.support import load_client
 from tests.support.load_client import V1_PROTOCOL, Connection, WebSocket
-from tests.support.verdict import Log, Timeline, offset_of
+from tests.support.verdict import Cut, Log, Timeline, offset_of
 
 LOST = (OSError, aiohttp.ClientError, TimeoutError)
 """What may happen to a connection: its subscriber comes back."""
 
 PAUSE = 0.05
 """Seconds before it does, unless it is told otherwise."""
+
+NOWHERE, AFTER_NOWHERE = "live:0", "live:1"
+"""Positions where the backend has none: our clients resume from the first, and are told of a gap."""
 
 CONNECT_SECONDS = 10.0
 
@@ -80,6 +83,11 @@ class Subscriber:
                 raise ended or AssertionError(f"{self.name} ended by itself")
             self._timeline.note(f"lost its connection: {ended!r}", by=self.name)
             await asyncio.sleep(self._pause)
+
+    @property
+    def has_been_cut(self) -> bool:
+        """Whether it has lost a connection."""
+        return any(isinstance(told, Cut) for log in self.logs.values() for told in log.told)
 
     async def opened(self) -> None:
         """Return when every channel is subscribed to."""
@@ -176,9 +184,9 @@ class V1Subscriber(Subscriber):
         log = self.logs[frame["channel"]]
         match frame["type"]:
             case "subscribed":
-                log.began(frame["position"], resumed=frame["resumed"])
+                log.began(frame["position"] or NOWHERE, resumed=frame["resumed"])
             case "gap":
-                log.missed(frame["after"], frame["next"], frame["reason"])
+                log.missed(frame["after"] or NOWHERE, frame["next"] or AFTER_NOWHERE, frame["reason"])
             case "message":
                 log.got(frame["position"], frame["data"])
             case _:  # the backend was away, for one
@@ -230,11 +238,11 @@ class EventStream(Subscriber):
         match event.get("event"):
             case "gap":
                 gap = json.loads(event["data"])
-                log.missed(gap["after"], gap["next"], gap["reason"])
+                log.missed(gap["after"] or NOWHERE, gap["next"] or AFTER_NOWHERE, gap["reason"])
             case "closed":
                 raise ConnectionError(event["data"])
             case _ if "data" in event:
-                log.got(event["id"], json.loads(event["data"]))
+                log.got(event.get("id"), json.loads(event["data"]))
             case _:  # EventSource keeps it as its position, whatever it is
                 log.began(event["id"], resumed=True)
         self._open.set()
