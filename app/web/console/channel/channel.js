@@ -45,12 +45,14 @@ export function channel({ client, policy, needsKey, onRefused }) {
   }
 
   function live() {
+    let oldest;
     unsubscribe = client().subscribe(name, {
       last: BACKLOG,
       onMessage: ({ position, time, raw }) => {
         charts.count(time);
         rows.add({ position, time, raw });
-        byId("older").hidden = position === NOWHERE; // nothing is kept
+        oldest ??= position;
+        byId("older").hidden &&= oldest === NOWHERE || oldest.endsWith(":1"); // nothing is kept; or the first of its log
       },
       onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}${next === NOWHERE ? "" : `, after ${from}, next ${next}`}` }),
       onError: (error) => {
