@@ -263,6 +263,20 @@ def test_use_channel_says_what_is_wrong(page: Page, feed: str, server: Server) -
     page.until(shows("feed-1", "1", "closed"))
 
 
+def test_use_channel_works_in_react_18(page: Page, project: NpmProject, server: Server) -> None:
+    """Hook shows messages and leaves on unmount in the older React that the package allows."""
+    script = project.bundle(FEED, "--alias:react=react-18", "--alias:react-dom=react-dom-18")
+    assert '"18.' in script
+    page.open(f"{server.url}/health/live")
+    page.run(f"{script}; window.bundle = bundle; await until(() => bundle.seen.show); bundle.seen.show(['old'])")
+    page.until(shows("feed-0", ""))
+    push(server, "chat.old", 1)
+    page.until(shows("feed-0", "1"))
+    page.run("bundle.seen.show([])")
+    page.until("bundle.abide.state === 'closed'")
+    assert page.run("return refused") == []
+
+
 # The AI SDK
 
 CHAT = """
