@@ -1,11 +1,14 @@
-"""Runs ``main`` of an example's module, and ends it quietly on Ctrl-C or SIGTERM from its first moment on."""
+"""Runs ``main`` of an example's module, if PORT is free, and ends it quietly on Ctrl-C or SIGTERM at any moment."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable
+
+from examples.parts import end_with_parent, refusal
 
 
 def end(*_: object) -> None:
@@ -22,4 +25,8 @@ def take_signals(handler: Callable[..., None] | signal.Handlers) -> None:
 
 if __name__ == "__main__":
     take_signals(end)
+    end_with_parent(signal.SIGTERM)
+    port = int(os.environ["PORT"])
+    if reason := refusal(port):
+        sys.exit(f"port {port}: {reason}. Set PORT to another one, for example PORT=8001")
     importlib.import_module(sys.argv[1]).main()
