@@ -17,6 +17,8 @@ from examples.parts import Part, free_port
 
 Account = tuple[int, int] | tuple[None, None]
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+_SERVE = """trap 'kill -QUIT $!; wait; rm -rf "$0"; exit' QUIT; "$@" & wait"""
+"""Serves the data in the folder $0, which goes with it at the end of the example, and stays if it is only killed."""
 
 
 @contextlib.contextmanager
@@ -33,7 +35,7 @@ def database() -> Iterator[tuple[str, list[Part]]]:
         _make(programs, data, account)
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "log_min_messages=fatal")
         options = [option for setting in settings for option in ("-c", setting)]
-        command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), *options]
+        command = ["sh", "-c", _SERVE, name, str(programs / "postgres"), "-D", str(data), "-p", str(port), *options]
         postgres = Part(command, _ENVIRONMENT, account=account, last=signal.SIGQUIT)
         try:
             postgres.wait(lambda: _is_ready(data))

@@ -66,10 +66,11 @@ def test_a_signal_ends_all_of_it(number: signal.Signals) -> None:
     """Example ends with all its processes on SIGTERM, on Ctrl-C and when it is killed, and says nothing about it."""
     with Example("llm") as example:
         pids = example.pids()
+        folder = Path(re.findall(r" -D (\S+)/data", command_of(example.pids(VICTIMS["PostgreSQL"])[0]))[0])
         assert {victim for victim, words in VICTIMS.items() if example.pids(words)} == set(VICTIMS)
         example.end(number)
         if number == signal.SIGKILL:  # nobody waits for what has yet to end
-            wait_for(lambda: not any(map(command_of, pids)))
-        assert [command_of(pid) for pid in pids if command_of(pid)] == []
+            wait_for(lambda: not any(map(command_of, pids)) and not folder.exists())
+        assert ([command_of(pid) for pid in pids if command_of(pid)], folder.exists()) == ([], False)
         assert b"rror" not in example.output()
         assert b"Traceback" not in example.output()
