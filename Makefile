@@ -72,7 +72,7 @@ packages: $(STAMP) ## build the clients that others install into dist/
 
 lock: $(STAMP) ## resolve pyproject.toml anew into all lock files (UPGRADE=1: newest versions)
 	@$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade) >/dev/null
-	@$(LOCK) --constraint requirements.lock --output-file requirements-run.lock >/dev/null
+	@$(LOCK) --extra redis --extra kafka --constraint requirements.lock --output-file requirements-run.lock >/dev/null
 	@$(subst pyproject.toml,tests/deploy/tools.in,$(LOCK)) --output-file tests/deploy/tools.lock $(if $(UPGRADE),--upgrade) >/dev/null
 
 clean: ## remove .venv and everything generated

@@ -11,7 +11,7 @@ from typing import NoReturn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from app.bus.postgres import Seen
+from app.bus.seen import Seen
 from app.config import (
     LAST_GOOD,
     OPTIONS,

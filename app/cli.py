@@ -91,12 +91,12 @@ def check() -> None:
 def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
-    if settings.backend_kind != "postgres":
-        message = f"is {settings.backend_kind}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
+    if (engine := settings.backend.engine.name) != "postgres":
+        message = f"is {engine}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 
-    applied = asyncio.run(postgres.migrate(settings.direct_url or settings.backend))
+    applied = asyncio.run(postgres.migrate(settings.backend.direct_url or settings.backend.url))
     print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
 
@@ -281,12 +281,14 @@ def _add(
 
 
 def _summary(settings: Settings) -> Iterable[str]:
-    direct = [("direct", mask(settings.direct_url))] if settings.direct_url else []
+    backend = settings.backend
+    direct = [("direct", mask(backend.direct_url))] if backend.direct_url else []
     operators = [("operators", settings.operators)] if settings.operators else []
     yield from _table(
         [
-            ("backend", mask(settings.backend)),
+            ("backend", mask(backend.url)),
             *direct,
+            ("gives", backend.engine.gives),
             ("keys", str(len(settings.auth.keys))),
             ("origins", ", ".join(settings.origins) or "none"),
             *operators,

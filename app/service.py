@@ -17,10 +17,8 @@ from app.access.remote.remotes import Remote, Remotes
 from app.access.revocations import Revocations
 from app.access.tickets import Tickets
 from app.access.tokens import Tokens
-from app.bus.backend import Backend, BackendHealth, Retention
+from app.bus.backend import BackendHealth
 from app.bus.bus import Bus
-from app.bus.memory import MemoryBackend
-from app.bus.postgres import PostgresBackend
 from app.config import (
     RESTART_NEEDED,
     ConfigError,
@@ -37,7 +35,8 @@ from app.core.channel import HistoryWindow, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
 from app.core.limits.limiter import Limiter
-from app.core.ports import INTAKE, LIMITS, METER, Meter, Publisher
+from app.core.ports import INTAKE, LIMITS, METER, Publisher
+from app.open_backend import open_backend
 from app.telemetry.activity import BOUNDS, BUSY_SECONDS
 from app.telemetry.counts import Count, Counted, Counts
 from app.telemetry.metrics import Metrics
@@ -81,7 +80,7 @@ class Service:
         self._config_error: str | None = None
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
-        self._bus = Bus(_open(self._settings, self._history, self._metrics), self._metrics)
+        self._bus = Bus(open_backend(self._settings.backend, self._history, self._metrics), self._metrics)
         self._limiter = Limiter(self._settings.limits, self._metrics)
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
@@ -303,14 +302,6 @@ class Service:
         await self._remotes.use(remote, settings.auth)
         if settings.needs_restart_from(before):
             _log.warning("restart_needed", detail=RESTART_NEEDED)
-
-
-def _open(settings: Settings, retention: Retention, meter: Meter) -> Backend:
-    if settings.backend_kind == "memory":
-        return MemoryBackend(retention)
-    return PostgresBackend(
-        settings.backend, direct_url=settings.direct_url, retention=retention, inline=settings.inline, meter=meter
-    )
 
 
 def _declared_by(registry: Registry) -> Callable[[str], str | None]:

@@ -56,6 +56,7 @@ def test_check_prints_what_the_shipped_file_serves() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         "backend  memory://\n"
+        "gives    history: until the process ends; workers: one\n"
         "keys     2\n"
         "origins  *\n"
         "\n"
@@ -77,6 +78,7 @@ def test_check_takes_its_argument_before_the_environment(tmp_path: Path) -> None
     done = run("check", str(path), CHANNELS_CONFIG="/nowhere")
     assert done.returncode == 0
     assert done.stdout.splitlines()[1:] == [
+        "gives      history: until the process ends; workers: one",
         "keys       1",
         "origins    none",
         "operators  key",

@@ -65,8 +65,8 @@ class Backend(ABC):
     async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read at most ``limit`` messages past ``after``, of those that ``history`` shows.
 
-        Returns at most :data:`PAGE_BYTES`, but one message at least; read on after the last one for more. A ``limit``
-        of 0 asks for ``first`` and ``head`` alone.
+        Returns fewer only at the head, or at :data:`PAGE_BYTES`, but one message at least; read on after the last one.
+        A ``limit`` of 0 asks for ``first`` and ``head`` alone.
         """
 
     @abstractmethod

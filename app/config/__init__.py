@@ -5,6 +5,8 @@ The only room that reads YAML or ``os.environ``. It logs nothing. A mistake come
 :attr:`Settings.warnings`.
 """
 
+from app.config.backends.backend_settings import BackendSettings
+from app.config.backends.url import mask
 from app.config.deployment import check_deployment, most_workers
 from app.config.diagnostics import ConfigError, Diagnostic, first_of
 from app.config.environment import Environment
@@ -15,12 +17,12 @@ from app.config.options import OPTIONS, Option
 from app.config.reload.differences import differences
 from app.config.reload.watch import watch
 from app.config.settings import RESTART_NEEDED, Settings
-from app.config.values.backend_url import mask
 
 __all__ = [
     "LAST_GOOD",
     "OPTIONS",
     "RESTART_NEEDED",
+    "BackendSettings",
     "ConfigError",
     "Diagnostic",
     "Environment",

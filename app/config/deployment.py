@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from app.config.backends.url import direct_refusal, kind
 from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
 from app.config.options import OPTIONS
 from app.config.settings import Settings
-from app.config.values.backend_url import direct_refusal, kind
 from app.core.channel import Channel
 from app.core.rights.policy import Access
 
@@ -28,7 +28,7 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
 
 def most_workers(settings: Settings) -> int | None:
     """Return how many workers can serve the settings; None for any number."""
-    return 1 if settings.backend_kind == "memory" else None
+    return 1 if settings.backend.engine.workers == "one process" else None
 
 
 def direct_url(environment: Environment, backend: str) -> str | None:
@@ -55,7 +55,7 @@ def warnings(environment: Environment, settings: Settings) -> tuple[str, ...]:
             "auth.ask forwards cookies, and origins is *: a page of any site can ask with its reader's cookie; name "
             "your pages in 'origins', or let your application look at 'origin'"
         )
-    if settings.backend_kind == "memory" and not environment.on_loopback:
+    if settings.backend.engine.history == "process" and not environment.on_loopback:
         host = f"{OPTIONS.name('HOST')}={environment.host}"
         found.append(
             f"memory:// is served to other machines ({host}): a stop loses all messages; set DATABASE_URL to keep them"
@@ -72,6 +72,6 @@ def _policy_warning(channel: Channel, environment: Environment, settings: Settin
         return f"anyone may publish to {channel.name!r}"
     by_key = {Access.KEY} if operators is None and environment.on_loopback else {Access.KEY, Access.OPERATORS}
     if by_key.issuperset(policy.entries) and not settings.auth.keys:
-        from_sql = " (SQL still can)" if settings.backend_kind == "postgres" else ""
+        from_sql = " (SQL still can)" if settings.backend.engine.publishes_from_sql else ""
         return f"nobody can push to {channel.name!r}: set PUSH_KEYS{from_sql}"
     return ""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from app.access.auth_settings import AskSettings, AuthSettings, TokenSettings
 from app.config import wording
+from app.config.backends.backend_settings import BackendSettings
 from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import CHANNELS_CONFIG, Environment
@@ -110,9 +111,7 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
     settings = Settings(
         path=environment.channels_config,
         digest=digest(content, files.contents),
-        backend=file.backend,
-        direct_url=direct_url(environment, file.backend),
-        inline=file.postgres.inline,
+        backend=BackendSettings(file.backend, direct_url(environment, file.backend), file.postgres.inline),
         auth=auth,
         origins=file.origins,
         operators=file.operators,

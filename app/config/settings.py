@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from app.access.auth_settings import AuthSettings
-from app.config.values.backend_url import kind
+from app.config.backends.backend_settings import BackendSettings
 from app.core.channel import Registry
 from app.core.ports import Limits
 from app.core.rights.policy import Access
@@ -26,14 +26,8 @@ class Settings:
     digest: str
     """A short hash of the file's content."""
 
-    backend: str = field(repr=False)
-    """The backend's URL; it may hold a password."""
-
-    direct_url: str | None = field(repr=False)
-    """The URL of the database without its pooler; None if none was given, or the backend is not Postgres."""
-
-    inline: bool
-    """Whether small commits carry their messages inside NOTIFY."""
+    backend: BackendSettings
+    """Where messages are kept."""
 
     auth: AuthSettings = field(repr=False)
     """How callers prove who they are."""
@@ -57,23 +51,12 @@ class Settings:
     warnings: tuple[str, ...] = ()
     """Sentences for the log, about settings that are valid but may be a mistake."""
 
-    @property
-    def backend_kind(self) -> str:
-        """``memory`` or ``postgres``, however the URL spells it."""
-        return kind(self.backend)
-
     def needs_restart_from(self, other: Settings) -> bool:
         """Whether a server that started with ``other`` must restart to use these settings."""
-        return (self.backend, self.direct_url, self.inline) != (other.backend, other.direct_url, other.inline)
+        return self.backend != other.backend
 
     def over_backend_of(self, other: Self) -> Self:
         """Return these settings with the backend of ``other``, and a warning if the file names another one."""
         if not self.needs_restart_from(other):
             return self
-        return replace(
-            self,
-            backend=other.backend,
-            direct_url=other.direct_url,
-            inline=other.inline,
-            warnings=(*self.warnings, RESTART_NEEDED),
-        )
+        return replace(self, backend=other.backend, warnings=(*self.warnings, RESTART_NEEDED))

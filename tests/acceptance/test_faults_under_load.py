@@ -11,13 +11,16 @@ LOAD = Load(subscribers=100, seconds=8, rate=8, settling=30)
 
 @pytest.mark.parametrize(("seed", "losses"), [(1, False), (2, True)])
 def test_everything_breaks_and_nothing_is_lost_in_silence(*, seed: int, losses: bool) -> None:
-    """Subscribers of every form get each message of the log once and in order, while every kind of fault strikes."""
+    """Subscribers of every form get each message of the log once and in order, while every kind of fault strikes.
+
+    Each that holds a connection open loses it at least once, and all are at the end in the end.
+    """
     with place() as it:
         played = play(it, seed, LOAD, losses=losses)
         if played.wrong:
             pytest.fail(f"{played.line}\n{played.report}", pytrace=False)
         assert played.tally.acknowledged > 0
-        assert played.tally.resumes + played.tally.gaps >= LOAD.subscribers // 2
+        assert losses or played.tally.resumes >= LOAD.subscribers // 2
         assert (played.tally.gaps > 0) is losses
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.bus.postgres import migrate
 from tests.support.chromium import Chromium, Page
 from tests.support.postgres import PostgresServer
+from tests.support.proxy import FaultProxy
 from tests.support.server import Server
 
 CHANNELS = """
@@ -44,6 +46,19 @@ def server(postgres: PostgresServer) -> Iterator[Server]:
         first = server.wait_log(lambda line: line["event"] == "serving")["pid"]
         server.wait_log(lambda line: line["event"] == "serving" and line["pid"] != first)
         yield server
+
+
+@pytest.fixture(scope="session")
+def portal() -> Iterator[BlockingPortal]:
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture
+def network(server: Server, portal: BlockingPortal) -> Iterator[FaultProxy]:
+    """Return the way to the server of a test's file, which a test can break."""
+    with portal.wrap_async_context_manager(FaultProxy("127.0.0.1", server.port)) as proxy:
+        yield proxy
 
 
 async def create_database(postgres: PostgresServer, name: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from tests.support.chromium import Page
 from tests.support.npm import NpmProject
@@ -28,19 +28,6 @@ channels:
 def server() -> Iterator[Server]:
     with Server(channels=CHANNELS) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[BlockingPortal]:
-    with start_blocking_portal() as portal:
-        yield portal
-
-
-@pytest.fixture
-def network(server: Server, portal: BlockingPortal) -> Iterator[FaultProxy]:
-    """Return the way to the server, which a test can break."""
-    with portal.wrap_async_context_manager(FaultProxy("127.0.0.1", server.port)) as proxy:
-        yield proxy
 
 
 @pytest.fixture(scope="module")

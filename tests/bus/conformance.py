@@ -130,6 +130,13 @@ class Conformance:
         assert await texts(subject, "a", after=7) == []
         assert await texts(subject, "a", after=99) == []
 
+    async def test_a_page_of_small_messages_is_as_long_as_it_may_be(self, subject: Subject) -> None:
+        """Backend fills a page, wherever it begins in what was appended at once: shared reads count on that."""
+        await append(subject, "a", *['{"n":0}'] * 1000)
+        for after in (0, 500, 768, 900):
+            page = await subject.backend.read("a", after, 200, ALL)
+            assert [page.messages[0].offset, len(page.messages)] == [after + 1, min(200, 1000 - after)]
+
     async def test_a_read_of_nothing_tells_first_and_head(self, subject: Subject) -> None:
         """Backend answers a read of no messages with the ends of the log."""
         assert (await subject.backend.read("a", 0, 0, ALL))[:3] == (1, 0, ())

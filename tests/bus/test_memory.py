@@ -8,8 +8,8 @@ import pytest
 
 from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
-from app.bus.memory import LOG_BYTES, MemoryBackend
-from app.bus.memory_keys import MAX_KEYS
+from app.bus.memory.backend import LOG_BYTES, MemoryBackend
+from app.bus.memory.keys import MAX_KEYS
 from app.core.channel import ACCESS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.config import ConfigError, Environment, Settings, check_deployment, load
+from app.config import BackendSettings, ConfigError, Environment, Settings, check_deployment, load
 from app.core.channel import Channel, HistoryWindow
 from app.core.rights.policy import ANYONE, Access, Policy
 
@@ -34,7 +34,7 @@ def test_the_shipped_file_serves_four_channels_from_memory() -> None:
     assert channel(loaded, "lebowski") == Channel("lebowski", publish=Policy((Access.OPERATORS,)))
     assert channel(loaded, "events") == Channel("events", publish=Policy((Access.OPERATORS,)), client_publish=True)
     assert loaded.registry.find("chat.a").publish == Policy((Access.KEY,))
-    assert (loaded.backend, loaded.auth.keys, loaded.origins) == ("memory://", (), ("*",))
+    assert (loaded.backend.url, loaded.auth.keys, loaded.origins) == ("memory://", (), ("*",))
     assert loaded.operators is None
 
 
@@ -283,9 +283,9 @@ def test_settings_hold_the_urls_as_they_were_given(load_text: Load) -> None:
     text = "backend: ${URL}\npostgres: {inline: '${INLINE}'}\nchannels: {a: }"
     url, direct = "postgresql+asyncpg://pooler/db", "postgres://h/db"
     loaded = load_text(text, URL=url, INLINE="false", DIRECT_DATABASE_URL=direct)
-    assert (loaded.backend, loaded.backend_kind, loaded.direct_url, loaded.inline) == (url, "postgres", direct, False)
+    assert loaded.backend == BackendSettings(url, direct, inline=False)
     plain = load_text(f"backend: {url}\npostgres:\nchannels: {{a: }}")
-    assert (plain.direct_url, plain.inline) == (None, True)
+    assert plain.backend == BackendSettings(plain.backend.url, None, inline=True)
 
 
 def test_blanks_around_urls_are_left_away(load_text: Load) -> None:
@@ -293,12 +293,12 @@ def test_blanks_around_urls_are_left_away(load_text: Load) -> None:
     loaded = load_text(
         "backend: ${URL}\nchannels: {a: }", URL=" postgres://pooler/db\r\n", DIRECT_DATABASE_URL="postgres://h/db\n"
     )
-    assert (loaded.backend, loaded.direct_url) == ("postgres://pooler/db", "postgres://h/db")
+    assert loaded.backend == BackendSettings("postgres://pooler/db", "postgres://h/db")
 
 
 def test_a_direct_url_is_left_alone_without_postgres(load_text: Load) -> None:
     """Settings leave DIRECT_DATABASE_URL alone where the backend is not Postgres."""
-    assert load_text("channels: {a: }", DIRECT_DATABASE_URL="hunter2").direct_url is None
+    assert load_text("channels: {a: }", DIRECT_DATABASE_URL="hunter2").backend.direct_url is None
 
 
 def test_only_another_backend_asks_for_a_restart(load_text: Load) -> None:
@@ -319,7 +319,7 @@ def test_several_workers_on_memory_are_refused(configure: Configure) -> None:
     with pytest.raises(ConfigError, match="WEB_CONCURRENCY: 2 workers cannot share memory://"):
         check_deployment(environment, loaded)
     check_deployment(replace(environment, workers=1), loaded)
-    check_deployment(environment, replace(loaded, backend="postgres://h"))
+    check_deployment(environment, replace(loaded, backend=BackendSettings("postgres://h")))
 
 
 def test_the_metrics_port_differs_from_the_servers(configure: Configure) -> None:

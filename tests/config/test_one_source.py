@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config import ConfigError, Environment, json_schema
+from app.config.backends.url import kind, refusal
 from app.config.load import parse
 from app.config.patterns import fits, number, whole
 from app.config.schemas.files import SchemaFiles
-from app.config.values.backend_url import kind, refusal
 from app.config.values.origins import BEYOND_ASCII
 from app.core.channel import RESERVED
 from app.core.ports import Limits

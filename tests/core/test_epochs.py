@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.bus import follower as follower_module
 from app.bus.backend import Backend, BackendHealth
 from app.bus.bus import Bus
-from app.bus.postgres.listen import follower as follower_module
-from app.bus.postgres.listen.follower import Follower
-from app.bus.postgres.place import Place
+from app.bus.follower import Follower
+from app.bus.place import Place
 from app.core import epochs
 from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery import catchup as catchup_module

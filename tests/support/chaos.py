@@ -180,7 +180,7 @@ class Load(NamedTuple):
     """Messages a second in each channel."""
 
     settling: float
-    """The most seconds that everybody may need in the end."""
+    """Seconds after which whoever has not come to the end is taken to hang."""
 
 
 class Run(Crowd):
@@ -196,6 +196,7 @@ class Run(Crowd):
         self._samples: list[readiness.Sample] = []
         self._lags: list[tuple[float, float]] = []
         self._failed: list[str] = []
+        self._spared: list[str] = []
         self._held: Present = {}
         self._proxied: list[Subscriber] = []
         unanswered = (*UNANSWERED, *RESTORING)
@@ -238,6 +239,7 @@ class Run(Crowd):
                 await asyncio.sleep(began + self._load.seconds - time.monotonic())
             self._over = True
             self.timeline.note("every fault is over")
+            self._spared = await self._cut_off()
             await asyncio.wait(publishers, timeout=self._load.settling)
             self._settled = await self._emptied() and await self.settle(NAMES, seconds=self._load.settling, patience=5)
             self.timeline.note("settled" if self._settled else "gave up")
@@ -253,6 +255,7 @@ class Run(Crowd):
         slow = sorted(seconds for seconds in map(self._waited, outcomes) if seconds > ANSWERED)
         return [
             *self._failed,
+            *(f"{name} has never lost its connection" for name in self._spared),
             *([] if self._settled else [f"not everybody had the last message within {self._load.settling} s"]),
             *([f"{len(slow)} pushes were answered late, after up to {slow[-1]:.1f} s"] if slow else []),
             *readiness.faults(outcomes, self._samples),
@@ -271,6 +274,18 @@ class Run(Crowd):
             due = time.monotonic() + LOOK
             await asyncio.sleep(LOOK)
             self._lags.append((time.monotonic(), time.monotonic() - due))
+
+    async def _cut_off(self) -> list[str]:
+        """Return who has kept a connection open through all of it, once nobody has, or when time is up.
+
+        Each worker has been replaced. Who polls needs no connection that lasts.
+        """
+        lasting = [subscriber for subscriber in self.subscribers if not isinstance(subscriber, LongPoll)]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._load.settling):
+                while spared := [each.name for each in lasting if not each.has_been_cut]:  # noqa: ASYNC110 — as below
+                    await asyncio.sleep(0.01)
+        return spared
 
     async def _emptied(self) -> bool:
         """Return when what was published in SQL is in the log: False unless in time."""

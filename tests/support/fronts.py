@@ -5,24 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.support import nginx
 from tests.support.certificate import certificate
 from tests.support.deploy_tools import tool
-from tests.support.processes import ROOT, end, free_port, launch
+from tests.support.processes import ROOT, InFolder, free_port
 from tests.support.programs import skip
 
 HOST = "abide.example.com"
 """The name in the files."""
-
-_PATIENCE = 20.0
-"""Seconds that one has to start."""
 
 
 class Place(NamedTuple):
@@ -90,36 +84,21 @@ def _traefik(place: Place) -> list[str]:
 FRONTS: dict[str, Callable[[Place], list[str]]] = {"nginx": _nginx, "Caddy": _caddy, "Traefik": _traefik}
 
 
-class Front:
+class Front(InFolder):
     """One proxy before a server, for TLS to :data:`HOST`; starts on entering the context."""
 
     def __init__(self, name: str, upstream: int) -> None:
+        super().__init__("abide-front-")
         self._command = FRONTS[name]
         self._upstream = upstream
         self.port = free_port()
-        self._folder = tempfile.TemporaryDirectory(prefix="abide-front-")
 
     def __enter__(self) -> Self:
-        folder = Path(self._folder.name)
-        self.certificate = certificate(folder, HOST)
+        self.certificate = certificate(self.folder, HOST)
         self.trust = ssl.create_default_context(cafile=str(self.certificate))
-        command = self._command(Place(folder, self.certificate, self.port, self._upstream))
-        home = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-        with (folder / "log").open("wb") as log:
-            self._process = launch(command, home, stdout=log, stderr=log)
-        deadline = time.monotonic() + _PATIENCE
-        while not self._speaks():
-            ended = self._process.poll() is not None
-            assert not ended, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.02)
+        command = self._command(Place(self.folder, self.certificate, self.port, self._upstream))
+        self.run(command, {"PATH": os.environ["PATH"], "HOME": str(self.folder)}, self._speaks)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        end(self._process)
-        self._folder.cleanup()
 
     def _speaks(self) -> bool:
         """Return whether it shows its certificate: Traefik listens before it has read it."""

@@ -5,19 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from tests.support.processes import end, free_port, launch
+from tests.support.processes import InFolder, free_port
 from tests.support.programs import skip
-
-_PATIENCE = 10.0
-"""Seconds that it has to start."""
-
-_POLL = 0.01
 
 _CONFIGURATION = """\
 {preamble}
@@ -61,7 +53,7 @@ def command(folder: Path, http: str, *, preamble: str = "", files: int = 1024) -
     return [find() or "nginx", "-p", str(folder), "-e", "stderr", "-c", str(path)]
 
 
-class Proxy:
+class Proxy(InFolder):
     """nginx before a server, as ``docs/deploy/proxies.md`` says, with a pool of connections that are kept alive.
 
     Each of ``servers`` are the directives of one ``server``, for one of :attr:`ports`. Starts on entering the context;
@@ -69,11 +61,11 @@ class Proxy:
     """
 
     def __init__(self, upstream: int, *servers: str) -> None:
+        super().__init__("abide-nginx-")
         self._upstream = upstream
         self._servers = servers
         self.ports = [free_port() for _ in servers]
         """Where it listens, one for each server."""
-        self._folder = tempfile.TemporaryDirectory(prefix="abide-nginx-")
 
     def __enter__(self) -> Self:
         if find() is None:
@@ -83,19 +75,8 @@ class Proxy:
             for port, server in zip(self.ports, self._servers, strict=True)
         )
         http = f"  upstream abide {{ server 127.0.0.1:{self._upstream}; keepalive 8; }}\n{blocks}"
-        self._process = launch(command(Path(self._folder.name), http), os.environ, stdout=None, stderr=None)
-        deadline = time.monotonic() + _PATIENCE
-        while not all(map(_listens, self.ports)):
-            assert self._process.poll() is None, "nginx ended instead of starting"
-            assert time.monotonic() < deadline, "nginx did not start in time"
-            time.sleep(_POLL)
+        self.run(command(self.folder, http), os.environ, lambda: all(map(_listens, self.ports)))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        end(self._process)
-        self._folder.cleanup()
 
 
 _HEADERS = """\

@@ -13,10 +13,12 @@ import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Protocol
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,31 @@ def wait_answer(
             return False
         time.sleep(_POLL_SECONDS)
     return True
+
+
+class InFolder:
+    """A program that runs in a temporary folder of its own, which goes with it when the context ends."""
+
+    def __init__(self, prefix: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix=prefix)
+        self.folder = Path(self._folder.name)
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str], serves: Callable[[], bool]) -> None:
+        """Start it, and return when it ``serves``; fail with its log when it ends, or takes too long."""
+        log = self.folder / "log"
+        with log.open("wb") as output:
+            self._process = launch(command, environment, stdout=output, stderr=output)
+        deadline = time.monotonic() + START_SECONDS
+        while not serves():
+            assert self._process.poll() is None, f"it ended instead of starting: {log.read_text()}"
+            assert time.monotonic() < deadline, f"it did not start in time: {log.read_text()}"
+            time.sleep(_POLL_SECONDS)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        end(self._process)
+        self._folder.cleanup()
 
 
 def end(process: Process, *, seconds: float = END_SECONDS) -> None:

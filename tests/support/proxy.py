@@ -17,13 +17,15 @@ class FaultProxy:
 
     It starts faultless, and a fault holds until ``heal``. The controls return at once and belong to the event loop that
     runs the proxy; a synchronous test calls them through ``anyio.from_thread.start_blocking_portal``. ``accepted``,
-    ``refused`` and ``live`` count connections: those ever accepted, those refused, and those open now.
+    ``refused`` and ``live`` count connections: those ever accepted, those refused, and those open now. ``turns`` counts
+    how often one end spoke after the other, two to a round trip.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
         self.port = 0  # The operating system chooses it when the proxy is entered.
         self.accepted = 0
         self.refused = 0
+        self.turns = 0
         self._target = target_host, target_port
         self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}  # The live ones.
         self._writers: list[asyncio.StreamWriter] = []  # All that ever were: some may still be sending at the end.
@@ -142,19 +144,24 @@ class FaultProxy:
             target_reader, target_writer = await asyncio.open_connection(*self._target)
             writers.append(target_writer)
             self._writers.append(target_writer)
+            speaker = [target_reader]
             async with asyncio.TaskGroup() as group:
                 for source, sink in ((reader, target_writer), (target_reader, writers[0])):
                     queue = asyncio.Queue[tuple[float, bytes]](CHUNKS)
-                    group.create_task(self._receive(source, queue, flowing))
+                    group.create_task(self._receive(source, queue, flowing, speaker))
                     group.create_task(self._send(queue, sink, flowing))
         except* OSError:
             for writer in writers:
                 _reset(writer)
 
     async def _receive(
-        self, source: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]], flowing: asyncio.Event
+        self,
+        source: asyncio.StreamReader,
+        queue: asyncio.Queue[tuple[float, bytes]],
+        flowing: asyncio.Event,
+        speaker: list[asyncio.StreamReader],
     ) -> None:
-        """Queue what arrives, with the time when it is due; at the end of the stream, nothing."""
+        """Queue what arrives, with the time when it is due; at the end of the stream, nothing. Note who spoke last."""
         data = b"more"
         while data:
             try:
@@ -162,6 +169,8 @@ class FaultProxy:
             except ConnectionError:
                 await flowing.wait()
                 raise
+            self.turns += source is not speaker[0]
+            speaker[0] = source
             await queue.put((asyncio.get_running_loop().time() + self._delay, data))
 
     async def _send(

@@ -18,7 +18,7 @@ import aiohttp
 
 from tests.support import load_client
 from tests.support.load_client import V1_PROTOCOL, Connection, WebSocket
-from tests.support.verdict import Log, Timeline, offset_of
+from tests.support.verdict import Cut, Log, Timeline, offset_of
 
 LOST = (OSError, aiohttp.ClientError, TimeoutError)
 """What may happen to a connection: its subscriber comes back."""
@@ -80,6 +80,11 @@ class Subscriber:
                 raise ended or AssertionError(f"{self.name} ended by itself")
             self._timeline.note(f"lost its connection: {ended!r}", by=self.name)
             await asyncio.sleep(self._pause)
+
+    @property
+    def has_been_cut(self) -> bool:
+        """Whether it has lost a connection."""
+        return any(isinstance(told, Cut) for log in self.logs.values() for told in log.told)
 
     async def opened(self) -> None:
         """Return when every channel is subscribed to."""

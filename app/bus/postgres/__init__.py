@@ -7,6 +7,5 @@ mean) and ``outcomes`` (what readiness says). All SQL is in ``sql/``. docs/desig
 
 from app.bus.postgres.backend import PostgresBackend
 from app.bus.postgres.migrations import migrate
-from app.bus.postgres.seen import Seen
 
-__all__ = ["PostgresBackend", "Seen", "migrate"]
+__all__ = ["PostgresBackend", "migrate"]

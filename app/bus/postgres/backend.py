@@ -7,16 +7,17 @@ import time
 from collections.abc import Sequence
 
 from app.bus.backend import Backend, BackendHealth, Retention
+from app.bus.follower import Follower
+from app.bus.outcomes import Outcomes
+from app.bus.place import Place
 from app.bus.postgres import retention as trimming
 from app.bus.postgres.append.outbox import Outbox
 from app.bus.postgres.append.store import Store
-from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.listen.listener import Listener
 from app.bus.postgres.listen.outbox_mover import OutboxMover
 from app.bus.postgres.log_reads import PATIENCE_SECONDS, LogReads
-from app.bus.postgres.outcomes import Outcomes
-from app.bus.postgres.place import Place
 from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.faults import WORDING
 from app.bus.postgres.sessions.refusals import NOT_READY
 from app.bus.postgres.sessions.session import RETRY_SECONDS
 from app.bus.postgres.sessions.work_connection import WorkConnection, WorkConnections
@@ -49,7 +50,7 @@ class PostgresBackend(Backend):
         self._dsn = parse(url, pooled=direct_url is not None and direct_url != url)
         self._retention = retention
         self._work = WorkConnection(self._dsn, "abide work")
-        self._outcomes = Outcomes("not connected yet")
+        self._outcomes = Outcomes("not connected yet", WORDING)
         self._store = Store(self._work, self._outcomes, inline=inline)
         self._follower = Follower(self._behind)
         outbox = Outbox(self._work, self._outcomes, meter, inline=inline)

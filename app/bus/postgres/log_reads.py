@@ -11,10 +11,10 @@ import asyncpg
 import structlog
 
 from app.bus.backend import PAGE_BYTES
+from app.bus.outcomes import Outcomes
+from app.bus.place import Place
 from app.bus.postgres import sql
 from app.bus.postgres.migrations import EMPTY
-from app.bus.postgres.outcomes import Outcomes
-from app.bus.postgres.place import Place
 from app.bus.postgres.rows import Rows
 from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.refusals import NOT_READY, of_data, unavailable

@@ -20,7 +20,7 @@ import asyncpg
 import orjson
 import structlog
 
-from app.bus.postgres import bodies
+from app.bus import bodies
 from app.core import data
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.errors import MalformedError

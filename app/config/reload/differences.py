@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from app.config.backends.url import mask
 from app.config.diagnostics import first_of, key_path
 from app.config.settings import Settings
-from app.config.values.backend_url import mask
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.schema import Schema
@@ -91,8 +91,8 @@ def _server(before: Settings, after: Settings) -> Iterator[str]:
 
 
 _SERVER: dict[str, Callable[[Settings], str]] = {
-    "backend": lambda settings: mask(settings.backend),
-    "postgres.inline": lambda settings: _word(settings.inline),
+    "backend": lambda settings: mask(settings.backend.url),
+    "postgres.inline": lambda settings: _word(settings.backend.inline),
     "origins": lambda settings: ", ".join(settings.origins) or "none",
     "operators": lambda settings: settings.operators or "left out",
     "limits.connections": lambda settings: str(settings.limits.connections),

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
+from app.config.backends import url
 from app.config.diagnostics import did_you_mean, listed, quoted
 from app.config.patterns import BLANKS, VARIABLE
-from app.config.values import backend_url, names, origins, schema_path, units
+from app.config.values import names, origins, schema_path, units
 from app.config.yaml.document import Interpolated, Unquoted
 from app.core.channel import MAX_MESSAGE_SIZE, SlowSubscriber
 from app.core.rights.policy import Access
@@ -109,10 +110,10 @@ def _no_presence(value: bool) -> bool:  # noqa: FBT001 — pydantic passes the v
 def _backend(value: object) -> str:
     if not isinstance(value, str):
         refuse(f"must be a URL such as memory://, not {show(value)}")
-    url = str(value).strip(BLANKS)  # secrets often end with a newline
-    if message := backend_url.refusal(url):
+    text = str(value).strip(BLANKS)  # secrets often end with a newline
+    if message := url.refusal(text):
         refuse(message)
-    return url
+    return text
 
 
 def _schema_path(value: object) -> str | None:
@@ -188,7 +189,7 @@ MessageSchema = Annotated[
 BackendUrl = Annotated[
     str,
     BeforeValidator(_backend),
-    WithJsonSchema(text_schema(backend_url.PATTERN)),
+    WithJsonSchema(text_schema(url.PATTERN)),
 ]
 Origin = Annotated[
     str,

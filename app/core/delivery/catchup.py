@@ -18,6 +18,9 @@ PAGE_MESSAGES = 256
 
 KEEP_SECONDS = 1.0
 
+PAGES_SHARED = 8
+"""How many pages that ended early are walked through from an aligned offset, so that all share them."""
+
 _STALE_AT_MOST = 2
 """How many cached pages may be older than the cursor: the aligned one and the exact one. The next is read now."""
 
@@ -84,14 +87,15 @@ class Catchup:
 
     async def after(self, offset: int) -> tuple[int, tuple[Message, ...]]:
         """Return the oldest offset of the history, and the next messages past ``offset``, if there are any."""
-        at, stale = offset - offset % PAGE_MESSAGES, 0
+        at, stale, ended_early = offset - offset % PAGE_MESSAGES, 0, 0
         while True:
             page = await self._page(at, PAGE_MESSAGES)
             newer = tuple(message for message in page.messages if message.offset > offset)
             if newer or page.first > offset + 1 or stale == _STALE_AT_MOST:
                 return page.first, newer
             if page.head > offset and page.messages:
-                at = offset  # the page ended early because of its size; others that go on here need the same one
+                ended_early += 1  # because of its size
+                at = page.messages[-1].offset if ended_early < PAGES_SHARED else offset
             else:  # the page was read before there was anything past our offset
                 self._forget((at, PAGE_MESSAGES), page)
                 at, stale = offset, stale + 1

@@ -1,12 +1,17 @@
 """The address of a test's database, and a connection of its own to it."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
 
+from app.bus.postgres.listen import hearing, listener
 from tests.support.postgres import PostgresServer
+
+NEVER = 3600.0
+"""Seconds that no test waits for."""
 
 
 @pytest.fixture
@@ -20,6 +25,25 @@ async def sql(url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(url)
     yield connection
     connection.terminate()
+
+
+@pytest.fixture
+async def other(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect once more: somebody else."""
+    connection = await asyncpg.connect(url)
+    yield connection
+    connection.terminate()
+
+
+@pytest.fixture
+async def role(postgres: PostgresServer) -> AsyncIterator[str]:
+    """Make a role that may do nothing but log in."""
+    name = f"role_{secrets.token_hex(6)}"
+    await postgres.execute(f"CREATE ROLE {name} LOGIN")
+    yield name
+    for database in [row[0] for row in await postgres.execute("SELECT datname FROM pg_database WHERE datallowconn")]:
+        await postgres.execute(f"DROP OWNED BY {name}", database=database)
+    await postgres.execute(f"DROP ROLE {name}")
 
 
 @pytest.fixture
@@ -37,6 +61,17 @@ async def statements(postgres: PostgresServer, database: str) -> Callable[[str],
             return log.read().count(text.encode())
 
     return count
+
+
+@pytest.fixture
+def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch off the look at the heads that would heal everything after a moment, so that what is heard has to do.
+
+    No hint is dropped either: a machine that is busy with other things takes too long for the next one at any time.
+    """
+    monkeypatch.setattr(listener, "_POLL_SECONDS", NEVER)
+    monkeypatch.setattr(hearing, "_HINT_SECONDS", NEVER)
+    monkeypatch.setattr(hearing, "_MESSAGE_SECONDS", NEVER)
 
 
 @pytest.fixture

@@ -9,15 +9,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.bus import group_commit
+from app.bus.outcomes import Outcomes
 from app.bus.postgres import backend as backend_module
 from app.bus.postgres import log_reads
 from app.bus.postgres.listen import heartbeats, listen_session, listener
-from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.sessions import session
 from app.bus.postgres.sessions.dsn import Dsn, parse
+from app.bus.postgres.sessions.faults import WORDING
 from app.bus.postgres.sessions.work_connection import WorkConnections
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
+from tests.bus.postgres.conftest import NEVER
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
@@ -83,18 +85,23 @@ async def test_cut_connections_cost_nothing(proxy: FaultProxy, proxied: str, url
         await ledger.check(url, readers)
 
 
-async def test_a_slow_link_is_only_slow(proxy: FaultProxy, proxied: str, url: str) -> None:
+@pytest.mark.usefixtures("no_poll")
+async def test_a_slow_link_is_only_slow(
+    proxy: FaultProxy, proxied: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Worker on a link of 50 ms each way publishes and delivers in few round trips, and stays healthy."""
+    monkeypatch.setattr(listener, "_HEARTBEAT_SECONDS", NEVER)
     ledger = Ledger(52)
     async with worker(proxied) as it:
         readers = await it.follow("a")
         await ledger.publish(it, [Record("a", ledger.data(100))])
         await ledger.publish(it, [Record(channel, ledger.data(100)) for channel in "bc"])  # both queries are prepared
         proxy.delay(0.05)
-        async with asyncio.timeout(10):
-            await ledger.publish(it, [Record("a", ledger.data(100)) for _ in range(200)])
-            await ledger.publish(it, [Record("a", ledger.data(20_000)) for _ in range(5)])
-            await readers[0].until(206)
+        turns = proxy.turns
+        await ledger.publish(it, [Record("a", ledger.data(100)) for _ in range(200)])
+        await ledger.publish(it, [Record("a", ledger.data(20_000)) for _ in range(5)])
+        await readers[0].until(206)
+        assert proxy.turns - turns <= 2 * 15  # fifteen round trips
         assert (await it.backend.health()).ok
         await ledger.check(url, readers)
 
@@ -202,7 +209,7 @@ async def test_a_read_that_waits_for_its_turn_says_nothing_of_the_database(
 ) -> None:
     """Reads of more callers than connections refuse those whose patience ends, and blame no database."""
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
-    connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet")
+    connections, said = WorkConnections(parse(url), "abide read", 2, idle=10.0), Outcomes("nothing yet", WORDING)
     said.worked("listen")
     reads = log_reads.LogReads(connections, said, Known())
     async with contextlib.AsyncExitStack() as stack:
@@ -337,12 +344,6 @@ async def test_a_session_that_goes_deaf_is_replaced(
 
         await until(replaced, "another session")
         await healthy(it.backend)
-
-
-@pytest.fixture
-def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the heads that would heal what a new session misses after a moment."""
-    monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
 
 
 @pytest.mark.usefixtures("no_poll")

@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus.postgres import Seen, migrate
+from app.bus.postgres import migrate
 from app.bus.postgres.listen import listener
+from app.bus.seen import Seen
 from app.core.errors import UnavailableError
 from app.core.message import Position, Published
 from app.core.resume import Beginning, Reason, Start, begin

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import secrets
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -59,17 +58,6 @@ async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
     name = await postgres.create_database()
     yield name
     await postgres.drop_database(name)
-
-
-@pytest.fixture
-async def role(postgres: PostgresServer) -> AsyncIterator[str]:
-    """Make a role that may do nothing but log in."""
-    name = f"role_{secrets.token_hex(6)}"
-    await postgres.execute(f"CREATE ROLE {name} LOGIN")
-    yield name
-    for database in [row[0] for row in await postgres.execute("SELECT datname FROM pg_database WHERE datallowconn")]:
-        await postgres.execute(f"DROP OWNED BY {name}", database=database)
-    await postgres.execute(f"DROP ROLE {name}")
 
 
 def as_role(url: str, role: str) -> str:

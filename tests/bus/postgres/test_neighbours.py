@@ -3,24 +3,23 @@
 import asyncio
 import hashlib
 import hmac
-import secrets
 from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus import group_commit
-from app.bus.postgres import outcomes
+from app.bus import group_commit, outcomes
+from app.bus.follower import Follower
+from app.bus.place import Place
 from app.bus.postgres.listen import heartbeats, listener
-from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.listen.hearing import Hearing
 from app.bus.postgres.listen.heartbeats import Heartbeats
 from app.bus.postgres.listen.listener import Listener
 from app.bus.postgres.listen.outbox_mover import OutboxMover
-from app.bus.postgres.place import Place
 from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
+from app.bus.postgres.sessions.faults import WORDING
 from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.bus.postgres.sql import query
 from app.core.errors import UnavailableError
@@ -57,17 +56,6 @@ LOCKS = [
 
 
 @pytest.fixture
-async def role(postgres: PostgresServer) -> AsyncIterator[str]:
-    """Make a role that may do nothing but log in."""
-    name = f"role_{secrets.token_hex(6)}"
-    await postgres.execute(f"CREATE ROLE {name} LOGIN")
-    yield name
-    for database in [row[0] for row in await postgres.execute("SELECT datname FROM pg_database WHERE datallowconn")]:
-        await postgres.execute(f"DROP OWNED BY {name}", database=database)
-    await postgres.execute(f"DROP ROLE {name}")
-
-
-@pytest.fixture
 async def neighbour(url: str, role: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect as a role without rights."""
     connection = await asyncpg.connect(as_role(url, role))
@@ -91,12 +79,6 @@ async def uncaught() -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
     return found
-
-
-@pytest.fixture
-def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the look at the heads that would heal everything after a moment."""
-    monkeypatch.setattr(listener, "_POLL_SECONDS", 60.0)
 
 
 async def trim_once(url: str) -> None:
@@ -303,7 +285,7 @@ async def test_what_is_heard_takes_a_bounded_part_of_a_turn(payload: str) -> Non
     await follower.follow("a", place)
     looked.clear()
     hearing = Hearing(
-        follower, Rings(moves_nothing, outcomes.Outcomes("")), Heartbeats(), None, lambda: None, lambda: None
+        follower, Rings(moves_nothing, outcomes.Outcomes("", WORDING)), Heartbeats(), None, lambda: None, lambda: None
     )
     for number in range(50_000):
         hearing.hear(payload.format(number=number, zeros="0" * 32))
@@ -334,7 +316,7 @@ async def test_forged_heartbeats_do_not_hide_that_nothing_is_heard(
     monkeypatch.setattr(listener, "_HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(heartbeats, "_DEAF_SECONDS", 0.2)
     monkeypatch.setattr(listener, "_POLL_SECONDS", 0.05)
-    is_deaf, said, other = False, outcomes.Outcomes("nothing yet"), await asyncpg.connect(url)
+    is_deaf, said, other = False, outcomes.Outcomes("nothing yet", WORDING), await asyncpg.connect(url)
     server = str(await other.fetchval(query("server")))
 
     async def send(payload: str) -> str:

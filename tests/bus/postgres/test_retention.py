@@ -1,7 +1,6 @@
 """Retention: what is deleted, when, and by whom."""
 
 import asyncio
-from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -9,7 +8,7 @@ from structlog.testing import capture_logs
 
 from app.bus.backend import Retention
 from app.bus.postgres import retention as module
-from app.bus.postgres.retention import Clock, trim
+from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.channel import Channel, HistoryWindow, Registry
@@ -190,24 +189,6 @@ async def test_a_clock_that_jumps_leaves_nothing_in_the_future(url: str, sql: as
         (fresh,) = await it.bus.publish([Record("a", b"1", "k")])
         assert isinstance(fresh, Published)
         assert not fresh.replayed
-
-
-def test_a_clock_is_believed_when_it_goes_on_or_has_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clock is not believed for a minute after it has jumped, or where it differs from ours at first."""
-    here = 1000.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: here, time=lambda: here + 5000))
-    clock, strange = Clock(), Clock()
-    assert clock.believes(here + 5001)
-    assert not strange.believes(here)
-    year = 31_536_000
-    assert not clock.believes(here + 5000 + year)
-    here += 10
-    assert not clock.believes(here + 5000)
-    here += 59
-    assert not clock.believes(here + 5000)
-    assert strange.believes(here)
-    here += 1
-    assert clock.believes(here + 5000)
 
 
 async def test_many_rows_of_many_channels_go_in_pages(

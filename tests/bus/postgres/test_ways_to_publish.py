@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
@@ -28,13 +28,6 @@ def template(postgres: PostgresServer) -> str:
     name = asyncio.run(postgres.create_database())
     asyncio.run(migrate(postgres.url(name)))
     return name
-
-
-@pytest.fixture
-async def other(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url)
-    yield connection
-    connection.terminate()
 
 
 async def test_a_prepared_transaction_publishes_when_it_is_committed(

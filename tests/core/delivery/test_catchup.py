@@ -6,21 +6,22 @@ import asyncio
 
 import pytest
 
-from app.core.delivery.catchup import KEEP_SECONDS, PAGE_MESSAGES, Catchup, PageBudget
+from app.core.delivery.catchup import KEEP_SECONDS, PAGE_MESSAGES, PAGES_SHARED, Catchup, PageBudget
 from app.core.message import Message, Page
 
 HEAD = 10 * PAGE_MESSAGES
 
 
 class Log:
-    """A log of ten pages of messages of 100 bytes that counts its reads."""
+    """A log of ten pages of messages of 100 bytes that counts its reads; one returns at most ``page`` messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: int = PAGE_MESSAGES) -> None:
         self.reads = 0
+        self._page = page
 
     async def read(self, after: int, limit: int) -> Page:
         self.reads += 1
-        last = min(after + limit, HEAD)
+        last = min(after + min(limit, self._page), HEAD)
         return Page(1, HEAD, tuple(Message(offset, 0, b"x" * 100) for offset in range(after + 1, last + 1)), "e")
 
 
@@ -45,6 +46,24 @@ async def test_a_page_that_many_ask_for_is_read_once() -> None:
     await asyncio.gather(*(catchup.after(offset) for offset in range(PAGE_MESSAGES)))
     await catchup.after(7)
     assert log.reads == 1
+
+
+@pytest.mark.usefixtures("clock")
+async def test_pages_that_end_early_are_shared_too() -> None:
+    """Catchup reads on from where a page of large messages has ended, so that all who are past it share the next."""
+    log = Log(page=100)
+    catchup = Catchup(log.read, lambda: "e")
+    found = await asyncio.gather(*(catchup.after(offset) for offset in range(PAGE_MESSAGES)))
+    assert [messages[0].offset for _, messages in found] == [offset + 1 for offset in range(PAGE_MESSAGES)]
+    assert log.reads == 3
+
+
+@pytest.mark.usefixtures("clock")
+async def test_very_large_messages_are_read_where_they_are_needed() -> None:
+    """Catchup does not walk through pages of one message each: a subscriber would wait for all of them."""
+    log = Log(page=1)
+    await Catchup(log.read, lambda: "e").after(PAGE_MESSAGES - 1)
+    assert log.reads <= PAGES_SHARED + 1
 
 
 async def test_a_page_is_kept_for_a_moment_only(clock: Clock) -> None:

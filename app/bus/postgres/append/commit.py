@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.bus.postgres.bodies import MAX_INLINE_BODY, SEPARATOR
+from app.bus.bodies import SEPARATOR
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record
@@ -15,6 +15,9 @@ from app.core.ports import Outcome
 
 MAX_INLINE_COMMIT = 64 * 1024
 """The most bytes of a commit that notifications carry: every listener gets a copy of the queue."""
+
+MAX_INLINE_BODY = 7600
+"""Bytes of a body that fit into one notification (8000) beside the longest name and the numbers."""
 
 SEGMENT_BYTES = 60_000
 """The most bytes of a row of the log, unless one message has more."""

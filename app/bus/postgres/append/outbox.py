@@ -7,8 +7,8 @@ import asyncio
 import asyncpg
 import structlog
 
+from app.bus.outcomes import Outcomes
 from app.bus.postgres import sql
-from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.refusals import NOTIFY_REFUSED, of_data
 from app.bus.postgres.sessions.session import LOST

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
+from app.bus.outcomes import Outcomes
 from app.bus.postgres import sql
 from app.bus.postgres.append.commit import Commit
-from app.bus.postgres.outcomes import Outcomes
 from app.bus.postgres.sessions.faults import explain, grant, sqlstate
 from app.bus.postgres.sessions.refusals import NOTIFY_REFUSED, TRY_AGAIN, of_data, unavailable
 from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over

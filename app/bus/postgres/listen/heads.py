@@ -6,11 +6,11 @@ import time
 
 import asyncpg
 
-from app.bus.postgres.listen.follower import Follower
+from app.bus.follower import Follower
+from app.bus.place import Place
 from app.bus.postgres.listen.listen_session import ListenSession
 from app.bus.postgres.listen.outbox_mover import OutboxMover
 from app.bus.postgres.migrations import EMPTY
-from app.bus.postgres.place import Place
 from app.core.epochs import name
 from app.core.errors import UnavailableError
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.bus.follower import Follower
 from app.bus.postgres.listen import notifications
-from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.listen.heartbeats import Heartbeats
 from app.bus.postgres.listen.notifications import Seal
 from app.bus.postgres.listen.outbox_mover import OutboxMover

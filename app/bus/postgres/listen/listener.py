@@ -15,17 +15,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import structlog
 
+from app.bus.follower import Follower
+from app.bus.outcomes import Outcomes
 from app.bus.postgres.listen import heads, notifications, slow
-from app.bus.postgres.listen.follower import Follower
 from app.bus.postgres.listen.hearing import Hearing
 from app.bus.postgres.listen.listen_session import ListenSession
 from app.bus.postgres.listen.outbox_mover import OutboxMover
 from app.bus.postgres.migrations import ensure
-from app.bus.postgres.outcomes import Outcomes
-from app.bus.postgres.seen import Seen
 from app.bus.postgres.sessions.dsn import Dsn
 from app.bus.postgres.sessions.faults import ELSEWHERE, POOLER, SEAL_UNREADABLE, explain
 from app.bus.postgres.sessions.session import LOST, close, connect, is_over
+from app.bus.seen import Seen
 from app.core.errors import UnavailableError
 from app.core.ports import Meter
 

@@ -18,7 +18,7 @@ import hmac
 import re
 from typing import NamedTuple
 
-from app.bus.postgres import bodies
+from app.bus import bodies
 from app.core.channel import NAME
 from app.core.message import MAX_OFFSET, Message
 

@@ -38,8 +38,8 @@ from typing import Protocol
 
 import structlog
 
+from app.bus.outcomes import Outcomes
 from app.bus.postgres.append.outbox import MoveError
-from app.bus.postgres.outcomes import Outcomes
 
 BATCH = 1000
 """The most messages that one statement moves."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from app.bus.postgres.outcomes import Outcomes
+from app.bus.outcomes import Outcomes
 
 
 async def look(fetch: Callable[[str], Awaitable[list[asyncpg.Record]]], outcomes: Outcomes) -> None:

@@ -10,7 +10,20 @@ import ssl
 import asyncpg
 
 from app import COMMAND
+from app.bus.outcomes import Wording
 from app.core.errors import UnavailableError
+
+WORDING = Wording(
+    {
+        "commit": "a commit",
+        "listen": "LISTEN",
+        "poll": "a look at the heads",
+        "move": "a move of the outbox",
+        "read": "a read",
+    },
+    waits="s for the database",
+    late="pg_stat_activity shows what holds it up",
+)
 
 MIGRATE = f"run '{COMMAND} migrate' with a role that may create it"
 

@@ -20,7 +20,8 @@ WITH h AS (
 )
 SELECT w.epoch, w.certified, w.lineage, w.first, w.head, r.last, r.n, r.time, r.body
 FROM w LEFT JOIN LATERAL (
-    SELECT s.*, sum(least(s.n, octet_length(s.body))) OVER before AS messages, sum(octet_length(s.body)) OVER before AS bytes
+    SELECT s.*, sum(least(s.n, s.last - greatest($2::bigint, w.first - 1), octet_length(s.body))) OVER before AS messages,
+        sum(octet_length(s.body)) OVER before AS bytes
     FROM (
         SELECT l.last, l.n, l.time, l.body
         FROM abide.log l

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.bus.bodies import messages
 from app.bus.postgres.append import commit as module
-from app.bus.postgres.append.commit import MAX_INLINE_COMMIT, SEGMENT_BYTES, Commit, Row
-from app.bus.postgres.bodies import MAX_INLINE_BODY, messages
+from app.bus.postgres.append.commit import MAX_INLINE_BODY, MAX_INLINE_COMMIT, SEGMENT_BYTES, Commit, Row
 from app.core.errors import KeyReusedError
 from app.core.message import Position, Published, Record
 

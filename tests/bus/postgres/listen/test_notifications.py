@@ -5,7 +5,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bus.postgres import bodies
+from app.bus import bodies
+from app.bus.postgres.append.commit import MAX_INLINE_BODY
 from app.bus.postgres.listen import notifications
 from app.bus.postgres.listen.notifications import Seal
 from app.core.channel import MAX_NAME
@@ -66,7 +67,7 @@ def test_a_doorbell_is_read_as_far_as_a_commit_writes_it() -> None:
 
 def test_the_longest_notification_fits() -> None:
     """Notification with the longest name, the largest numbers and a full body is within PostgreSQL's 7999 bytes."""
-    header = f"e {'0' * 32} {'0' * 8} {'x' * MAX_NAME} {MAX_OFFSET} {bodies.MAX_INLINE_BODY} {10**13}\n"
+    header = f"e {'0' * 32} {'0' * 8} {'x' * MAX_NAME} {MAX_OFFSET} {MAX_INLINE_BODY} {10**13}\n"
     assert notifications.inline(header) is not None
-    assert len(header) + bodies.MAX_INLINE_BODY <= 7999
+    assert len(header) + MAX_INLINE_BODY <= 7999
     assert len("d" + f"\n{'x' * MAX_NAME} {MAX_OFFSET}" * 28) <= 7999

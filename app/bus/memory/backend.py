@@ -1,7 +1,7 @@
 """The log in memory: for development, for tests, and for one process that may forget.
 
 It lives as long as its process, and so does its epoch. It is bounded: messages by each channel's history and by
-:data:`LOG_BYTES` over all channels, keys by :mod:`app.bus.memory_keys`.
+:data:`LOG_BYTES` over all channels, keys by :mod:`app.bus.memory.keys`.
 
 A channel that holds nothing is forgotten with its offset. No offset may come twice in one epoch, so a channel that is
 new, or comes back, begins after the highest offset that was forgotten. A position in a forgotten channel is then before
@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from app.bus.backend import PAGE_BYTES, Backend, BackendHealth, Retention
-from app.bus.memory_keys import MAX_KEYS, MemoryKeys
-from app.bus.memory_log import MemoryLogs
+from app.bus.memory.keys import MAX_KEYS, MemoryKeys
+from app.bus.memory.log import MemoryLogs
 from app.core import turns
 from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import AbideError, bare

@@ -28,7 +28,7 @@ from itertools import islice
 
 import structlog
 
-from app.bus.postgres.place import Place
+from app.bus.place import Place
 from app.core.channel import ACCESS
 from app.core.epochs import begins, label, name, shared
 from app.core.message import Batch, EpochChange, Message, Position, consecutive

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from app.config import mask
-from app.config.values.backend_url import PATTERN, kind, refusal
+from app.config.backends.url import PATTERN, kind, refusal
 
 
 @pytest.mark.parametrize(

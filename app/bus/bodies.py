@@ -1,4 +1,4 @@
-"""Bodies: how a row of the log, or a notification, holds several messages. The SQL side is in 0005_epochs.sql."""
+"""Bodies: how a row of the log, or a notification, holds several messages. Engines share them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from app.core.message import Message
 
 SEPARATOR = "\x1e"
 """Comes between the messages of a body. A control character, so no JSON text can hold it."""
-
-MAX_INLINE_BODY = 7600
-"""Bytes of a body that fit into one notification (8000) beside the longest name and the numbers."""
 
 _message: Callable[[Iterable[int | bytes]], Message] = partial(tuple.__new__, Message)
 """Makes a message of its parts without a call of Python's for each: a body may hold hundreds."""

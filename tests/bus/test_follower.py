@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from app.bus.postgres.listen import follower as module
-from app.bus.postgres.listen.follower import Follower
-from app.bus.postgres.place import Place
+from app.bus import follower as module
+from app.bus.follower import Follower
+from app.bus.place import Place
 from app.core.channel import ACCESS
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, Message

@@ -1,6 +1,6 @@
-"""The last outcomes of commits, reads, moves of the outbox and the listening session. They decide readiness.
+"""The last outcomes of commits, reads, looks at the heads and the session that hears. They decide readiness.
 
-Nothing else decides: a database that lets us connect and then refuses each commit is not well, and one whose commits
+Nothing else decides: a server that lets us connect and then refuses each commit is not well, and one whose commits
 work is well. Each way that messages go keeps its last outcome. After a failure a way is well again only when it has
 worked for :data:`SETTLE_SECONDS`, so that readiness does not flicker between failures.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,15 +27,19 @@ SETTLE_SECONDS = 3.0
 FORGET_SECONDS = 6.0
 """A look, a move or a read that failed counts for this long if no other follows. Commits and sessions always follow."""
 
-_NAMES: dict[Way, str] = {
-    "commit": "a commit",
-    "listen": "LISTEN",
-    "poll": "a look at the heads",
-    "move": "a move of the outbox",
-    "read": "a read",
-}
-"""What is under way, by its way. Of several that fail, readiness names the first in this order."""
 _NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How readiness names what an engine does."""
+
+    ways: Mapping[Way, str]
+    """What is under way, by its way. Of several that fail, readiness names the first in this order."""
+    waits: str
+    """What follows the number of seconds waited, such as ``s for the database``."""
+    late: str
+    """What shows why something waits."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,7 @@ class _Status:
     """The last outcomes of one way."""
 
     name: str
+    wording: Wording
     lasting: bool
     """Whether its failure counts until it has worked."""
     under_way: list[float] = field(default_factory=list)
@@ -59,8 +64,8 @@ class _Status:
         failing = self.failed > self.worked
         waited = now - self.under_way[0] if self.under_way else 0.0
         if waited > LATE_SECONDS:
-            why = self.hint or "pg_stat_activity shows what holds it up"
-            return f"{self.name} has waited {waited:.0f} s for the database: {why}"
+            why = self.hint or self.wording.late
+            return f"{self.name} has waited {waited:.0f} {self.wording.waits}: {why}"
         if failing and not self.lasting and now - self.failed > FORGET_SECONDS:
             return None
         if failing and (self.believed or now - self.failed > DOUBT_SECONDS):
@@ -70,11 +75,14 @@ class _Status:
 
 
 class Outcomes:
-    """Remembers the last outcome of each way. ``first`` says why nothing works before the first session."""
+    """Remembers the last outcome of each way of ``wording``, which has "listen".
 
-    def __init__(self, first: str) -> None:
+    ``first`` says why nothing works before the first session.
+    """
+
+    def __init__(self, first: str, wording: Wording) -> None:
         self._statuses: dict[Way, _Status] = {
-            way: _Status(name, lasting=way in ("commit", "listen")) for way, name in _NAMES.items()
+            way: _Status(name, wording, lasting=way in ("commit", "listen")) for way, name in wording.ways.items()
         }
         self.waits(first)
 

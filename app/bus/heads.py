@@ -1,0 +1,22 @@
+"""Compares the heads of the log with what the follower has: finds what was missed, and a log that went back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from app.bus.follower import Follower
+from app.bus.place import Place
+
+
+async def compare(follower: Follower, read_places: Callable[[Sequence[str]], Awaitable[Mapping[str, Place]]]) -> None:
+    """Read the places of what is followed, and tell the follower of them. Raises what ``read_places`` raises.
+
+    A log that went back must have another lineage by the time its place is read.
+    """
+    before = follower.places()
+    for channel, place in (await read_places(list(before))).items():
+        if follower.judge(channel, before[channel].head, place):
+            follower.look(channel, place.head)
+    follower.seen = time.monotonic()
+    follower.release()

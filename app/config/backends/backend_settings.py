@@ -1,0 +1,27 @@
+"""The backend that the file and the environment name, with what they say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.config.backends.url import kind
+from app.core.engines import ENGINES, Engine
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """Where messages are kept. A change of any of it needs a restart."""
+
+    url: str = field(repr=False)
+    """It may hold a password."""
+
+    direct_url: str | None = field(default=None, repr=False)
+    """The URL of the database without its pooler; None if none was given, or the backend is not Postgres."""
+
+    inline: bool = True
+    """Whether small commits to Postgres carry their messages inside NOTIFY."""
+
+    @property
+    def engine(self) -> Engine:
+        """What the URL names, however it spells it."""
+        return ENGINES[kind(self.url)]

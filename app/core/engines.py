@@ -1,0 +1,52 @@
+"""The engines that can keep the log, and what each of them gives. What an engine cannot do is refused at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+History = Literal["none", "process", "durable"]
+"""What the log keeps: nothing, messages for one process's life, or messages that survive a crash of everything."""
+
+Workers = Literal["one process", "one machine", "any"]
+"""Which worker processes can share one log."""
+
+_HISTORY: dict[History, str] = {
+    "none": "none: messages are live only, and every reconnect is a gap",
+    "process": "until the process ends",
+    "durable": "durable: it survives restarts and crashes",
+}
+_WORKERS: dict[Workers, str] = {
+    "one process": "one",
+    "one machine": "any number, on one machine",
+    "any": "any number, on any number of machines",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One kind of backend."""
+
+    name: str
+    """What it is called, as in ``postgres``; also its usual scheme."""
+    schemes: tuple[str, ...]
+    """The schemes of its URLs, in lower case."""
+    history: History
+    workers: Workers
+    publishes_from_sql: bool = False
+    """Whether transactions can publish, too."""
+
+    @property
+    def gives(self) -> str:
+        """Say in one line what it gives."""
+        return f"history: {_HISTORY[self.history]}; workers: {_WORKERS[self.workers]}"
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("memory", ("memory",), "process", "one process"),
+        Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+    )
+}
+"""Every engine, by its name."""
