@@ -424,6 +424,19 @@ async def test_a_publisher_gives_up_in_the_end() -> None:
     assert asyncio.get_running_loop().time() - began < 5
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_publisher_that_is_cancelled_ends(turns: int) -> None:
+    """Publisher ends when it is cancelled, also in the turn of the event loop in which an attempt has just failed."""
+    publishing = asyncio.create_task(publish(f"http://127.0.0.1:{free_port()}", "lebowski", 1))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # noqa: ASYNC251 — the attempt fails in its thread, and the loop has yet to hear of it
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+
+
 def test_pauses_are_jittered_and_bounded() -> None:
     """Backoff is anywhere between nothing and a bound that doubles up to five seconds, however often it was tried."""
     for attempt in (0, 1, 3, 5, 6, 5000):

@@ -39,7 +39,8 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
         seconds = min(waits.ANSWER_SECONDS, max(1.0, deadline - clock()))
         try:
             headers = headers_of(await tokens.get(), idempotency_key)
-            return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, data, seconds), seconds)
+            async with asyncio.timeout(seconds):  # in Python 3.11 wait_for may miss that it is cancelled
+                return await asyncio.to_thread(_post, address, headers, data, seconds)
         except (ClientError, TimeoutError) as error:
             trouble = tokens.judge(error if isinstance(error, ClientError) else unreachable(error))
         pause = trouble.wait + waits.backoff(attempt)
