@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.bus.backend import Backend, Retention
-from app.config import BackendSettings
+from app.config import BackendSettings, ConfigError, Diagnostic, Settings
+from app.config.backends import sqlite
 from app.core.ports import Meter
 
 Opener = Callable[[BackendSettings, Retention, Meter], Backend]
@@ -15,6 +16,16 @@ Opener = Callable[[BackendSettings, Retention, Meter], Backend]
 def open_backend(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
     """Return the backend, not connected yet."""
     return _OPENERS[settings.engine.name](settings, retention, meter)
+
+
+def check_backend(settings: Settings) -> None:
+    """Raise :class:`~app.config.ConfigError` if the backend cannot be opened from here, whoever answers there.
+
+    Called before a server starts. A server that runs goes on, and readiness says what is wrong.
+    """
+    refuse = _REFUSALS.get(settings.backend.engine.name)
+    if refuse is not None and (message := refuse(settings.backend)):
+        raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
 
 
 def _memory(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:  # noqa: ARG001 — as the others
@@ -31,5 +42,31 @@ def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> 
     )
 
 
-_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres}
+def _sqlite(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+    from app.bus.sqlite import SqliteBackend  # noqa: PLC0415 — see above
+
+    return SqliteBackend(sqlite.path(settings.url), retention=retention, meter=meter)
+
+
+def _refuse_sqlite(settings: BackendSettings) -> str | None:
+    from app.bus.sqlite import refusal  # noqa: PLC0415 — see above
+
+    return refusal(sqlite.path(settings.url))
+
+
+def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+    from app.bus.redis.streams import StreamsBackend  # noqa: PLC0415 — see above
+
+    return StreamsBackend(settings.url, retention=retention, min_replicas=settings.min_replicas, meter=meter)
+
+
+_OPENERS: dict[str, Opener] = {
+    "memory": _memory,
+    "postgres": _postgres,
+    "sqlite": _sqlite,
+    "redis-stream": _redis_stream,
+}
 """By the names of :data:`~app.core.engines.ENGINES`."""
+
+_REFUSALS: dict[str, Callable[[BackendSettings], str | None]] = {"sqlite": _refuse_sqlite}
+"""What says why an engine cannot be opened from here."""

@@ -99,16 +99,6 @@ def free_port() -> int:
     """Return a free port of 127.0.0.1, below those that systems give to outgoing connections: it stays free."""
     while True:
         port = 12_000 + secrets.randbelow(20_000)
-        if refusal(port) is None:
-            return port
-
-
-def refusal(port: int) -> str | None:
-    """Return why a port of 127.0.0.1 cannot be had, or None."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error.strerror
-    return None
+            return port

@@ -15,6 +15,7 @@ import pytest
 from app import __version__
 from app.cli import main
 from app.config import json_schema
+from app.core.engines import ENGINES
 from app.core.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +163,15 @@ def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> N
     assert done.stderr == f"abide: there is no .venv in {tmp_path} yet: run 'make -C {tmp_path} setup' once\n"
 
 
+def test_an_environment_that_is_not_whole_says_what_to_run(tmp_path: Path) -> None:
+    """Command of a checkout whose environment was left half made says what to run, in one line."""
+    (tmp_path / "websockets.py").write_text("raise ModuleNotFoundError(name='websockets')")
+    done = run("check", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("abide: the package 'websockets' is not in ")
+    assert done.stderr.endswith(": run 'make setup' in the checkout\n")
+
+
 def test_check_works_without_a_driver(tmp_path: Path) -> None:
     """Check judges a Postgres configuration without Postgres' driver, and shows no password."""
     (tmp_path / "asyncpg.py").write_text("raise ImportError")
@@ -202,6 +212,24 @@ def migrated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--prot", "1"], "abide serve: error: unrecognized arguments: --prot 1"),
+        (["publish", "a", "the", "Dude"], "abide publish: error: unrecognized arguments: Dude (DATA is one argument:"),
+    ],
+)
+def test_an_argument_too_many_is_told_with_the_commands_own_usage(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Command refuses what it does not know with its own usage, and exits with 2."""
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: abide {arguments[0]} ")
+    assert said in shown
+
+
 def test_migrate_prints_what_it_applied(
     migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +252,26 @@ def test_migrate_says_why_it_cannot_and_exits_1(
     assert migrated == ["postgres://away/app"]
 
 
+@pytest.mark.parametrize("engine", sorted(ENGINES.keys() - {"memory", "postgres"}))
+def test_migrate_has_nothing_to_do_on_other_engines(
+    migrated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    """Migrate succeeds where there is no schema: files of deployment run it whatever the engine is."""
+    file = tmp_path / "channels.yaml"
+    file.write_text("backend: ${DATABASE_URL}\nchannels: {news: {}}\n")
+    monkeypatch.setenv("CHANNELS_CONFIG", str(file))
+    monkeypatch.setenv(
+        "DATABASE_URL", f"{engine}:///{tmp_path}/log" if engine == "sqlite" else f"{engine}://127.0.0.1:1"
+    )
+    assert main(["migrate"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to do")
+    assert migrated == []
+
+
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")
@@ -237,13 +285,14 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
     [
         (["publish", "a", "1"], {}, "cannot reach http://127.0.0.1:1: Connection refused"),
         (["publish", "a", "hello"], {}, "DATA is not JSON (expecting value at character 1). A text needs JSON"),
+        (["publish", "a", "[b]"], {}, "DATA is not JSON (expecting value at character 2). Names and texts of JSON"),
         (["publish", "a", ""], {}, "DATA is not JSON (it is empty)"),
         (["publish", "a", "1", "--token-file", "/nowhere"], {}, "no token: No such file or directory: '/nowhere'"),
         (["publish", "a", "1", "--url", "here"], {}, "'here' is not a server's address: expected http://host:port"),
         (["migrate"], {"DATABASE_URL": "postgres://127.0.0.1:1/app"},
             "no connection to 127.0.0.1:1/app: Connection refused: nothing listens there: check that"),
         (["migrate"], {"DATABASE_URL": "'postgres://db'"},
-            "DATABASE_URL: must be a URL that starts with memory://, postgres:// or postgresql://: remove what"),
+            "DATABASE_URL: must be a URL that starts with memory://, postgres://, "),
         (["serve"], {"CHANNELS_CONFIG": str(ROOT)}, f"{ROOT}: cannot be read (Is a directory): CHANNELS_CONFIG names"),
         (["serve", "--host", "nowhere.invalid"], {}, "--host: cannot listen on nowhere.invalid:1: "),
         (["serve"], {"HOST": "1.2.3.4"}, "HOST: cannot listen on 1.2.3.4:1: Cannot assign requested address: write an"),

@@ -111,7 +111,9 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
     settings = Settings(
         path=environment.channels_config,
         digest=digest(content, files.contents),
-        backend=BackendSettings(file.backend, direct_url(environment, file.backend), file.postgres.inline),
+        backend=BackendSettings(
+            file.backend, direct_url(environment, file.backend), file.postgres.inline, file.redis.min_replicas
+        ),
         auth=auth,
         origins=file.origins,
         operators=file.operators,
@@ -120,7 +122,7 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
         registry=registry,
         schemas=tuple(files.contents),
     )
-    return replace(settings, warnings=warnings(environment, settings))
+    return replace(settings, warnings=warnings(environment, settings, document.variables))
 
 
 def _validate(document: Document) -> File | None:
@@ -132,8 +134,10 @@ def _validate(document: Document) -> File | None:
             wording.report(finding, document)
     _check_channels(document)
     if file is not None:
+        is_auth_read = not any(diagnostic.key_path.startswith("auth") for diagnostic in document.diagnostics)
         _check_tokens(file, document)
-        _check_needs(file, document)
+        if is_auth_read:
+            _check_needs(file, document)
     return file
 
 

@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema
 
 from app.config.values import names, units
 from app.config.values.authorisation import ClaimName, CookieName, Keys, Leeway, Lifetime, PolicyValue, Secrets, Text
-from app.config.values.bounds import Bodies, Burst, Count, CountOrNone, OrText, RateText, Time
+from app.config.values.bounds import Bodies, Burst, Count, CountOrNone, OrText, RateText, Replicas, Time
 from app.config.values.fields import (
     BackendUrl,
     Boolean,
@@ -205,6 +205,13 @@ class Postgres(Section):
     """Whether small commits carry their messages inside NOTIFY (fast); false if other roles must not read them."""
 
 
+class Redis(Section):
+    """How streams of Redis are written."""
+
+    min_replicas: Replicas = 0
+    """How many replicas must have a message before it counts as stored, 0 to 100."""
+
+
 class Limits(Section):
     """How much clients may take of one worker."""
 
@@ -237,10 +244,13 @@ class File(Section):
     """The whole of channels.yaml."""
 
     backend: BackendUrl = Field(default="memory://", repr=False)
-    """Where messages are kept and how workers reach each other, as a URL: postgres:// or memory://."""
+    """Where messages are kept and how workers reach each other, as a URL such as postgres:// or memory://."""
 
     postgres: Postgres = Field(default_factory=Postgres)
     """How the Postgres backend works; other backends ignore it."""
+
+    redis: Redis = Field(default_factory=Redis)
+    """How streams of Redis are written; other backends ignore it."""
 
     auth: Auth = Field(default_factory=Auth)
     """How publishers and subscribers prove who they are."""
@@ -281,6 +291,7 @@ _SECTIONS: dict[tuple[str | None, ...], type[Section]] = {
     ("auth", "tokens", "claims"): GrantClaims,
     ("auth", "ask"): Ask,
     ("postgres",): Postgres,
+    ("redis",): Redis,
     ("limits",): Limits,
     ("defaults",): Policy,
     ("defaults", "history"): History,

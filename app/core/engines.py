@@ -33,8 +33,17 @@ class Engine:
     """The schemes of its URLs, in lower case."""
     history: History
     workers: Workers
+    driver: str = ""
+    """The package that has to be installed, which is also the name of its module; empty if none has to be."""
+    extra: str = ""
+    """The extra of ours that installs it."""
     publishes_from_sql: bool = False
     """Whether transactions can publish, too."""
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether messages are kept, so that they have positions."""
+        return self.history != "none"
 
     @property
     def gives(self) -> str:
@@ -47,6 +56,15 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("sqlite", ("sqlite",), "durable", "one machine"),
+        Engine(
+            "redis-stream",
+            tuple(f"redis{tls}-stream{kind}" for kind in ("", "+cluster", "+sentinel") for tls in ("", "s")),
+            "durable",
+            "any",
+            driver="redis",
+            extra="redis",
+        ),
     )
 }
 """Every engine, by its name."""

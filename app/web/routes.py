@@ -23,6 +23,7 @@ from app.web.channel_routes import EVENTS, PUSH, READ, AnyRoute, ChannelRoutes, 
 from app.web.documents import asyncapi
 from app.web.documents.lazy_document import Document, Object
 from app.web.documents.openapi import Documented
+from app.web.documents.without_positions import without_positions
 from app.web.edge.auth import Authenticator
 from app.web.edge.cors import Cors, is_preflight
 from app.web.edge.doors import Doors
@@ -37,7 +38,7 @@ from app.web.operate.pages import add_pages
 from app.web.operate.taking_back import Revoke, TakingBack, add_taking_back_routes
 from app.web.publish.asgi_push import AsgiPush
 from app.web.publish.push import Push
-from app.web.publish.push_head import NAMED
+from app.web.publish.push_head import ENVELOPED, NAMED
 from app.web.subscribe.reads import Reads
 from app.web.subscribe.websocket import Sockets
 
@@ -79,6 +80,8 @@ class Edge:
     """Refuses tokens that were taken back in this worker, before the log tells all workers."""
     is_running: Callable[[], bool] = lambda: True
     """Whether the application is started, so that it can store and deliver messages."""
+    has_positions: bool = True
+    """Whether the backend keeps messages, so that they have positions."""
     openapi: Callable[[], Object] | None = None
     """Returns the OpenAPI document of the whole application; None if it has only these routes."""
     otherwise: ASGIApp | None = None
@@ -159,7 +162,7 @@ class Routes:
         elif scope["method"] not in _METHODS:
             await _not_allowed(scope, _METHODS)(scope, receive, send)
         else:
-            await ProblemResponse.of(_nothing_here(path))(scope, receive, send)
+            await ProblemResponse.of(_nothing_here(scope))(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._find(scope) or self._otherwise)(scope, receive, send)
@@ -211,10 +214,15 @@ def _pages(edge: Edge) -> Documented:
 
 def _documents(edge: Edge, pages: Documented) -> dict[str, Document]:
     openapi = edge.openapi or pages.openapi
+    shown: Callable[[Object], Object] = _as_it_is if edge.has_positions else without_positions
     return {
-        "/openapi.json": Document(lambda _: openapi()),
-        "/asyncapi.json": Document(lambda root: asyncapi.describe(edge.registry.channels, edge.version, root)),
+        "/openapi.json": Document(lambda _: shown(openapi())),
+        "/asyncapi.json": Document(lambda root: shown(asyncapi.describe(edge.registry.channels, edge.version, root))),
     }
+
+
+def _as_it_is(document: Object) -> Object:
+    return document
 
 
 def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> None:
@@ -262,9 +270,11 @@ def _not_taken(route: AnyRoute, scope: Scope) -> ProblemResponse:
     return _not_allowed(scope, allowed)
 
 
-def _nothing_here(path: str) -> UnknownChannelError:
-    name = path[:_LONGEST_PATH].removeprefix("/")
-    return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here")
+def _nothing_here(scope: Scope) -> UnknownChannelError:
+    name = get_route_path(scope)[:_LONGEST_PATH].removeprefix("/")
+    is_post = scope["method"] == "POST"
+    remedy = f"publish with POST {scope.get('root_path', '')}{ENVELOPED}" if is_post else "declare it in channels.yaml"
+    return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here: {remedy}")
 
 
 def _methods(app: FastAPI) -> dict[str, set[str]]:
@@ -293,7 +303,7 @@ async def _refuse_route(request: Request, error: HTTPException) -> ProblemRespon
     """Return the answer to a request that FastAPI itself refuses."""
     if allowed := (error.headers or {}).get("Allow"):
         return _not_allowed(request.scope, set(allowed.split(", ")))
-    return ProblemResponse.of(_nothing_here(get_route_path(request.scope)))
+    return ProblemResponse.of(_nothing_here(request.scope))
 
 
 async def _refuse_crash(_: Request, __: Exception) -> ProblemResponse:

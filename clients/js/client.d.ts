@@ -14,6 +14,9 @@ export interface StateDetail {
 
 export type StateHandler = (state: State, detail: StateDetail) => void;
 
+/** The position of everything where the server keeps no messages. To resume from it is to be told of a gap. */
+export const NOWHERE: "live:0";
+
 export interface Message<Data = any> {
   channel: string;
   /** Store it, and pass it as `since`, to continue after this message. */
@@ -74,7 +77,7 @@ export interface SubscribeOptions<Data = any> {
   onMessage?: (message: Message<Data>) => void;
   /** Messages are missing. The subscription continues after them. */
   onGap?: (gap: Gap) => void;
-  /** The subscription is over. */
+  /** The subscription is over. Without this handler, `console.error` says so. */
   onError?: (error: AbideError) => void;
   /** The server has answered: messages after `position` follow. */
   onSubscribed?: (position: string, resumed: boolean) => void;
@@ -99,5 +102,5 @@ export interface Client {
   close(): void;
 }
 
-/** Make a client of the server at this address. It connects with the first subscription. Throws TypeError if it is none. */
+/** Make a client of the server at this address, `http://host:port`. It connects with the first subscription. Throws TypeError if it is none. */
 export function connect(address: string, options?: ConnectOptions): Client;

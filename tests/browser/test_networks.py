@@ -160,7 +160,7 @@ def test_what_can_never_be_sent_is_said_at_once(clients: Page) -> None:
         return said;
     """)
     expected = "is not a server's address: expected http://host:port"
-    assert said == [f"localhost:8000 {expected}", f"ftp://example.org {expected}", *["unauthorised"] * 4]
+    assert said == [f"'localhost:8000' {expected}", f"'ftp://example.org' {expected}", *["unauthorised"] * 4]
 
 
 def test_a_client_that_is_closed_listens_to_nothing(clients: Page) -> None:

@@ -126,7 +126,7 @@ POLICY = [
 
 # marked file, key path, a telling fragment, whether the JSON Schema sees it as well
 WHOLE = [
-    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres:// or", True),
+    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, ", True),
     (f"backend: ‸postgress://h\n{ROOT}", "backend", "did you mean postgres?", True),
     (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "there is no backend redis+asyncpg://", True),
     (f"backend: ‸postgres://h:port/db\n{ROOT}", "backend", "its host or port is wrong", True),
@@ -136,7 +136,11 @@ WHOLE = [
     (f"postgres: {{‸inlined: true}}\n{ROOT}", "postgres.inlined", "did you mean inline?", True),
     (f"‸postgre: {{}}\n{ROOT}", "postgre", "did you mean postgres?", True),
     (f"backend: ‸kafka://h\n{ROOT}", "backend", "kafka:// is not yet available", True),
-    (f"backend: ‸redis-stream://h\n{ROOT}", "backend", "redis-stream:// is not yet available", True),
+    (f"backend: ‸redis-stream://h:port\n{ROOT}", "backend", "its host or port is wrong", True),
+    (f"backend: ‸redis-stream+cluster://h/1\n{ROOT}", "backend", "what follows the host is wrong", True),
+    (f"backend: ‸redis-stream+sentinel://h\n{ROOT}", "backend", "redis-stream+sentinel://user:password@host1", True),
+    (f"backend: ‸redis-stream://h?db=1\n{ROOT}", "backend", "what may follow the question mark is ssl_ca_certs", True),
+    (f"redis: {{min_replicas: ‸-1}}\n{ROOT}", "redis.min_replicas", "from 0 to 100", True),
     (f"backend: ‸mysql://h\n{ROOT}", "backend", "there is no backend mysql://", True),
     (f"backend: ‸memroy://\n{ROOT}", "backend", "did you mean memory?", True),
     (f"backend: ‸memory\n{ROOT}", "backend", "must be a URL that starts with memory://, postgres://", True),
@@ -250,6 +254,7 @@ WHOLE = [
     ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "this name is reserved", True),
     ("channels: {‸a/b: {}}\n", 'channels."a/b"', 'a name has no "/": only', True),
     ("channels: {‸a b: {}}\n", 'channels."a b"', 'a name has no " ": only', True),
+    ("channels: {‸chat.*: {}}\n", 'channels."chat.*"', "has a parameter in braces, as in chat.{room}", True),
     ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 characters, not 0", True),
     ("channels: {‸é: {}}\n", 'channels."é"', 'a name has no "é": only the letters A to Z and a to z', True),
     (f"channels: {{‸{'a' * 256}: {{}}}}\n", "channels." + "a" * 256, "1 to 255 characters, not 256", True),
@@ -384,10 +389,19 @@ def test_all_problems_are_reported_at_once(problems: Problems) -> None:
     ]
 
 
+MAPPING = "must be a mapping of keys to values, as in {size: 1000, ttl: 24h}"
+
+
+def test_a_variable_that_is_missing_is_one_problem(problems: Problems) -> None:
+    """Loader does not complain of policies that need a secret whose variable is not set."""
+    found = problems('auth: {tokens: {secret: "${NOPE}"}}\nchannels: {a: {subscribe: token}}\n')
+    assert [problem.key_path for problem in found] == ["auth.tokens.secret"]
+
+
 def test_a_problem_reads_as_place_and_message(problems: Problems) -> None:
     """Diagnostic reads as file, line, column, key path and message."""
     (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
-    assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
+    assert str(problem) == f"{problem.file}:4:14: channels.news.history: {MAPPING}"
     assert problem.file.endswith("/channels.yaml")
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
 from collections.abc import Iterator
 
 import httpx
@@ -13,7 +11,6 @@ import pytest
 
 from tests.support.chromium import Chromium, Page
 from tests.support.example import Example, command_of
-from tests.support.processes import ROOT
 
 LINES = "[...document.querySelectorAll('#lines li')].map((line) => line.textContent)"
 STATE = "document.getElementById('state').textContent"
@@ -46,18 +43,6 @@ def say(page: Page, text: str) -> None:
 def says(page: Page, *lines: str) -> None:
     """Wait until these are the lines of the room."""
     page.until(f"JSON.stringify({LINES}) === JSON.stringify({list(lines)})", timeout=40)
-
-
-@pytest.mark.parametrize("name", ["chat", "orders", "llm"])
-def test_a_port_in_use_is_said_before_anything_else(chat: Example, name: str) -> None:
-    """Example whose port is in use says so in one line, and does not name an address that is somebody else's."""
-    command = ("make", "--no-print-directory", "-C", f"examples/{name}", "run")
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PORT": str(chat.port)}, capture_output=True, text=True, check=False
-    )
-    said, failed = done.stderr.splitlines()
-    assert (done.returncode, done.stdout, failed.startswith("make: *** ")) == (2, "", True)
-    assert said == f"port {chat.port}: Address already in use. Set PORT to another one, for example PORT=8001"
 
 
 def test_two_people_chat_and_a_third_comes_late(chromium: Chromium, chat: Example) -> None:

@@ -21,6 +21,9 @@ class BackendSettings:
     inline: bool = True
     """Whether small commits to Postgres carry their messages inside NOTIFY."""
 
+    min_replicas: int = 0
+    """How many replicas of Redis must have a commit before it counts as stored."""
+
     @property
     def engine(self) -> Engine:
         """What the URL names, however it spells it."""

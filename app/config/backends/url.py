@@ -6,21 +6,26 @@ import re
 from collections.abc import Callable
 
 from app.config import patterns
-from app.config.backends import postgres
+from app.config.backends import postgres, redis, sqlite
 from app.config.diagnostics import did_you_mean, listed
 from app.core.engines import ENGINES
 
 _NAMES = {scheme: engine.name for engine in ENGINES.values() for scheme in engine.schemes}
 """The engine of each scheme."""
 
-_KNOWN = ("redis", "rediss", "redis-stream", "kafka")
+_KNOWN = ("redis", "rediss", "kafka")
 """Schemes of engines that are still to come."""
 
-_REFUSALS: dict[str, Callable[[str], str | None]] = {"postgres": postgres.refusal}
+_REFUSALS: dict[str, Callable[[str], str | None]] = {
+    "postgres": postgres.refusal,
+    "redis-stream": redis.stream_refusal,
+    "sqlite": sqlite.refusal,
+}
 """What refuses the URLs of an engine; any URL of the others will do."""
 
 PATTERN = patterns.whole(
-    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|{postgres.PATTERN}[{patterns.BLANKS}]*)"
+    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
+    rf"(?:{postgres.PATTERN}|{sqlite.PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 
@@ -44,7 +49,7 @@ def refusal(url: str) -> str | None:
     found = kind(url)
     if found in ENGINES:
         return _REFUSALS[found](url) if found in _REFUSALS else None
-    usable = listed(f"{scheme}://" for scheme in _NAMES)
+    usable = listed(f"{scheme}://" for scheme in _NAMES if "+" not in scheme)
     if found in _KNOWN:
         return f"{found}:// is not yet available: write {usable}"
     if not found:

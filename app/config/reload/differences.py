@@ -93,6 +93,7 @@ def _server(before: Settings, after: Settings) -> Iterator[str]:
 _SERVER: dict[str, Callable[[Settings], str]] = {
     "backend": lambda settings: mask(settings.backend.url),
     "postgres.inline": lambda settings: _word(settings.backend.inline),
+    "redis.min_replicas": lambda settings: str(settings.backend.min_replicas),
     "origins": lambda settings: ", ".join(settings.origins) or "none",
     "operators": lambda settings: settings.operators or "left out",
     "limits.connections": lambda settings: str(settings.limits.connections),

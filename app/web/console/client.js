@@ -24,7 +24,11 @@ const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 allows in Sec-Web
 const TOKEN = /^[\x20-\x7e]*$/; // what a header can hold
 const [POSITION, NEEDED] = [/^[^:]+:\d+$/, { message: "position", subscribed: "position", gap: "next" }]; // in a frame
 const NO_FRAME = "the server sent something that is no frame of abide.v1";
-const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":"([^"]*)","time":(\d+),"data":/;
+const HANDLERS = "subscribe takes options, such as { onMessage: ({ data }) => console.log(data) }";
+const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":(?:"([^"]*)"|null),"time":(\d+),"data":/;
+
+/** The position of everything where the server keeps no messages. To resume from it is to be told of a gap. */
+export const NOWHERE = "live:0";
 
 /** Why the server refused: a `code` of docs/codes.md, the HTTP status or close code, a `pointer` to what misfits a schema. */
 export class AbideError extends Error {
@@ -49,11 +53,14 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
   const wakes = (does) => ["online", "pageshow", "visibilitychange"].forEach((event) => globalThis[does]?.(event, wake));
   return client;
 
-  /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`.
+  /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`. An error that ends it
+   * goes to the browser's console where there is no `onError`.
    * @param {string} channel @param {SubscribeOptions} [options] @returns {() => void} */
   function subscribe(channel, options = {}) {
+    if (typeof options === "function") throw new TypeError(HANDLERS);
     if (subscriptions.has(channel)) throw new Error(`${channel} is subscribed to already`);
-    const subscription = { ...options, id: ++ids, channel, position: null, live: false, refused: false };
+    const onError = options.onError ?? (({ message }) => console.error(`abide: ${channel}: ${message}`));
+    const subscription = { ...options, onError, id: ++ids, channel, position: null, live: false, refused: false };
     subscriptions.set(channel, subscription);
     wakes("addEventListener");
     if (client.state === "closed") open();
@@ -70,7 +77,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
       try {
         token = await tokens.get();
         const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(token) };
-        return (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position;
+        return (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position ?? NOWHERE;
       } catch (error) {
         const wait = Math.max(jitter(attempt), error.wait);
         const again = passes(error) || (error.status === 401 && !renewed && (renewed = tokens.renews(token)));
@@ -127,7 +134,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     const failed = inTurn((failing, error) => {
       const renews = REFUSED.includes(error.status) && (tokens.renews(token) || (!source && error.status === 4408)); // a cookie
       const over = failing.filter((each) => !passes(error) && !(renews && !each.refused && (each.refused = true)));
-      for (const each of over) drop(each) && each.onError?.(error);
+      for (const each of over) drop(each) && each.onError(error);
       if (over.length < failing.length) lost(error.message, error.wait);
       else if (subscriptions.size === 0 && client.state !== "closed") close();
     });
@@ -142,6 +149,13 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
       failed([...subscriptions.values()], error);
     }
   }
+}
+
+/** The server's address without a slash at its end; a page may leave out what its own address has. */
+function addressOf(address) {
+  const url = tried(() => new URL(String(address).replace(/^ws/, "http"), globalThis.location?.href));
+  if (/^https?:$/.test(url?.protocol)) return url.href.replace(/\/+$/, "");
+  throw new TypeError(`'${address}' is not a server's address: expected http://host:port`);
 }
 
 /** `get` returns the token in use, or a new one if that ends soon or was refused; `renews` is told of a refused one and says
@@ -202,7 +216,7 @@ function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost
   socket.onclose = ({ code, reason }) => closed(closedWith(code, reason));
   socket.onerror = () => socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
   socket.onmessage = ({ data: text }) => {
-    const [start, channel, position, time] = MESSAGE.exec(text) ?? [];
+    const [start, channel, position = NOWHERE, time] = MESSAGE.exec(text) ?? [];
     const raw = start && text.slice(start.length, -1); // which may not be JSON
     take(start ? { type: "message", channel, position, time: Number(time), data: parse(raw), raw } : parse(text));
   };
@@ -219,15 +233,15 @@ function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost
 function openStreams({ url, token, subscriptions, opened, lost, failed }) {
   const streams = new Map(); // by subscription: what watches each, and what ends it
   ask(`${url}/health/live`).then(() => opened("sse"), ({ message, wait }) => lost(message, wait));
-  const take = (subscription, watch, { event, id: position, data: raw }) => {
+  const take = (subscription, watch, { event, id, data: raw }) => {
     const { channel, since, live } = subscription;
-    const data = parse(raw);
+    const [data, position] = [parse(raw), id ?? NOWHERE];
     if (event && !isFrame({ ...data, type: event })) return lost(NO_FRAME);
-    const resumed = event !== "gap" && position === (subscription.position ?? since);
-    if (position && !live) begin(subscription, { position, resumed });
+    const resumed = event !== "gap" && id === (subscription.position ?? since);
+    if (id && !live) begin(subscription, { position, resumed });
     if (event === "heartbeat") watch.hear(data.seconds);
     else if (event === "gap") skip(subscription, data);
-    else if (event !== "closed") raw && position && moved(subscription, position).onMessage?.({ channel, position, data, raw });
+    else if (event !== "closed") raw && moved(subscription, position).onMessage?.({ channel, position, data, raw });
     else failed([subscription], closedWith(data?.code, data?.message));
   };
   const subscribe = async (subscription) => {
@@ -267,22 +281,17 @@ function watching(lost) {
   return { look, hear, stop: () => clearTimeout(timer) };
 }
 
-/** The address without what comes after its path; one without a host is a path of the page's server. */
-function addressOf(address) {
-  const { protocol, host, pathname } = tried(() => new URL(address, globalThis.location?.href)) ?? {};
-  if (/^(http|ws)s?:$/.test(protocol)) return `${protocol.replace("ws", "http")}//${host}${pathname.replace(/\/+$/, "")}`;
-  throw new TypeError(`${address} is not a server's address: expected http://host:port`);
-}
-
-function begin(subscription, { position, resumed }) {
+function begin(subscription, { position: given, resumed }) {
+  const position = given ?? NOWHERE;
   // If a gap follows, keep the old position until it arrives: the connection may break in between.
   if (resumed || !(subscription.position ?? subscription.since)?.includes(":")) subscription.position = position;
   Object.assign(subscription, { live: true, refused: false });
   subscription.onSubscribed?.(position, resumed);
 }
-function skip(subscription, { channel, after, next, reason }) {
+function skip(subscription, { channel, after: had, next: following, reason }) {
+  const [after, next] = [had ?? NOWHERE, following ?? NOWHERE];
   const [epoch, offset] = next.split(":");
-  moved(subscription, `${epoch}:${offset - 1}`).onGap?.({ channel, after, next, reason });
+  moved(subscription, next === NOWHERE ? next : `${epoch}:${offset - 1}`).onGap?.({ channel, after, next, reason });
 }
 const moved = (subscription, position) => Object.assign(subscription, { position });
 /** Full jitter, up to a bound that doubles, so that thousands do not come back at the same time. */
@@ -302,9 +311,10 @@ const randomKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (
 const pause = (wait) => new Promise((resolve) => setTimeout(resolve, wait));
 const late = () => new Promise((_, reject) => setTimeout(reject, PATIENCE, `none within ${PATIENCE / 1000} s`).unref?.());
 const tried = (make) => { try { return make(); } catch { return undefined; } };
+const isPosition = (text) => text === null || POSITION.test(text);
 const isFrame = (frame) => {
   const { type, seconds } = frame ?? {};
-  return typeof type === "string" && (type !== "heartbeat" || seconds > 0) && (!NEEDED[type] || POSITION.test(frame[NEEDED[type]]));
+  return typeof type === "string" && (type !== "heartbeat" || seconds > 0) && (!NEEDED[type] || isPosition(frame[NEEDED[type]]));
 };
 const parse = (text) => tried(() => JSON.parse(text));
 /** What a token says; it is read, not verified. */

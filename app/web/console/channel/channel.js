@@ -1,5 +1,6 @@
 /** The chosen channel: its policy, its messages live or at a position of the past, and what uses it. */
 
+import { NOWHERE } from "../client.js";
 import { arrivals } from "./arrivals.js";
 import { byId, element, say } from "../parts/dom.js";
 import { bytes, count, duration } from "../parts/format.js";
@@ -50,9 +51,9 @@ export function channel({ client, policy, needsKey, onRefused }) {
         charts.count(time);
         rows.add({ position, time, raw });
         const oldest = rows.oldest();
-        byId("older").hidden = oldest === beginning || oldest.endsWith(":1");
+        byId("older").hidden = position === NOWHERE || oldest === beginning || oldest.endsWith(":1"); // NOWHERE: nothing is kept
       },
-      onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}, after ${from}, next ${next}` }),
+      onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}${next === NOWHERE ? "" : `, after ${from}, next ${next}`}` }),
       onError: (error) => {
         rows.add({ gap: error.message });
         onRefused(error);
