@@ -262,6 +262,22 @@ def test_migrate_has_nothing_to_do_on_other_engines(
     assert migrated == []
 
 
+def test_a_file_that_cannot_be_the_log_is_one_line(tmp_path: Path) -> None:
+    """Check and serve name a folder that is not there, and take it when it is; migrate has nothing to do."""
+    url = {"DATABASE_URL": f"sqlite:///{tmp_path}/data/log.db", "PORT": "1"}
+    for command in ("check", "serve"):
+        done = run(command, **url)
+        said = f"backend: the folder {tmp_path}/data does not exist: create it, or correct the path"
+        assert (done.returncode, done.stderr) == (1, f"config/channels.yaml: {said}\n")
+    (tmp_path / "data").mkdir()
+    assert (
+        "durable: it survives restarts and crashes; workers: any number, on one machine" in run("check", **url).stdout
+    )
+    assert (
+        run("migrate", **url).stdout == "nothing to do: a server makes what it needs there, and brings it up to date\n"
+    )
+
+
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")

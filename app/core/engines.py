@@ -57,6 +57,7 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("redis", ("redis", "rediss"), "none", "any", driver="redis", extra="redis"),
         Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine(
             "redis-stream",
