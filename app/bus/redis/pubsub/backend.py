@@ -61,6 +61,11 @@ class PubSubBackend(Backend):
             f"{state}>"
         )
 
+    @property
+    def held(self) -> int:
+        """Bytes of data that wait to be handed out."""
+        return self._hearing.held
+
     async def connect(self) -> None:
         """Begin to connect, and return at once: a server that is away at start is waited for."""
         await self._log.connect()

@@ -125,10 +125,12 @@ class Hearing:
         try:
             messages = publications.read(payload, cursor.head, cursor.time)
         except ValueError:
-            self._warn("publication_ignored", topic=topic)
+            if self._may_warn():
+                _log.warning("publication_ignored", topic=topic)
             return
         if self._size > MAX_HELD_BYTES:
-            self._warn("messages_dropped", channel=cursor.channel, held=self._size)
+            if self._may_warn():
+                _log.warning("messages_dropped", channel=cursor.channel, held=self._size)
             self._lose(cursor)
             cursor.is_full = True
         elif messages:
@@ -176,10 +178,11 @@ class Hearing:
         del cursor.waiting[before:]
         cursor.head = cursor.lost_after
 
-    def _warn(self, event: str, **context: object) -> None:
-        if time.monotonic() > self._warned + _WARNED_SECONDS:
-            self._warned = time.monotonic()
-            _log.warning(event, **context)
+    def _may_warn(self) -> bool:
+        now = time.monotonic()
+        is_due = now > self._warned + _WARNED_SECONDS
+        self._warned = now if is_due else self._warned
+        return is_due
 
 
 def _size(messages: Sequence[Message]) -> int:
