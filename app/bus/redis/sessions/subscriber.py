@@ -138,7 +138,8 @@ class Subscriber:
             while True:
                 await self._beat()
                 await asyncio.sleep(BEAT_SECONDS)
-                await self._listening.look()
+                async with asyncio.timeout(DEAF_SECONDS):
+                    await self._listening.look()
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
