@@ -55,8 +55,8 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
-        Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine(
             "redis-stream",
             tuple(f"redis{tls}-stream{kind}" for kind in ("", "+cluster", "+sentinel") for tls in ("", "s")),

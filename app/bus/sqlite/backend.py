@@ -12,7 +12,7 @@ from app.bus.follower import Follower
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
 from app.bus.sqlite import retention as trimming
-from app.bus.sqlite.file.faults import NOT_READY, WORDING
+from app.bus.sqlite.file.file_faults import NOT_READY, WORDING
 from app.bus.sqlite.log_file import LogFile
 from app.bus.sqlite.log_reads import PATIENCE_SECONDS, RETRY_SECONDS, LogReads
 from app.bus.sqlite.store import Store

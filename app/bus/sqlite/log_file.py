@@ -13,8 +13,8 @@ from typing import TypeVar
 from app.bus.seen import Seen
 from app.bus.sqlite import epoch
 from app.bus.sqlite.epoch import Present
-from app.bus.sqlite.file.connection import Opened, open_file
-from app.bus.sqlite.file.faults import NOT_READY, FileError, is_over
+from app.bus.sqlite.file.file_faults import NOT_READY, FileError, is_over
+from app.bus.sqlite.file.open_file import Opened, open_file
 
 _Result = TypeVar("_Result")
 

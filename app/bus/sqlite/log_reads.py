@@ -17,7 +17,7 @@ from app.bus.outcomes import Outcomes
 from app.bus.place import Place
 from app.bus.sqlite import epoch
 from app.bus.sqlite.epoch import Present
-from app.bus.sqlite.file.faults import FileError, explain, is_locked, unavailable
+from app.bus.sqlite.file.file_faults import FileError, explain, is_locked, unavailable
 from app.bus.sqlite.log_file import LogFile
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError

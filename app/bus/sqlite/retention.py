@@ -16,8 +16,8 @@ import structlog
 
 from app.bus.backend import KEY_LIFETIME, Retention
 from app.bus.clock import Clock
-from app.bus.sqlite.file.connection import WAL_BYTES, Opened
-from app.bus.sqlite.file.faults import FileError, explain
+from app.bus.sqlite.file.file_faults import FileError, explain
+from app.bus.sqlite.file.open_file import WAL_BYTES, Opened
 from app.bus.sqlite.log_file import LogFile
 from app.core.channel import HistoryWindow
 

@@ -23,8 +23,8 @@ import structlog
 from app.bus.outcomes import Outcomes
 from app.bus.sqlite import commit as commits
 from app.bus.sqlite.commit import Commit
-from app.bus.sqlite.file.connection import Opened
-from app.bus.sqlite.file.faults import ReplacedError, explain, is_in_doubt, is_locked, unavailable
+from app.bus.sqlite.file.file_faults import ReplacedError, explain, is_in_doubt, is_locked, unavailable
+from app.bus.sqlite.file.open_file import Opened
 from app.bus.sqlite.log_file import LogFile
 from app.core.errors import OutcomeUnknownError, bare
 from app.core.message import Record

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.bus.sqlite.commit import Segment
-from app.bus.sqlite.file.faults import FileError
+from app.bus.sqlite.file.file_faults import FileError
 
 INLINE_BYTES = 48 * 1024
 """The most bytes of a commit's messages that are in its datagram."""

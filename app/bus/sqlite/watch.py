@@ -19,7 +19,7 @@ from app.bus.follower import Follower
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
 from app.bus.sqlite.commit import Commit, Segment
-from app.bus.sqlite.file.faults import FileError, explain
+from app.bus.sqlite.file.file_faults import FileError, explain
 from app.bus.sqlite.heard import Heard
 from app.bus.sqlite.log_file import LogFile
 from app.bus.sqlite.log_reads import LogReads
@@ -136,8 +136,10 @@ class Watch:
 
     def _lost(self, error: Exception) -> None:
         reason = explain(error, self._file.path)
-        if reason != self._said:
-            _log.warning("file_lost" if self.ready.is_set() else "file_not_open", reason=reason)
+        if reason != self._said and self.ready.is_set():
+            _log.warning("file_lost", reason=reason)
+        elif reason != self._said:
+            _log.warning("file_not_open", reason=reason)
         self._said = reason
         self._outcomes.failed("listen", reason)
 

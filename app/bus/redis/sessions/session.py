@@ -115,7 +115,7 @@ async def connect(address: Address, server: Server, name: str, *, is_sentinel: b
     try:
         with _closed_is_lost():
             async with asyncio.timeout(CONNECT_SECONDS):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.connect()
     except BaseException as error:
         await connection.disconnect(nowait=True)
         if not isinstance(error, (*LOST, RedisError, ValueError)):

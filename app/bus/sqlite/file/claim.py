@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from app.bus.sqlite.file.faults import FileError, ReplacedError
+from app.bus.sqlite.file.file_faults import FileError, ReplacedError
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PATIENCE_SECONDS = 3.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from app.bus.sqlite.file.faults import FileError
+from app.bus.sqlite.file.file_faults import FileError
 
 _APPLICATION = 0x41626964
 """PRAGMA application_id of our files: "Abid"."""

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from app.bus.sqlite import epoch
 from app.bus.sqlite.file.claim import Claim, Identity, identify
-from app.bus.sqlite.file.faults import FileError, ReplacedError, WentBackError
+from app.bus.sqlite.file.file_faults import FileError, ReplacedError, WentBackError
 from app.bus.sqlite.file.location import refusal
-from app.bus.sqlite.file.schema import prepare
+from app.bus.sqlite.file.steps import prepare
 
 LOCK_SECONDS = 0.25
 """How long one attempt waits for a lock. Attempts follow each other until the deadline."""
