@@ -40,8 +40,8 @@ def test_everything_breaks_and_nothing_is_lost_in_silence(*, seed: int, losses: 
 def test_a_thousand_messages_a_second_come_through_killed_connections_and_restarts(world: type[World]) -> None:
     """Messages that were acknowledged are neither lost, doubled nor reordered, or a gap is told where nothing is kept.
 
-    Meanwhile at least fifty connections to the engine are killed, and it restarts twice if it keeps its data. What a file
-    comes through is in test_sqlite_under_load.py.
+    Meanwhile at least fifty connections to the engine are killed, and it restarts twice if it keeps its data. A file
+    has test_sqlite_under_load.py.
     """
     with place(world) as it:
         result = asyncio.run(SteadyRun(it).run())
