@@ -98,8 +98,9 @@ class Subscriber:
             link.remove(topic)
 
     async def run(self) -> None:
-        """Hear again and again; never returns."""
-        while True:
+        """Hear again and again, until it is cancelled."""
+        task = asyncio.current_task()
+        while task is None or not task.cancelling():  # TaskGroup loses a cancellation that meets a failure
             try:
                 await self._one_session()
             except Exception as error:  # noqa: BLE001 — whatever ended it, there must be another

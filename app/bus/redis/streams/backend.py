@@ -19,7 +19,7 @@ from app.bus.redis.sessions.router import Router
 from app.bus.redis.sessions.session import RETRY_SECONDS
 from app.bus.redis.sessions.subscriber import Subscriber
 from app.bus.redis.streams import names
-from app.bus.redis.streams.commit import Style
+from app.bus.redis.streams.commit import LEAST_SECONDS, Style
 from app.bus.redis.streams.listener import Listener
 from app.bus.redis.streams.log_reads import PATIENCE_SECONDS, LogReads
 from app.bus.redis.streams.promises import Promises
@@ -119,6 +119,10 @@ class StreamsBackend(Backend):
                 return await self._follower.next_batch()
             except UnavailableError:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def trim(self, grace: int = LEAST_SECONDS) -> None:
+        """Delete what no history shows any more and is older than ``grace`` seconds, of what was stored lately."""
+        await self._trimmer.trim(grace)
 
     async def health(self) -> BackendHealth:
         """Say whether what is sent is stored and heard again."""
