@@ -49,6 +49,11 @@ class Claim:
         self._path = path
         self._lock = -1
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this worker has a share."""
+        return self._lock >= 0
+
     def take(self) -> bool:
         """Take a share; return whether nobody else has one. Raises :class:`FileError` and OSError."""
         self.folder.mkdir(mode=0o700, exist_ok=True)

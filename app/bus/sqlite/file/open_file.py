@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -15,8 +16,8 @@ from app.bus.sqlite.file.file_faults import FileError, ReplacedError, WentBackEr
 from app.bus.sqlite.file.location import refusal
 from app.bus.sqlite.file.steps import prepare
 
-LOCK_SECONDS = 0.25
-"""How long one attempt waits for a lock. Attempts follow each other until the deadline."""
+_LOCK_SECONDS = 0.25
+"""How long reads, and what is done when the file is opened, wait for a lock."""
 
 WAL_BYTES = 64 * 1024 * 1024
 """What the write-ahead log keeps of the disk at rest."""
@@ -64,15 +65,15 @@ class Opened:
         self.seen = max(self.seen, present.commits)
 
     def close(self) -> None:
-        """Close it: the last worker that does so moves the write-ahead log into the file."""
+        """Close it, but keep the claim: the last worker that does so moves the write-ahead log into the file."""
         for connection in (self.reader, self.writer):
             connection.close()
-        self.claim.release()
 
 
 def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
     """Open the file for this worker; the first one begins an epoch. ``before`` is what it had open, and has closed.
 
+    A worker that opens the same file again has kept its claim, so no epoch begins.
     Raises :class:`FileError`, OSError and sqlite3's errors.
     """
     if sqlite3.sqlite_version_info < LEAST_VERSION:
@@ -80,8 +81,7 @@ def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
         raise FileError(msg)
     if message := refusal(path):
         raise FileError(message)
-    claim = Claim(path)
-    is_first = claim.take()
+    claim, is_first = _claim(path, before)
     try:
         identity = _find(path, before, may_create=may_create)
         if identity is not None and not is_first:
@@ -91,13 +91,27 @@ def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
         seen = 0 if before is None else before.seen
         opened = _connect(path, claim, seen, is_first=is_first, may_create=may_create)
     except BaseException:
-        claim.release()
+        if before is None or claim is not before.claim:
+            claim.release()
         raise
     if identity not in {None, opened.identity}:
         opened.close()
+        claim.release()
         msg = f"{path}: the file was replaced while it was opened"
         raise ReplacedError(msg)
     return opened
+
+
+def _claim(path: Path, before: Opened | None) -> tuple[Claim, bool]:
+    """Return a claim on the file that is there, and whether nobody else has one."""
+    if before is not None and before.claim.is_held:
+        with contextlib.suppress(FileError):
+            if identify(path) == before.identity:
+                before.claim.check(before.identity)
+                return before.claim, False
+        before.claim.release()
+    claim = Claim(path)
+    return claim, claim.take()
 
 
 def _find(path: Path, before: Opened | None, *, may_create: bool) -> Identity | None:
@@ -139,6 +153,7 @@ def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create:
         reader = _connection(path, "rw")
         reader.execute("PRAGMA query_only = ON")
         identity = _identity(path)
+        writer.execute("PRAGMA busy_timeout = 0")  # transactions.py waits
         if is_first:
             claim.share(identity)
     except BaseException:
@@ -166,7 +181,7 @@ def _identity(path: Path) -> Identity:
 def _connection(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(os.fspath(path.absolute()))}?mode={mode}",
-        uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False,
+        uri=True, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False,
     )  # fmt: skip
     try:
         for pragma in (
