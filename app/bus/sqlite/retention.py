@@ -69,7 +69,7 @@ async def trim(file: LogFile, retention: Retention) -> int:
             await file.writes(partial(_forget, page, windows))
     while gone := await file.writes(_delete_keys):
         deleted += gone
-    await file.writes(_give_back)
+    await file.writes(give_back)
     return deleted
 
 
@@ -177,13 +177,14 @@ def _delete_keys(opened: Opened) -> int:
         ).rowcount
 
 
-def _give_back(opened: Opened) -> None:
+def give_back(opened: Opened) -> None:
     """Make the file shorter, a step each round, where much of it is unused."""
     (free,) = opened.writer.execute("PRAGMA freelist_count").fetchone()
     (pages,) = opened.writer.execute("PRAGMA page_count").fetchone()
     if free >= _FREE_PAGES and free * _FREE_SHARE >= pages:
         with transaction(opened.writer):
-            opened.writer.execute(f"PRAGMA incremental_vacuum({_GIVEN_BACK})").fetchall()
+            for _ in range(_GIVEN_BACK):  # Python ends the statement after its first step, which is one page
+                opened.writer.execute("PRAGMA incremental_vacuum(1)")
 
 
 class WriteAheadLog:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.bus.backend import Retention
 from app.bus.sqlite import SqliteBackend
 from tests.support.readers import ALL, Worker, worker_of
 
@@ -19,12 +20,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(path: Path) -> Run:
+def run(path: Path) -> Run:
     """Return what runs a worker on the file, by a name."""
 
     @asynccontextmanager
-    async def start(name: str = "worker", *, ready: bool = True) -> AsyncIterator[Worker]:
-        async with worker_of(SqliteBackend(path, retention=lambda _: ALL), name=name, ready=ready) as worker:
+    async def run(
+        name: str = "worker", *, ready: bool = True, retention: Retention = lambda _: ALL
+    ) -> AsyncIterator[Worker]:
+        async with worker_of(SqliteBackend(path, retention=retention), name=name, ready=ready) as worker:
             yield worker
 
-    return start
+    return run

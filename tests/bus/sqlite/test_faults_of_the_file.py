@@ -80,24 +80,24 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         ("PRAGMA application_id = 7", "is a database of another program"),
     ],
 )
-async def test_a_file_that_is_not_ours_is_left_alone(start: Run, path: Path, statement: str, said: str) -> None:
+async def test_a_file_that_is_not_ours_is_left_alone(run: Run, path: Path, statement: str, said: str) -> None:
     """Worker that finds a later schema, or another program's database, changes nothing and says so."""
-    async with start():
+    async with run():
         pass
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
-    async with start(ready=False) as worker:
+    async with run(ready=False) as worker:
         assert said in await says(worker.backend, said)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 1")
         connection.execute(f"PRAGMA application_id = {0x41626964}")
 
 
-async def test_a_database_of_another_program_is_left_alone(start: Run, path: Path) -> None:
+async def test_a_database_of_another_program_is_left_alone(run: Run, path: Path) -> None:
     """Worker that finds tables of somebody else makes none of its own."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE theirs (x)")
-    async with start(ready=False) as worker:
+    async with run(ready=False) as worker:
         await says(worker.backend, "is a database of another program: name another file")
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
@@ -113,9 +113,9 @@ async def test_a_folder_that_comes_later_is_enough(tmp_path: Path) -> None:
         assert await stored(worker, "1") == 1
 
 
-async def test_a_lock_of_another_program_is_waited_for_until_the_deadline(start: Run, path: Path) -> None:
+async def test_a_lock_of_another_program_is_waited_for_until_the_deadline(run: Run, path: Path) -> None:
     """Worker stores what it can once the lock is gone, refuses what waited too long, and says why."""
-    async with start() as worker:
+    async with run() as worker:
         await stored(worker, "1")
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -162,9 +162,9 @@ def file_size() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("file_size")
-async def test_a_file_that_may_not_grow_refuses_and_goes_on(start: Run) -> None:
+async def test_a_file_that_may_not_grow_refuses_and_goes_on(run: Run) -> None:
     """Worker that may write no larger file refuses what does not fit, without a doubt, and takes what fits."""
-    async with start() as worker:
+    async with run() as worker:
         outcomes = [(await worker.publish("a", "x" * 50_000))[0] for _ in range(20)]
         kept = sum(isinstance(outcome, Published) for outcome in outcomes)
         assert 0 < kept < 20
@@ -172,13 +172,13 @@ async def test_a_file_that_may_not_grow_refuses_and_goes_on(start: Run) -> None:
         assert await worker.backend.head("a") == kept
 
 
-async def test_a_file_that_can_only_be_read_is_said(start: Run, path: Path) -> None:
+async def test_a_file_that_can_only_be_read_is_said(run: Run, path: Path) -> None:
     """Worker whose writes are refused is not ready, until they work again."""
-    async with start() as worker:
+    async with run() as worker:
         await stored(worker, "1")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("CREATE TRIGGER no BEFORE UPDATE ON installation BEGIN SELECT raise(ABORT, 'read only'); END")
-        async with start(ready=False) as worker:
+        async with run(ready=False) as worker:
             await says(worker.backend, "read only")
             other.execute("DROP TRIGGER no")
             await healthy(worker.backend)

@@ -39,11 +39,11 @@ def copy(path: Path) -> Path:
     return made
 
 
-async def test_a_restart_keeps_every_place(start: Run) -> None:
+async def test_a_restart_keeps_every_place(run: Run) -> None:
     """Subscriber comes back to its place after every worker has ended and another has begun, in a new epoch."""
-    async with start() as worker:
+    async with run() as worker:
         before = await stored(worker, "1", "2")
-    async with start() as worker:
+    async with run() as worker:
         assert (await resumed(worker, before)).gap is None
         after = await stored(worker, "3")
         assert after.offset == 3
@@ -51,23 +51,23 @@ async def test_a_restart_keeps_every_place(start: Run) -> None:
         assert (await resumed(worker, before)).gap is None
 
 
-async def test_a_second_worker_begins_no_epoch(start: Run) -> None:
+async def test_a_second_worker_begins_no_epoch(run: Run) -> None:
     """Worker that comes while another has the file open goes on in its epoch."""
-    async with start("one") as one:
+    async with run("one") as one:
         before = await stored(one, "1")
-        async with start("two") as two:
+        async with run("two") as two:
             assert await stored(two, "2") == Position(before.epoch, 2)
         assert await stored(one, "3") == Position(before.epoch, 3)
 
 
-async def test_a_copy_restored_while_nothing_ran_is_a_gap(start: Run, path: Path) -> None:
+async def test_a_copy_restored_while_nothing_ran_is_a_gap(run: Run, path: Path) -> None:
     """Subscriber who had messages that a restored copy has not is told, and one who had not goes on."""
-    async with start() as worker:
+    async with run() as worker:
         early = await stored(worker, "1")
         made = copy(path)
         late = await stored(worker, "2")
     shutil.move(made, path)
-    async with start() as worker:
+    async with run() as worker:
         assert await stored(worker, "another") != late
         gap = (await resumed(worker, late)).gap
         assert gap is not None
@@ -75,9 +75,9 @@ async def test_a_copy_restored_while_nothing_ran_is_a_gap(start: Run, path: Path
         assert (await resumed(worker, early)).gap is None
 
 
-async def test_a_file_replaced_under_its_workers_is_noticed_by_all(start: Run, path: Path) -> None:
+async def test_a_file_replaced_under_its_workers_is_noticed_by_all(run: Run, path: Path) -> None:
     """Workers let go of a file that another has replaced, serve the new one in a new epoch, and take back the rest."""
-    async with start("one") as one, start("two") as two:
+    async with run("one") as one, run("two") as two:
         readers = [*await one.follow("a"), *await two.follow("a")]
         await stored(one, "1")
         made = copy(path)
@@ -102,9 +102,9 @@ async def test_a_file_replaced_under_its_workers_is_noticed_by_all(start: Run, p
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def test_a_deleted_file_is_not_made_again(start: Run, path: Path) -> None:
+async def test_a_deleted_file_is_not_made_again(run: Run, path: Path) -> None:
     """Worker whose file was deleted refuses pushes and says so, until a copy is put back: nothing is begun anew."""
-    async with start() as worker:
+    async with run() as worker:
         before = await stored(worker, "1")
         made = copy(path)
         await asyncio.to_thread(path.unlink)
@@ -117,9 +117,9 @@ async def test_a_deleted_file_is_not_made_again(start: Run, path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["UPDATE head SET head = 1", "DELETE FROM head"])
-async def test_heads_changed_by_hand_give_no_offset_twice(start: Run, path: Path, change: str) -> None:
+async def test_heads_changed_by_hand_give_no_offset_twice(run: Run, path: Path, change: str) -> None:
     """Subscriber is told of a gap, or misses nothing, when somebody lowers or deletes a head under the server."""
-    async with start() as worker:
+    async with run() as worker:
         late = await stored(worker, "1", "2", "3")
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("DELETE FROM log")
@@ -129,9 +129,9 @@ async def test_heads_changed_by_hand_give_no_offset_twice(start: Run, path: Path
         assert fresh.offset > 3 or (await resumed(worker, late)).gap is not None
 
 
-async def test_a_log_that_goes_back_under_its_workers_is_another_epoch(start: Run, path: Path) -> None:
+async def test_a_log_that_goes_back_under_its_workers_is_another_epoch(run: Run, path: Path) -> None:
     """Workers that know of more commits than the log has begin an epoch, and say that it has gone back."""
-    async with start() as worker:
+    async with run() as worker:
         (reader,) = await worker.follow("a")
         late = await stored(worker, "1", "2", "3")
         await reader.until(3)

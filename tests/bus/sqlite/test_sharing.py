@@ -20,10 +20,10 @@ def sockets(path: Path) -> list[Path]:
     return sorted(Path(f"{path}-workers").glob("*.sock"))
 
 
-async def test_every_worker_hears_what_any_stores(start: Run) -> None:
+async def test_every_worker_hears_what_any_stores(run: Run) -> None:
     """Workers hand out the messages of all, in order and once, and number them without gaps."""
     ledger = Ledger(1)
-    async with start("one") as one, start("two") as two, start("three") as three:
+    async with run("one") as one, run("two") as two, run("three") as three:
         readers = [reader for worker in (one, two, three) for reader in await worker.follow("a", "b", ACCESS)]
         for number in range(60):
             worker = (one, two, three)[number % 3]
@@ -32,7 +32,7 @@ async def test_every_worker_hears_what_any_stores(start: Run) -> None:
         await ledger.check_log(one.backend, readers)
 
 
-async def test_workers_that_store_at_once_take_turns(start: Run) -> None:
+async def test_workers_that_store_at_once_take_turns(run: Run) -> None:
     """Workers that publish and come and go at a time lose and double nothing, and no offset comes twice."""
     ledger, chance = Ledger(2), random.Random(2)  # noqa: S311 — a test that can be repeated
 
@@ -40,7 +40,7 @@ async def test_workers_that_store_at_once_take_turns(start: Run) -> None:
         for _ in range(60):
             await ledger.publish(worker, [Record("a", ledger.data(chance.choice((5, 3000)))) for _ in range(4)])
 
-    async with start("one") as one, start("two") as two:
+    async with run("one") as one, run("two") as two:
         readers = [*await one.follow("a"), *await two.follow("a")]
         publishing = asyncio.gather(*(publish(worker) for worker in (one, two, one, two)))
         while not publishing.done():
@@ -52,9 +52,9 @@ async def test_workers_that_store_at_once_take_turns(start: Run) -> None:
     assert len(readers[0].log) == 960
 
 
-async def test_a_burst_reaches_every_worker(start: Run) -> None:
+async def test_a_burst_reaches_every_worker(run: Run) -> None:
     """Workers are handed all of a burst of 10,000 messages, in order and once."""
-    async with start("one") as one, start("two") as two:
+    async with run("one") as one, run("two") as two:
         mine, theirs = *await one.follow("a"), *await two.follow("a")
         for begin in range(0, 10_000, 100):
             await one.backend.append([Record("a", b"%d" % number) for number in range(begin, begin + 100)])
@@ -63,9 +63,9 @@ async def test_a_burst_reaches_every_worker(start: Run) -> None:
             assert reader.faults == []
 
 
-async def test_the_last_word_is_not_lost_on_a_full_queue(start: Run, path: Path) -> None:
+async def test_the_last_word_is_not_lost_on_a_full_queue(run: Run, path: Path) -> None:
     """Worker that could not be told anything for a while looks as soon as its queue has room."""
-    async with start("one") as one:
+    async with run("one") as one:
         deaf = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         deaf.bind(str(Path(f"{path}-workers", "1-deaf.sock")))
         with contextlib.closing(deaf):
@@ -80,9 +80,9 @@ async def test_the_last_word_is_not_lost_on_a_full_queue(start: Run, path: Path)
             await asyncio.to_thread(drain)
 
 
-async def test_the_socket_of_a_dead_worker_is_removed(start: Run, path: Path) -> None:
+async def test_the_socket_of_a_dead_worker_is_removed(run: Run, path: Path) -> None:
     """Worker that writes to a socket which nobody has open removes it."""
-    async with start("one") as one:
+    async with run("one") as one:
         dead = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         dead.bind(str(Path(f"{path}-workers", "1-dead.sock")))
         dead.close()
@@ -92,9 +92,9 @@ async def test_the_socket_of_a_dead_worker_is_removed(start: Run, path: Path) ->
     assert sockets(path) == []
 
 
-async def test_a_worker_whose_socket_was_removed_makes_another(start: Run, path: Path) -> None:
+async def test_a_worker_whose_socket_was_removed_makes_another(run: Run, path: Path) -> None:
     """Worker that nobody can wake any more notices by itself, and misses nothing."""
-    async with start("one") as one, start("two") as two:
+    async with run("one") as one, run("two") as two:
         (reader,) = await two.follow("a")
         for name in sockets(path):
             name.unlink()
@@ -103,9 +103,9 @@ async def test_a_worker_whose_socket_was_removed_makes_another(start: Run, path:
         await until(lambda: len(sockets(path)) == 2, "both have sockets")
 
 
-async def test_a_worker_that_hears_nothing_looks(start: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_hears_nothing_looks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker is handed what it was not told of."""
-    async with start("one") as one, start("two") as two:
+    async with run("one") as one, run("two") as two:
         (reader,) = await two.follow("a")
         monkeypatch.setattr(socket.socket, "sendto", lambda *_: 0)
         outcomes = await one.publish("a", "1")
