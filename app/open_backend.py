@@ -6,24 +6,28 @@ from collections.abc import Callable
 
 from app.bus.backend import Backend, Retention
 from app.config import BackendSettings
+from app.core.channel import Channel
 from app.core.ports import Meter
 
-Opener = Callable[[BackendSettings, Retention, Meter], Backend]
+Declared = Callable[[str], Channel | None]
+"""Returns the declared channel of a name; None where there is none. Call it each time, as :data:`Retention`."""
+
+Opener = Callable[[BackendSettings, Retention, Meter, Declared], Backend]
 """Builds a backend, which is not connected yet."""
 
 
-def open_backend(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def open_backend(settings: BackendSettings, retention: Retention, meter: Meter, declared: Declared) -> Backend:
     """Return the backend, not connected yet."""
-    return _OPENERS[settings.engine.name](settings, retention, meter)
+    return _OPENERS[settings.engine.name](settings, retention, meter, declared)
 
 
-def _memory(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:  # noqa: ARG001 — as the others
+def _memory(_: BackendSettings, retention: Retention, __: Meter, ___: Declared) -> Backend:
     from app.bus.memory import MemoryBackend  # noqa: PLC0415 — see above
 
     return MemoryBackend(retention)
 
 
-def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def _postgres(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
     from app.bus.postgres import PostgresBackend  # noqa: PLC0415 — see above
 
     return PostgresBackend(
@@ -31,5 +35,17 @@ def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> 
     )
 
 
-_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres}
+def _kafka(settings: BackendSettings, retention: Retention, _: Meter, declared: Declared) -> Backend:
+    from app.bus import kafka  # noqa: PLC0415 — see above
+
+    def topic(name: str) -> kafka.Declared:
+        channel = declared(name)
+        return kafka.Declared() if channel is None else kafka.Declared(channel.topic, channel.is_family)
+
+    options = settings.kafka
+    address = kafka.parse(settings.url, tls=options.tls, ca=options.ca, mechanism=options.sasl)
+    return kafka.KafkaBackend(address, retention=retention, declared=topic)
+
+
+_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres, "kafka": _kafka}
 """By the names of :data:`~app.core.engines.ENGINES`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from app.config.backends.url import direct_refusal, kind
 from app.config.diagnostics import ConfigError, Diagnostic
 from app.config.environment import Environment
@@ -20,10 +22,22 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
             "run one worker, or set DATABASE_URL to a backend that workers can share"
         )
         raise ConfigError([Diagnostic("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
+    check_driver(settings)
     if environment.metrics_port == environment.port:
         port = OPTIONS.name("PORT")
         message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"
         raise ConfigError([Diagnostic("", 0, 0, "METRICS_PORT", message)])
+
+
+def check_driver(settings: Settings) -> None:
+    """Raise :class:`ConfigError` if the package that the backend needs is not installed."""
+    engine = settings.backend.engine
+    if engine.driver and find_spec(engine.driver) is None:
+        message = (
+            f"{engine.schemes[0]}:// needs the package {engine.driver}, which is not installed: install it, "
+            f"as the extra '{engine.name}' of pyproject.toml does: pip install {engine.driver}"
+        )
+        raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
 
 
 def most_workers(settings: Settings) -> int | None:

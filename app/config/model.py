@@ -25,7 +25,10 @@ from app.config.values.fields import (
     Operators,
     Origin,
     Presence,
+    Sasl,
+    SaslMechanism,
     Slow,
+    Topic,
     refuse,
 )
 from app.config.values.urls import HeaderName, Timeout, Url
@@ -133,6 +136,9 @@ class ChannelPolicy(Policy):
     schema_: MessageSchema = Field(default=None, alias="schema")
     """The JSON Schema (2020-12) that messages must fit: a file beside channels.yaml, such as schemas/order.json."""
 
+    topic: Topic = None
+    """The topic in Kafka that this channel is, if others write it; left out, a topic of the channel's own."""
+
 
 class GrantClaims(Section):
     """Which claims of a token list the channels that it gives access to."""
@@ -205,6 +211,19 @@ class Postgres(Section):
     """Whether small commits carry their messages inside NOTIFY (fast); false if other roles must not read them."""
 
 
+class Kafka(Section):
+    """How Kafka's brokers are reached."""
+
+    tls: Boolean = False
+    """Whether to use TLS; kafkas:// does so, too."""
+
+    ca: Text = None
+    """The file with the certificate of the brokers' authority; left out, those that the system trusts."""
+
+    sasl: Sasl = SaslMechanism.PLAIN
+    """How the user of the URL logs in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+
+
 class Limits(Section):
     """How much clients may take of one worker."""
 
@@ -237,10 +256,13 @@ class File(Section):
     """The whole of channels.yaml."""
 
     backend: BackendUrl = Field(default="memory://", repr=False)
-    """Where messages are kept and how workers reach each other, as a URL: postgres:// or memory://."""
+    """Where messages are kept and how workers reach each other, as a URL: postgres://, kafka:// or memory://."""
 
     postgres: Postgres = Field(default_factory=Postgres)
     """How the Postgres backend works; other backends ignore it."""
+
+    kafka: Kafka = Field(default_factory=Kafka)
+    """How Kafka's brokers are reached; other backends ignore it."""
 
     auth: Auth = Field(default_factory=Auth)
     """How publishers and subscribers prove who they are."""
@@ -281,6 +303,7 @@ _SECTIONS: dict[tuple[str | None, ...], type[Section]] = {
     ("auth", "tokens", "claims"): GrantClaims,
     ("auth", "ask"): Ask,
     ("postgres",): Postgres,
+    ("kafka",): Kafka,
     ("limits",): Limits,
     ("defaults",): Policy,
     ("defaults", "history"): History,

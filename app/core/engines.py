@@ -35,6 +35,10 @@ class Engine:
     workers: Workers
     publishes_from_sql: bool = False
     """Whether transactions can publish, too."""
+    reads_topics: bool = False
+    """Whether a channel can be a topic that others write."""
+    driver: str = ""
+    """The package that it needs, which an extra of the engine's name installs; empty for what is always there."""
 
     @property
     def gives(self) -> str:
@@ -47,6 +51,7 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("kafka", ("kafka", "kafkas"), "durable", "any", reads_topics=True, driver="aiokafka"),
     )
 }
 """Every engine, by its name."""

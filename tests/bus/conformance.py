@@ -232,7 +232,7 @@ class Conformance:
         """Backend keeps the keys of channels apart."""
         await subject.backend.append(records("a", "1", key="k"))
         assert await subject.backend.append(records("b", "2", key="k")) == [
-            Published(Position(await epoch(subject), 1))
+            Published(Position(await epoch(subject, "b"), 1))
         ]
 
     async def test_a_key_belongs_to_who_publishes(self, subject: Subject) -> None:

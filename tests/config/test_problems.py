@@ -126,7 +126,7 @@ POLICY = [
 
 # marked file, key path, a telling fragment, whether the JSON Schema sees it as well
 WHOLE = [
-    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres:// or", True),
+    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres://", True),
     (f"backend: ‸postgress://h\n{ROOT}", "backend", "did you mean postgres?", True),
     (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "there is no backend redis+asyncpg://", True),
     (f"backend: ‸postgres://h:port/db\n{ROOT}", "backend", "its host or port is wrong", True),
@@ -135,7 +135,23 @@ WHOLE = [
     (f"postgres: {{inline: ‸null}}\n{ROOT}", "postgres.inline", "not nothing", True),
     (f"postgres: {{‸inlined: true}}\n{ROOT}", "postgres.inlined", "did you mean inline?", True),
     (f"‸postgre: {{}}\n{ROOT}", "postgre", "did you mean postgres?", True),
-    (f"backend: ‸kafka://h\n{ROOT}", "backend", "kafka:// is not yet available", True),
+    (f"backend: ‸kafka://h?a=b\n{ROOT}", "backend", "kafka.tls, kafka.ca and kafka.sasl are keys of the file", True),
+    (f"backend: ‸kafka://h/a$b\n{ROOT}", "backend", "a prefix has up to 100 letters, digits and . _ -", True),
+    (f"backend: ‸kafka://h:0\n{ROOT}", "backend", "a host or port is wrong", True),
+    (
+        "backend: kafka://h\nkafka: {sasl: ‸SCRAM}\nchannels: {a: {}}\n",
+        "kafka.sasl",
+        "write PLAIN, SCRAM-SHA-256",
+        True,
+    ),
+    (
+        "backend: kafka://h\nchannels: {a: {topic: ‸a/b}}\n",
+        "channels.a.topic",
+        "must be the name of a topic in Kaf",
+        True,
+    ),
+    ("backend: kafka://h\nchannels: {'a.{b}': {topic: ‸c}}\n", 'channels."a.{b}".topic', "not a family", False),
+    ("backend: memory://\nchannels: {a: {topic: ‸c}}\n", "channels.a.topic", "such as kafka://; remove it", False),
     (f"backend: ‸redis-stream://h\n{ROOT}", "backend", "redis-stream:// is not yet available", True),
     (f"backend: ‸mysql://h\n{ROOT}", "backend", "there is no backend mysql://", True),
     (f"backend: ‸memroy://\n{ROOT}", "backend", "did you mean memory?", True),
@@ -435,7 +451,7 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
     ("text", "variables", "expected"),
     [
         ("backend: ${URL:-memory://}", {"URL": "mysql://me:hunter2@h"}, "URL: there is no backend mysql://: write"),
-        ("backend: ${S}://${H}", {"S": "kafka", "H": "hunter2"}, "S and H: kafka:// is not yet available: write"),
+        ("backend: ${S}://${H}", {"S": "rediss", "H": "hunter2"}, "S and H: rediss:// is not yet available: write"),
         ("auth: {keys: '${KEYS:-}'}", {"KEYS": "hunter2"}, "KEYS: "),
         ("backend: ${URL:-mysql://h}", {"URL": ""}, "{file}:1:10: backend: there is no backend mysql://"),
     ],
