@@ -30,7 +30,6 @@ PATIENCE_SECONDS = 5.0
 """How long a commit or a read waits for a broker that is away before it is refused."""
 
 _RETRY_SECONDS = 0.1
-_ATTEMPTS = 4
 
 T = TypeVar("T")
 
@@ -136,26 +135,28 @@ class KafkaBackend(Backend):
             raise UnavailableError(broker_errors.NOT_READY) from reason
 
     async def _with_topic(self, channel: str, read: Callable[[Topic | None], Awaitable[T]]) -> T:
-        """Read of a channel's topic; read again if it turns out that it may have been another one."""
+        """Read of a channel's topic; read again while a broker is away, and if the topic may have been another one."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         await self._reached(deadline)
+        last: BaseException | None = None
         with _refusing(self._outcomes), self._outcomes.under_way("read"):
-            for _ in range(_ATTEMPTS):
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    (topic,) = (await self._topics.find([channel])).values()
-                    if isinstance(topic, UnavailableError):
-                        raise topic
-                    try:
+            while time.monotonic() < deadline:
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        (topic,) = (await self._topics.find([channel])).values()
+                        if isinstance(topic, UnavailableError):
+                            raise topic
                         found = await read(topic)
-                    except UnavailableError as error:
-                        if error.__cause__ is None:
-                            raise
-                        await asyncio.sleep(_RETRY_SECONDS)
-                        continue
+                except (UnavailableError, *LOST) as error:
+                    if isinstance(error, UnavailableError) and error.__cause__ is None:
+                        raise
+                    last = error.__cause__ if isinstance(error, UnavailableError) else last or error
+                    await asyncio.sleep(_RETRY_SECONDS)
+                else:
                     if topic is None or not self._topics.is_stale(topic):
                         self._outcomes.worked("read")
                         return found
-            raise TimeoutError
+            raise last or TimeoutError
 
     async def _read_place(self, channel: str) -> Place:
         return await self._with_topic(channel, self._log.place)

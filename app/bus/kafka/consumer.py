@@ -34,6 +34,9 @@ _LONGEST_WAIT_SECONDS = 0.5
 _WAIT_PER_TOPIC = 0.0002
 """How long a fetch waits. A topic that is followed meanwhile is in the next one, so it is short, but not for many."""
 
+_STARVED_WAIT_SECONDS = 1.0
+"""How long a fetch waits if the one before found nothing of what there is: Tansu stops at the end of the wait."""
+
 _HEARTBEAT_SECONDS = 3.0
 _DISCOVER_SECONDS = 0.25
 _MOST_MISSING = 500
@@ -137,16 +140,24 @@ class Consumer:
 
     async def _listen(self, leader: int) -> None:
         """Fetch from one broker, again and again."""
+        starved = False
         while True:
             wanted = [entry for entry in self._wanted() if entry[1].leader == leader]
             if not wanted or self._follower.held >= MAX_READY_BYTES:
                 await asyncio.sleep(_FULL_SECONDS)
                 continue
             wait = min(_WAIT_SECONDS + _WAIT_PER_TOPIC * len(wanted), _LONGEST_WAIT_SECONDS)
+            if starved:
+                wait = _STARVED_WAIT_SECONDS
             with self._outcomes.under_way("listen"):
                 parts = await self._logs.fetch(leader, "listen", [(topic, end) for _, topic, end in wanted], wait=wait)
             self._outcomes.worked("listen")
             self._follower.seen = time.monotonic()
+            starved = any(
+                parts[topic.name].fetched.head > end and not parts[topic.name].fetched.blob
+                for _, topic, end in wanted
+                if topic.name in parts
+            )
             for channel, topic, end in wanted:
                 if self._topics.is_stale(topic):
                     self._look(topic)

@@ -27,8 +27,8 @@ MAX_BYTES = 4 * 1024 * 1024
 PART_BYTES = 1024 * 1024
 """The most bytes of one topic in a fetch."""
 
-_NO_WAIT = 0.001
-"""Seconds. Some brokers answer nothing at all to a fetch that waits for none."""
+_WAITS = (0.001, 0.1, 1.0)
+"""How many seconds a read waits. Tansu answers nothing to a fetch that waits for none, and stops at its end."""
 
 _COMMITTED = 1
 _EARLIEST = -2
@@ -58,7 +58,7 @@ class Log:
         purpose: Purpose,
         wanted: Iterable[tuple[Topic, int]],
         *,
-        wait: float = _NO_WAIT,
+        wait: float,
         most: int = PART_BYTES,
     ) -> dict[str, Part]:
         """Return, by the topics' names, what they have from Kafka's offsets on; wait so many seconds for anything."""
@@ -182,9 +182,10 @@ class Log:
         return min(offset, fetched.head) if code == 0 else int(start)
 
     async def _part(self, topic: Topic, offset: int, most: int) -> Part:
-        found = await self.fetch(topic.leader, "read", [(topic, offset)], most=most)
-        if topic.name not in found:
-            raise UnavailableError(broker_errors.NOT_READY) from KafkaError(
-                f"a fetch of topic {topic.name} has no answer"
-            )
-        return found[topic.name]
+        """Fetch of one topic; once more, with more patience, where a broker had no time to find what there is."""
+        for wait in _WAITS:
+            found = await self.fetch(topic.leader, "read", [(topic, offset)], wait=wait, most=most)
+            part = found.get(topic.name)
+            if part is not None and (part.code or part.fetched.blob or part.fetched.head <= offset):
+                return part
+        raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"a fetch of topic {topic.name} has no answer")

@@ -23,7 +23,7 @@ NOT_READY = "the broker is not ready: try again in a moment"
 REFUSED = "the broker refused this: try again in a moment"
 """The text for clients. The reason contains names and addresses, so only the log and readiness show it."""
 
-MOVED = frozenset((3, 5, 6, 8, 9, 13, 41, 56, 74, 75, 76, 100))
+MOVED = frozenset((3, 5, 6, 8, 9, 41, 74, 75, 76, 100))
 """Codes that say that the topic, or its leader, is not where it was. Nothing was stored."""
 
 OUT_OF_RANGE = 1
@@ -35,6 +35,9 @@ SEQUENCE_LOST = frozenset((45, 47, 59))
 DUPLICATE = 46
 EXISTS = 36
 
+CLOSED = "the connection was closed"
+_LOGIN = "the port may want TLS (kafkas://), or a login"
+
 _CHECK = "check the host and port in the URL, and that the broker runs"
 
 _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
@@ -43,10 +46,10 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "the certificate is not trusted: name its authority's file in kafka.ca"),
     (ssl.SSLError, "no TLS could be agreed on: the port may not be one with TLS"),
     (ConnectionRefusedError, f"nothing listens there: {_CHECK}"),
-    (ConnectionError, "the connection was closed: the port may want TLS (kafkas://) or a login"),
-    (EOFError, "the connection was closed: the port may want TLS (kafkas://) or a login"),
+    (ConnectionError, CLOSED),
+    (EOFError, CLOSED),
     (AssertionError, "what answers there is no Kafka broker, or is none that we know"),
-    (KafkaConnectionError, "the connection was closed"),
+    (KafkaConnectionError, CLOSED),
     (errors.SaslAuthenticationFailed, "the login was refused: correct the user, the password or kafka.sasl"),
     (errors.AuthenticationFailedError, "the login was refused: correct the user, the password or kafka.sasl"),
     (errors.UnsupportedSaslMechanismError, "the broker does not know the mechanism: correct kafka.sasl"),
@@ -61,10 +64,11 @@ class AtBrokerError(KafkaError):
     """What went wrong at one broker; its text says which and what to do."""
 
 
-def at(host: str, port: int, error: BaseException) -> AtBrokerError:
+def at(host: str, port: int, error: BaseException, *, connecting: bool = False) -> AtBrokerError:
     """Return the error with its broker's address."""
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return AtBrokerError(f"{place}: {explain(error)}")
+    reason = explain(error)
+    return AtBrokerError(f"{place}: {reason}: {_LOGIN}" if connecting and reason == CLOSED else f"{place}: {reason}")
 
 
 def explain(error: BaseException) -> str:

@@ -130,7 +130,7 @@ class Cluster:
                     host, port, client_id="abide", request_timeout_ms=int(ANSWER_SECONDS * 4000), **options
                 )
         except LOST as error:
-            raise at(host, port, error) from error
+            raise at(host, port, error, connecting=True) from error
         least = connection._versions.get(_METADATA, (0, 0))  # noqa: SLF001 — by no public name
         if least[1] < _FIRST_WITH_IDS:
             connection.close()
