@@ -24,6 +24,7 @@ from app.config import (
     load,
     most_workers,
 )
+from app.open_backend import check_backend
 from app.server.master import gunicorn_options, listening
 from app.server.master.arbiter import Master
 from app.server.master.freeze import outlive_freezes
@@ -44,6 +45,7 @@ def _checked_configuration() -> tuple[Environment, Settings]:
         environment = Environment.read(os.environ)
         settings = load(environment)
         check_deployment(environment, settings)
+        check_backend(settings)
     except gunicorn_options.OptionError as error:
         lines = [str(error)]
     except ConfigError as error:

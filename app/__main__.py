@@ -13,7 +13,10 @@ _before = signal.getsignal(signal.SIGINT)
 if _before is signal.default_int_handler:  # not where Ctrl-C is ignored
     signal.signal(signal.SIGINT, _end)  # imports take a moment, and gunicorn does until it handles signals
 
-from app.cli import main  # noqa: E402
+try:
+    from app.cli import main
+except ModuleNotFoundError as error:  # a set-up that was interrupted
+    sys.exit(f"abide: the package {error.name!r} is not in {sys.prefix}: run 'make setup' in the checkout")
 
 if not _serves:
     signal.signal(signal.SIGINT, _before)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http
 import json
 import os
-import re
 import runpy
 import shlex
 import stat
@@ -32,14 +32,16 @@ from app.config import (
 from app.config.values.units import write_duration, write_size
 from app.core.channel import Channel
 from app.core.errors import UnavailableError
+from app.open_backend import check_backend
 
 _ROOT = Path(__file__).resolve().parent.parent
+_QUOTES = {"publish": " (DATA is one argument: put it in quotes)"}
 _HEADER = ("channel", "publish", "subscribe", "client_publish", "history", "max_message_size")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 if it failed, 2 for wrong arguments."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     OPTIONS.take(_instead_of_variables(options))
     try:
         match options.command:
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 schema()
         sys.stdout.flush()
     except (ConfigError, UnavailableError, client.ClientError, token_command.TokenCommandError) as error:
-        print(_refusal(error, options.url) if isinstance(error, client.ClientError) else error, file=sys.stderr)
+        print(_refusal(error, options) if isinstance(error, client.ClientError) else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells do
@@ -85,13 +87,18 @@ def check() -> None:
     environment = Environment.read()
     settings = load(environment)
     check_deployment(environment, settings)
+    check_backend(settings)
     print("\n".join(_summary(settings)))
 
 
 def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
-    if (engine := settings.backend.engine.name) != "postgres":
+    engine = settings.backend.engine.name
+    if engine == "sqlite":
+        print("nothing to do: a server brings its file up to date when it opens it")
+        return
+    if engine != "postgres":
         message = f"is {engine}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
@@ -108,7 +115,10 @@ def publish(options: argparse.Namespace) -> None:
         _check_json(body)
     except ValueError as error:
         command = shlex.join(["publish", options.channel, json.dumps(options.data, ensure_ascii=False)])
-        hint = "" if given else f". A text needs JSON quotes: {COMMAND} {command}"
+        hint = f". A text needs JSON quotes: {COMMAND} {command}"
+        if options.data.lstrip().startswith(("{", "[", "'")):
+            hint = """. Names and texts of JSON are in double quotes, as in '{"the": "Dude"}'"""
+        hint = "" if given else hint
         msg = f"{'stdin' if given else 'DATA'} is not JSON ({error}){hint}"
         raise client.ClientError(msg) from None
     print(asyncio.run(client.publish(options.url, options.channel, body, token=_credential(options))))
@@ -127,6 +137,8 @@ def schema() -> None:
 
 async def _follow(options: argparse.Namespace) -> None:
     _end_with_reader()
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        _say(f"waiting for messages of {options.channel} at {options.url}; Ctrl-C ends")
     messages = client.subscribe(
         options.url,
         options.channel,
@@ -174,18 +186,12 @@ def _end_with_reader() -> None:
 
 
 def _say(text: str) -> None:
-    print(_plain(text), file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
-def _refusal(error: client.ClientError, url: str) -> str:
-    is_away = error.passes and error.status is None and error.code is None
-    return f"cannot reach {url}: {_plain(str(error))}" if is_away else _plain(str(error))
-
-
-def _plain(text: str) -> str:
-    """Return an error in the system's words: asyncio and Python put their own around them."""
-    text = re.sub(r"\[Errno (\d+)\] Connect call failed \([^)]*\)", lambda found: os.strerror(int(found[1])), text)
-    return re.sub(r"\[Errno -?\d+\] ", "", text)
+def _refusal(error: client.ClientError, options: argparse.Namespace) -> str:
+    is_anonymous = error.status == http.HTTPStatus.UNAUTHORIZED and _credential(options) is None
+    return f"{error}; set ABIDE_TOKEN, or give --token-file" if is_anonymous else str(error)
 
 
 def _check_json(body: bytes) -> None:
@@ -220,6 +226,13 @@ def _instead_of_variables(options: argparse.Namespace) -> Mapping[str, Option]:
         return {}
     given = {name: getattr(options, name) for name in _PLACES}
     return {_PLACES[name]: Option(f"--{name}", value) for name, value in given.items() if value is not None}
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # the command's own parser says so, with its own usage
+        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}{_QUOTES.get(options.command, '')}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -277,7 +290,9 @@ def _own_url() -> str:
 def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, does: str
 ) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    parser = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    parser.set_defaults(parser=parser)
+    return parser
 
 
 def _summary(settings: Settings) -> Iterable[str]:

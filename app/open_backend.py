@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.bus.backend import Backend, Retention
-from app.config import BackendSettings
+from app.config import BackendSettings, ConfigError, Diagnostic, Settings
+from app.config.backends import sqlite
 from app.core.channel import Channel
 from app.core.ports import Meter
 
@@ -19,6 +20,16 @@ Opener = Callable[[BackendSettings, Retention, Meter, Declared], Backend]
 def open_backend(settings: BackendSettings, retention: Retention, meter: Meter, declared: Declared) -> Backend:
     """Return the backend, not connected yet."""
     return _OPENERS[settings.engine.name](settings, retention, meter, declared)
+
+
+def check_backend(settings: Settings) -> None:
+    """Raise :class:`~app.config.ConfigError` if the backend cannot be opened from here, whoever answers there.
+
+    Called before a server starts. A server that runs goes on, and readiness says what is wrong.
+    """
+    refuse = _REFUSALS.get(settings.backend.engine.name)
+    if refuse is not None and (message := refuse(settings.backend)):
+        raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
 
 
 def _memory(_: BackendSettings, retention: Retention, __: Meter, ___: Declared) -> Backend:
@@ -47,5 +58,20 @@ def _kafka(settings: BackendSettings, retention: Retention, _: Meter, declared: 
     return kafka.KafkaBackend(address, retention=retention, declared=topic)
 
 
-_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres, "kafka": _kafka}
+def _sqlite(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
+    from app.bus.sqlite import SqliteBackend  # noqa: PLC0415 — see above
+
+    return SqliteBackend(sqlite.path(settings.url), retention=retention, meter=meter)
+
+
+def _refuse_sqlite(settings: BackendSettings) -> str | None:
+    from app.bus.sqlite import refusal  # noqa: PLC0415 — see above
+
+    return refusal(sqlite.path(settings.url))
+
+
+_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres, "sqlite": _sqlite, "kafka": _kafka}
 """By the names of :data:`~app.core.engines.ENGINES`."""
+
+_REFUSALS: dict[str, Callable[[BackendSettings], str | None]] = {"sqlite": _refuse_sqlite}
+"""What says why an engine cannot be opened from here."""

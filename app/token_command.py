@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from app.access.auth_settings import TokenSettings
@@ -15,7 +15,7 @@ from app.access.remote.jwks import Jwks
 from app.access.tokens import TokenError, Tokens, digest_of, sign
 from app.config import ConfigError, Diagnostic, Environment, Settings, line_of, load
 from app.config.values.units import DURATIONS, amount, write_duration
-from app.core.channel import Channel
+from app.core.channel import Channel, Registry
 from app.core.errors import AbideError, UnavailableError
 from app.core.rights.policy import Identity, Subject
 from app.core.rights.token import Token, Verb
@@ -51,7 +51,10 @@ def run(options: argparse.Namespace) -> tuple[str, int]:
         message = "tokens are not configured: set auth.tokens.secret, as from: openssl rand -hex 32"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "auth.tokens", message)])
     if options.explain is None:
-        return _mint(options, tokens), 0
+        minted = _mint(options, tokens)
+        grants = sorted({*options.publish, *options.subscribe})
+        sys.stderr.writelines(f"warning: {text}\n" for text in _useless(grants, settings.registry))
+        return minted, 0
     given, name = options.explain
     raw = sys.stdin.read().strip() if given == "-" else given
     lines, is_admitted = asyncio.run(_explain(raw, name, environment, settings, tokens))
@@ -79,6 +82,16 @@ def _mint(options: argparse.Namespace, settings: TokenSettings) -> str:
     except TokenError as error:
         _refuse(f"the token would not be good: {error}")
     return raw
+
+
+def _useless(grants: Iterable[str], registry: Registry) -> Iterator[str]:
+    """Return a sentence for each grant that fits no declared channel."""
+    families = {channel.name: channel.wildcard for channel in registry.channels if channel.wildcard is not None}
+    for grant in grants:
+        if grant in families:
+            yield f"the grant {grant!r} fits no channel: write {families[grant]!r}"
+        elif grant not in families.values() and registry.get(grant) is None:
+            yield f"the grant {grant!r} fits no channel: declare it in channels.yaml"
 
 
 def _claim(text: str) -> tuple[str, object]:

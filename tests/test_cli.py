@@ -162,6 +162,15 @@ def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> N
     assert done.stderr == f"abide: there is no .venv in {tmp_path} yet: run 'make -C {tmp_path} setup' once\n"
 
 
+def test_an_environment_that_is_not_whole_says_what_to_run(tmp_path: Path) -> None:
+    """Command of a checkout whose environment was left half made says what to run, in one line."""
+    (tmp_path / "websockets.py").write_text("raise ModuleNotFoundError(name='websockets')")
+    done = run("check", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("abide: the package 'websockets' is not in ")
+    assert done.stderr.endswith(": run 'make setup' in the checkout\n")
+
+
 def test_check_works_without_a_driver(tmp_path: Path) -> None:
     """Check judges a Postgres configuration without Postgres' driver, and shows no password."""
     (tmp_path / "asyncpg.py").write_text("raise ImportError")
@@ -202,6 +211,24 @@ def migrated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--prot", "1"], "abide serve: error: unrecognized arguments: --prot 1"),
+        (["publish", "a", "the", "Dude"], "abide publish: error: unrecognized arguments: Dude (DATA is one argument:"),
+    ],
+)
+def test_an_argument_too_many_is_told_with_the_commands_own_usage(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Command refuses what it does not know with its own usage, and exits with 2."""
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: abide {arguments[0]} ")
+    assert said in shown
+
+
 def test_migrate_prints_what_it_applied(
     migrated: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +264,7 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
     [
         (["publish", "a", "1"], {}, "cannot reach http://127.0.0.1:1: Connection refused"),
         (["publish", "a", "hello"], {}, "DATA is not JSON (expecting value at character 1). A text needs JSON"),
+        (["publish", "a", "[b]"], {}, "DATA is not JSON (expecting value at character 2). Names and texts of JSON"),
         (["publish", "a", ""], {}, "DATA is not JSON (it is empty)"),
         (["publish", "a", "1", "--token-file", "/nowhere"], {}, "no token: No such file or directory: '/nowhere'"),
         (["publish", "a", "1", "--url", "here"], {}, "'here' is not a server's address: expected http://host:port"),

@@ -419,9 +419,31 @@ async def test_a_publisher_tries_again_with_the_same_key() -> None:
 async def test_a_publisher_gives_up_in_the_end() -> None:
     """Publisher that reaches nobody raises when its patience is over."""
     began = asyncio.get_running_loop().time()
-    with pytest.raises(ClientError, match="refused"):
-        await publish(f"http://127.0.0.1:{free_port()}", "x", 1, patience=0.5)
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ClientError, match=f"^cannot reach {url}: Connection refused$"):
+        await publish(url, "x", 1, patience=0.5)
     assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_publisher_that_gives_up_says_what_the_server_said() -> None:
+    """Publisher whose last attempt has no answer in time raises what the server answered before."""
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 57\r\n\r\n"
+    answers = [busy + b'{"detail": "the database is away", "code": "unavailable"}']
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0) if answers else b"")
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ClientError, match="the database is away"):
+            await publish(f"http://127.0.0.1:{port}", "x", 1, patience=0.5)
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+    assert len(writers) == 2
 
 
 def test_pauses_are_jittered_and_bounded() -> None:

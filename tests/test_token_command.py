@@ -49,6 +49,18 @@ def test_a_minted_token_has_what_was_asked_for(capsys: pytest.CaptureFixture[str
     assert (claims["sub"], claims["subscribe"], claims["may"]) == ("42", ["chat.7"], {"publish": ["chat.*"]})
 
 
+def test_a_grant_that_fits_no_channel_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Command warns of a family's name and of a channel that is not declared, and mints all the same."""
+    grants = ("chat.*", "chat.7", "news", "chat.{room}", "mews")
+    assert main(["token", *(word for grant in grants for word in ("--subscribe", grant))]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "warning: the grant 'chat.{room}' fits no channel: write 'chat.*'",
+        "warning: the grant 'mews' fits no channel: declare it in channels.yaml",
+    ]
+    assert jwt.decode(said.out.strip(), SECRET, algorithms=["HS256"], issuer="me")["subscribe"] == list(grants)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [

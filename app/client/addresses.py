@@ -19,6 +19,12 @@ def address_of(url: str, path: str, *, socket: bool = False) -> str:
     raise ClientError(msg)
 
 
+def server_of(address: str) -> str:
+    """Return the server's part of an address, to be shown."""
+    parts = urlsplit(address)
+    return f"{parts.scheme.replace('ws', 'http')}://{parts.netloc.rpartition('@')[2]}"
+
+
 def headers_of(token: str | None, idempotency_key: str | None = None) -> dict[str, str]:
     """Return the headers of a request; raise :class:`ClientError` if one cannot be sent."""
     headers = {"Authorization": token and f"Bearer {token}", "Idempotency-Key": idempotency_key}

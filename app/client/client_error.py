@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http
+import os
 import re
 import time
 
@@ -32,9 +33,18 @@ class ClientError(Exception):
         self.pointer: str | None = None
 
 
-def unreachable(error: Exception) -> ClientError:
+def unreachable(error: Exception, url: str) -> ClientError:
     """Return what it means that a server was not reached."""
-    return ClientError(str(error) or "no answer in time", passes=not isinstance(error, ValueError))  # a certificate
+    reason = "no answer in time" if isinstance(error, TimeoutError) else plain(error)
+    detail = f"cannot reach {url}: {reason}"
+    return ClientError(detail, passes=not isinstance(error, ValueError))  # a certificate
+
+
+def plain(error: Exception) -> str:
+    """Return an error in the system's words: asyncio and Python put their own around them."""
+    failed = re.compile(r"\[Errno (\d+)\] Connect call failed \([^)]*\)")
+    text = failed.sub(lambda found: os.strerror(int(found[1])), str(error))
+    return re.sub(r"\[Errno -?\d+\] ", "", text)
 
 
 def closed(status: int, reason: str) -> ClientError:

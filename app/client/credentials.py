@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from . import waits
-from .client_error import ClientError
+from .client_error import ClientError, plain
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A token, or a function that returns a new one."""
@@ -40,7 +40,7 @@ class Tokens:
                 answer = self._source()
                 token = await answer if isinstance(answer, Awaitable) else answer
         except Exception as error:  # noqa: BLE001 — it is the user's function
-            self._failures, problem = self._failures + 1, str(error) or type(error).__name__
+            self._failures, problem = self._failures + 1, plain(error) or type(error).__name__
         if token == self._refused if token else problem:
             msg = f"no token: {problem or 'the function returned the one that the server refused'}"
             raise ClientError(msg, code="unauthorised", passes=bool(problem and (token or self._failures == 1)))

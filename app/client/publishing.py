@@ -10,7 +10,7 @@ import uuid
 from urllib.parse import urlsplit
 
 from . import waits
-from .addresses import address_of, headers_of
+from .addresses import address_of, headers_of, server_of
 from .client_error import ClientError, refused, unreachable
 from .credentials import Token, Tokens
 from .messages import parse
@@ -35,13 +35,17 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
         data = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
     address, tokens, clock = address_of(url, f"push/{channel}"), Tokens(token or key), asyncio.get_running_loop().time
     idempotency_key, deadline, attempt = idempotency_key or str(uuid.uuid4()), clock() + patience, 0
+    trouble: ClientError | None = None
     while True:
         seconds = min(waits.ANSWER_SECONDS, max(1.0, deadline - clock()))
         try:
             headers = headers_of(await tokens.get(), idempotency_key)
             return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, data, seconds), seconds)
-        except (ClientError, TimeoutError) as error:
-            trouble = tokens.judge(error if isinstance(error, ClientError) else unreachable(error))
+        except TimeoutError as error:
+            # What the server said before tells more than that its last answer came too late.
+            trouble = trouble if trouble and trouble.status else unreachable(error, server_of(url))
+        except ClientError as error:
+            trouble = tokens.judge(error)
         pause = trouble.wait + waits.backoff(attempt)
         if clock() + pause > deadline:
             raise trouble
@@ -57,8 +61,10 @@ def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) ->
             connection.request("POST", parts.path, body, headers | {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
+        except TimeoutError:
+            raise
         except (OSError, http.client.HTTPException) as error:
-            raise unreachable(error) from None
+            raise unreachable(error, server_of(address)) from None
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         return str(parse(text.decode())["position"])
     raise refused(answer.status, text, answer.getheader("Retry-After", ""))

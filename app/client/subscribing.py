@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, ProxyError
 
 from . import waits
-from .addresses import address_of, headers_of
+from .addresses import address_of, headers_of, server_of
 from .client_error import ClientError, closed, refused, unreachable
 from .credentials import Token, Tokens
 from .messages import Gap, Message, read_frame
@@ -75,7 +75,7 @@ async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
         answer = error.response
         raise refused(answer.status_code, bytes(answer.body), answer.headers.get("Retry-After", "")) from None
     except (OSError, InvalidMessage, ProxyError) as error:
-        raise unreachable(error) from None
+        raise unreachable(error, server_of(address)) from None
     except InvalidHandshake as error:
         raise ClientError(str(error)) from None
     if socket.subprotocol != _V1:

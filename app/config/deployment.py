@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from importlib.util import find_spec
 
 from app.config.backends.url import direct_refusal, kind
@@ -12,6 +13,10 @@ from app.config.settings import Settings
 from app.core.channel import Channel
 from app.core.rights.policy import Access
 
+_SHIPPED_BACKEND = "backend: ${DATABASE_URL:-memory://}"
+_SHIPPED_KEYS = 'auth: {keys: "${PUSH_KEYS:-}"}'
+"""What the shipped file says, and another one has to say, for these variables to have a meaning."""
+
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
     """Raise :class:`ConfigError` if the settings cannot be served in this environment."""
@@ -21,23 +26,30 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
             f"{environment.workers} workers cannot share memory://, which lives in one process: "
             "run one worker, or set DATABASE_URL to a backend that workers can share"
         )
+        if _ignores_database(environment, settings):
+            message += f"; the file does not use DATABASE_URL: write {_SHIPPED_BACKEND}"
         raise ConfigError([Diagnostic("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
-    check_driver(settings)
+    _check_driver(settings)
     if environment.metrics_port == environment.port:
         port = OPTIONS.name("PORT")
         message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"
         raise ConfigError([Diagnostic("", 0, 0, "METRICS_PORT", message)])
 
 
-def check_driver(settings: Settings) -> None:
-    """Raise :class:`ConfigError` if the package that the backend needs is not installed."""
+def _check_driver(settings: Settings) -> None:
     engine = settings.backend.engine
-    if engine.driver and find_spec(engine.driver) is None:
+    if not engine.driver:
+        return
+    try:
+        found = find_spec(engine.driver)
+    except ImportError:
+        found = None
+    if found is None:
         message = (
-            f"{engine.schemes[0]}:// needs the package {engine.driver}, which is not installed: install it, "
-            f"as the extra '{engine.name}' of pyproject.toml does: pip install {engine.driver}"
+            f"{engine.name}:// needs the package {engine.driver!r}, which is not installed: "
+            f"pip install {engine.driver}, or install Abide with its extra {engine.extra!r}"
         )
-        raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
+        raise ConfigError([Diagnostic("", 0, 0, "backend", message)])
 
 
 def most_workers(settings: Settings) -> int | None:
@@ -58,9 +70,14 @@ def direct_url(environment: Environment, backend: str) -> str | None:
     return url
 
 
-def warnings(environment: Environment, settings: Settings) -> tuple[str, ...]:
-    """Return a sentence for everything that works but may be a mistake."""
-    found = [_policy_warning(channel, environment, settings) for channel in settings.registry.channels]
+def warnings(environment: Environment, settings: Settings, variables: AbstractSet[str]) -> tuple[str, ...]:
+    """Return a sentence for everything that works but may be a mistake; ``variables`` are those that the file names."""
+    set_keys = "set PUSH_KEYS" if "PUSH_KEYS" in variables else "set auth.keys"
+    found = [_policy_warning(channel, environment, settings, set_keys) for channel in settings.registry.channels]
+    if _ignores_database(environment, settings):
+        found.append(f"DATABASE_URL is set, but messages are kept in memory: write {_SHIPPED_BACKEND}")
+    if environment.variables.get("PUSH_KEYS") and not settings.auth.keys:
+        found.append(f"PUSH_KEYS is set, but there are no keys: write {_SHIPPED_KEYS}")
     if settings.operators is Access.ANYONE:
         found.append("operators: anyone: everybody who reaches the server sees its channels, metrics and documents")
     ask = settings.auth.ask
@@ -80,12 +97,17 @@ def warnings(environment: Environment, settings: Settings) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def _policy_warning(channel: Channel, environment: Environment, settings: Settings) -> str:
+def _ignores_database(environment: Environment, settings: Settings) -> bool:
+    url = environment.variables.get("DATABASE_URL", "").strip()
+    return settings.backend.engine.name == "memory" and kind(url) == "postgres"
+
+
+def _policy_warning(channel: Channel, environment: Environment, settings: Settings, set_keys: str) -> str:
     policy, operators = channel.publish, settings.operators
     if Access.ANYONE in policy or (Access.OPERATORS in policy and operators is Access.ANYONE):
         return f"anyone may publish to {channel.name!r}"
     by_key = {Access.KEY} if operators is None and environment.on_loopback else {Access.KEY, Access.OPERATORS}
     if by_key.issuperset(policy.entries) and not settings.auth.keys:
         from_sql = " (SQL still can)" if settings.backend.engine.publishes_from_sql else ""
-        return f"nobody can push to {channel.name!r}: set PUSH_KEYS{from_sql}"
+        return f"nobody can push to {channel.name!r}: {set_keys}{from_sql}"
     return ""

@@ -122,7 +122,7 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
         registry=registry,
         schemas=tuple(files.contents),
     )
-    return replace(settings, warnings=warnings(environment, settings))
+    return replace(settings, warnings=warnings(environment, settings, document.variables))
 
 
 def _backend(file: File, environment: Environment) -> BackendSettings:
@@ -143,8 +143,10 @@ def _validate(document: Document) -> File | None:
             wording.report(finding, document)
     _check_channels(document)
     if file is not None:
+        is_auth_read = not any(diagnostic.key_path.startswith("auth") for diagnostic in document.diagnostics)
         _check_tokens(file, document)
-        _check_needs(file, document)
+        if is_auth_read:
+            _check_needs(file, document)
         _check_topics(file, document)
     return file
 

@@ -256,7 +256,7 @@ class File(Section):
     """The whole of channels.yaml."""
 
     backend: BackendUrl = Field(default="memory://", repr=False)
-    """Where messages are kept and how workers reach each other, as a URL: postgres://, kafka:// or memory://."""
+    """Where messages are kept and how workers reach each other, as a URL: memory://, sqlite:///file, postgres:// or kafka://."""
 
     postgres: Postgres = Field(default_factory=Postgres)
     """How the Postgres backend works; other backends ignore it."""

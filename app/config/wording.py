@@ -10,10 +10,19 @@ from app.config.yaml.document import Document
 
 _PLAIN = {
     "missing": "this key is missing: declare at least one channel under it",
-    "model_type": "must be a mapping of keys to values",
     "dict_type": "must be a mapping of channel names to their settings, as in news: {publish: key}",
     "tuple_type": 'must be a list, such as ["*"]',
 }
+
+_EXAMPLES = {
+    "auth": 'keys: "${PUSH_KEYS:-}"',
+    "tokens": 'secret: "${TOKEN_SECRET}"',
+    "ask": 'url: "https://app.example/realtime/auth"',
+    "limits": "connections: 10000",
+    "postgres": "inline: false",
+    "history": "size: 1000, ttl: 24h",
+}
+"""What may be in the mapping that a section has to be."""
 
 
 def report(error: ErrorDetails, document: Document) -> None:
@@ -32,4 +41,12 @@ def report(error: ErrorDetails, document: Document) -> None:
 def _message(error: ErrorDetails) -> str:
     if error["type"] == "abide":
         return str(error["ctx"]["message"])
+    if error["type"] == "model_type":
+        return f"must be a mapping of keys to values{_example(*error['loc'])}"
     return _PLAIN.get(error["type"], error["msg"])
+
+
+def _example(*location: int | str) -> str:
+    is_channel = location[:1] in {("channels",), ("defaults",)}
+    example = _EXAMPLES.get(str(location[-1]) if location else "", "publish: key" if is_channel else "")
+    return f", as in {{{example}}}" if example else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Container
+from collections.abc import Collection
 from itertools import accumulate
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs leave it out
 from typing import Any, NoReturn
@@ -108,7 +108,7 @@ def is_array(body: bytes) -> bool:
     return _ARRAY.match(body) is not None
 
 
-def members(text: str, names: Container[str]) -> Members:
+def members(text: str, names: Collection[str]) -> Members:
     """Return the members of a small JSON object, each value as its JSON text.
 
     Raises :class:`MalformedError` for anything but one object, and :class:`MemberError` for the first name that is
@@ -118,7 +118,7 @@ def members(text: str, names: Container[str]) -> Members:
     return _plain_members(text, names) or _members(text, names)
 
 
-async def read_members(body: bytes, names: Container[str]) -> Members:
+async def read_members(body: bytes, names: Collection[str]) -> Members:
     """Do what :func:`members` does, for a body of any size.
 
     Also raises :class:`~app.core.errors.TooLargeError`, as soon as a member is larger than any message may be.
@@ -128,7 +128,7 @@ async def read_members(body: bytes, names: Container[str]) -> Members:
     return await turns.run(walk_members(body, names, Pace()))
 
 
-def walk_members(body: bytes, names: Container[str], pace: Pace) -> Steps[Members]:
+def walk_members(body: bytes, names: Collection[str], pace: Pace) -> Steps[Members]:
     """Do what :func:`read_members` does, in steps of ``pace``."""
     if len(body) <= SMALL:
         yield from pace.pause()
@@ -158,7 +158,7 @@ def _whole(body: bytes) -> Steps[bytes]:
     return body
 
 
-def _plain_members(text: str, names: Container[str]) -> Members | None:
+def _plain_members(text: str, names: Collection[str]) -> Members | None:
     """Return what :func:`_members` does, for most texts; None for a text that needs a closer look."""
     found: Members = {}
     end = 0
@@ -173,7 +173,7 @@ def _plain_members(text: str, names: Container[str]) -> Members | None:
     return found if _LAST.match(text, end) else None
 
 
-def _members(text: str, names: Container[str]) -> Members:
+def _members(text: str, names: Collection[str]) -> Members:
     found: Members = {}
     position = _open(text)
     while not _closed(text, position):
@@ -186,9 +186,9 @@ def _members(text: str, names: Container[str]) -> Members:
     return found
 
 
-def _check_name(name: str, names: Container[str], found: Members) -> None:
+def _check_name(name: str, names: Collection[str], found: Members) -> None:
     if name not in names:
-        msg = f"unknown member {name[:SHOWN]!r}"
+        msg = f"unknown member {name[:SHOWN]!r}: the members here are {', '.join(sorted(names))}"
         raise MemberError(msg, found)
     if name in found:
         msg = f"the member {name[:SHOWN]!r} appears twice"

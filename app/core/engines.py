@@ -33,12 +33,14 @@ class Engine:
     """The schemes of its URLs, in lower case."""
     history: History
     workers: Workers
+    driver: str = ""
+    """The package that has to be installed, which is also the name of its module; empty if none has to be."""
+    extra: str = ""
+    """The extra of ours that installs it."""
     publishes_from_sql: bool = False
     """Whether transactions can publish, too."""
     reads_topics: bool = False
     """Whether a channel can be a topic that others write."""
-    driver: str = ""
-    """The package that it needs, which an extra of the engine's name installs; empty for what is always there."""
 
     @property
     def gives(self) -> str:
@@ -51,7 +53,8 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
-        Engine("kafka", ("kafka", "kafkas"), "durable", "any", reads_topics=True, driver="aiokafka"),
+        Engine("kafka", ("kafka", "kafkas"), "durable", "any", driver="aiokafka", extra="kafka", reads_topics=True),
+        Engine("sqlite", ("sqlite",), "durable", "one machine"),
     )
 }
 """Every engine, by its name."""

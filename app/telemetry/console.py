@@ -68,7 +68,9 @@ class Console:
 
 def is_news(record: logging.LogRecord) -> bool:
     """Whether a library's line is for a person: the server's libraries tell of each step that they take."""
-    return record.levelno > logging.INFO or not record.name.startswith(_LIBRARIES)
+    # Where Abide is mounted in an application, nobody else tells its address.
+    is_step = record.name.startswith(_LIBRARIES) and not str(record.msg).startswith("Uvicorn running on ")
+    return record.levelno > logging.INFO or not is_step
 
 
 def warning(text: str) -> str:
@@ -99,7 +101,7 @@ def _access(kind: str, event: EventDict) -> str:
     """Return ``POST /push 200 0.9 ms 119 B``; a connection has the code and the reason that it was closed with."""
     words = [event.get("method", "WebSocket" if kind == "connection" else ""), event["path"]]
     if "status" in event:
-        words.append(event["status"])
+        words += [event["status"], event.get("code", "")]
     if "close_code" in event:
         words.append(f"closed with {event['close_code']}")
     words.append(_duration(event["ms"]))

@@ -37,7 +37,7 @@ from app.web.operate.pages import add_pages
 from app.web.operate.taking_back import Revoke, TakingBack, add_taking_back_routes
 from app.web.publish.asgi_push import AsgiPush
 from app.web.publish.push import Push
-from app.web.publish.push_head import NAMED
+from app.web.publish.push_head import ENVELOPED, NAMED
 from app.web.subscribe.reads import Reads
 from app.web.subscribe.websocket import Sockets
 
@@ -159,7 +159,7 @@ class Routes:
         elif scope["method"] not in _METHODS:
             await _not_allowed(scope, _METHODS)(scope, receive, send)
         else:
-            await ProblemResponse.of(_nothing_here(path))(scope, receive, send)
+            await ProblemResponse.of(_nothing_here(scope))(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._find(scope) or self._otherwise)(scope, receive, send)
@@ -262,9 +262,11 @@ def _not_taken(route: AnyRoute, scope: Scope) -> ProblemResponse:
     return _not_allowed(scope, allowed)
 
 
-def _nothing_here(path: str) -> UnknownChannelError:
-    name = path[:_LONGEST_PATH].removeprefix("/")
-    return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here")
+def _nothing_here(scope: Scope) -> UnknownChannelError:
+    name = get_route_path(scope)[:_LONGEST_PATH].removeprefix("/")
+    is_post = scope["method"] == "POST"
+    remedy = f"publish with POST {scope.get('root_path', '')}{ENVELOPED}" if is_post else "declare it in channels.yaml"
+    return UnknownChannelError(f"there is no page and no channel {name[:255]!r} here: {remedy}")
 
 
 def _methods(app: FastAPI) -> dict[str, set[str]]:
@@ -293,7 +295,7 @@ async def _refuse_route(request: Request, error: HTTPException) -> ProblemRespon
     """Return the answer to a request that FastAPI itself refuses."""
     if allowed := (error.headers or {}).get("Allow"):
         return _not_allowed(request.scope, set(allowed.split(", ")))
-    return ProblemResponse.of(_nothing_here(get_route_path(request.scope)))
+    return ProblemResponse.of(_nothing_here(request.scope))
 
 
 async def _refuse_crash(_: Request, __: Exception) -> ProblemResponse:

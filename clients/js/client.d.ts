@@ -74,7 +74,7 @@ export interface SubscribeOptions<Data = any> {
   onMessage?: (message: Message<Data>) => void;
   /** Messages are missing. The subscription continues after them. */
   onGap?: (gap: Gap) => void;
-  /** The subscription is over. */
+  /** The subscription is over. Without this handler, `console.error` says so. */
   onError?: (error: AbideError) => void;
   /** The server has answered: messages after `position` follow. */
   onSubscribed?: (position: string, resumed: boolean) => void;
@@ -99,5 +99,5 @@ export interface Client {
   close(): void;
 }
 
-/** Make a client of the server at this address. It connects with the first subscription. */
+/** Make a client of the server at this address, `http://host:port`. It connects with the first subscription. */
 export function connect(address: string, options?: ConnectOptions): Client;

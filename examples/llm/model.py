@@ -14,8 +14,21 @@ SECONDS = (6.0, 9.0)
 Chunk = dict[str, Any]
 """A chunk of the AI SDK's UI message stream."""
 
-_PIECES = (
+_PROSE = (
     "The Dude abides. I don't know about you, but I take comfort in that. ",
+    "A message is stored first, and delivered then, so whoever asks later reads what you read now. ",
+    "Close this page, and open it again: the text goes on where the model is. ",
+    "Nobody waits for your page; the model writes, whoever reads. ",
+    "A second window with the same address shows the same words. ",
+    "Kill the server in the middle of a sentence: it comes back, and so does the sentence. ",
+    "What you see is a log, read from its beginning. ",
+    "Positions are remembered by the reader, so the server need not remember the reader. ",
+    "Pull the plug of your network for a minute, and nothing is missing afterwards. ",
+    "That rug really tied the room together. ",
+    "Forty milliseconds of words make one message, so a run is a hundred messages and not a thousand.\n\n",
+    "Sometimes there's a paragraph, well, it's the paragraph for its time and place.\n\n",
+)
+_AWKWARD = (
     "Новая мысль — и ещё одна: «чувак держится». ",
     "Größe, naïve café, smörgåsbord; e\u0301 is not \u00e9, and ﬁ is one letter. ",
     "これは一行の文章です。句読点「」も、ルビもある。",
@@ -28,14 +41,17 @@ _PIECES = (
     '{"json": [1, 2.50, null], "quote": "\\"", "slash": "\\/"}\r\n',
     "a^2 + b^2 = c^2, 100 % of $5 {{ braces }} ${none} `ticks` ~ * _ # | \\ / ' \" ",
 )
+"""What is easily lost on a bad way: it has to arrive byte for byte, too."""
+
 _TOKEN = re.compile(r"\s?\w{1,4}|\s?[^\w\s]|\s", re.DOTALL)
 
 
 def text_of(run: str) -> str:
     """Return the whole text of a run."""
     choice = random.Random(f"text of {run}")
-    pieces = [f"This is run {run}.\n", *_PIECES, *choice.choices(_PIECES, k=24)]
-    return "".join(choice.sample(pieces, len(pieces)))
+    prose = choice.sample(_PROSE, len(_PROSE))
+    awkward = choice.sample([*_AWKWARD, *choice.choices(_AWKWARD, k=14)], len(_AWKWARD) + 14)
+    return f"This is run {run}. {''.join(prose)}\n\nWhat has to arrive unchanged as well:\n\n{''.join(awkward)}"
 
 
 def chunks_of(run: str) -> list[Chunk]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from examples.start import check_port
 from tests.support import processes
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT
@@ -44,10 +44,7 @@ class Part:
 
 def main() -> int:
     """Serve the page on PORT until a signal comes; return the exit code."""
-    port = int(os.environ.get("PORT") or 8000)
-    if (reason := refusal(port)) is not None:
-        print(f"port {port}: {reason}; choose another one: make -C examples/llm run PORT=8001", file=sys.stderr)
-        return 1
+    port = check_port("llm")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     with contextlib.suppress(KeyboardInterrupt), database() as (url, postgres):
@@ -59,7 +56,8 @@ def main() -> int:
             "PORT": str(port),
             "CHANNELS_CONFIG": str(Path(__file__).parent / "channels.yaml"),
         }
-        subprocess.run([ABIDE, "migrate"], env=environment, stdout=subprocess.DEVNULL, check=True)
+        if subprocess.run([ABIDE, "migrate"], env=environment, stdout=subprocess.DEVNULL, check=False).returncode:
+            return 1  # it has said why
         serve(environment, abide_port, postgres)
     return 0
 
@@ -97,17 +95,6 @@ def database() -> Iterator[tuple[str, PostgresServer | None]]:
     else:
         with PostgresServer() as postgres:
             yield postgres.url(), postgres
-
-
-def refusal(port: int) -> str | None:
-    """Return why the port cannot be had, or None."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error.strerror
-    return None
 
 
 def end(*_: int | FrameType | None) -> None:

@@ -74,6 +74,29 @@ def test_the_package_works_in_node(project: NpmProject, server: Server) -> None:
         assert script.wait() == 0
 
 
+SLIPS = """
+    import { connect } from "abide-client";
+    const abide = connect(process.argv[2]);
+    const slips = [() => connect("localhost:8000"), () => connect(), () => abide.subscribe("news", console.log)];
+    for (const wrong of slips) {
+        try { wrong(); } catch ({ message }) { console.log(message); }
+    }
+    abide.subscribe("nope", { onMessage: console.log });
+"""
+
+
+def test_no_mistake_is_silent(project: NpmProject, server: Server) -> None:
+    """Client says what is wrong with an address, with handlers, and, where no handler takes it, with a channel."""
+    with project.node(SLIPS, server.url) as script:
+        assert [script.line() for _ in range(3)] == [
+            "'localhost:8000' is not a server's address: expected http://host:port",
+            "'undefined' is not a server's address: expected http://host:port",
+            "subscribe takes options, such as { onMessage: ({ data }) => console.log(data) }",
+        ]
+        assert script.line() == "abide: nope: there is no page and no channel 'nope' here: declare it in channels.yaml"
+        assert (script.line(), script.wait()) == (None, 0)
+
+
 # The types
 
 USER = """

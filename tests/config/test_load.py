@@ -227,14 +227,27 @@ LOSES = "memory:// is served to other machines (HOST={}): a stop loses all messa
     ("text", "variables", "warnings"),
     [
         ("channels: {a: {publish: anyone}}", {}, ["anyone may publish to 'a'"]),
-        ("channels: {a: {}}", {}, ["nobody can push to 'a': set PUSH_KEYS"]),
+        ("channels: {a: {}}", {}, ["nobody can push to 'a': set auth.keys"]),
         *(
             (
                 f"backend: {url}\nchannels: {{a: {{}}}}",
                 {"HOST": "::"},
-                ["nobody can push to 'a': set PUSH_KEYS (SQL still can)"],
+                ["nobody can push to 'a': set auth.keys (SQL still can)"],
             )
             for url in ("postgres://h", "postgresql://h", "postgresql+asyncpg://h")
+        ),
+        (
+            'auth: {keys: "${PUSH_KEYS:-}"}\nchannels: {a: {}}',
+            {},
+            ["nobody can push to 'a': set PUSH_KEYS"],
+        ),
+        (
+            "channels: {a: {publish: nobody}}",
+            {"DATABASE_URL": "postgres://h", "PUSH_KEYS": "abcdefgh"},
+            [
+                "DATABASE_URL is set, but messages are kept in memory: write backend: ${DATABASE_URL:-memory://}",
+                'PUSH_KEYS is set, but there are no keys: write auth: {keys: "${PUSH_KEYS:-}"}',
+            ],
         ),
         ("auth: {keys: abcdefgh}\nchannels: {a: {}}", {}, []),
         ("channels: {a: {publish: operators}}", {}, []),
@@ -242,9 +255,9 @@ LOSES = "memory:// is served to other machines (HOST={}): a stop loses all messa
         (
             "backend: postgres://h\nchannels: {a: {publish: operators}}",
             {"HOST": "::"},
-            ["nobody can push to 'a': set PUSH_KEYS (SQL still can)"],
+            ["nobody can push to 'a': set auth.keys (SQL still can)"],
         ),
-        ("operators: key\nchannels: {a: {publish: operators}}", {}, ["nobody can push to 'a': set PUSH_KEYS"]),
+        ("operators: key\nchannels: {a: {publish: operators}}", {}, ["nobody can push to 'a': set auth.keys"]),
         (
             "operators: anyone\nchannels: {a: {publish: operators}}",
             {},
@@ -320,6 +333,9 @@ def test_several_workers_on_memory_are_refused(configure: Configure) -> None:
         check_deployment(environment, loaded)
     check_deployment(replace(environment, workers=1), loaded)
     check_deployment(environment, replace(loaded, backend=BackendSettings("postgres://h")))
+    ignored = configure("channels: {a: {}}", WEB_CONCURRENCY="2", DATABASE_URL="postgres://h")
+    with pytest.raises(ConfigError, match=r"the file does not use DATABASE_URL: write backend: \$\{DATABASE_URL"):
+        check_deployment(ignored, load(ignored))
 
 
 def test_the_metrics_port_differs_from_the_servers(configure: Configure) -> None:

@@ -266,6 +266,7 @@ WHOLE = [
     ("channels: {‸robots.txt: {}}\n", 'channels."robots.txt"', "this name is reserved", True),
     ("channels: {‸a/b: {}}\n", 'channels."a/b"', 'a name has no "/": only', True),
     ("channels: {‸a b: {}}\n", 'channels."a b"', 'a name has no " ": only', True),
+    ("channels: {‸chat.*: {}}\n", 'channels."chat.*"', "has a parameter in braces, as in chat.{room}", True),
     ("channels: {‸'': {}}\n", 'channels.""', "1 to 255 characters, not 0", True),
     ("channels: {‸é: {}}\n", 'channels."é"', 'a name has no "é": only the letters A to Z and a to z', True),
     (f"channels: {{‸{'a' * 256}: {{}}}}\n", "channels." + "a" * 256, "1 to 255 characters, not 256", True),
@@ -400,10 +401,19 @@ def test_all_problems_are_reported_at_once(problems: Problems) -> None:
     ]
 
 
+MAPPING = "must be a mapping of keys to values, as in {size: 1000, ttl: 24h}"
+
+
+def test_a_variable_that_is_missing_is_one_problem(problems: Problems) -> None:
+    """Loader does not complain of policies that need a secret whose variable is not set."""
+    found = problems('auth: {tokens: {secret: "${NOPE}"}}\nchannels: {a: {subscribe: token}}\n')
+    assert [problem.key_path for problem in found] == ["auth.tokens.secret"]
+
+
 def test_a_problem_reads_as_place_and_message(problems: Problems) -> None:
     """Diagnostic reads as file, line, column, key path and message."""
     (problem,) = problems("channels:\n  news:\n    publish: key\n    history: none\n")
-    assert str(problem) == f"{problem.file}:4:14: channels.news.history: must be a mapping of keys to values"
+    assert str(problem) == f"{problem.file}:4:14: channels.news.history: {MAPPING}"
     assert problem.file.endswith("/channels.yaml")
 
 

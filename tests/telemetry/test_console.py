@@ -25,6 +25,8 @@ def base(event: str, *, level: str = "info", logger: str = "app", **fields: Any)
     ("kind", "fields", "expected"),
     [
         ("request", {"method": "GET", "path": "/", "status": 200, "ms": 0.9, "bytes": 119}, "GET / 200 0.9 ms 119 B"),
+        ("request", {"method": "POST", "path": "/push", "status": 404, "code": "unknown_channel", "ms": 1, "bytes": 9},
+            "POST /push 404 unknown_channel 1 ms 9 B"),
         ("request", {"method": "GET", "path": "/", "status": 200, "ms": 9, "bytes": 10**5}, "GET / 200 9 ms 97.7 KiB"),
         ("request", {"method": "GET", "path": "/a", "status": 200, "ms": 61e3, "messages": 2},
             "GET /a 200 1 min 1 s 2 messages"),
@@ -83,5 +85,6 @@ def test_what_is_no_news_is_not_shown() -> None:
     ],
 )
 def test_steps_of_the_servers_libraries_are_no_news(name: str, level: int, expected: bool) -> None:  # noqa: FBT001
-    """Steps of gunicorn and uvicorn are no news; their warnings are."""
+    """Steps of gunicorn and uvicorn are no news; their warnings are, and an application's address."""
     assert is_news(logging.LogRecord(name, level, "", 0, "told", (), None)) is expected
+    assert is_news(logging.LogRecord(name, level, "", 0, "Uvicorn running on %s", (), None))

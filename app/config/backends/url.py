@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from app.config import patterns
-from app.config.backends import kafka, postgres
+from app.config.backends import kafka, postgres, sqlite
 from app.config.diagnostics import did_you_mean, listed
 from app.core.engines import ENGINES
 
@@ -16,12 +16,16 @@ _NAMES = {scheme: engine.name for engine in ENGINES.values() for scheme in engin
 _KNOWN = ("redis", "rediss", "redis-stream")
 """Schemes of engines that are still to come."""
 
-_REFUSALS: dict[str, Callable[[str], str | None]] = {"postgres": postgres.refusal, "kafka": kafka.refusal}
+_REFUSALS: dict[str, Callable[[str], str | None]] = {
+    "postgres": postgres.refusal,
+    "kafka": kafka.refusal,
+    "sqlite": sqlite.refusal,
+}
 """What refuses the URLs of an engine; any URL of the others will do."""
 
 PATTERN = patterns.whole(
-    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*"
-    rf"|(?:{postgres.PATTERN}|{kafka.PATTERN})[{patterns.BLANKS}]*)"
+    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
+    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 

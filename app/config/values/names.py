@@ -35,6 +35,9 @@ def refusal(name: str) -> str | None:
         return "this name is reserved: choose another"
     if "{" in name or "}" in name:
         return _family_refusal(name)
+    if "*" in name:
+        example = name.replace("*", "{room}", 1)
+        return f"a name has no '*': a family of channels has a parameter in braces, as in {example}"
     return _characters_refusal(name) or f"a name has 1 to {_LONGEST} characters, not {len(name)}"
 
 

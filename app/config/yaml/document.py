@@ -14,7 +14,7 @@ import yaml
 from yaml.error import Mark
 
 from app.config.diagnostics import Diagnostic, key_path, quoted
-from app.config.yaml.interpolation import InterpolationError, interpolate, used
+from app.config.yaml.interpolation import InterpolationError, interpolate, named, used
 from app.config.yaml.syntax import EXPLICIT, NULL, compose
 
 Location = Sequence[str | int]
@@ -64,6 +64,8 @@ class Document:
         """Raise :class:`ConfigError` if the content is not one YAML document."""
         self.file = file
         self.diagnostics: list[Diagnostic] = []
+        self.variables: set[str] = set()
+        """The variables that the file refers to."""
         self._variables = variables
         self._values: dict[yaml.Node, Any] = {}
         # The nodes of key and value for each step down the tree.
@@ -162,6 +164,7 @@ class Document:
         text = str(node.value)
         if "${" not in text:
             return text
+        self.variables.update(named(text))
         try:
             return Interpolated(interpolate(text, self._variables))
         except InterpolationError as error:

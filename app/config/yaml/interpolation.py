@@ -16,10 +16,14 @@ class InterpolationError(Exception):
     """A reference that cannot be replaced; ``str()`` says why, and never shows a value."""
 
 
+def named(text: str) -> tuple[str, ...]:
+    """Return the variables that ``text`` refers to, each once."""
+    return tuple(dict.fromkeys(match["name"] for match in _REFERENCE.finditer(text) if match["name"]))
+
+
 def used(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
     """Return the variables whose values :func:`interpolate` puts into ``text``, each once."""
-    names = (match["name"] for match in _REFERENCE.finditer(text))
-    return tuple(dict.fromkeys(name for name in names if name and variables.get(name)))
+    return tuple(name for name in named(text) if variables.get(name))
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from app.core.rights.token import Rights, Token, Verb, claim, values
 
 _SEND_A_KEY = "send 'Authorization: Bearer <key>'"
 _SEND_A_TOKEN = "send 'Authorization: Bearer <token>'"  # noqa: S105 — what to send, not a secret
-_SET_KEYS = "set auth.keys in channels.yaml"
+_SET_KEYS = "set auth.keys in channels.yaml, as shipped the variable PUSH_KEYS"
 
 _WHOM = {Verb.PUBLISH: "messages", Verb.SUBSCRIBE: "subscribers"}
 

@@ -21,6 +21,7 @@ const PASSING = [408, 425, 429, 1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 
 const REFUSED = [401, 4401, 4408]; // which another token may pass
 const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed", 4408: "expired" };
 const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 allows in Sec-WebSocket-Protocol
+const HANDLERS = "subscribe takes options, such as { onMessage: ({ data }) => console.log(data) }";
 const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":"([^"]*)","time":(\d+),"data":/;
 
 /** Why the server refused: a `code` of docs/codes.md, the HTTP status or close code, a `pointer` to what misfits a schema. */
@@ -32,7 +33,7 @@ export class AbideError extends Error {
 
 /** Make a client. It connects with the first subscription. @param {string} address @param {ConnectOptions} [options] */
 export function connect(address, { token: source, WebSocket = globalThis.WebSocket, onState } = {}) {
-  const [url, tokens] = [address.replace(/^ws/, "http").replace(/\/+$/, ""), tokensOf(source)];
+  const [url, tokens] = [addressOf(address), tokensOf(source)];
   const subscriptions = new Map(); // by channel
   let blocked = "no"; // do WebSockets not open here? "maybe", if one did not; "yes", if the server answered before
   let [turn, failures, openedAt, notBefore, ids, transport, timer] = [0, 0, 0, 0, 0]; // callbacks of earlier turns are ignored
@@ -45,11 +46,14 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
   for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, wake);
   return client;
 
-  /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`.
+  /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`. An error that ends it
+   * goes to the browser's console where there is no `onError`.
    * @param {string} channel @param {SubscribeOptions} [options] @returns {() => void} */
   function subscribe(channel, options = {}) {
+    if (typeof options === "function") throw new TypeError(HANDLERS);
     if (subscriptions.has(channel)) throw new Error(`${channel} is subscribed to already`);
-    const subscription = { ...options, id: ++ids, channel, position: null, live: false, refused: false };
+    const onError = options.onError ?? (({ message }) => console.error(`abide: ${channel}: ${message}`));
+    const subscription = { ...options, onError, id: ++ids, channel, position: null, live: false, refused: false };
     subscriptions.set(channel, subscription);
     if (client.state === "closed") open();
     else if (client.state === "open") transport?.subscribe(subscription);
@@ -116,7 +120,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     const failed = inTurn((failing, error) => {
       const renews = REFUSED.includes(error.status) && (tokens.renews(token) || (!source && error.status === 4408)); // a cookie
       const over = failing.filter((each) => !passes(error) && !(renews && !each.refused && (each.refused = true)));
-      for (const each of over) drop(each) && each.onError?.(error);
+      for (const each of over) drop(each) && each.onError(error);
       if (over.length < failing.length) lost(error.message, error.wait);
       else if (subscriptions.size === 0 && client.state !== "closed") close();
     });
@@ -131,6 +135,13 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
       failed([...subscriptions.values()], error);
     }
   }
+}
+
+/** The server's address without a slash at its end; a page may leave out what its own address has. */
+function addressOf(address) {
+  const url = tried(() => new URL(String(address).replace(/^ws/, "http"), globalThis.location?.href));
+  if (/^https?:$/.test(url?.protocol)) return url.href.replace(/\/+$/, "");
+  throw new TypeError(`'${address}' is not a server's address: expected http://host:port`);
 }
 
 /** `get` returns the token in use, or a new one if that ends soon or was refused; `renews` is told of a refused one and says

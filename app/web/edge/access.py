@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from functools import cache
 from http import HTTPStatus
@@ -27,7 +28,12 @@ def _log() -> structlog.typing.FilteringBoundLogger:
 
 
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics", "/console/overview"})
-"""Paths whose successful requests are logged at debug level: platforms and the console send them all the time."""
+_QUIET_BELOW = ("/console/", "/docs/")
+"""Paths whose successful requests are logged at debug level: platforms and the console send them all the time, or a
+page has dozens of them."""
+
+_FINE = (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED)
+_PROBLEM = re.compile(rb'"type":"urn:abide:problem:(\w+)"')
 
 
 _LONGEST_PATH = 1024
@@ -68,7 +74,7 @@ class Line:
     """
 
     __slots__ = (
-        "_begun", "_places", "bytes", "client", "close_code", "close_reason", "id", "kept", "kind", "messages",
+        "_begun", "_places", "bytes", "client", "close_code", "close_reason", "code", "id", "kept", "kind", "messages",
         "method", "path", "status",
     )  # fmt: skip
 
@@ -80,6 +86,8 @@ class Line:
         self.method = method
         self.client = client
         self.status: int | None = None
+        self.code: str | None = None
+        """The code of a refusal."""
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.messages = 0
@@ -125,8 +133,8 @@ class Line:
 
     def _note(self, message: Message) -> None:
         match message["type"]:
-            case "http.response.body":
-                self.bytes += len(message.get("body", b""))
+            case "http.response.body" | "websocket.http.response.body":
+                self.take_body(message.get("body", b""))
             case "websocket.send":
                 self.messages += 1
             case "http.response.start" | "websocket.http.response.start":
@@ -134,6 +142,12 @@ class Line:
             case "websocket.close":
                 self.close_code = message.get("code", 1000)
                 self.close_reason = message.get("reason", "")
+
+    def take_body(self, body: bytes) -> None:
+        """Count a part of the body; that of a refusal has its code."""
+        self.bytes += len(body)
+        if self.status is not None and self.status >= HTTPStatus.BAD_REQUEST and (problem := _PROBLEM.search(body)):
+            self.code = problem[1].decode()
 
     def write(self) -> None:
         """Log the line, and give its place back: the connection or the request has ended."""
@@ -145,6 +159,8 @@ class Line:
         fields["path"] = self.path[:_LONGEST_PATH]
         if self.status is not None:
             fields["status"] = self.status
+        if self.code is not None:
+            fields["code"] = self.code
         if self.close_code is not None:
             fields["close_code"] = self.close_code
         if self.close_reason:
@@ -156,6 +172,6 @@ class Line:
             fields["messages"] = self.messages
         else:
             fields["bytes"] = self.bytes
-        is_quiet = self.path in _QUIET and self.status == HTTPStatus.OK
+        is_quiet = (self.path in _QUIET or self.path.startswith(_QUIET_BELOW)) and self.status in _FINE
         log = _log()
         (log.debug if is_quiet else log.info)(self.kind, **fields)

@@ -21,8 +21,11 @@ from app.web.edge.origins import OPAQUE, Origins
 _NAME_DIGITS = 12
 """How many digits of a key's digest name its identity: enough to tell keys apart, too few to help an attacker."""
 
+_DOTS_IN_A_TOKEN = 2
+
 _NO_KEYS = "no keys are configured"
 _NO_KEY = "no key was sent"
+_NEITHER = "what was sent is none of the configured keys (auth.keys), and no JSON Web Token: send another key or token"
 _UNKNOWN_KEY = "the key sent is none of the configured ones (auth.keys): send another, or none where none is needed"
 
 
@@ -108,7 +111,8 @@ class Authenticator:
         try:
             return self._with_token(self._tokens.verify(caller.bearer, caller.digest), caller)
         except TokenError as error:
-            return self._faulty(_fault(error), caller)
+            looks_like_key = self._keyed and caller.bearer.count(".") != _DOTS_IN_A_TOKEN
+            return self._faulty(_NEITHER if looks_like_key else _fault(error), caller)
         except KeyNeededError:
             return None
 

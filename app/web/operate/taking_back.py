@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -77,7 +77,7 @@ class TakingBack:
         await store(self._publisher, entries.record(entry))
         return JSONResponse(entry._asdict())
 
-    async def _members(self, request: Request, names: Container[str]) -> Members:
+    async def _members(self, request: Request, names: Collection[str]) -> Members:
         """Return the members of the body that are not null, if the caller may send it."""
         (await self._authenticator.identify(see_request(request))).check_may_revoke()
         kind = body.media_type(request.headers)

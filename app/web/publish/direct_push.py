@@ -49,7 +49,8 @@ class DirectPush:
         def send(reply: Reply) -> None:
             status, headers, content = reply
             answer(status, headers + added, content)
-            line.status, line.bytes = status, len(content)
+            line.status = status
+            line.take_body(content)
             line.write()
 
         push(head, client, body, line.id).add_done_callback(send)

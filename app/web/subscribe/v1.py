@@ -153,7 +153,7 @@ class V1Socket(SocketPeer):
             msg = f"unknown type {kind[:40]!r}: send publish, subscribe, unsubscribe or token"
             raise MalformedError(msg)
         if unknown := members.keys() - _FIELDS[kind]:
-            msg = f"unknown member {min(unknown)!r} of {kind}"
+            msg = f"unknown member {min(unknown)!r} of {kind}: its members are {', '.join(sorted(_FIELDS[kind]))}"
             raise MalformedError(msg)
         if kind == "token":
             await self._refresh(members, known["id"])

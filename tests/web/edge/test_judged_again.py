@@ -55,6 +55,12 @@ def test_under_the_rules_that_it_came_by_a_caller_stays_as_it_is() -> None:
         assert login.judge(identity) is identity
 
 
+def test_what_is_neither_a_key_nor_a_token_is_called_so() -> None:
+    """Identity of a wrong key says so where tokens are taken as well, and not only that it is no token."""
+    fault = connected(Login(), "a-key-with-a-typo").fault
+    assert (fault or "").startswith("what was sent is none of the configured keys (auth.keys), and no JSON Web Token")
+
+
 def test_a_token_that_was_taken_back_during_the_handshake_is_refused() -> None:
     """Identity is refused under the same rules, too, once its token was taken back."""
     login = Login()

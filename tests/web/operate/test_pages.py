@@ -38,6 +38,13 @@ def test_the_files_of_the_console_are_served(http: httpx.Client, path: str) -> N
     assert (head.status_code, head.headers["etag"], head.content) == (200, answer.headers["etag"], b"")
 
 
+def test_the_files_of_a_page_are_no_lines_of_the_log(edge: Server, http: httpx.Client) -> None:
+    """Log has a line for a page, and for a file that is missing, but none for each file that the page loads."""
+    http.get("/console/console.js")
+    http.get("/console/nothing.js")
+    assert edge.wait_log(lambda line: line.get("path", "").startswith("/console/"))["path"] == "/console/nothing.js"
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_page_may_load_nothing_from_elsewhere(http: httpx.Client, path: str) -> None:
     """Page allows scripts and styles of this server alone, and has none inside."""

@@ -181,7 +181,7 @@ def test_what_is_not_json_is_malformed(http: httpx.Client, body: bytes) -> None:
         ({"message": 1}, "'channel' is missing"),
         ({"channel": "lebowski"}, "'message' is missing"),
         ({"channel": 1, "message": 1}, "'channel' must be a string"),
-        ({"channel": "lebowski", "message": 1, "mesage": 1}, "unknown member 'mesage'"),
+        ({"channel": "lebowski", "mesage": 1}, "unknown member 'mesage': the members here are channel, key, message"),
         ({"channel": "lebowski", "message": 1, "key": 7}, "'key' must be a string"),
         ("lebowski", "expected an object"),
         ([{"channel": "lebowski", "message": 1}] * 1001, "at most 1000"),
@@ -401,3 +401,10 @@ def test_health_tells_what_is_served(http: httpx.Client) -> None:
         "backend": "memory, in this process alone",
         "config": {"hash": ready["config"]["hash"], "error": None},
     }
+
+
+def test_a_path_that_is_none_says_where_to_go(edge: Server, http: httpx.Client) -> None:
+    """Answer to a path that is no page and no channel says how to publish, or how to get the channel, and is logged."""
+    assert_problem(http.post("/publish", json=1), 404, "unknown_channel", "publish with POST /push")
+    assert_problem(http.get("/lebowsky"), 404, "unknown_channel", "declare it in channels.yaml")
+    assert edge.wait_log(lambda line: line.get("path") == "/lebowsky")["code"] == "unknown_channel"

@@ -1,0 +1,61 @@
+"""Whether a path can be that of the log: looked at before anything is opened, and said by name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from app.bus.sqlite.file.mounts import shared_type
+
+_MAGIC = b"SQLite format 3\0"
+_NO_DATABASE = "is not a SQLite database: name another file, or move this one away"
+
+
+def refusal(path: Path) -> str | None:
+    """Return why the log cannot be kept at the path, in one line; None if nothing speaks against it.
+
+    Call it only in a process that has not opened the file: closing it would give up the locks of SQLite.
+    """
+    folder = path.parent
+    if message := _of_folder(folder):
+        return message
+    if kind := shared_type(folder):
+        return (
+            f"{folder} is on a network file system ({kind}), which SQLite's locks do not work on: use a disk of this "
+            "machine, or postgres:// for several machines"
+        )
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None if os.access(folder, os.W_OK | os.X_OK) else _not_writable(folder)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return _of_file(path, found)
+
+
+def _of_folder(folder: Path) -> str | None:
+    if not folder.exists():
+        return f"the folder {folder} does not exist: create it, or correct the path"
+    if not folder.is_dir():
+        return f"{folder} is not a folder: correct the path"
+    return None
+
+
+def _of_file(path: Path, found: os.stat_result) -> str | None:
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path} is not a file: correct the path"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"{path} can only be read: let the server's user write to it"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return _not_writable(path.parent)
+    with path.open("rb") as file:
+        begins = file.read(len(_MAGIC))
+    return None if begins in {b"", _MAGIC} else f"{path} {_NO_DATABASE}"
+
+
+def _not_writable(folder: Path) -> str:
+    return (
+        f"the folder {folder} cannot be written to: let the server's user write to it, "
+        "because SQLite keeps more files beside the log"
+    )

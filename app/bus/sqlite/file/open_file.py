@@ -1,0 +1,186 @@
+"""Opens the file: connections with our settings, whatever the library's defaults are."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from app.bus.sqlite import epoch
+from app.bus.sqlite.file.claim import Claim, Identity, identify
+from app.bus.sqlite.file.file_faults import FileError, ReplacedError, WentBackError
+from app.bus.sqlite.file.location import refusal
+from app.bus.sqlite.file.steps import prepare
+
+LOCK_SECONDS = 0.25
+"""How long one attempt waits for a lock. Attempts follow each other until the deadline."""
+
+WAL_BYTES = 64 * 1024 * 1024
+"""What the write-ahead log keeps of the disk at rest."""
+
+_CHECKPOINT_PAGES = 2000
+"""Pages of the write-ahead log after which a commit moves them into the file: 8 MiB."""
+
+_SETTLE_SECONDS = 0.5
+"""A file that took another's place must not have changed for this long, because somebody may still be copying it."""
+
+LEAST_VERSION = (3, 35, 0)
+"""Of the SQLite library: RETURNING, and mended write-ahead logs."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """The file as one worker has it open: a connection that writes and one that reads, each for one thread."""
+
+    path: Path
+    identity: Identity
+    claim: Claim
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    wal: Identity | None
+    """Which file its write-ahead log is."""
+    seen: int
+    """How many commits the log had at least. Transactions that begin later see as many, or the log has gone back."""
+
+    def check(self) -> None:
+        """Raise :class:`ReplacedError` unless the path still leads to the file that is open."""
+        found = identify(self.path)
+        if found != self.identity:
+            what = "deleted" if found is None else "replaced"
+            msg = f"{self.path}: the file was {what} while the server ran"
+            raise ReplacedError(msg)
+
+    def see(self, present: epoch.Present, seen: int) -> None:
+        """Learn what a transaction has read; ``seen`` is what was known before it began.
+
+        Raises :class:`WentBackError` if the log has gone back.
+        """
+        if epoch.is_over(present, seen):
+            msg = f"{self.path}: the log has gone back to an earlier state, or was changed by hand"
+            raise WentBackError(msg)
+        self.seen = max(self.seen, present.commits)
+
+    def close(self) -> None:
+        """Close it: the last worker that does so moves the write-ahead log into the file."""
+        for connection in (self.reader, self.writer):
+            connection.close()
+        self.claim.release()
+
+
+def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
+    """Open the file for this worker; the first one begins an epoch. ``before`` is what it had open, and has closed.
+
+    Raises :class:`FileError`, OSError and sqlite3's errors.
+    """
+    if sqlite3.sqlite_version_info < LEAST_VERSION:
+        msg = f"sqlite:// needs SQLite {'.'.join(map(str, LEAST_VERSION))}; Python has {sqlite3.sqlite_version}"
+        raise FileError(msg)
+    if message := refusal(path):
+        raise FileError(message)
+    claim = Claim(path)
+    is_first = claim.take()
+    try:
+        identity = _find(path, before, may_create=may_create)
+        if identity is not None and not is_first:
+            claim.check(identity)
+        if identity is not None and before is not None and before.identity != identity and is_first:
+            _remove_log_of(before)
+        seen = 0 if before is None else before.seen
+        opened = _connect(path, claim, seen, is_first=is_first, may_create=may_create)
+    except BaseException:
+        claim.release()
+        raise
+    if identity not in {None, opened.identity}:
+        opened.close()
+        msg = f"{path}: the file was replaced while it was opened"
+        raise ReplacedError(msg)
+    return opened
+
+
+def _find(path: Path, before: Opened | None, *, may_create: bool) -> Identity | None:
+    """Return which file is there; None if there is none and one may be created."""
+    identity = identify(path)
+    if identity is None or not path.stat().st_size:
+        if may_create:
+            return identity
+        what = "was deleted" if identity is None else "was emptied"
+        msg = f"{path} {what} while the server ran: put a copy back, or restart the server to begin an empty log"
+        raise FileError(msg)
+    if before is not None and before.identity != identity:
+        found = path.stat()
+        time.sleep(_SETTLE_SECONDS)
+        again = path.stat()
+        if (found.st_ino, found.st_size, found.st_mtime_ns) != (again.st_ino, again.st_size, again.st_mtime_ns):
+            msg = f"{path}: the file was replaced and is still being written"
+            raise FileError(msg)
+    return identity
+
+
+def _remove_log_of(before: Opened) -> None:
+    """Remove the write-ahead log that was left of another file, or SQLite would read it into this one."""
+    wal = Path(f"{before.path}-wal")
+    if before.wal is not None and identify(wal) == before.wal:
+        wal.unlink(missing_ok=True)
+        Path(f"{before.path}-shm").unlink(missing_ok=True)
+
+
+def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create: bool) -> Opened:
+    writer = _connection(path, "rwc" if may_create and is_first else "rw")
+    reader: sqlite3.Connection | None = None
+    try:
+        writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file only: others stay as they are
+        _keep_log(writer, path)
+        prepare(writer, path)
+        if is_first or epoch.is_over(epoch.read(writer), seen):
+            seen = epoch.begin(writer, seen).commits
+        reader = _connection(path, "rw")
+        reader.execute("PRAGMA query_only = ON")
+        identity = _identity(path)
+        if is_first:
+            claim.share(identity)
+    except BaseException:
+        for connection in filter(None, (reader, writer)):
+            connection.close()
+        raise
+    return Opened(path, identity, claim, writer, reader, identify(Path(f"{path}-wal")), seen)
+
+
+def _keep_log(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        msg = f"{path}: SQLite cannot keep a write-ahead log there: use a disk of this machine"
+        raise FileError(msg)
+
+
+def _identity(path: Path) -> Identity:
+    identity = identify(path)
+    if identity is None:
+        msg = f"{path}: the file was deleted while it was opened"
+        raise ReplacedError(msg)
+    return identity
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(os.fspath(path.absolute()))}?mode={mode}",
+        uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False,
+    )  # fmt: skip
+    try:
+        for pragma in (
+            "synchronous = FULL",  # each commit is on the disk before it is answered
+            "fullfsync = ON",  # on macOS, where fsync alone leaves it in the disk's memory
+            "checkpoint_fullfsync = ON",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+            f"journal_size_limit = {WAL_BYTES}",
+            "cell_size_check = ON",
+            "trusted_schema = OFF",
+            "temp_store = MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,117 @@
+"""The file as the event loop uses it: SQL runs in two threads, one that writes and one that reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from app.bus.seen import Seen
+from app.bus.sqlite import epoch
+from app.bus.sqlite.epoch import Present
+from app.bus.sqlite.file.file_faults import NOT_READY, FileError, is_over
+from app.bus.sqlite.file.open_file import Opened, open_file
+
+_Result = TypeVar("_Result")
+
+
+class LogFile:
+    """The file at ``path``, while it is open and while it is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lost = asyncio.Event()
+        """Set when it has to be opened again."""
+        self._seen = Seen()
+        self._loop: asyncio.AbstractEventLoop
+        self._opened: Opened | None = None
+        self._before: Opened | None = None
+        """What was open before, and is closed."""
+        self._writing = ThreadPoolExecutor(1, "sqlite-write")
+        self._reading = ThreadPoolExecutor(1, "sqlite-read")
+
+    @property
+    def folder(self) -> Path:
+        """Where the sockets of workers are. Raises :class:`FileError` while the file is not open."""
+        return self._now().claim.folder
+
+    async def open(self) -> None:
+        """Open it. Raises :class:`FileError`, OSError and sqlite3's errors."""
+        self.lost.clear()
+        self._loop = asyncio.get_running_loop()
+        self._opened = await self._loop.run_in_executor(self._writing, self._open)
+        self._seen.note()
+
+    async def close(self) -> None:
+        """Close it after what is under way. Never raises."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        self._before = opened
+        with contextlib.suppress(sqlite3.Error, OSError):
+            await self._loop.run_in_executor(self._reading, opened.reader.close)
+            await self._loop.run_in_executor(self._writing, opened.close)
+
+    async def end(self) -> None:
+        """Close it for good, after what is under way. Never raises."""
+        await self.close()
+        for thread in (self._reading, self._writing):
+            thread.shutdown(wait=False)
+
+    def writes(self, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
+        """Run a function in the thread that writes. The future raises what it raises, and :class:`FileError`."""
+        return asyncio.get_running_loop().run_in_executor(self._writing, self._run, function)
+
+    def reads(self, function: Callable[[sqlite3.Connection, Present], _Result]) -> asyncio.Future[_Result]:
+        """Run a function in the thread that reads, in one snapshot of the log; otherwise as :meth:`writes`.
+
+        The future raises :class:`WentBackError` if the log has gone back.
+        """
+        return asyncio.get_running_loop().run_in_executor(
+            self._reading, self._run, lambda opened: _in_snapshot(opened, function)
+        )
+
+    async def check(self) -> None:
+        """Raise :class:`FileError` unless the path leads to the file that is open, and only this machine uses it."""
+        await self.writes(lambda opened: opened.claim.check(opened.identity))
+        if self.lost.is_set():
+            msg = f"{self.path}: the file failed, and is opened again"
+            raise FileError(msg)
+
+    def saw(self, commits: int) -> None:
+        """Learn that the log has so many commits."""
+        if self._opened is not None:
+            self._opened.seen = max(self._opened.seen, commits)
+
+    def _open(self) -> Opened:
+        return open_file(self.path, self._before, may_create=not self._seen)
+
+    def _now(self) -> Opened:
+        if self._opened is None:
+            raise FileError(NOT_READY)
+        return self._opened
+
+    def _run(self, function: Callable[[Opened], _Result]) -> _Result:
+        opened = self._now()
+        try:
+            opened.check()
+            return function(opened)
+        except Exception as error:
+            if is_over(error.__cause__ or error):
+                self._loop.call_soon_threadsafe(self.lost.set)
+            raise
+
+
+def _in_snapshot(opened: Opened, function: Callable[[sqlite3.Connection, Present], _Result]) -> _Result:
+    seen, connection = opened.seen, opened.reader
+    connection.execute("BEGIN")
+    try:
+        present = epoch.read(connection)
+        opened.see(present, seen)
+        return function(connection, present)
+    finally:
+        connection.execute("COMMIT")
