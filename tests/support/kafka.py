@@ -100,10 +100,15 @@ class Others:
 
 
 def batch_of(
-    values: Sequence[bytes | None], *, transactional: bool = False, producer: int = -1, time_ms: int | None = None
+    values: Sequence[bytes | None],
+    *,
+    transactional: bool = False,
+    producer: int = -1,
+    time_ms: int | None = None,
+    key: bytes = b"key",
 ) -> bytes:
     """Return a batch of records."""
     builder: Any = DefaultRecordBatchBuilder(2, 0, int(transactional), producer, 0 if producer >= 0 else -1, 0, 2**30)
     for number, value in enumerate(values):
-        builder.append(number, time_ms or int(time.time() * 1000), b"key", value, [("other", None)])
+        builder.append(number, time_ms or int(time.time() * 1000), key, value, [("other", None)])
     return bytes(builder.build())

@@ -54,7 +54,9 @@ class KafkaBackend(Backend):
         self._cluster = Cluster(address)
         self._topics = Topics(self._cluster, address.prefix, declared, retention)
         self._log = Log(self._cluster, self._topics, clock)
-        self._store = Store(self._cluster, self._topics, self._log, Keys(self._log, clock), self._outcomes, clock)
+        self._store = Store(
+            self._place, self._cluster, self._topics, self._log, Keys(self._log, clock), self._outcomes, clock
+        )
         self._follower = Follower(self._behind)
         self._consumer = Consumer(
             self._place, self._cluster, self._topics, self._log, self._follower, self._store.probe, self._outcomes

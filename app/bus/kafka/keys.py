@@ -84,7 +84,7 @@ class Keys:
         window = self._windows.get(topic.name)
         if window is None or window.topic != topic.lineage or window.position > topic.head:
             head = (await self._log.place(topic)).head
-            position = await self._log.since(topic, topic.start, head, self._oldest() - _SKEW_SECONDS * 1000)
+            position, _ = await self._log.since(topic, topic.start, head, self._oldest() - _SKEW_SECONDS * 1000)
             self._drop(topic.name)
             window = self._windows[topic.name] = _Window(topic.lineage, position)
         self._windows.move_to_end(topic.name)

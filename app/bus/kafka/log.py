@@ -14,7 +14,7 @@ from app.bus.backend import PAGE_BYTES
 from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import ANSWER_SECONDS, Cluster, Purpose
 from app.bus.kafka.records import Fetched
-from app.bus.kafka.topics import NOWHERE, Topic, Topics
+from app.bus.kafka.topics import NOWHERE, Oldest, Topic, Topics
 from app.bus.place import Place
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
@@ -34,7 +34,6 @@ _COMMITTED = 1
 _EARLIEST = -2
 _ATTEMPTS = 5
 _REST_SECONDS = 0.1
-_ROUNDS = 64
 
 
 class Part(NamedTuple):
@@ -137,33 +136,32 @@ class Log:
         since = int((self._clock() - history.ttl) * 1000)
         if begin >= fetched.head:
             return fetched.head + 1
-        offset, time = topic.oldest
-        if not (begin <= offset < fetched.head and time >= since):
-            offset = await self.since(topic, begin, fetched.head, since)
-        return offset + 1
+        known = topic.oldest.first(begin, since) if topic.oldest else None
+        if known is None:
+            after = topic.oldest.after(begin, since) if topic.oldest else begin
+            known, time = await self.since(topic, after, fetched.head, since)
+            topic.oldest = Oldest(known, time, begin, since)
+        return known + 1
 
-    async def since(self, topic: Topic, begin: int, end: int, since: int) -> int:
-        """Return Kafka's offset of the first record between two that is not older; ``end`` where all are.
+    async def since(self, topic: Topic, begin: int, end: int, since: int) -> tuple[int, int]:
+        """Return Kafka's offset and the time of the first record between two that is not older; ``end`` where all are.
 
         Times are taken to ascend, as they do but for differences of clocks.
         """
-        low, high = begin, end
+        low, high, time = begin, end, 0
         at = begin  # mostly the first one will do
-        for _ in range(_ROUNDS):
-            if low >= high:
-                break
+        while low < high:
             fetched = await self.read(topic, at, most=1)
             records, _ = fetched.stored(at)
             young = next((record for record in records if record.time >= since), None)
             if young is None:
                 low = max(records[-1].offset + 1 if records else at + 1, low)
             elif young is records[0]:
-                topic.oldest, high = (young.offset, young.time), min(at, high)
+                high, time = min(at, high), young.time
             else:
-                topic.oldest = young.offset, young.time
-                return young.offset
+                return young.offset, young.time
             at = (low + high) // 2
-        return low
+        return low, time
 
     async def _nearest(self, topic: Topic, offset: int) -> int:
         """Return the nearest of Kafka's offsets that the topic has."""

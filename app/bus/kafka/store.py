@@ -52,8 +52,16 @@ class Store:
     """Stores commits one at a time. ``clock`` gives seconds since 1970."""
 
     def __init__(  # noqa: PLR0913, PLR0917 — what it stores with
-        self, cluster: Cluster, topics: Topics, log: Log, keys: Keys, outcomes: Outcomes, clock: Callable[[], float]
+        self,
+        place: str,
+        cluster: Cluster,
+        topics: Topics,
+        log: Log,
+        keys: Keys,
+        outcomes: Outcomes,
+        clock: Callable[[], float],
     ) -> None:
+        self._place = place
         self._cluster = cluster
         self._topics = topics
         self._log = log
@@ -302,7 +310,9 @@ class Store:
 
     def _give_up(self, commit: Commit, error: BaseException) -> None:
         """Refuse the open records at the deadline."""
-        reason = self._outcomes.hinted("commit") or broker_errors.explain(error)
+        reason = broker_errors.explain(error)
+        if isinstance(error, TimeoutError):
+            reason = self._outcomes.hinted("commit") or f"{self._place}: {reason}"
         indexes = commit.open()
         self._say(reason, len(indexes))
         doubtful = {index for batch in commit.doubtful.values() for index in batch.indexes} | commit.uncertain

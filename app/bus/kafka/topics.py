@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -63,6 +63,27 @@ Declarations = Callable[[str], Declared]
 """Returns what the configuration says of a channel. Call it each time, because a reload changes the answer."""
 
 
+class Oldest(NamedTuple):
+    """The first record from ``begin`` on that was not older than ``since``, by Kafka's offset, and its time."""
+
+    offset: int
+    time: int
+    begin: int
+    since: int
+
+    def first(self, begin: int, since: int) -> int | None:
+        """Return the first record of another window; None if it has to be searched for."""
+        if since > self.time:
+            return None
+        if begin >= self.offset:
+            return begin
+        return self.offset if self.after(begin, since) == self.offset else None
+
+    def after(self, begin: int, since: int) -> int:
+        """Return an offset of another window before which all records are too old."""
+        return max(begin, self.offset) if self.begin <= begin and self.since <= since else begin
+
+
 @dataclass(slots=True, eq=False)
 class Topic:
     """A topic that exists. It is another object after a change of its id or its leader."""
@@ -80,8 +101,8 @@ class Topic:
     """Kafka's offset of the next record, when it was last read."""
     time: int = 0
     """The time of the newest message that was appended from here."""
-    oldest: tuple[int, int] = (-1, 0)
-    """Offset and time of a record before which all were too old to show."""
+    oldest: Oldest | None = None
+    """The oldest record that a history showed, when it was last searched for."""
     opened: int = field(default=0, repr=False)
     """How many connections there had been when it was looked up."""
 

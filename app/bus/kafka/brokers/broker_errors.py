@@ -41,7 +41,7 @@ _LOGIN = "the port may want TLS (kafkas://), or a login"
 _CHECK = "check the host and port in the URL, and that the broker runs"
 
 _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
-    (TimeoutError, f"no answer in time: {_CHECK}"),
+    (TimeoutError, "no answer in time: the broker may be stalled, or a firewall drops what is sent to it"),
     (socket.gaierror, "the host name has no address here: check the host in the URL"),
     (ssl.SSLCertVerificationError, "the certificate is not trusted: name its authority's file in kafka.ca"),
     (ssl.SSLError, "no TLS could be agreed on: the port may not be one with TLS"),
