@@ -29,6 +29,8 @@ ENV PATH=/app/bin:/venv/bin:$PATH \
     HOST=:: \
     PORT=8000
 EXPOSE 8000
+# For the file of sqlite:////data/abide.db: a volume there begins with these rights, whatever number it is that runs.
+RUN mkdir -m 1777 /data
 # A number, so that Kubernetes can see that it is not root. Nothing needs an entry in /etc/passwd, or owns a file.
 USER 10001:10001
 # Alive, not ready: while the database is away a restart would only drop the subscribers.

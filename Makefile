@@ -6,6 +6,7 @@ USERS ?= 200
 SECONDS ?= 60
 SUBSCRIBERS ?= 1000
 SEEDS ?= 20
+BACKEND ?= postgres
 IMAGE ?= abide
 IMAGE_BUILD_ARGS ?=
 IMAGE_RUN_ARGS ?=
@@ -59,8 +60,8 @@ bench: $(STAMP) ## measure the bus beside stock broadcaster's; ARGS goes to the 
 load: $(STAMP) ## put load on a server of its own, or on HOST=http://...; USERS, SECONDS; ARGS goes to locust
 	@exec $(BIN)/python -m loadtests $(if $(HOST),--host $(HOST)) --users $(USERS) --seconds $(SECONDS) $(ARGS)
 
-chaos: $(STAMP) ## break everything under load, again and again; SUBSCRIBERS, SEEDS; ARGS="--seed 7" plays one again
-	@exec $(BIN)/python -m tests.chaos --subscribers $(SUBSCRIBERS) --seeds $(SEEDS) $(ARGS)
+chaos: $(STAMP) ## break everything under load, again and again; BACKEND, SUBSCRIBERS, SEEDS; ARGS="--seed 7" plays one again
+	@exec $(BIN)/python -m tests.chaos --backend $(BACKEND) --subscribers $(SUBSCRIBERS) --seeds $(SEEDS) $(ARGS)
 
 image: $(STAMP) ## build the container image and try it out (IMAGE, IMAGE_BUILD_ARGS, IMAGE_RUN_ARGS)
 	@exec $(BIN)/python -m tests.image --tag=$(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)" --run-args="$(IMAGE_RUN_ARGS)"

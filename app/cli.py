@@ -94,13 +94,12 @@ def check() -> None:
 def migrate() -> None:
     """Bring the database's schema up to date; raise :class:`ConfigError` or :class:`UnavailableError`."""
     settings = load(Environment.read())
-    engine = settings.backend.engine.name
-    if engine == "sqlite":
-        print("nothing to do: a server brings its file up to date when it opens it")
-        return
-    if engine != "postgres":
-        message = f"is {engine}://, which has no schema: set DATABASE_URL to the URL of a Postgres"
+    if (engine := settings.backend.engine.name) == "memory":
+        message = "is memory://, which has no schema: set DATABASE_URL to the URL of a Postgres"
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
+    if engine != "postgres":
+        print("nothing to do: a server makes what it needs there, and brings it up to date")
+        return
     from app.bus import postgres  # noqa: PLC0415 — the other commands need no driver
 
     applied = asyncio.run(postgres.migrate(settings.backend.direct_url or settings.backend.url))
@@ -145,13 +144,18 @@ async def _follow(options: argparse.Namespace) -> None:
         since=options.since,
         last=options.last,
         token=_credential(options),
-        on_gap=lambda gap: _say(f"gap ({gap.reason}): nothing between {gap.after} and {gap.next}"),
+        on_gap=lambda gap: _say(f"gap ({gap.reason}): {_missing(gap)}"),
         on_notice=_say,
     )
     async with contextlib.aclosing(messages):
         async for message in messages:
             sys.stdout.buffer.write(_line(message, as_object=options.json).encode("utf-8", "surrogateescape") + b"\n")
             sys.stdout.buffer.flush()
+
+
+def _missing(gap: client.Gap) -> str:
+    is_nowhere = gap.next == client.NOWHERE
+    return "messages may be missing" if is_nowhere else f"nothing between {gap.after} and {gap.next}"
 
 
 def _credential(options: argparse.Namespace) -> client.Token | None:

@@ -92,6 +92,8 @@ class Abide(FastAPI):
     async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:
         """Publish one message from within the process; return its position when it is stored.
 
+        Where the backend keeps no messages (``redis://``), that is ``live:0``, from which nothing can be resumed.
+
         ``data`` is any value that the json module can write; ``key`` is an idempotency key. The channel's policies do
         not apply: they limit publishers outside this process.
 

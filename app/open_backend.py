@@ -53,8 +53,7 @@ def _kafka(settings: BackendSettings, retention: Retention, _: Meter, declared: 
         channel = declared(name)
         return kafka.Declared() if channel is None else kafka.Declared(channel.topic, channel.is_family)
 
-    options = settings.kafka
-    address = kafka.parse(settings.url, tls=options.tls, ca=options.ca, mechanism=options.sasl)
+    address = kafka.parse(settings.url, tls=settings.tls, ca=settings.ca, mechanism=settings.sasl)
     return kafka.KafkaBackend(address, retention=retention, declared=topic)
 
 
@@ -70,7 +69,19 @@ def _refuse_sqlite(settings: BackendSettings) -> str | None:
     return refusal(sqlite.path(settings.url))
 
 
-_OPENERS: dict[str, Opener] = {"memory": _memory, "postgres": _postgres, "sqlite": _sqlite, "kafka": _kafka}
+def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
+    from app.bus.redis.streams import StreamsBackend  # noqa: PLC0415 — see above
+
+    return StreamsBackend(settings.url, retention=retention, min_replicas=settings.min_replicas, meter=meter)
+
+
+_OPENERS: dict[str, Opener] = {
+    "memory": _memory,
+    "postgres": _postgres,
+    "sqlite": _sqlite,
+    "redis-stream": _redis_stream,
+    "kafka": _kafka,
+}
 """By the names of :data:`~app.core.engines.ENGINES`."""
 
 _REFUSALS: dict[str, Callable[[BackendSettings], str | None]] = {"sqlite": _refuse_sqlite}

@@ -77,6 +77,8 @@ class Service:
         self._openapi, self._otherwise = openapi, otherwise
         self._settings = load(environment)
         check_deployment(environment, self._settings)
+        self._engine = self._settings.backend.engine
+        """The one that runs, whatever the file names later."""
         self._config_error: str | None = None
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
@@ -201,29 +203,29 @@ class Service:
         )
 
     def _build(self, settings: Settings, authenticator: Authenticator) -> Routes:
-        return Routes(
-            Edge(
-                registry=settings.registry,
-                authenticator=authenticator,
-                doors=self._doors,
-                revoke=self._revocations.take,
-                publisher=self._publisher,
-                source=self._bus,
-                hub=self._hub,
-                health=self._health,
-                meter=self._metrics,
-                metrics=None if self._environment.metrics_port else self._metrics.exposition,
-                version=__version__,
-                console=settings.console,
-                limiter=self._limiter,
-                count_all=self._count_all,
-                observe=self._observe,
-                root_path=self._environment.root_path,
-                is_running=lambda: self.is_running,
-                openapi=self._openapi,
-                otherwise=self._otherwise,
-            )
+        edge = Edge(
+            registry=settings.registry,
+            authenticator=authenticator,
+            doors=self._doors,
+            revoke=self._revocations.take,
+            publisher=self._publisher,
+            source=self._bus,
+            hub=self._hub,
+            health=self._health,
+            meter=self._metrics,
+            metrics=None if self._environment.metrics_port else self._metrics.exposition,
+            version=__version__,
+            console=settings.console,
+            limiter=self._limiter,
+            count_all=self._count_all,
+            observe=self._observe,
+            root_path=self._environment.root_path,
+            has_positions=self._engine.has_positions,
+            is_running=lambda: self.is_running,
+            openapi=self._openapi,
+            otherwise=self._otherwise,
         )
+        return Routes(edge)
 
     async def _watch(self) -> None:
         async for change in watch(self._environment, self._settings.digest, self._settings.schemas):

@@ -15,6 +15,7 @@ import pytest
 from app import __version__
 from app.cli import main
 from app.config import json_schema
+from app.core.engines import ENGINES
 from app.core.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
@@ -251,6 +252,26 @@ def test_migrate_says_why_it_cannot_and_exits_1(
     assert migrated == ["postgres://away/app"]
 
 
+@pytest.mark.parametrize("engine", sorted(ENGINES.keys() - {"memory", "postgres"}))
+def test_migrate_has_nothing_to_do_on_other_engines(
+    migrated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    """Migrate succeeds where there is no schema: files of deployment run it whatever the engine is."""
+    file = tmp_path / "channels.yaml"
+    file.write_text("backend: ${DATABASE_URL}\nchannels: {news: {}}\n")
+    monkeypatch.setenv("CHANNELS_CONFIG", str(file))
+    monkeypatch.setenv(
+        "DATABASE_URL", f"{engine}:///{tmp_path}/log" if engine == "sqlite" else f"{engine}://127.0.0.1:1"
+    )
+    assert main(["migrate"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to do")
+    assert migrated == []
+
+
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")
@@ -271,7 +292,7 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
         (["migrate"], {"DATABASE_URL": "postgres://127.0.0.1:1/app"},
             "no connection to 127.0.0.1:1/app: Connection refused: nothing listens there: check that"),
         (["migrate"], {"DATABASE_URL": "'postgres://db'"},
-            "DATABASE_URL: must be a URL that starts with memory://, postgres://, postgresql://"),
+            "DATABASE_URL: must be a URL that starts with memory://, postgres://, "),
         (["serve"], {"CHANNELS_CONFIG": str(ROOT)}, f"{ROOT}: cannot be read (Is a directory): CHANNELS_CONFIG names"),
         (["serve", "--host", "nowhere.invalid"], {}, "--host: cannot listen on nowhere.invalid:1: "),
         (["serve"], {"HOST": "1.2.3.4"}, "HOST: cannot listen on 1.2.3.4:1: Cannot assign requested address: write an"),

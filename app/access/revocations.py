@@ -152,6 +152,10 @@ class Revocations:
         self._seen = change.offset
         self._is_stale.set()
 
+    def lose(self) -> None:
+        """Do as after a failure: messages were lost."""
+        self.failed()
+
     def failed(self) -> None:
         """Admit no token until the log was read anew: a batch was lost."""
         self.is_loaded, self._missed = False, min(self._missed, self._seen)

@@ -8,6 +8,10 @@
 * :meth:`Backend.next_batch` hands out each channel's messages in order, each once. Where the log lost messages before
   they could be handed out, the next batch starts later, as its ``first`` shows. Where the log has gone back, a
   :class:`~app.core.message.EpochChange` comes before the messages that replace the lost ones.
+
+A backend whose engine keeps no history has live messages alone, in order, each once or not at all. Where it may have
+missed some, a :class:`~app.core.message.Loss` comes before the next. Its positions have no epoch, and its pages no
+messages. The server's own channels, whose names begin with ``$``, are a log on every backend.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.core.channel import HistoryWindow
-from app.core.message import Batch, EpochChange, Page, Position, Record
+from app.core.message import News, Page, Position, Record
 from app.core.ports import Outcome
 
 KEY_LIFETIME = 600
@@ -82,8 +86,8 @@ class Backend(ABC):
         """Hand out no more of the channel. Never raises."""
 
     @abstractmethod
-    async def next_batch(self) -> Batch | EpochChange:
-        """Wait for the next messages of any followed channel, or for a change of its epoch. Called by one task."""
+    async def next_batch(self) -> News:
+        """Wait for the next messages of any followed channel, or for what happened to it. Called by one task."""
 
     @abstractmethod
     async def health(self) -> BackendHealth:

@@ -26,7 +26,7 @@ from broadcaster import Broadcast, BroadcastBackend, Event
 from app.bus.backend import Backend, BackendHealth
 from app.bus.group_commit import GroupCommit
 from app.core.channel import HistoryWindow
-from app.core.message import Batch, EpochChange, Page, Position, Record
+from app.core.message import EpochChange, Loss, News, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome, Sink
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class _Followed:
     def __init__(self, sink: Sink, meter: Meter) -> None:
         self._sink = sink
         self._meter = meter
-        self._early: list[Batch | EpochChange] | None = []
+        self._early: list[News] | None = []
         """None once the sink is started."""
 
     def start(self, position: Position) -> None:
@@ -61,8 +61,8 @@ class _Followed:
         for news in early or ():
             self._hand(news)
 
-    def deliver(self, news: Batch | EpochChange) -> None:
-        """Hand the sink a batch or a new epoch. Never raises: a bug ends this channel's subscriptions, nothing else."""
+    def deliver(self, news: News) -> None:
+        """Hand the sink what comes next. Never raises: a bug ends this channel's subscriptions, nothing else."""
         if self._early is not None:
             self._early.append(news)
             return
@@ -80,14 +80,16 @@ class _Followed:
             except Exception:  # noqa: BLE001 — the other step is still to come, and so are the next messages
                 _log.exception("delivery_failed", channel=channel)
 
-    def _hand(self, news: Batch | EpochChange) -> None:
+    def _hand(self, news: News) -> None:
         if isinstance(news, EpochChange):
             self._sink.change_epoch(news)
+        elif isinstance(news, Loss):
+            self._sink.lose()
         else:
             self._sink.deliver(news)
 
 
-_Delivery = tuple[_Followed, Batch | EpochChange]
+_Delivery = tuple[_Followed, News]
 
 
 class _Events(BroadcastBackend):

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -101,12 +101,18 @@ class Follower:
         """Bytes of data that are held until they are handed out."""
         return self._size
 
-    def places(self) -> dict[str, Place]:
-        """Return, for each channel that has begun, its lineage and the offset up to which its messages are here."""
+    def places(self, channels: Iterable[str] | None = None) -> dict[str, Place]:
+        """Return, for each channel that has begun, its lineage and the offset up to which its messages are here.
+
+        With ``channels``, only for those.
+        """
+        cursors = [
+            (channel, self._cursors.get(channel)) for channel in (self._cursors if channels is None else channels)
+        ]
         return {
             channel: Place(cursor.lineage, cursor.end)
-            for channel, cursor in self._cursors.items()
-            if cursor.handed is not None
+            for channel, cursor in cursors
+            if cursor is not None and cursor.handed is not None
         }
 
     async def follow(self, channel: str, read_place: Callable[[str], Awaitable[Place]]) -> Position:

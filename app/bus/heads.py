@@ -8,15 +8,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from app.bus.follower import Follower
 from app.bus.place import Place
 
+Places = Callable[[Sequence[str]], Awaitable[Mapping[str, Place]]]
+"""Reads the places of channels. A log that went back must have another lineage by the time its place is read."""
 
-async def compare(follower: Follower, read_places: Callable[[Sequence[str]], Awaitable[Mapping[str, Place]]]) -> None:
-    """Read the places of what is followed, and tell the follower of them. Raises what ``read_places`` raises.
 
-    A log that went back must have another lineage by the time its place is read.
-    """
-    before = follower.places()
+async def compare(follower: Follower, read_places: Places) -> None:
+    """Read the places of what is followed, and tell the follower of them. Raises what ``read_places`` raises."""
+    await compare_some(follower, read_places, list(follower.places()))
+    follower.seen = time.monotonic()
+    follower.release()
+
+
+async def compare_some(follower: Follower, read_places: Places, channels: Sequence[str]) -> None:
+    """Do so for some channels; those that are not followed are left out."""
+    before = follower.places(channels)
     for channel, place in (await read_places(list(before))).items():
         if follower.judge(channel, before[channel].head, place):
             follower.look(channel, place.head)
-    follower.seen = time.monotonic()
-    follower.release()

@@ -5,8 +5,8 @@ It is published as ``abide_client`` (clients/python), so it imports nothing else
 
 from .client_error import ClientError
 from .credentials import Token
-from .messages import Gap, Message, Undecodable
+from .messages import NOWHERE, Gap, Message, Undecodable
 from .publishing import publish
 from .subscribing import subscribe
 
-__all__ = ["ClientError", "Gap", "Message", "Token", "Undecodable", "publish", "subscribe"]
+__all__ = ["NOWHERE", "ClientError", "Gap", "Message", "Token", "Undecodable", "publish", "subscribe"]

@@ -6,7 +6,12 @@ import json
 import re
 from typing import Any, NamedTuple, Self
 
-_EXACT = re.compile(r'(?s)\{"type":"message","channel":"[^"]*","position":"([^"]*)","time":(\d{1,18}),"data":(.*)\}')
+NOWHERE = "live:0"
+"""The position of everything where the server keeps no messages. To resume from it is to be told of a gap."""
+
+_EXACT = re.compile(
+    r'(?s)\{"type":"message","channel":"[^"]*","position":(?:"([^"]*)"|null),"time":(\d{1,18}),"data":(.*)\}'
+)
 
 
 class Undecodable(str):
@@ -47,8 +52,9 @@ class Gap(NamedTuple):
 def read_frame(channel: str, text: str) -> Message | Gap | dict[str, Any]:
     """Return what a text says; raise ValueError, LookupError, TypeError or RecursionError if it is no frame."""
     if match := _EXACT.fullmatch(text):
-        return Message.of(channel, match[1], int(match[2]), match[3])
+        return Message.of(channel, match[1] or NOWHERE, int(match[2]), match[3])
     frame: dict[str, Any] = parse(text)
+    frame |= {name: NOWHERE for name in ("position", "after", "next") if name in frame and frame[name] is None}
     if frame["type"] == "message":
         return Message.of(channel, frame["position"], frame["time"], json.dumps(frame["data"]))
     return Gap(*map(frame.__getitem__, Gap._fields)) if frame["type"] == "gap" else frame

@@ -13,7 +13,7 @@ from . import waits
 from .addresses import address_of, headers_of, server_of
 from .client_error import ClientError, refused, unreachable
 from .credentials import Token, Tokens
-from .messages import parse
+from .messages import NOWHERE, parse
 
 
 async def publish(  # noqa: PLR0913 — all but three have defaults
@@ -66,5 +66,5 @@ def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) ->
         except (OSError, http.client.HTTPException) as error:
             raise unreachable(error, server_of(address)) from None
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-        return str(parse(text.decode())["position"])
+        return str(parse(text.decode())["position"] or NOWHERE)
     raise refused(answer.status, text, answer.getheader("Retry-After", ""))

@@ -14,7 +14,7 @@ from . import waits
 from .addresses import address_of, headers_of, server_of
 from .client_error import ClientError, closed, refused, unreachable
 from .credentials import Token, Tokens
-from .messages import Gap, Message, read_frame
+from .messages import NOWHERE, Gap, Message, read_frame
 
 _V1 = "abide.v1"
 _WS: Any = {"compression": None, "max_size": 2**21, "close_timeout": 2, "ping_interval": None, "subprotocols": [_V1]}
@@ -119,6 +119,8 @@ def _moved(since: str | None, frame: Message | Gap | dict[str, Any]) -> str | No
     if isinstance(frame, Message):
         return frame.position
     if isinstance(frame, Gap):
+        if frame.next == NOWHERE:
+            return NOWHERE
         epoch, _, offset = frame.next.partition(":")
         return f"{epoch}:{int(offset) - 1}"
     if frame["type"] == "subscribed" and (frame["resumed"] or ":" not in (since or "")):

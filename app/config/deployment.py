@@ -20,6 +20,7 @@ _SHIPPED_KEYS = 'auth: {keys: "${PUSH_KEYS:-}"}'
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
     """Raise :class:`ConfigError` if the settings cannot be served in this environment."""
+    _check_driver(settings)
     most = most_workers(settings)
     if most is not None and environment.workers > most:
         message = (
@@ -29,7 +30,6 @@ def check_deployment(environment: Environment, settings: Settings) -> None:
         if _ignores_database(environment, settings):
             message += f"; the file does not use DATABASE_URL: write {_SHIPPED_BACKEND}"
         raise ConfigError([Diagnostic("", 0, 0, OPTIONS.name("WEB_CONCURRENCY"), message)])
-    _check_driver(settings)
     if environment.metrics_port == environment.port:
         port = OPTIONS.name("PORT")
         message = f"is {port} too ({environment.port}): set another one, or none to have /metrics on {port}"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app.access.auth_settings import AskSettings, AuthSettings, TokenSettings
 from app.config import wording
-from app.config.backends.backend_settings import BackendSettings, KafkaOptions
+from app.config.backends.backend_settings import BackendSettings
 from app.config.backends.url import kind
 from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, listed, quoted
@@ -130,7 +130,8 @@ def _backend(file: File, environment: Environment) -> BackendSettings:
         file.backend,
         direct_url(environment, file.backend),
         file.postgres.inline,
-        KafkaOptions(file.kafka.tls, file.kafka.ca, file.kafka.sasl),
+        file.redis.min_replicas,
+        **file.kafka.model_dump(),
     )
 
 

@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema
 
 from app.config.values import names, units
 from app.config.values.authorisation import ClaimName, CookieName, Keys, Leeway, Lifetime, PolicyValue, Secrets, Text
-from app.config.values.bounds import Bodies, Burst, Count, CountOrNone, OrText, RateText, Time
+from app.config.values.bounds import Bodies, Burst, Count, CountOrNone, OrText, RateText, Replicas, Time
 from app.config.values.fields import (
     BackendUrl,
     Boolean,
@@ -224,6 +224,13 @@ class Kafka(Section):
     """How the user of the URL logs in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
 
 
+class Redis(Section):
+    """How streams of Redis are written."""
+
+    min_replicas: Replicas = 0
+    """How many replicas must have a message before it counts as stored, 0 to 100."""
+
+
 class Limits(Section):
     """How much clients may take of one worker."""
 
@@ -256,11 +263,13 @@ class File(Section):
     """The whole of channels.yaml."""
 
     backend: BackendUrl = Field(default="memory://", repr=False)
-    """Where messages are kept and how workers reach each other, as a URL: memory://, sqlite:///file, postgres:// or kafka://."""
+    """Where messages are kept and how workers reach each other, as a URL such as postgres:// or memory://."""
 
     postgres: Postgres = Field(default_factory=Postgres)
     """How the Postgres backend works; other backends ignore it."""
 
+    redis: Redis = Field(default_factory=Redis)
+    """How streams of Redis are written; other backends ignore it."""
     kafka: Kafka = Field(default_factory=Kafka)
     """How Kafka's brokers are reached; other backends ignore it."""
 
@@ -303,6 +312,7 @@ _SECTIONS: dict[tuple[str | None, ...], type[Section]] = {
     ("auth", "tokens", "claims"): GrantClaims,
     ("auth", "ask"): Ask,
     ("postgres",): Postgres,
+    ("redis",): Redis,
     ("kafka",): Kafka,
     ("limits",): Limits,
     ("defaults",): Policy,
@@ -332,7 +342,6 @@ class _Schema(GenerateJsonSchema):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the YAML file, for editors. It accepts exactly what the loader accepts."""
     schema = File.model_json_schema(schema_generator=_Schema)
-    # Sections may be empty; the file may not.
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -43,6 +43,11 @@ class Engine:
     """Whether a channel can be a topic that others write."""
 
     @property
+    def has_positions(self) -> bool:
+        """Whether messages are kept, so that they have positions."""
+        return self.history != "none"
+
+    @property
     def gives(self) -> str:
         """Say in one line what it gives."""
         return f"history: {_HISTORY[self.history]}; workers: {_WORKERS[self.workers]}"
@@ -55,6 +60,14 @@ ENGINES = {
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
         Engine("kafka", ("kafka", "kafkas"), "durable", "any", driver="aiokafka", extra="kafka", reads_topics=True),
         Engine("sqlite", ("sqlite",), "durable", "one machine"),
+        Engine(
+            "redis-stream",
+            tuple(f"redis{tls}-stream{kind}" for kind in ("", "+cluster", "+sentinel") for tls in ("", "s")),
+            "durable",
+            "any",
+            driver="redis",
+            extra="redis",
+        ),
     )
 }
 """Every engine, by its name."""

@@ -16,6 +16,10 @@ MAX_OFFSET = 2**53 - 1
 POSITION = re.compile(r"([A-Za-z0-9]{1,64}):(0|[1-9][0-9]{0,15})", re.ASCII)
 """The text form of a position."""
 
+NOWHERE = "live:0"
+"""A position of no log, where a text is needed and the backend has no positions. To resume from it is to be told of a
+gap."""
+
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
@@ -25,6 +29,9 @@ class Position(NamedTuple):
     ``offset`` is that of the last message before the place: a reader that resumes from the position
     of the last message it saw gets everything after it. ``epoch`` is a label of
     :mod:`app.core.epochs`: it shows how far another log agrees with the one of the position.
+
+    Where the backend keeps no messages, the epoch is empty: the offset counts what this process has
+    heard, and means nothing to anybody else.
     """
 
     epoch: str
@@ -32,6 +39,11 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.epoch}:{self.offset}"
+
+    @property
+    def text(self) -> str | None:
+        """The position as clients get it; None where there are no positions."""
+        return f"{self.epoch}:{self.offset}" if self.epoch else None
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -70,6 +82,12 @@ class EpochChange(NamedTuple):
     """The newest offset of the log when it was read."""
 
 
+class Loss(NamedTuple):
+    """A backend that keeps no messages was not heard for a while: messages of the channel may be lost until now."""
+
+    channel: str
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Messages of one channel with consecutive offsets, ascending; never empty."""
@@ -92,6 +110,10 @@ class Batch:
     def after(self, offset: int) -> tuple[Message, ...]:
         """Return the messages past ``offset``."""
         return self.messages[max(0, offset + 1 - self.first) :]
+
+
+News = Batch | EpochChange | Loss
+"""What comes of one channel, in the order in which it happened."""
 
 
 class Published(NamedTuple):

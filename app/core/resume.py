@@ -34,11 +34,13 @@ class Reason(StrEnum):
 class Gap(NamedTuple):
     """Messages that cannot be delivered: all after ``after`` and before ``next``."""
 
-    after: str
-    """The position that the subscriber had, as it wrote it."""
+    after: str | None
+    """The position that the subscriber had, as it wrote it; None where there are no positions."""
     next: Position
     """The position of the first message that follows."""
     reason: Reason
+    by_policy: bool = False
+    """Whether the channel drops messages for slow subscribers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ class _Publisher:
         span.end()
         context = trace.set_span_in_context(span)
         for record, outcome in zip(records, done.result(), strict=True):
-            if isinstance(outcome, Published) and not outcome.replayed:
+            if isinstance(outcome, Published) and outcome.position.epoch and not outcome.replayed:
                 self._ways.committed(record.channel, outcome.position.offset, context)
 
 
@@ -240,6 +240,9 @@ class _Sink:
 
     def change_epoch(self, change: EpochChange) -> None:
         self._sink.change_epoch(change)
+
+    def lose(self) -> None:
+        self._sink.lose()
 
     def failed(self) -> None:
         self._sink.failed()

@@ -23,6 +23,7 @@ from app.web.channel_routes import EVENTS, PUSH, READ, AnyRoute, ChannelRoutes, 
 from app.web.documents import asyncapi
 from app.web.documents.lazy_document import Document, Object
 from app.web.documents.openapi import Documented
+from app.web.documents.without_positions import without_positions
 from app.web.edge.auth import Authenticator
 from app.web.edge.cors import Cors, is_preflight
 from app.web.edge.doors import Doors
@@ -79,6 +80,8 @@ class Edge:
     """Refuses tokens that were taken back in this worker, before the log tells all workers."""
     is_running: Callable[[], bool] = lambda: True
     """Whether the application is started, so that it can store and deliver messages."""
+    has_positions: bool = True
+    """Whether the backend keeps messages, so that they have positions."""
     openapi: Callable[[], Object] | None = None
     """Returns the OpenAPI document of the whole application; None if it has only these routes."""
     otherwise: ASGIApp | None = None
@@ -211,10 +214,15 @@ def _pages(edge: Edge) -> Documented:
 
 def _documents(edge: Edge, pages: Documented) -> dict[str, Document]:
     openapi = edge.openapi or pages.openapi
+    shown: Callable[[Object], Object] = _as_it_is if edge.has_positions else without_positions
     return {
-        "/openapi.json": Document(lambda _: openapi()),
-        "/asyncapi.json": Document(lambda root: asyncapi.describe(edge.registry.channels, edge.version, root)),
+        "/openapi.json": Document(lambda _: shown(openapi())),
+        "/asyncapi.json": Document(lambda root: shown(asyncapi.describe(edge.registry.channels, edge.version, root))),
     }
+
+
+def _as_it_is(document: Object) -> Object:
+    return document
 
 
 def _add_health(app: FastAPI, health: Health, authenticator: Authenticator) -> None:

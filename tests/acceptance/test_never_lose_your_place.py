@@ -21,6 +21,7 @@ from tests.support.crowd import Crowd
 from tests.support.processes import free_port
 from tests.support.server import Server
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, running
+from tests.support.verdict import Ledger
 
 CHANNELS = """\
 backend: ${DATABASE_URL:-memory://}
@@ -84,7 +85,7 @@ class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.url, SIZES)
+        super().__init__(server.url, Ledger(SIZES))
         self._server = server
         self._work: dict[str, asyncio.Queue[Step]] = defaultdict(asyncio.Queue)
         self.subscribers = [

@@ -28,7 +28,7 @@ from tests.support.readers import until
 from tests.support.server import Server
 from tests.support.standby import Standby
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
-from tests.support.verdict import NOTHING, Began, Got, Missed, offset_of
+from tests.support.verdict import NOTHING, Began, Got, Ledger, Missed, offset_of
 
 CHANNELS = """\
 backend: ${DATABASE_URL}
@@ -121,7 +121,7 @@ class Story(Crowd):
     """What happens on one channel, and who is there."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.url, {})
+        super().__init__(world.url, Ledger({}))
         self.world = world
         self.channel = f"room.{next(ROOMS)}"
         forms: tuple[type[Subscriber], ...] = (V1, V1, ManyV1, EventStream, LongPoll)

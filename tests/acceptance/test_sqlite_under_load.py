@@ -14,6 +14,7 @@ from tests.support.crowd import Crowd
 from tests.support.postgres import children
 from tests.support.server import Server
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, running
+from tests.support.verdict import Ledger
 
 CHANNELS = "backend: ${DATABASE_URL}\ndefaults: {publish: anyone, history: {size: 100000}}\nchannels: {a: {}, b: {}}\n"
 NAMES = ("a", "b")
@@ -39,7 +40,7 @@ class Load(Crowd):
     """Subscribers of every form, and a steady stream of messages."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.url, {})
+        super().__init__(server.url, Ledger({}))
         self._over = asyncio.Event()
         self.subscribers = [
             form(server.url, *channels, timeline=self.timeline, name=f"{number}-")

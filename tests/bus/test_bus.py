@@ -34,6 +34,9 @@ class Collector:
         self.position = Position(change.lineage, change.offset)
         self._news.set()
 
+    def lose(self) -> None:
+        """Only the protocol: nothing here is live only."""
+
     def failed(self) -> None:
         self.failures += 1
         self._news.set()

@@ -43,6 +43,8 @@ PIECES = {
     "keys": "abcdefgh first-key-1 short \u00e9 $ $x { , ,, ! ~ abcd",
     "backends": (
         "memory:// MEMORY:// postgres:// Postgresql:// postgres+asyncpg:// postgres+\u00e9:// redis:// kafka:// "
+        "redis-stream:// Rediss-Stream:// redis-stream+cluster:// rediss-stream+sentinel:// /0 /service /0 "
+        "?ssl_cert_reqs=none &ssl_ca_certs=a "
         "mysql:// :// u user:pw@ u%40@ @ p[w]@ [w@ h host.example :5432 :0 :65536 :x : , / /db ? ?a=b &c=d &c "
         "?port=5432 ?port=1,2 ?port=x # [::1] [x] \u00e9 \uff1a \uff20 %"
     ),
@@ -91,6 +93,7 @@ FILES = one_of(
     {
         "backend": values("backends"),
         "postgres": one_of({"inline": values("words"), "x": OTHERS}) | OTHERS,
+        "redis": one_of({"min_replicas": values("amounts"), "x": OTHERS}) | OTHERS,
         "auth": one_of(
             {
                 "keys": values("keys") | st.lists(values("keys"), max_size=2),

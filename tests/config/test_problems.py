@@ -126,7 +126,7 @@ POLICY = [
 
 # marked file, key path, a telling fragment, whether the JSON Schema sees it as well
 WHOLE = [
-    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, postgres://", True),
+    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, ", True),
     (f"backend: ‸postgress://h\n{ROOT}", "backend", "did you mean postgres?", True),
     (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "there is no backend redis+asyncpg://", True),
     (f"backend: ‸postgres://h:port/db\n{ROOT}", "backend", "its host or port is wrong", True),
@@ -152,7 +152,11 @@ WHOLE = [
     ),
     ("backend: kafka://h\nchannels: {'a.{b}': {topic: ‸c}}\n", 'channels."a.{b}".topic', "not a family", False),
     ("backend: memory://\nchannels: {a: {topic: ‸c}}\n", "channels.a.topic", "such as kafka://; remove it", False),
-    (f"backend: ‸redis-stream://h\n{ROOT}", "backend", "redis-stream:// is not yet available", True),
+    (f"backend: ‸redis-stream://h:port\n{ROOT}", "backend", "its host or port is wrong", True),
+    (f"backend: ‸redis-stream+cluster://h/1\n{ROOT}", "backend", "what follows the host is wrong", True),
+    (f"backend: ‸redis-stream+sentinel://h\n{ROOT}", "backend", "redis-stream+sentinel://user:password@host1", True),
+    (f"backend: ‸redis-stream://h?db=1\n{ROOT}", "backend", "what may follow the question mark is ssl_ca_certs", True),
+    (f"redis: {{min_replicas: ‸-1}}\n{ROOT}", "redis.min_replicas", "from 0 to 100", True),
     (f"backend: ‸mysql://h\n{ROOT}", "backend", "there is no backend mysql://", True),
     (f"backend: ‸memroy://\n{ROOT}", "backend", "did you mean memory?", True),
     (f"backend: ‸memory\n{ROOT}", "backend", "must be a URL that starts with memory://, postgres://", True),

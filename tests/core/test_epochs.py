@@ -238,7 +238,7 @@ class Reader(Stalling):
             self.log[offset], self.position = b"%d" % message["data"], message["position"]
 
     def lost(self, _: Subscription, gap: Gap) -> None:
-        assert Position.parse(gap.after).offset == self.last
+        assert Position.parse(gap.after or "").offset == self.last
         assert gap.next.offset <= self.last, "nothing is lost"
         if gap.next.offset in self.log:
             assert self.log[gap.next.offset] in self._database.lost, "it was never away"

@@ -52,6 +52,9 @@ class Cursor:
     def rewound(self, epoch: str, offset: int) -> None:
         """Stay there."""
 
+    def missed(self, offset: int) -> None:
+        raise NotImplementedError
+
     def end(self, error: AbideError) -> None:
         """Stay there."""
 

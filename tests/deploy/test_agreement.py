@@ -23,6 +23,9 @@ from tests.support.server import Server
 STOP_SECONDS = 10
 """What gunicorn's graceful_timeout is longer than the drain."""
 
+DATA = "/data"
+"""The folder of the image that is for a file of SQLite."""
+
 VERSION = str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 CHANNELS = (ROOT / "config/channels.yaml").read_text()
 IMAGE = Dockerfile()
@@ -68,11 +71,11 @@ def compose() -> Said:
     return Said(service["environment"], grace, None, None, int(ports.partition(":")[2]))
 
 
-def render_com() -> Said:
-    (service,) = yaml.safe_load(text("deploy/render.yaml"))["services"]
+def render_com(name: str) -> Said:
+    (service,) = yaml.safe_load(text(name))["services"]
     environment = {one["key"]: one.get("value") for one in service["envVars"]}
     grace = service["maxShutdownDelaySeconds"]
-    return Said(environment, grace, service["preDeployCommand"], service["healthCheckPath"], None)
+    return Said(environment, grace, service.get("preDeployCommand"), service["healthCheckPath"], None)
 
 
 def railway() -> Said:
@@ -123,7 +126,8 @@ def pods(objects: Objects) -> Said:
 FILES: dict[str, tuple[str, Callable[[], Said]]] = {
     "fly.toml": ("fly.md", fly),
     "compose.yaml": ("compose.md", compose),
-    "deploy/render.yaml": ("render.md", render_com),
+    "deploy/render.yaml": ("render.md", lambda: render_com("deploy/render.yaml")),
+    "deploy/render-sqlite.yaml": ("render.md", lambda: render_com("deploy/render-sqlite.yaml")),
     "deploy/railway.json": ("railway.md", railway),
     "deploy/heroku.yml": ("heroku.md", heroku),
     "deploy/abide.service": ("systemd.md", systemd),
@@ -248,9 +252,29 @@ def test_the_compose_service_is_as_strict_as_the_image_allows() -> None:
     service = project["services"]["abide"]
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     (folder,) = IMAGE.arguments("WORKDIR")
-    assert service["volumes"] == [f"./config:{folder}/config:ro"]
+    assert service["volumes"] == [f"./config:{folder}/config:ro", f"files:{DATA}"]
     assert service["depends_on"] == {"db": {"condition": "service_healthy"}}
     assert project["services"]["db"]["healthcheck"]
+
+
+def test_a_file_of_sqlite_is_on_a_disk_that_stays() -> None:
+    """File of SQLite is in the folder that the image has for it, where the platform mounts a disk, on one machine."""
+    (folder,) = [words for words in IMAGE.arguments("RUN") if DATA in words]
+    assert folder == f"mkdir -m 1777 {DATA}"
+    (service,) = yaml.safe_load(text("deploy/render-sqlite.yaml"))["services"]
+    urls = [one["value"] for one in service["envVars"] if one["key"] == "DATABASE_URL"]
+    assert service["disk"]["mountPath"] == DATA
+    assert "numInstances" not in service
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", text("docs/deploy/fly.md"), re.MULTILINE | re.DOTALL)
+    fly_toml = tomllib.loads(block)
+    assert fly_toml["mounts"]["destination"] == DATA
+    urls.append(fly_toml["env"]["DATABASE_URL"])
+    urls += re.findall(r"^DATABASE_URL=(sqlite\S+)$", text("docs/deploy/railway.md"), re.MULTILINE)
+    urls += re.findall(r"`DATABASE_URL=(sqlite\S+)`", text("docs/deploy/compose.md"))
+    assert urls == [f"sqlite:///{DATA}/abide.db"] * 4
+    unit = text("deploy/abide.service")
+    (state,) = re.findall(r"^StateDirectory=(\w+)$", unit, re.MULTILINE)
+    assert f"sqlite:////var/lib/{state}/abide.db" in unit
 
 
 def test_versions_are_those_of_the_project() -> None:

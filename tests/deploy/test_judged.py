@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import jsonschema_rs
@@ -27,6 +28,22 @@ def test_docker_compose_reads_the_compose_file() -> None:
         refused = run("docker-compose", "config", "--quiet", env=others)
         assert refused.returncode != 0
         assert f"{name} is missing a value: set it in .env" in refused.stderr
+
+
+@pytest.mark.parametrize(("profile", "url"), [("redis", "redis-stream://redis"), ("kafka", "kafka://kafka/abide.")])
+def test_a_profile_of_the_compose_file_adds_an_engine(profile: str, url: str) -> None:
+    """Profile adds the server of its engine, whose URL is one line of .env; without it there is Postgres alone."""
+    env = {"POSTGRES_PASSWORD": "hex", "PUSH_KEYS": "image-key-1"}
+    usual = json.loads(run("docker-compose", "config", "--format=json", env=env).stdout)
+    assert set(usual["services"]) == {"abide", "db"}
+    assert usual["services"]["abide"]["environment"]["DATABASE_URL"] == "postgres://postgres:hex@db/postgres"
+    options = (f"--profile={profile}", "config", "--format=json")
+    project = json.loads(run("docker-compose", *options, env={**env, "DATABASE_URL": url}).stdout)
+    assert set(project["services"]) == {"abide", "db", profile}
+    assert project["services"]["abide"]["environment"]["DATABASE_URL"] == url
+    (volume,) = project["services"][profile]["volumes"]
+    assert volume["source"] in project["volumes"]
+    assert f"`DATABASE_URL={url}`" in (ROOT / "docs/deploy/compose.md").read_text()
 
 
 def test_kubernetes_knows_every_field_of_the_manifests() -> None:

@@ -1,7 +1,7 @@
 """Faults under load: hundreds of subscribers of every form, while everything between them and the log breaks.
 
-A schedule comes from a seed, and has every kind of fault. The server, its workers and PostgreSQL are real processes; a
-part of the subscribers, and the server's own way to PostgreSQL, lead through proxies that break connections. Where the
+A schedule comes from a seed, and has every kind of fault. The server, its workers and the engine are real processes; a
+part of the subscribers, and the server's own way to the engine, lead through proxies that break connections. Where the
 log itself is rewritten, messages are lost lawfully: then everybody must be told, and have the log that there is.
 """
 
@@ -13,28 +13,24 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from typing import NamedTuple
 
-import anyio.to_thread
-import asyncpg
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from app.bus.postgres import migrate
-from tests.support import backups, readiness
-from tests.support.cluster import READ_ONLY, WRITABLE, Cluster
+from tests.support import readiness
 from tests.support.crowd import Crowd, Tally
+from tests.support.live import LiveLedger
 from tests.support.postgres import children
 from tests.support.proxy import FaultProxy
 from tests.support.publishers import Outcome
-from tests.support.readers import kill
 from tests.support.rewritten import Present
 from tests.support.server import Server, ServerError
-from tests.support.sql_publishers import PREPARED_WAYS, RESTORING, UNANSWERED, WAYS, SqlPublisher
 from tests.support.subscribers import V1, EventStream, LongPoll, ManyV1, Plain, Subscriber, running
-from tests.support.verdict import NOTHING
+from tests.support.verdict import Ledger
+from tests.support.worlds.fault import Fault
+from tests.support.worlds.world import Kinds, World
 
 CHANNELS = """\
 backend: ${DATABASE_URL}
@@ -43,6 +39,9 @@ channels:
   hall: {}
   "room.{number}": {}
 """
+LIVE = CHANNELS.replace(", history: {size: 1000000}", "")
+"""Where nothing is kept."""
+
 NAMES = ("hall", *(f"room.{number}" for number in range(1, 8)))
 SPARE = "  spare: {}\n"
 """A channel that nobody uses."""
@@ -66,7 +65,7 @@ LOOK = 0.05
 """Seconds after which this process looks whether it is late."""
 
 LONGEST = 5
-"""Seconds that something lasts: longer than the server takes to find that a link to PostgreSQL is dead."""
+"""Seconds that something lasts: longer than the server takes to find that a link to its engine is dead."""
 
 LASTING = {"read only": 10, "full disk": 10}
 """Seconds that some things last: longer than the server may need to find out that pushes fail."""
@@ -74,76 +73,56 @@ LASTING = {"read only": 10, "full disk": 10}
 WINDOW = 1
 """Seconds over which a worker that is replaced closes its connections."""
 
-KINDS = (
-    "kill",
-    "replace",
-    "restart postgres",
-    "kill listen",
-    "cut subscribers",
-    "half-open subscribers",
-    "cut postgres",
-    "half-open postgres",
-    "edit",
-    "broken edit",
-    "leave",
-    "stall",
-    "read only",
-    "full disk",
-    "mute network",
-)
-"""Every kind of fault by which nothing is lost."""
+AROUND: Kinds = {
+    "kill": ("one", "one", "all"),
+    "replace": ("",),
+    "cut subscribers": ("",),
+    "half-open subscribers": ("heal", "cut"),
+    "edit": ("add", "remove"),
+    "broken edit": tuple(map(str, range(len(BROKEN)))),
+    "leave": ("",),
+    "stall subscribers": ("",),
+}
+"""What befalls the server and its subscribers, whatever the engine is."""
 
-LOSSES = ("restore", "promote", "truncate")
-"""Every kind of fault by which the log goes back."""
+BETWEEN: Kinds = {"cut": ("",), "half-open": ("heal", "cut"), "mute network": ("",)}
+"""What befalls the network between the server and the engine."""
 
 
-class Fault(NamedTuple):
-    """What breaks, and when: seconds from the beginning. ``seconds`` is how long, of what lasts."""
-
-    at: float
-    kind: str
-    way: str
-    """Which of several ways it breaks."""
-
-    seconds: float
+def faults_of(world: type[World]) -> Kinds:
+    """Return every kind of fault by which nothing is lost there."""
+    return {**AROUND, **(BETWEEN if world.networked else {}), **world.faults}
 
 
-def schedule(seed: int, seconds: float, *, losses: bool = False) -> list[Fault]:
+def schedule(seed: int, seconds: float, world: type[World], *, losses: bool = False) -> list[Fault]:
     """Return what breaks within ``seconds``: every kind, and again and again one a second where there is time.
 
     With ``losses`` the log is rewritten in each way, once.
     """
     chance = random.Random(seed)  # noqa: S311 — a test that can be repeated, not a secret
-    kinds = [*KINDS, *chance.choices(KINDS, k=max(0, round(seconds) - len(KINDS))), *(LOSSES if losses else ())]
+    ways = {**faults_of(world), **(world.losses if losses else {})}
+    more = chance.choices(list(faults_of(world)), k=max(0, round(seconds) - len(faults_of(world))))
+    kinds = [*ways, *more]
     chance.shuffle(kinds)
     step = seconds / len(kinds)
     return [
         Fault(
             round((number + chance.random()) * step, 2),
             kind,
-            chance.choice(_WAYS.get(kind, ("",))),
+            chance.choice(ways[kind]),
             round(chance.uniform(0.2, min(seconds / 3, LASTING.get(kind, LONGEST))), 2),
         )
         for number, kind in enumerate(kinds)
     ]
 
 
-_WAYS: dict[str, Sequence[str]] = {
-    "kill": ("one", "one", "all"),
-    "restart postgres": ("fast", "immediate", "crash"),
-    "half-open subscribers": ("heal", "cut"),
-    "half-open postgres": ("heal", "cut"),
-    "edit": ("add", "remove"),
-    "restore": ("over", "swap", "drop"),
-    "broken edit": tuple(map(str, range(len(BROKEN)))),
-}
-
-
 class Place(NamedTuple):
     """What a run is played on."""
 
     server: Server
-    cluster: Cluster
+    channels: str
+    """The text of its channels.yaml."""
+    world: World
     portal: BlockingPortal
     """Of the loop that the proxies turn in: a busy crowd is not to delay the server's way to its log."""
 
@@ -152,21 +131,21 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def place() -> Iterator[Place]:
-    """Set up a server with two workers on a cluster of its own, and the proxies."""
+def place(world: type[World]) -> Iterator[Place]:
+    """Set up a server with two workers on an engine of its own, and the proxies."""
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
-        cluster = Cluster(stack, portal)
-        asyncio.run(migrate(cluster.url))
+        it = world(stack, portal)
         env = {
-            "DATABASE_URL": cluster.through(cluster.servers),
+            "DATABASE_URL": it.url,
             "WEB_CONCURRENCY": "2",
             "DRAIN_SECONDS": str(WINDOW),
             "LOG_LEVEL": "warning",
         }
-        server = stack.enter_context(Server(channels=CHANNELS, env=env, ready_path="/health/ready"))
+        channels = CHANNELS if it.history else LIVE
+        server = stack.enter_context(Server(channels=channels, env=env, ready_path="/health/ready"))
         outside = FaultProxy("127.0.0.1", server.port)
-        yield Place(server, cluster, portal, stack.enter_context(portal.wrap_async_context_manager(outside)))
+        yield Place(server, channels, it, portal, stack.enter_context(portal.wrap_async_context_manager(outside)))
 
 
 class Load(NamedTuple):
@@ -187,8 +166,9 @@ class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, place: Place, seed: int, load: Load) -> None:
-        super().__init__(place.server.url, {})
+        super().__init__(place.server.url, Ledger({}) if place.world.history else LiveLedger())
         self._place = place
+        self._world = place.world
         self._load = load
         self._chance = random.Random(f"crowd of {seed}")  # noqa: S311 — as above
         self._operating = asyncio.Lock()
@@ -199,13 +179,12 @@ class Run(Crowd):
         self._spared: list[str] = []
         self._held: Present = {}
         self._proxied: list[Subscriber] = []
-        unanswered = (*UNANSWERED, *RESTORING)
-        applications = place.cluster.through(place.cluster.applications)
-        self._in_sql = SqlPublisher(applications, self.ledger, self.timeline, unanswered=unanswered)
         self.happened: Counter[str] = Counter()
         outside = f"http://127.0.0.1:{place.outside.port}"
         for number in range(load.subscribers):
             form = FORMS[number % len(FORMS)]
+            if form is LongPoll and not self._world.history:
+                form = EventStream
             channels = self._chance.sample(NAMES, 3 if form is ManyV1 else 1)
             through = number // len(FORMS) % PROXIED == 0
             subscriber = form(
@@ -229,7 +208,7 @@ class Run(Crowd):
             ]
             publishers = [
                 *(asyncio.create_task(self._publish(name)) for name in NAMES * PUBLISHERS),
-                *(asyncio.create_task(self._publish_in_sql(name)) for name in NAMES),
+                *(asyncio.create_task(self._publish_besides(name)) for name in NAMES if self._world.besides),
             ]
             began = time.monotonic()
             async with asyncio.TaskGroup() as breaking:
@@ -243,7 +222,7 @@ class Run(Crowd):
             await asyncio.wait(publishers, timeout=self._load.settling)
             self._settled = await self._emptied() and await self.settle(NAMES, seconds=self._load.settling, patience=5)
             self.timeline.note("settled" if self._settled else "gave up")
-            self._held = {name: await self.held(name) for name in NAMES}
+            self._held = {name: await self.held(name) for name in NAMES if self._world.history}
             for task in (*watching, *publishers):
                 task.cancel()
             ended = await asyncio.gather(*publishers, return_exceptions=True)
@@ -260,7 +239,7 @@ class Run(Crowd):
             *([f"{len(slow)} pushes were answered late, after up to {slow[-1]:.1f} s"] if slow else []),
             *readiness.faults(outcomes, self._samples),
             *([] if losses else self.faults()),
-            *self.faults(self._held),
+            *(self.faults(self._held) if self._world.history else []),
         ]
 
     def _waited(self, outcome: Outcome) -> float:
@@ -288,22 +267,18 @@ class Run(Crowd):
         return spared
 
     async def _emptied(self) -> bool:
-        """Return when what was published in SQL is in the log: False unless in time."""
+        """Return when what was published besides is in the log: False unless in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._load.settling):
-                while await self._place.cluster.primary.execute(  # noqa: ASYNC110 — nobody else tells
-                    "SELECT FROM abide.outbox LIMIT 1", database=self._place.cluster.database
-                ):
+                while not await self._world.is_empty():  # noqa: ASYNC110 — nobody else tells
                     await asyncio.sleep(0.1)
                 return True
         return False
 
-    async def _publish_in_sql(self, channel: str) -> None:
-        """Be a publisher of one channel in SQL."""
+    async def _publish_besides(self, channel: str) -> None:
+        """Be a publisher of one channel without our server."""
         while not self._over:
-            way = self._chance.choice((*WAYS, *PREPARED_WAYS))
-            datas = [self.data(self._chance.choice((10, 300))) for _ in range(self._chance.randint(1, 3))]
-            await self._in_sql.publish(way, channel, datas)
+            await self._world.publish_besides(self._chance, channel, self)
             await asyncio.sleep(self._chance.expovariate(self._load.rate / PUBLISHERS))
 
     async def _publish(self, channel: str) -> None:
@@ -321,17 +296,16 @@ class Run(Crowd):
         match fault.kind:
             case "cut subscribers":
                 self._tell(self._place.outside.cut)
-            case "cut postgres":
-                self._tell(self._place.cluster.servers.cut)
             case "half-open subscribers":
                 await self._half_open(self._place.outside, fault)
-            case "half-open postgres":
-                await self._half_open(self._place.cluster.servers, fault)
-            case "restart postgres" | "read only" | "full disk" | "restore" | "promote" | "truncate" as kind:
-                async with self._operating:  # one operator
-                    await getattr(self, f"_{kind.replace(' ', '_')}")(fault)
+            case "cut":
+                self._tell(self._link.cut)
+            case "half-open":
+                await self._half_open(self._link, fault)
+            case kind if kind in AROUND or kind in BETWEEN:
+                await getattr(self, f"_{kind.replace(' ', '_')}")(fault)
             case _:
-                await getattr(self, f"_{fault.kind.replace(' ', '_')}")(fault)
+                await self._world.strike(fault, self)
         self.timeline.note(f"{fault.kind} of {fault.at} is over")
 
     async def _kill(self, fault: Fault) -> None:
@@ -343,83 +317,22 @@ class Run(Crowd):
     async def _replace(self, _: Fault) -> None:
         self._place.server.send_signal(signal.SIGHUP)
 
-    async def _restart_postgres(self, fault: Fault) -> None:
-        postgres = self._place.cluster.primary
-        stop: Mapping[str, Callable[[], None]] = {
-            "fast": postgres.stop,
-            "immediate": partial(postgres.stop, "immediate"),
-            "crash": postgres.crash,
-        }
-        await anyio.to_thread.run_sync(stop[fault.way])
-        await anyio.to_thread.run_sync(postgres.start)
-
-    async def _read_only(self, fault: Fault) -> None:
-        await self._place.cluster.sql(READ_ONLY, "SELECT pg_reload_conf()")
-        await asyncio.sleep(fault.seconds)
-        await self._place.cluster.sql(WRITABLE, "SELECT pg_reload_conf()")
-
-    async def _full_disk(self, fault: Fault) -> None:
-        disk = self._place.cluster.disk
-        await anyio.to_thread.run_sync(disk.fill)
-        await asyncio.sleep(fault.seconds)
-        disk.free()
-
-    async def _restore(self, fault: Fault) -> None:
-        """Restore a dump: over what is there, into a database that takes the name, or where nothing is left."""
-        cluster, saved = self._place.cluster, self.ledger.save()
-        dump = await anyio.to_thread.run_sync(backups.dump, cluster.primary, cluster.database)
-        await asyncio.sleep(fault.seconds)
-        with self.rewriting(saved):
-            if fault.way == "swap":
-                await anyio.to_thread.run_sync(backups.swap, cluster.primary, cluster.database, dump)
-                return
-            if fault.way == "drop":
-                await anyio.to_thread.run_sync(backups.drop, cluster.primary, cluster.database)
-                await asyncio.sleep(fault.seconds)
-            restore = partial(backups.restore, clean=fault.way == "over")
-            await anyio.to_thread.run_sync(restore, cluster.primary, cluster.database, dump)
-
-    async def _promote(self, fault: Fault) -> None:
-        """Let a standby fall behind and take over."""
-        cluster = self._place.cluster
-        lagging = cluster.lagging()
-        standby = await anyio.to_thread.run_sync(lagging.__enter__)
-        saved = self.ledger.save()
-        await anyio.to_thread.run_sync(standby.catch_up)
-        await anyio.to_thread.run_sync(standby.fall_behind)
-        await asyncio.sleep(fault.seconds)
-        with self.rewriting(saved):
-            await anyio.to_thread.run_sync(cluster.fail_over, standby)
-        await anyio.to_thread.run_sync(lagging.__exit__, None, None, None)
-
-    async def _truncate(self, _: Fault) -> None:
-        with self.rewriting(NOTHING):
-            await self._place.cluster.sql("TRUNCATE abide.head, abide.log, abide.key")
-
     async def _mute_network(self, fault: Fault) -> None:
         """Let every connection be forgotten on its way. Subscribers notice by themselves, and so must the server."""
         self._tell(self._place.outside.forget)
-        self._tell(self._place.cluster.servers.forget)
+        self._tell(self._link.forget)
         await asyncio.sleep(fault.seconds)
         for subscriber in self._proxied:
             subscriber.leave()
             subscriber.come()
 
-    async def _kill_listen(self, _: Fault) -> None:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it may be away
-            connection = await asyncpg.connect(self._place.cluster.url)
-            try:
-                await kill(connection, "abide listen")
-            finally:
-                connection.terminate()
-
     async def _edit(self, fault: Fault) -> None:
-        self._place.server.write_channels(CHANNELS + SPARE * (fault.way == "add"))
+        self._place.server.write_channels(self._place.channels + SPARE * (fault.way == "add"))
 
     async def _broken_edit(self, fault: Fault) -> None:
         self._place.server.write_channels(BROKEN[int(fault.way)])
         await asyncio.sleep(fault.seconds)
-        self._place.server.write_channels(CHANNELS)
+        self._place.server.write_channels(self._place.channels)
 
     async def _leave(self, fault: Fault) -> None:
         some = self._some()
@@ -429,7 +342,7 @@ class Run(Crowd):
         for subscriber in some:
             subscriber.come()
 
-    async def _stall(self, fault: Fault) -> None:
+    async def _stall_subscribers(self, fault: Fault) -> None:
         some = self._some()
         for subscriber in some:
             subscriber.stall()
@@ -446,6 +359,11 @@ class Run(Crowd):
         if fault.way == "cut":
             self._tell(proxy.cut)
         self._tell(proxy.heal)
+
+    @property
+    def _link(self) -> FaultProxy:
+        assert self._world.link is not None
+        return self._world.link
 
     def _tell(self, control: Callable[[], None]) -> None:
         self._place.portal.call(control)
@@ -465,7 +383,7 @@ class Played(NamedTuple):
 
 def play(place: Place, seed: int, load: Load, *, losses: bool = False) -> Played:
     """Play a seed's schedule, with or without losses of the log, and end the server."""
-    faults = schedule(seed, load.seconds, losses=losses)
+    faults = schedule(seed, load.seconds, type(place.world), losses=losses)
     began = time.monotonic()
 
     async def run() -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -40,11 +40,11 @@ class Tally(NamedTuple):
 
 
 class Crowd:
-    """Subscribers of one server and their publisher; ``sizes`` is the ledger's."""
+    """Subscribers of one server and their publisher."""
 
-    def __init__(self, url: str, sizes: Mapping[str, int]) -> None:
+    def __init__(self, url: str, ledger: Ledger) -> None:
         self.timeline = Timeline()
-        self.ledger = Ledger(sizes)
+        self.ledger = ledger
         self.subscribers: list[Subscriber] = []
         self.publisher = Publisher(url, self.ledger, self.timeline)
         self._url = url

@@ -57,8 +57,8 @@ class Publisher:
     async def insist(self, channel: str, data: str, *, impatience: float | None = None) -> None:
         """Publish with a key until it is acknowledged; go away after ``impatience`` seconds of the first attempt."""
         key = str(uuid.uuid4())
-        self._ledger.doubt(channel, data)
         while True:
+            self._ledger.doubt(channel, data)
             life = self._ledger.life
             try:
                 async with asyncio.timeout(impatience):

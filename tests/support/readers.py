@@ -106,6 +106,9 @@ class Reader:
             del self.log[max(0, change.offset - self.begin.offset) :]
             self.begin = Position(self.begin.epoch, min(self.begin.offset, change.offset))
 
+    def lose(self) -> None:
+        """Only the protocol: nothing here is live only."""
+
     def failed(self) -> None:
         """Only the protocol: to take a batch cannot fail."""
 
@@ -127,7 +130,7 @@ class Worker:
     """What a worker process has, without the web."""
 
     name: str
-    backend: PostgresBackend
+    backend: Backend
     bus: Bus
     readers: list[Reader] = field(default_factory=list)
 
@@ -150,6 +153,13 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """Run a worker on a database; with ``ready``, begin when it is healthy."""
     backend = PostgresBackend(url, direct_url=direct_url, retention=lambda _: ALL, inline=inline)
+    async with worker_of(backend, name=name, ready=ready) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def worker_of(backend: Backend, *, name: str = "worker", ready: bool = True) -> AsyncIterator[Worker]:
+    """Run a worker on a backend of any engine."""
     bus = Bus(backend)
     async with bus.running():
         if ready:
@@ -245,14 +255,28 @@ class Ledger:
                 await until(settled, "the outbox is empty and every reader at its head")
         finally:
             connection.terminate()
-        faults = [fault for reader in readers for fault in reader.faults]
-        if heads[None]:
-            faults.append(f"{heads[None]} messages still lie in the outbox")
+        self.judge(readers, heads, [f"{heads[None]} messages still lie in the outbox"] if heads[None] else [])
+
+    async def check_log(self, backend: Backend, readers: Sequence[Reader]) -> None:
+        """Wait until every reader is at its head, as ``backend`` reads it; then judge all they were handed."""
+        heads: dict[str | None, int] = {}
+
+        async def settled() -> bool:
+            heads.update({reader.channel: await backend.head(reader.channel) for reader in readers})
+            return all(reader.last >= heads[reader.channel] for reader in readers)
+
+        with contextlib.suppress(AssertionError):  # as above
+            await until(settled, "every reader is at its head")
+        self.judge(readers, heads)
+
+    def judge(self, readers: Iterable[Reader], heads: dict[str | None, int], faults: Sequence[str] = ()) -> None:
+        """Judge all that readers were handed; ``faults`` are known already."""
+        found = [*faults, *(fault for reader in readers for fault in reader.faults)]
         for reader in readers:
             if reader.last != heads.get(reader.channel, 0):
-                faults.append(f"{reader.name} is at {reader.last}, the head at {heads.get(reader.channel, 0)}")
-            faults += self._judge(reader)
-        assert not faults, self._report(faults)
+                found.append(f"{reader.name} is at {reader.last}, the head at {heads.get(reader.channel, 0)}")
+            found += self._judge(reader)
+        assert not found, self._report(found)
 
     def _judge(self, reader: Reader) -> list[str]:
         acknowledged = self.acknowledged[reader.channel]

@@ -26,6 +26,9 @@ LOST = (OSError, aiohttp.ClientError, TimeoutError)
 PAUSE = 0.05
 """Seconds before it does, unless it is told otherwise."""
 
+NOWHERE, AFTER_NOWHERE = "live:0", "live:1"
+"""Positions where the backend has none: our clients resume from the first, and are told of a gap."""
+
 CONNECT_SECONDS = 10.0
 
 
@@ -181,9 +184,9 @@ class V1Subscriber(Subscriber):
         log = self.logs[frame["channel"]]
         match frame["type"]:
             case "subscribed":
-                log.began(frame["position"], resumed=frame["resumed"])
+                log.began(frame["position"] or NOWHERE, resumed=frame["resumed"])
             case "gap":
-                log.missed(frame["after"], frame["next"], frame["reason"])
+                log.missed(frame["after"] or NOWHERE, frame["next"] or AFTER_NOWHERE, frame["reason"])
             case "message":
                 log.got(frame["position"], frame["data"])
             case _:  # the backend was away, for one
@@ -235,11 +238,11 @@ class EventStream(Subscriber):
         match event.get("event"):
             case "gap":
                 gap = json.loads(event["data"])
-                log.missed(gap["after"], gap["next"], gap["reason"])
+                log.missed(gap["after"] or NOWHERE, gap["next"] or AFTER_NOWHERE, gap["reason"])
             case "closed":
                 raise ConnectionError(event["data"])
             case _ if "data" in event:
-                log.got(event["id"], json.loads(event["data"]))
+                log.got(event.get("id"), json.loads(event["data"]))
             case _:  # EventSource keeps it as its position, whatever it is
                 log.began(event["id"], resumed=True)
         self._open.set()

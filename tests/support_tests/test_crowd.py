@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tests.support.crowd import Crowd
 from tests.support.subscribers import V1, Plain
+from tests.support.verdict import Ledger
 
 
 def test_a_crowd_counts_what_happened_and_tells_what_went_wrong() -> None:
     """Crowd's report has the faults, the schedule, and the timeline of those whom the faults concern."""
-    crowd = Crowd("http://127.0.0.1:1", {})
+    crowd = Crowd("http://127.0.0.1:1", Ledger({}))
     well, ill, plain = crowd.subscribers = [
         V1("", "news", timeline=crowd.timeline, name="well-"),
         V1("", "news", timeline=crowd.timeline, name="ill-"),

@@ -9,17 +9,6 @@ from app.core.engines import ENGINES, Engine
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaOptions:
-    """How Kafka's brokers are reached."""
-
-    tls: bool = False
-    ca: str | None = None
-    """The file with the certificate of the brokers' authority; None for those that the system trusts."""
-    sasl: str = "PLAIN"
-    """The mechanism by which the URL's user logs in."""
-
-
-@dataclass(frozen=True, slots=True)
 class BackendSettings:
     """Where messages are kept. A change of any of it needs a restart."""
 
@@ -32,7 +21,17 @@ class BackendSettings:
     inline: bool = True
     """Whether small commits to Postgres carry their messages inside NOTIFY."""
 
-    kafka: KafkaOptions = KafkaOptions()
+    min_replicas: int = 0
+    """How many replicas of Redis must have a commit before it counts as stored."""
+
+    tls: bool = False
+    """Whether Kafka's brokers are reached by TLS, whatever the URL says."""
+
+    ca: str | None = None
+    """The file with the certificate of the brokers' authority; None for those that the system trusts."""
+
+    sasl: str = "PLAIN"
+    """The mechanism by which the URL's user logs in to Kafka."""
 
     @property
     def engine(self) -> Engine:

@@ -6,26 +6,27 @@ import re
 from collections.abc import Callable
 
 from app.config import patterns
-from app.config.backends import kafka, postgres, sqlite
+from app.config.backends import kafka, postgres, redis, sqlite
 from app.config.diagnostics import did_you_mean, listed
 from app.core.engines import ENGINES
 
 _NAMES = {scheme: engine.name for engine in ENGINES.values() for scheme in engine.schemes}
 """The engine of each scheme."""
 
-_KNOWN = ("redis", "rediss", "redis-stream")
+_KNOWN = ("redis", "rediss")
 """Schemes of engines that are still to come."""
 
 _REFUSALS: dict[str, Callable[[str], str | None]] = {
     "postgres": postgres.refusal,
     "kafka": kafka.refusal,
+    "redis-stream": redis.stream_refusal,
     "sqlite": sqlite.refusal,
 }
 """What refuses the URLs of an engine; any URL of the others will do."""
 
 PATTERN = patterns.whole(
     rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
-    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN})[{patterns.BLANKS}]*)"
+    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 
@@ -49,7 +50,7 @@ def refusal(url: str) -> str | None:
     found = kind(url)
     if found in ENGINES:
         return _REFUSALS[found](url) if found in _REFUSALS else None
-    usable = listed(f"{scheme}://" for scheme in _NAMES)
+    usable = listed(f"{scheme}://" for scheme in _NAMES if "+" not in scheme)
     if found in _KNOWN:
         return f"{found}:// is not yet available: write {usable}"
     if not found:

@@ -94,9 +94,10 @@ def _server(before: Settings, after: Settings) -> Iterator[str]:
 _SERVER: dict[str, Callable[[Settings], str]] = {
     "backend": lambda settings: mask(settings.backend.url),
     "postgres.inline": lambda settings: _word(settings.backend.inline),
-    "kafka.tls": lambda settings: _word(settings.backend.kafka.tls),
-    "kafka.ca": lambda settings: _or_none(settings.backend.kafka.ca),
-    "kafka.sasl": lambda settings: settings.backend.kafka.sasl,
+    "redis.min_replicas": lambda settings: str(settings.backend.min_replicas),
+    "kafka.tls": lambda settings: _word(settings.backend.tls),
+    "kafka.ca": lambda settings: _or_none(settings.backend.ca),
+    "kafka.sasl": lambda settings: settings.backend.sasl,
     "origins": lambda settings: ", ".join(settings.origins) or "none",
     "operators": lambda settings: settings.operators or "left out",
     "limits.connections": lambda settings: str(settings.limits.connections),

@@ -15,6 +15,7 @@ from app.config.yaml.document import Unquoted
 
 MAX_COUNT = 1_000_000
 MAX_RATE = 1_000_000
+MAX_REPLICAS = 100
 LEAST_BODIES, MAX_BODIES = 16 * units.SIZES["MiB"], 64 * 1024 * units.SIZES["MiB"]
 MAX_TIME = units.DURATIONS["h"]
 
@@ -65,6 +66,11 @@ def _count_or_none(value: object) -> int | None:
 _count = quantity(units.COUNT, "a number such as 1000", 1, MAX_COUNT, str)
 
 Count = Annotated[int, BeforeValidator(_count), quantity_schema(units.COUNT, 1, MAX_COUNT)]
+Replicas = Annotated[
+    int,
+    BeforeValidator(quantity(units.COUNT, "a number such as 1", 0, MAX_REPLICAS, str)),
+    quantity_schema(units.COUNT, 0, MAX_REPLICAS),
+]
 CountOrNone = Annotated[
     int | None,
     BeforeValidator(_count_or_none),

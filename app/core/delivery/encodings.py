@@ -31,9 +31,15 @@ class Encoding:
         return b"".join([wrap(write(channel, epoch, message)) for message in messages if message.data])
 
 
+_POSITIONS = frozenset({"position", "after", "next"})
+
+
 def json_object(**members: Any) -> bytes:  # noqa: ANN401 — JSON
-    """Return a JSON object, as UTF-8 without white space; members that are None are left out."""
-    present = {name: value for name, value in members.items() if value is not None}
+    """Return a JSON object, as UTF-8 without white space.
+
+    Members that are None are left out, but for positions, which are then null: the backend has none.
+    """
+    present = {name: value for name, value in members.items() if value is not None or name in _POSITIONS}
     return json.dumps(present, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -50,6 +56,12 @@ def _plain(_: str, __: str, message: Message) -> bytes:
 
 
 def _v1(channel: str, epoch: str, message: Message) -> bytes:
+    if not epoch:
+        return b'{"type":"message","channel":"%b","position":null,"time":%d,"data":%b}' % (
+            channel.encode(),
+            message.time,
+            message.data,
+        )
     return b'{"type":"message","channel":"%b","position":"%b:%d","time":%d,"data":%b}' % (
         channel.encode(),
         epoch.encode(),
@@ -60,6 +72,8 @@ def _v1(channel: str, epoch: str, message: Message) -> bytes:
 
 
 def _sse(_: str, epoch: str, message: Message) -> bytes:
+    if not epoch:
+        return b"data: %b\n\n" % message.data.translate(SPACES)
     return b"id: %b:%d\ndata: %b\n\n" % (epoch.encode(), message.offset, message.data.translate(SPACES))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from app.core.delivery.encoded_blocks import EncodedBlocks
@@ -38,6 +39,9 @@ class FanoutMember(Protocol):
 
     def rewound(self, epoch: str, offset: int) -> None:
         """Learn that messages past ``offset``, labelled ``epoch``, are lost."""
+
+    def missed(self, offset: int) -> None:
+        """Learn that messages between ``offset`` and the next are lost; :meth:`advance` follows."""
 
     def end(self, error: AbideError) -> None:
         """Send nothing more, and tell the subscriber why."""
@@ -140,6 +144,23 @@ class Fanout(Generic[SubscriptionT]):
         for subscription in self._behind:
             if subscription.cursor == head:
                 subscription.cursor = offset
+
+    def lose(self) -> None:
+        """Tell every subscription of a gap after the newest message, which each is sent first."""
+        self._all_leave()
+        self._joining.clear()
+        told = list(self._behind)
+        for subscription in told:
+            subscription.missed(self.tail.head)
+        self._advance(told)
+
+    def _advance(self, subscriptions: list[SubscriptionT]) -> None:
+        """Let subscriptions send on, in slices."""
+        for subscription in subscriptions[:SLICE]:
+            if subscription in self._behind:
+                subscription.advance()
+        if rest := subscriptions[SLICE:]:
+            asyncio.get_running_loop().call_soon(self._or_fail, partial(self._advance, rest))
 
     def failed(self) -> None:
         """End every subscription, because nobody knows what each was sent; clients reconnect and resume."""

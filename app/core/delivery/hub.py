@@ -107,7 +107,7 @@ class Hub:
 
     def _head(self, name: str) -> int | None:
         followed = self._followed.get(name)
-        return followed.fanout.tail.head if followed else None
+        return followed.fanout.tail.head if followed and followed.fanout.tail.epoch else None
 
     async def apply(self, registry: Registry, judge: Judge | None = None) -> None:
         """Apply new rules to open connections and subscriptions; end those that are no longer allowed.
@@ -195,7 +195,7 @@ class Hub:
         tail = followed.fanout.tail
         if start.is_head:
             return begin(start, tail.epoch, tail.head + 1, tail.head)
-        if start.since == (tail.epoch, tail.head):
+        if tail.epoch and start.since == (tail.epoch, tail.head):
             return Beginning(tail.head, resumed=True, gap=None)
         # In a rolling restart thousands resume while the head moves: they share one read, whatever the head is.
         page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))

@@ -40,8 +40,8 @@ class Subscription:
     """
 
     __slots__ = (
-        "_catchup", "_ended", "_fanout", "_lost", "_reading", "_subscriber", "_writer", "channel", "cursor", "encoding",
-        "identity", "name",
+        "_catchup", "_ended", "_fanout", "_hole", "_lost", "_reading", "_subscriber", "_writer", "channel", "cursor",
+        "encoding", "identity", "name",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 — the hub alone makes them
@@ -67,6 +67,8 @@ class Subscription:
         self._ended: AbideError | None = None
         self._lost: Position | None = None
         """The position at which the log went back behind the cursor; reported as a gap once the log was read again."""
+        self._hole: tuple[int, int] | None = None
+        """The offsets before and after which messages may be lost; reported as a gap once the cursor gets there."""
         self._writer: Writer | None = None
         """Valid between :meth:`attach` and :meth:`detach`, like the subscriber."""
         self._subscriber: Subscriber | None = None
@@ -125,7 +127,7 @@ class Subscription:
         self._fanout.slow.discard(self)
         head = self._fanout.tail.head
         if self.channel.slow_subscriber is SlowSubscriber.DROP and self.cursor < head:
-            self._skip_to(head + 1, Reason.DROPPED)
+            self._skip_to(head + 1, Reason.DROPPED, by_policy=True)
         self.advance()
 
     def rewound(self, epoch: str, offset: int) -> None:
@@ -134,6 +136,10 @@ class Subscription:
             self._lost = self._lost or Position(epoch, self.cursor)
             self.cursor = offset
         self.advance()
+
+    def missed(self, offset: int) -> None:
+        """Learn that messages between ``offset`` and the next are lost. What comes after waits for :meth:`advance`."""
+        self._hole = (self._hole[0] if self._hole else offset, offset)
 
     def advance(self) -> None:
         """Write from the cursor on until the writer is full or the head is reached; a bug ends the subscription."""
@@ -145,6 +151,10 @@ class Subscription:
     def _advance(self) -> None:
         tail = self._fanout.tail
         while (writer := self._writer) and self._ended is None and self._reading is None and not writer.is_full():
+            if self._hole is not None and self.cursor >= self._hole[0]:
+                end, self._hole = self._hole[1], None
+                self._skip_to(max(self.cursor, end) + 1, Reason.DROPPED)
+                continue
             # The cursor may be ahead of the head until this process hears of a message that another knew already.
             if self._lost is None and self.cursor >= tail.head:
                 self._fanout.join(self, writer)
@@ -152,7 +162,8 @@ class Subscription:
             if self._lost is not None or self.cursor + 1 < tail.messages.first:
                 self._reading = asyncio.get_running_loop().create_task(self._read_on())
                 return
-            self._send(tail.messages.after(self.cursor, MAX_MESSAGES, MAX_BYTES))
+            room = MAX_MESSAGES if self._hole is None else min(MAX_MESSAGES, self._hole[0] - self.cursor)
+            self._send(tail.messages.after(self.cursor, room, MAX_BYTES))
 
     def _send(self, messages: tuple[Message, ...]) -> None:
         if self._writer is not None:
@@ -210,9 +221,9 @@ class Subscription:
             return
         self.advance()
 
-    def _skip_to(self, offset: int, reason: Reason) -> None:
+    def _skip_to(self, offset: int, reason: Reason, *, by_policy: bool = False) -> None:
         """Go on at ``offset``, and report the gap before it."""
         after, self._lost, self.cursor = self._lost or self.position, None, offset - 1
         if self._subscriber is not None:
             self._fanout.meter.missed(reason)
-            self._subscriber.lost(self, Gap(str(after), Position(self._fanout.tail.epoch, offset), reason))
+            self._subscriber.lost(self, Gap(after.text, Position(self._fanout.tail.epoch, offset), reason, by_policy))

@@ -36,6 +36,9 @@ class Sink(Protocol):
     def change_epoch(self, change: EpochChange) -> None:
         """Learn that the log goes on in another epoch. Must not block."""
 
+    def lose(self) -> None:
+        """Learn that messages may be lost, after those that were delivered and before the next. Must not block."""
+
     def failed(self) -> None:
         """Learn that :meth:`deliver` has raised: end what is open, so that clients reconnect and resume."""
 

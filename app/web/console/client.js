@@ -22,7 +22,10 @@ const REFUSED = [401, 4401, 4408]; // which another token may pass
 const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed", 4408: "expired" };
 const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 allows in Sec-WebSocket-Protocol
 const HANDLERS = "subscribe takes options, such as { onMessage: ({ data }) => console.log(data) }";
-const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":"([^"]*)","time":(\d+),"data":/;
+const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":(?:"([^"]*)"|null),"time":(\d+),"data":/;
+
+/** The position of everything where the server keeps no messages. To resume from it is to be told of a gap. */
+export const NOWHERE = "live:0";
 
 /** Why the server refused: a `code` of docs/codes.md, the HTTP status or close code, a `pointer` to what misfits a schema. */
 export class AbideError extends Error {
@@ -69,7 +72,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
       try {
         token = await tokens.get();
         const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(token) };
-        return (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position;
+        return (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position ?? NOWHERE;
       } catch (error) {
         const wait = Math.max(jitter(attempt), error.wait);
         const again = passes(error) || (error.status === 401 && !renewed && (renewed = tokens.renews(token)));
@@ -200,7 +203,7 @@ function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost
   socket.onclose = ({ code, reason }) => closed(closedWith(code, reason));
   socket.onerror = () => socket.readyState === 1 || lost("the WebSocket failed"); // Node may not close it
   socket.onmessage = ({ data: text }) => {
-    const [start, channel, position, time] = MESSAGE.exec(text) ?? [];
+    const [start, channel, position = NOWHERE, time] = MESSAGE.exec(text) ?? [];
     const raw = start && text.slice(start.length, -1); // which may not be JSON
     take(start ? { type: "message", channel, position, time: Number(time), data: parse(raw), raw } : parse(text));
   };
@@ -217,11 +220,11 @@ function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost
 function openStreams({ url, token, subscriptions, opened, lost, failed }) {
   const streams = new Map(); // by subscription: what watches each, and what ends it
   ask(`${url}/health/live`).then(() => opened("sse"), ({ message, wait }) => lost(message, wait));
-  const take = (subscription, watch, { event, id: position, data: raw }) => {
+  const take = (subscription, watch, { event, id, data: raw }) => {
     const { channel, since, live } = subscription;
-    const data = parse(raw);
-    const resumed = event !== "gap" && position === (subscription.position ?? since);
-    if (position && !live) begin(subscription, { position, resumed });
+    const [data, position] = [parse(raw), id ?? NOWHERE];
+    const resumed = event !== "gap" && id === (subscription.position ?? since);
+    if (id && !live) begin(subscription, { position, resumed });
     if (event === "heartbeat") watch.hear(data.seconds);
     else if (event === "gap") skip(subscription, data);
     else if (event !== "closed") raw && moved(subscription, position).onMessage?.({ channel, position, data, raw });
@@ -264,15 +267,17 @@ function watching(lost) {
   return { look, hear, stop: () => clearTimeout(timer) };
 }
 
-function begin(subscription, { position, resumed }) {
+function begin(subscription, { position: given, resumed }) {
+  const position = given ?? NOWHERE;
   // If a gap follows, keep the old position until it arrives: the connection may break in between.
   if (resumed || !(subscription.position ?? subscription.since)?.includes(":")) subscription.position = position;
   Object.assign(subscription, { live: true, refused: false });
   subscription.onSubscribed?.(position, resumed);
 }
-function skip(subscription, { channel, after, next, reason }) {
+function skip(subscription, { channel, after: had, next: following, reason }) {
+  const [after, next] = [had ?? NOWHERE, following ?? NOWHERE];
   const [epoch, offset] = next.split(":");
-  moved(subscription, `${epoch}:${offset - 1}`).onGap?.({ channel, after, next, reason });
+  moved(subscription, next === NOWHERE ? next : `${epoch}:${offset - 1}`).onGap?.({ channel, after, next, reason });
 }
 const moved = (subscription, position) => Object.assign(subscription, { position });
 /** Full jitter, up to a bound that doubles, so that thousands do not come back at the same time. */

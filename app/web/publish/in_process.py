@@ -10,7 +10,7 @@ from app.core.channel import Registry
 from app.core.data import SHOWN
 from app.core.draft import Draft
 from app.core.errors import AbideError, MalformedError
-from app.core.message import check_key
+from app.core.message import NOWHERE, check_key
 from app.core.ports import Publisher
 
 _PUBLISHER = "server"
@@ -18,7 +18,7 @@ _PUBLISHER = "server"
 
 
 async def publish(registry: Registry, publisher: Publisher, channel: str, value: object, key: str | None) -> str:
-    """Publish any value that JSON can express; return its position when it is stored.
+    """Publish any value that JSON can express; return its position when it is stored, or that of no log.
 
     Policies do not apply: the process is the server. Raises the :class:`AbideError` that would refuse a push.
     """
@@ -29,7 +29,7 @@ async def publish(registry: Registry, publisher: Publisher, channel: str, value:
     (outcome,) = await publisher.publish([record])
     if isinstance(outcome, AbideError):
         raise copy(outcome)  # several messages may share one outcome
-    return str(outcome.position)
+    return outcome.position.text or NOWHERE
 
 
 def _dump(value: object) -> bytes:

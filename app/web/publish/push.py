@@ -40,6 +40,9 @@ _log = structlog.get_logger(__name__)
 
 _ENOUGH = frozenset({"channel", "message"})
 
+_NOWHERE = '"position": null, "offset": null, "epoch": null'
+"""The place of a message where the backend has no positions."""
+
 _HEADERS = ((b"content-type", b"application/json"),)
 _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
@@ -205,7 +208,7 @@ class Push:
             return self.refuse(outcome, admission.request_id)
         epoch, offset = outcome.position
         # Written by hand, because names and epochs have no character that JSON escapes.
-        place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'
+        place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"' if epoch else _NOWHERE
         content = f'{{"channel": "{record.channel}", {place}'.encode()
         if admission.channel is None:  # the bytes as they came, not as Python would write them
             content += b', "message": ' + record.data
@@ -336,4 +339,5 @@ def _result(name: str, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, AbideError):
         return describe_error(outcome)
     position = outcome.position
-    return {"channel": name, "position": str(position), "offset": position.offset, "epoch": position.epoch}
+    epoch, offset = position if position.epoch else (None, None)
+    return {"channel": name, "position": position.text, "offset": offset, "epoch": epoch}

@@ -243,6 +243,8 @@ class HistoryResponse:
     def _end(self) -> bytes:
         complete = b"true" if self._is_complete else b"false"
         page = self._page
+        if not self._epoch:  # nor positions
+            return b'],"epoch":null,"first":null,"last":null,"complete":%b}' % complete
         return b'],"epoch":"%b","first":%d,"last":%d,"complete":%b}' % (self._epoch, page.first, page.head, complete)
 
 

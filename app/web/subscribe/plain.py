@@ -9,7 +9,7 @@ from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, GapError
 from app.core.limits.limiter import Limiter
 from app.core.ports import Publisher, Writer
-from app.core.resume import Beginning, Gap, Reason
+from app.core.resume import Beginning, Gap
 from app.core.rights.policy import Identity
 from app.web.edge.access import Line
 from app.web.edge.doors import Doors
@@ -47,8 +47,9 @@ class PlainSocket(SocketPeer):
     @guarded
     def lost(self, subscription: Subscription, gap: Gap) -> None:
         """End the subscription, because messages are missing; go on only if the channel dropped them by its policy."""
-        if gap.reason is not Reason.DROPPED:
-            subscription.end(GapError(f"messages after {gap.after} are missing: {gap.reason}"))
+        if not gap.by_policy:
+            place = "" if gap.after is None else f" after {gap.after}"
+            subscription.end(GapError(f"messages{place} are missing: {gap.reason}"))
 
     @guarded
     def ended(self, _: Subscription, error: AbideError) -> None:

@@ -27,7 +27,7 @@ from app.core.errors import (
     bare,
     of_bug,
 )
-from app.core.message import Position
+from app.core.message import NOWHERE, Position
 from app.core.ports import FANOUT, Heartbeat, ResponseHandover, Writer
 from app.core.resume import Beginning, Gap, Start
 from app.core.rights.policy import Identity
@@ -213,7 +213,7 @@ class EventStream:
         else:
             # EventSource keeps the id of an event without data, and shows no event: a stream that
             # breaks before its first message resumes without a gap.
-            self._write(first + b"id: %b\n\n" % str(subscription.position).encode())
+            self._write(first + b"id: %b\n\n" % _id(subscription.position).encode())
         subscription.attach(self._writer, self)
 
     @guarded
@@ -222,9 +222,9 @@ class EventStream:
         # The event has an id after the gap: otherwise EventSource would resume before it again and again.
         before_next = Position(gap.next.epoch, gap.next.offset - 1)
         members = json_object(
-            type="gap", channel=subscription.name, after=gap.after, next=str(gap.next), reason=gap.reason
+            type="gap", channel=subscription.name, after=gap.after, next=gap.next.text, reason=gap.reason
         )
-        self._write(event("gap", str(before_next), members))
+        self._write(event("gap", _id(before_next), members))
 
     @guarded
     def ended(self, _: Subscription, error: AbideError) -> None:
@@ -279,6 +279,11 @@ class EventStream:
 
     def _write(self, data: bytes) -> None:
         self._writer.write(self.encoding.wrap(data))
+
+
+def _id(position: Position) -> str:
+    """Return the id of an event: an EventSource that reconnects sends it back, and is told of a gap if there is one."""
+    return position.text or NOWHERE
 
 
 def _spread(seconds: float) -> float:

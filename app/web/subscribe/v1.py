@@ -177,7 +177,7 @@ class V1Socket(SocketPeer):
         key = check_key(json_data.string(members["key"], "'key'")) if "key" in members else None
         channel = self.hub.registry.find(name)
         published = await self.publish(channel, name, members["data"].encode(), key)
-        self._say(type="published", id=identifier, position=str(published.position))
+        self._say(type="published", id=identifier, position=published.position.text)
 
     async def _subscribe(self, members: Members, name: str, identifier: object) -> None:
         self._only_on_ws()
@@ -243,7 +243,7 @@ class V1Socket(SocketPeer):
     def _add(self, subscription: Subscription, where: Beginning, identifier: object) -> None:
         name = subscription.name
         self._subscriptions[name], self._starts[name] = subscription, where.cursor
-        position = str(subscription.position)
+        position = subscription.position.text
         self._say(type="subscribed", id=identifier, channel=name, position=position, resumed=where.resumed)
         if where.gap is not None:
             self._say_gap(name, where.gap)
@@ -255,7 +255,7 @@ class V1Socket(SocketPeer):
             self.hub.unsubscribe(subscription)
 
     def _say_gap(self, channel: str, gap: Gap) -> None:
-        self._say(type="gap", channel=channel, after=gap.after, next=str(gap.next), reason=gap.reason)
+        self._say(type="gap", channel=channel, after=gap.after, next=gap.next.text, reason=gap.reason)
 
     def _say(self, **members: Any) -> None:  # noqa: ANN401 — JSON
         self._writer.write(self._encoding.wrap(json_object(**members)))

@@ -16,7 +16,7 @@ from app.bus.postgres.listen import listener
 from app.bus.seen import Seen
 from app.core.errors import UnavailableError
 from app.core.message import Position, Published
-from app.core.resume import Beginning, Reason, Start, begin
+from app.core.resume import Beginning, Gap, Reason, Start, begin
 from tests.support.postgres import PostgresServer, find_binaries
 from tests.support.readers import ALL, Worker, healthy, says, worker
 
@@ -71,7 +71,7 @@ async def is_a_gap(
 ) -> None:
     """Hold that a position leads to a gap before ``following``, which is that of the first of these messages."""
     where, found = await resume(it, since)
-    assert where.gap == (str(since), following, reason)
+    assert where.gap == Gap(str(since), following, reason)
     assert found == list(texts)
 
 
@@ -93,7 +93,7 @@ async def put_back(url: str, rewrite: Callable[[], Awaitable[object]]) -> None:
         where, _ = await resume(it, old[3])
         (live,) = await it.follow("a")
         new = await publish(it, "16", "17")
-        assert where.gap == (str(old[3]), new[0], Reason.AHEAD), "a gap that is told before anything comes"
+        assert where.gap == Gap(str(old[3]), new[0], Reason.AHEAD), "a gap that is told before anything comes"
         await is_a_gap(it, old[3], new[0], "16", "17")
         new += await publish(it, "18", "19", "20")
         await is_a_gap(it, old[3], new[0], "16", "17", "18", "19", "20")

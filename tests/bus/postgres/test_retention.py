@@ -14,7 +14,7 @@ from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.epochs import label
 from app.core.message import Position, Published, Record
-from app.core.resume import Reason, Start, begin
+from app.core.resume import Gap, Reason, Start, begin
 from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, until, worker, workers
 
@@ -125,7 +125,7 @@ async def test_names_that_are_idle_are_forgotten(url: str, sql: asyncpg.Connecti
         page = await it.backend.read("a", 0, 0, ALL)
         following = Position(label(page.lineage), 3)
         where = begin(Start(since=since), page.lineage, page.first, page.head)
-        assert where.gap == (str(since), following, Reason.EXPIRED)
+        assert where.gap == Gap(str(since), following, Reason.EXPIRED)
         await it.publish("a", "3")
         assert await reader.until(1) == [b"3"]
         assert reader.faults == []

@@ -68,7 +68,7 @@ class Reader(Stalling):
             self.log.got(message["position"], message["data"])
 
     def lost(self, _: Subscription, gap: Gap) -> None:
-        self.log.missed(gap.after, str(gap.next), gap.reason)
+        self.log.missed(str(gap.after), str(gap.next), gap.reason)
 
     def ended(self, _: Subscription, error: AbideError) -> None:
         assert isinstance(error, UnavailableError), repr(error)

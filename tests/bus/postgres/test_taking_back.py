@@ -145,6 +145,9 @@ class Diary:
     def change_epoch(self, change: EpochChange) -> None:
         """Nothing to note."""
 
+    def lose(self) -> None:
+        """Only the protocol: nothing here is live only."""
+
     def failed(self) -> None:
         """Nothing to note."""
 

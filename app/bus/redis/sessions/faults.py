@@ -9,7 +9,14 @@ import ssl
 
 from redis import exceptions
 
+from app.bus.outcomes import Wording
 from app.core.errors import UnavailableError
+
+_WAITS = "SLOWLOG GET, CLIENT LIST and the server's disk show what holds it up"
+
+WORDING = Wording(
+    {"commit": "a commit", "listen": "a subscription", "read": "a read"}, waits="s for Redis", late=_WAITS
+)
 
 LOST = (OSError, exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, EOFError)
 """The connection is gone, and the outcome of the command is unknown, unless :func:`is_refusal` says otherwise.
@@ -17,7 +24,6 @@ TimeoutError is an OSError."""
 
 _HOST = "check the host in the URL, and whether this machine can reach it"
 _RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey server"
-_WAITS = "SLOWLOG GET, CLIENT LIST and the server's disk show what holds it up"
 
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
@@ -58,6 +64,19 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
 _ERRNO = re.compile(r"\[Errno (\d+)\] Connect call failed|Error (\d+) (?:connecting|while)")
 
 
+_PASSING = (
+    exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError, exceptions.ReadOnlyError,
+    exceptions.BusyLoadingError, exceptions.MasterDownError, exceptions.NoScriptError,
+)  # fmt: skip
+_PASSING_WORDS = re.compile(r"-?(BUSY|NOREPLICAS|READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the server has refused this for now: nothing was done, and another attempt may work."""
+    is_known = isinstance(error, _PASSING)
+    return is_known or (isinstance(error, exceptions.ResponseError) and bool(_PASSING_WORDS.match(str(error))))
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether the server has answered that it does not do this."""
     answers = (exceptions.ResponseError, exceptions.BusyLoadingError, exceptions.AuthenticationError)
@@ -73,7 +92,9 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
     if isinstance(error, exceptions.MovedError):
         error = exceptions.ResponseError(f"MOVED {error}")
     error = error if is_refusal(error) else _of_system(error)
-    words = str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0] or type(error).__name__
+    words = (
+        str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0].rstrip(".") or type(error).__name__
+    )
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
 

@@ -73,7 +73,7 @@ class Primaries:
 
     async def _ask(self, server: Server) -> None:
         is_sentinel = self._address.kind == "sentinel"
-        session = await connect(self._address, server, "abide look", is_sentinel=is_sentinel)
+        session = await connect(self._address, server, "abide-look", is_sentinel=is_sentinel)
         try:
             if is_sentinel:
                 self._servers = [await self._of_sentinel(session)]

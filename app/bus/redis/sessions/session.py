@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection
@@ -52,15 +55,17 @@ class Session:
     async def calls(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Run the commands in one round trip; return an answer, or the server's error, for each."""
         try:
-            await self.send(commands)
-            return [await self._answer() for _ in commands]
+            async with asyncio.timeout(COMMAND_SECONDS):
+                await self.send(commands)
+                return [await self._answer() for _ in commands]
         except BaseException:
             await self.close()  # what is still to be answered would be taken for the answer to the next command
             raise
 
     async def send(self, commands: Sequence[Sequence[Word]]) -> None:
         """Send commands whose answers :meth:`hear` returns."""
-        await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        with _closed_is_lost():
+            await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
     async def hear(self) -> Any:  # noqa: ANN401 — whatever the server sends
         """Wait for what the server sends next."""
@@ -78,6 +83,17 @@ class Session:
             return error
 
 
+@contextlib.contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """Raise OSError where uvloop raises RuntimeError: it has noticed before us that the connection is closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "handler is closed" not in str(error):
+            raise
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
+
+
 async def connect(address: Address, server: Server, name: str, *, is_sentinel: bool = False) -> Session:
     """Connect to one of the servers of ``address``, as the client ``name``.
 
@@ -88,8 +104,8 @@ async def connect(address: Address, server: Server, name: str, *, is_sentinel: b
     connection = kind(
         host=server.host,
         port=server.port,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=COMMAND_SECONDS,
+        socket_connect_timeout=None,
+        socket_timeout=None,  # redis-py would use wait_for, which may lose a cancellation in Python 3.11
         retry=Retry(NoBackoff(), 0),  # a commit must not be sent twice by somebody who does not look
         protocol=2,
         client_name=name,
@@ -97,11 +113,13 @@ async def connect(address: Address, server: Server, name: str, *, is_sentinel: b
         **(address.tls or {}),
     )
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-    except (*LOST, RedisError, ValueError) as error:
+        with _closed_is_lost():
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connection.connect()
+    except BaseException as error:
+        await connection.disconnect(nowait=True)
+        if not isinstance(error, (*LOST, RedisError, ValueError)):
+            raise
         msg = f"no connection to {server}: {explain(error, connecting=True)}"
         raise UnavailableError(msg) from error
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
     return Session(connection, server)

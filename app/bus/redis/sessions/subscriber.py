@@ -135,7 +135,7 @@ class Subscriber:
     async def _connected(self) -> AsyncIterator[None]:
         try:
             for server in await self._primaries.all():
-                session = await connect(self._address, server, "abide listen")
+                session = await connect(self._address, server, "abide-listen")
                 beats = Beats(await self._topic_of(server))
                 self._links[server] = Link(
                     session, beats, self._listening.heard, self._alive, is_sharded=self._primaries.is_cluster

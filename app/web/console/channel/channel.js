@@ -1,5 +1,6 @@
 /** The chosen channel: its policy, its messages live or at a position of the past, and what uses it. */
 
+import { NOWHERE } from "../client.js";
 import { arrivals } from "./arrivals.js";
 import { byId, element, say } from "../parts/dom.js";
 import { bytes, count, duration } from "../parts/format.js";
@@ -49,9 +50,9 @@ export function channel({ client, policy, needsKey, onRefused }) {
       onMessage: ({ position, time, raw }) => {
         charts.count(time);
         rows.add({ position, time, raw });
-        byId("older").hidden = false;
+        byId("older").hidden = position === NOWHERE; // nothing is kept
       },
-      onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}, after ${from}, next ${next}` }),
+      onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}${next === NOWHERE ? "" : `, after ${from}, next ${next}`}` }),
       onError: (error) => {
         rows.add({ gap: error.message });
         onRefused(error);

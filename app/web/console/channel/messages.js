@@ -1,5 +1,6 @@
 /** The table of messages, newest first: each opens to its whole JSON. It can be filtered, and paused. */
 
+import { NOWHERE } from "../client.js";
 import { copyButton } from "../parts/copy.js";
 import { byId, element, say } from "../parts/dom.js";
 import { bytes, clock, count, millis } from "../parts/format.js";
@@ -85,7 +86,7 @@ export function messages(linkTo) {
 
   function messageRow({ position, time, raw }) {
     const at = time === undefined ? null : new Date(time);
-    const offset = position.slice(position.indexOf(":") + 1);
+    const offset = position === NOWHERE ? "–" : position.slice(position.indexOf(":") + 1); // a backend may have no positions
     const button = element("button", { type: "button", className: "open", textContent: offset, "aria-expanded": "false", "aria-label": `Message ${offset}` });
     const when = at ? element("time", { dateTime: at.toISOString(), title: at.toString() }, clock(at), element("span", { className: "millis" }, millis(at))) : "";
     const row = element(
@@ -118,18 +119,25 @@ export function messages(linkTo) {
   }
 
   function detailOf({ position, at, raw }) {
-    const pre = element("pre", { tabIndex: 0, role: "region", "aria-label": `Message at ${position}` }, pretty(raw));
-    const facts = [position, at?.toISOString(), bytes(new TextEncoder().encode(raw).length)].filter(Boolean);
-    const link = element("code", { textContent: linkTo(position) });
+    const place = position === NOWHERE ? at?.toISOString() : position;
+    const pre = element("pre", { tabIndex: 0, role: "region", "aria-label": `Message at ${place}` }, pretty(raw));
+    const facts = [place, position === NOWHERE ? "" : at?.toISOString(), bytes(new TextEncoder().encode(raw).length)].filter(Boolean);
     const tools = element(
       "div",
       { className: "detail-tools" },
       element("span", { className: "facts", textContent: facts.join(" · ") }),
-      copyButton("Copy JSON", `Copy JSON of ${position}`, () => raw, pre),
-      copyButton("Copy link", `Copy link to ${position}`, () => linkTo(position), link),
-      element("a", { href: linkTo(position), textContent: "Open here" }),
+      copyButton("Copy JSON", `Copy JSON of ${place}`, () => raw, pre),
+      ...(position === NOWHERE ? [] : linksTo(position)),
     );
     return element("tr", { className: "detail" }, element("td", { colSpan: 3 }, tools, pre));
+  }
+
+  function linksTo(position) {
+    const link = element("code", { textContent: linkTo(position) });
+    return [
+      copyButton("Copy link", `Copy link to ${position}`, () => linkTo(position), link),
+      element("a", { href: linkTo(position), textContent: "Open here" }),
+    ];
   }
 
   const gapRow = ({ gap }) => element("tr", { className: "gap" }, element("td", { colSpan: 3, textContent: gap }));

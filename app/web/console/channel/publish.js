@@ -1,8 +1,9 @@
 /** The box to publish from. What is not JSON is not sent. */
 
+import { NOWHERE } from "../client.js";
 import { byId, say } from "../parts/dom.js";
 
-/** Make the box work. `send` stores JSON text and returns its position; `onRefused` is given the error of a refusal. */
+/** Make the box work. `send` publishes JSON text and returns its position; `onRefused` is given the error of a refusal. */
 export function publishing({ send, onRefused }) {
   const [form, box, output] = [byId("publish-form"), byId("data"), byId("published")];
 
@@ -23,7 +24,8 @@ export function publishing({ send, onRefused }) {
       return;
     }
     try {
-      tell(`stored at ${await send(text)}`, false);
+      const position = await send(text);
+      tell(position === NOWHERE ? "published" : `stored at ${position}`, false);
     } catch (error) {
       tell(error.message, true);
       onRefused(error);

@@ -1,0 +1,5 @@
+"""The log in streams of Redis."""
+
+from app.bus.redis.streams.backend import StreamsBackend
+
+__all__ = ["StreamsBackend"]

@@ -1,0 +1,11 @@
+-- Says where a channel is, and gives a channel without messages its first epoch, so that a follower can know it.
+-- KEYS: head. ARGV: newborn, secret, ttl (ms). Returns head, lineage, secret.
+local found = redis.call('HMGET', KEYS[1], 'head', 'lineage', 'secret')
+if not found[1] then
+    local by = redis.call('INFO', 'server'):match('run_id:(%w+)'):sub(1, 16)
+        .. redis.call('INFO', 'replication'):match('master_replid:(%w+)'):sub(1, 16)
+    found = {'0', ARGV[1] .. 'F1P0', ARGV[2]}
+    redis.call('HSET', KEYS[1], 'head', 0, 'time', 0, 'lineage', found[2], 'by', by, 'secret', found[3])
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return found
