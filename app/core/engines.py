@@ -39,6 +39,8 @@ class Engine:
     """The extra of ours that installs it."""
     publishes_from_sql: bool = False
     """Whether transactions can publish, too."""
+    reads_topics: bool = False
+    """Whether a channel can be a topic that others write."""
 
     @property
     def has_positions(self) -> bool:
@@ -56,6 +58,7 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("kafka", ("kafka", "kafkas"), "durable", "any", driver="aiokafka", extra="kafka", reads_topics=True),
         Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine(
             "redis-stream",

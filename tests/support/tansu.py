@@ -100,6 +100,8 @@ class TansuServer:
     def pause(self) -> None:
         """Stall it (SIGSTOP): connections stay open, and nothing is answered until :meth:`resume`."""
         self._processes[0].send_signal(signal.SIGSTOP)
+        while not all(map(_is_stopped, Path(f"/proc/{self.pid}/task").glob("*"))):
+            time.sleep(_POLL)
 
     def resume(self) -> None:
         """Let it go on after :meth:`pause`."""
@@ -112,6 +114,10 @@ class TansuServer:
     def _is_listening(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _is_stopped(thread: Path) -> bool:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _program() -> str:

@@ -6,18 +6,19 @@ import re
 from collections.abc import Callable
 
 from app.config import patterns
-from app.config.backends import postgres, redis, sqlite
+from app.config.backends import kafka, postgres, redis, sqlite
 from app.config.diagnostics import did_you_mean, listed
 from app.core.engines import ENGINES
 
 _NAMES = {scheme: engine.name for engine in ENGINES.values() for scheme in engine.schemes}
 """The engine of each scheme."""
 
-_KNOWN = ("redis", "rediss", "kafka")
+_KNOWN = ("redis", "rediss")
 """Schemes of engines that are still to come."""
 
 _REFUSALS: dict[str, Callable[[str], str | None]] = {
     "postgres": postgres.refusal,
+    "kafka": kafka.refusal,
     "redis-stream": redis.stream_refusal,
     "sqlite": sqlite.refusal,
 }
@@ -25,7 +26,7 @@ _REFUSALS: dict[str, Callable[[str], str | None]] = {
 
 PATTERN = patterns.whole(
     rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
-    rf"(?:{postgres.PATTERN}|{sqlite.PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
+    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 
