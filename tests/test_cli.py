@@ -262,6 +262,22 @@ def test_migrate_has_nothing_to_do_on_other_engines(
     assert migrated == []
 
 
+def test_a_file_that_cannot_be_the_log_is_one_line(tmp_path: Path) -> None:
+    """Check and serve name a folder that is not there, and take it when it is; migrate has nothing to do."""
+    url = {"DATABASE_URL": f"sqlite:///{tmp_path}/data/log.db", "PORT": "1"}
+    for command in ("check", "serve"):
+        done = run(command, **url)
+        said = f"backend: the folder {tmp_path}/data does not exist: create it, or correct the path"
+        assert (done.returncode, done.stderr) == (1, f"config/channels.yaml: {said}\n")
+    (tmp_path / "data").mkdir()
+    assert (
+        "durable: it survives restarts and crashes; workers: any number, on one machine" in run("check", **url).stdout
+    )
+    assert (
+        run("migrate", **url).stdout == "nothing to do: a server makes what it needs there, and brings it up to date\n"
+    )
+
+
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")
@@ -350,3 +366,19 @@ def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in shared.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("name", [name for name, engine in ENGINES.items() if engine.driver])
+def test_a_missing_driver_is_one_line_that_names_its_package_and_extra(tmp_path: Path, name: str) -> None:
+    """Check and serve end without the driver of the backend's engine, with one line that says what to install."""
+    engine = ENGINES[name]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{engine.driver!r}] = None")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DATABASE_URL": f"{engine.schemes[0]}://h"}
+    for command in ("check", "serve"):
+        done = subprocess.run(
+            [ABIDE, command], capture_output=True, check=False, text=True, env=environment, cwd=ROOT, timeout=60
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert f"needs the package '{engine.driver}'" in line
+        assert f"extra '{engine.extra}'" in line

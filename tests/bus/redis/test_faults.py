@@ -98,7 +98,7 @@ async def test_a_server_that_stalls_is_told_and_used_again(server: ValkeyServer)
         (reader,) = await one.follow("a")
         server.pause()
         try:
-            (outcome,) = await one.bus.publish([Record("a", b"1")])
+            (outcome,) = await one.backend.append([Record("a", b"1")], time.monotonic() + 0.5)
             assert isinstance(outcome, OutcomeUnknownError)
             assert "no answer in time" in await says(one.backend, "no answer in time")
         finally:
@@ -131,10 +131,13 @@ async def test_a_server_without_memory_refuses_messages_and_stores_none(server: 
             assert "maxmemory" in await says(one.backend, "maxmemory")
             page = await one.backend.read("a", 0, 10, ALL)
             assert [message.data for message in page.messages] == [b"1"]
+            (reader,) = await one.follow("new")
         finally:
             server.run("CONFIG", "SET", "maxmemory", 0)
         await healthy(one.backend)
         assert [outcome.position.offset for outcome in await one.publish("a", "3")] == [2]  # type: ignore[union-attr]
+        await one.publish("new", "1")
+        assert await reader.until(1) == [b"1"]
 
 
 async def test_a_server_that_cannot_write_its_disk_refuses_messages() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import anyio.to_thread
@@ -11,7 +12,7 @@ import redis.asyncio
 
 from app.core.epochs import shared
 from app.core.errors import UnavailableError
-from app.core.message import Position, Published
+from app.core.message import Position, Published, Record
 from tests.bus.redis.conftest import streams
 from tests.support.readers import ALL, Worker, healthy, says, until
 from tests.support.valkey import SentinelSet, ValkeyServer
@@ -139,7 +140,7 @@ async def test_a_primary_that_comes_back_after_it_lost_its_tail_has_another_epoc
         old = await published(one, "2", "3")
         await reader.until(3)
         await anyio.to_thread.run_sync(_follows, primary, other)
-        (outcome,) = await one.publish("a", "refused")
+        (outcome,) = await one.backend.append([Record("a", b"refused")], time.monotonic() + 0.5)
         assert isinstance(outcome, UnavailableError)
         assert "replica" in await says(one.backend, "read only replica")
         primary.run("REPLICAOF", "NO", "ONE")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from app.bus.sqlite import SqliteBackend, refusal
 from app.bus.sqlite.file import mounts
+from app.bus.sqlite.file.open_file import open_file
 from app.core.errors import UnavailableError
 from app.core.message import Published, Record
 from tests.bus.sqlite.conftest import Run
@@ -101,6 +103,34 @@ async def test_a_database_of_another_program_is_left_alone(run: Run, path: Path)
         await says(worker.backend, "is a database of another program: name another file")
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
+
+
+async def test_another_machine_is_told_of_and_kept_away_from(run: Run, path: Path) -> None:
+    """Worker that finds another machine's name in the lock lets go of the file, and does not take it back."""
+    async with run() as worker:
+        await stored(worker, "1")
+        lock = Path(f"{path}-workers", "lock")
+        mine = await asyncio.to_thread(lock.read_text)
+        await asyncio.to_thread(lock.write_text, "another-life elsewhere\n1:2\n1:3\n")
+        await says(worker.backend, "another machine (elsewhere) has opened it: stop one of the two servers")
+        assert isinstance(await refused(worker), UnavailableError)
+        await asyncio.to_thread(lock.write_text, mine)
+        await healthy(worker.backend)
+
+
+async def test_each_commit_is_on_the_disk(run: Run, path: Path, tmp_path: Path) -> None:
+    """Message that was acknowledged is in the files as they lie there, and SQLite has waited for the disk."""
+    (tmp_path / "copy").mkdir()
+    async with run() as worker:
+        await stored(worker, "acknowledged")
+        for name in ("log.db", "log.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / "copy" / name)
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy" / "log.db")) as connection:
+        assert connection.execute("SELECT body FROM log").fetchall() == [(b"acknowledged",)]
+    file = open_file(path, None, may_create=False)
+    assert file.writer.execute("PRAGMA synchronous").fetchone() == (2,)
+    file.close()
+    file.claim.release()
 
 
 async def test_a_folder_that_comes_later_is_enough(tmp_path: Path) -> None:

@@ -102,6 +102,26 @@ async def test_a_file_replaced_under_its_workers_is_noticed_by_all(run: Run, pat
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+async def test_the_log_ahead_of_a_file_that_is_gone_is_not_read_into_another(run: Run, path: Path) -> None:
+    """Worker that finds the write-ahead log of workers that were killed, and another file, does not mix the two."""
+    async with run() as worker:
+        await stored(worker, "1")
+        made = copy(path)
+        late = await stored(worker, *[str(number) for number in range(2, 50)])
+        wal = await asyncio.to_thread(Path(f"{path}-wal").read_bytes)
+        lock = await asyncio.to_thread(Path(f"{path}-workers", "lock").read_text)
+        inode = await asyncio.to_thread(Path(f"{path}-wal").stat)
+    made.replace(path)
+    await asyncio.to_thread(Path(f"{path}-wal").write_bytes, wal)  # as it lies there after kill -9
+    now = await asyncio.to_thread(Path(f"{path}-wal").stat)
+    text = lock.replace(f":{inode.st_ino}\n", f":{now.st_ino}\n")
+    await asyncio.to_thread(Path(f"{path}-workers", "lock").write_text, text)
+    async with run() as worker:
+        assert await worker.backend.head("a") == 1
+        assert (await resumed(worker, late)).gap is not None
+        assert (await stored(worker, "2")).offset == 2
+
+
 async def test_a_deleted_file_is_not_made_again(run: Run, path: Path) -> None:
     """Worker whose file was deleted refuses pushes and says so, until a copy is put back: nothing is begun anew."""
     async with run() as worker:

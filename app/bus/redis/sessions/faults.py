@@ -28,7 +28,7 @@ _RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey s
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
         "correct the user and the password in the URL"),
-    ("NOPERM|no permissions", "let the user's ACL run what docs/security.md names"),
+    ("NOPERM|no permissions", "give the user in the URL the rights that docs/configuration.md names"),
     ("^OOM|command not allowed when used memory", "Redis has reached maxmemory: raise it, or keep less history"),
     ("MISCONF", "Redis cannot write to its disk and takes no writes: free some space, or look into its log"),
     ("READONLY|read only replica", "this is a replica: use the address of the primary, or of the sentinels or cluster"),

@@ -61,6 +61,10 @@ class Router:
             for server, there in by_server.items():
                 group.create_task(self._send(server, there, wait))
 
+    async def renew(self) -> None:
+        """Use other connections from now on."""
+        await self._pool.close()
+
     async def _send(self, server: Server, requests: list[Request], wait: Sequence[Word] | None) -> None:
         commands: list[Sequence[Word]] = []
         for request in requests:

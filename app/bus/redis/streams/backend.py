@@ -37,9 +37,12 @@ class StreamsBackend(Backend):
     """The log in streams of Redis, of a cluster, or of the primary that sentinels know.
 
     A commit is stored when the primary has answered, or with ``min_replicas`` when as many replicas have it, too.
+    ``logs`` is whether it logs that it hears or does not; another backend may say so of the same server.
     """
 
-    def __init__(self, url: str, *, retention: Retention, min_replicas: int = 0, meter: Meter = UNMETERED) -> None:
+    def __init__(
+        self, url: str, *, retention: Retention, min_replicas: int = 0, meter: Meter = UNMETERED, logs: bool = True
+    ) -> None:
         self._address = parse(url)
         primaries = Primaries(self._address)
         self._work, self._read = Pool(self._address, "abide-work"), Pool(self._address, "abide-read", _READERS)
@@ -49,7 +52,7 @@ class StreamsBackend(Backend):
         self._reads = LogReads(Router(primaries, self._read), self._outcomes, retention)
         self._follower = Follower(self._behind)
         listener = Listener(self._follower, self._reads, Promises(primaries, self._read, min_replicas), meter)
-        self._subscriber = Subscriber(self._address, primaries, self._store.beat, listener, self._outcomes)
+        self._subscriber = Subscriber(self._address, primaries, self._store.beat, listener, self._outcomes, logs=logs)
         self._trimmer = Trimmer(self._reads, retention, lambda: list(self._follower.places()))
         self._tasks: list[asyncio.Task[None]] = []
 

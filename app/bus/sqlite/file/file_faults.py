@@ -33,6 +33,10 @@ class ReplacedError(FileError):
     """Another file has taken the path, or none: what was opened is not the log any more."""
 
 
+class ElsewhereError(FileError):
+    """Another machine has opened the file while this one had it."""
+
+
 class WentBackError(FileError):
     """The file has an earlier state than this process has seen."""
 

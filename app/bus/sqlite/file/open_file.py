@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import time
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 from app.bus.sqlite import epoch
 from app.bus.sqlite.file.claim import Claim, Identity, identify
-from app.bus.sqlite.file.file_faults import FileError, ReplacedError, WentBackError
+from app.bus.sqlite.file.file_faults import ElsewhereError, FileError, ReplacedError, WentBackError
 from app.bus.sqlite.file.location import refusal
 from app.bus.sqlite.file.steps import prepare
 
@@ -28,9 +27,6 @@ _CHECKPOINT_PAGES = 2000
 _SETTLE_SECONDS = 0.5
 """A file that took another's place must not have changed for this long, because somebody may still be copying it."""
 
-LEAST_VERSION = (3, 35, 0)
-"""Of the SQLite library: RETURNING, and mended write-ahead logs."""
-
 
 @dataclass(slots=True)
 class Opened:
@@ -41,8 +37,6 @@ class Opened:
     claim: Claim
     writer: sqlite3.Connection
     reader: sqlite3.Connection
-    wal: Identity | None
-    """Which file its write-ahead log is."""
     seen: int
     """How many commits the log had at least. Transactions that begin later see as many, or the log has gone back."""
 
@@ -76,9 +70,6 @@ def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
     A worker that opens the same file again has kept its claim, so no epoch begins.
     Raises :class:`FileError`, OSError and sqlite3's errors.
     """
-    if sqlite3.sqlite_version_info < LEAST_VERSION:
-        msg = f"sqlite:// needs SQLite {'.'.join(map(str, LEAST_VERSION))}; Python has {sqlite3.sqlite_version}"
-        raise FileError(msg)
     if message := refusal(path):
         raise FileError(message)
     claim, is_first = _claim(path, before)
@@ -86,8 +77,8 @@ def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
         identity = _find(path, before, may_create=may_create)
         if identity is not None and not is_first:
             claim.check(identity)
-        if identity is not None and before is not None and before.identity != identity and is_first:
-            _remove_log_of(before)
+        if identity is not None and is_first:
+            _remove_log_of_another(path, claim, identity)
         seen = 0 if before is None else before.seen
         opened = _connect(path, claim, seen, is_first=is_first, may_create=may_create)
     except BaseException:
@@ -105,10 +96,14 @@ def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
 def _claim(path: Path, before: Opened | None) -> tuple[Claim, bool]:
     """Return a claim on the file that is there, and whether nobody else has one."""
     if before is not None and before.claim.is_held:
-        with contextlib.suppress(FileError):
+        try:
             if identify(path) == before.identity:
                 before.claim.check(before.identity)
                 return before.claim, False
+        except ElsewhereError:
+            raise
+        except FileError:
+            pass
         before.claim.release()
     claim = Claim(path)
     return claim, claim.take()
@@ -133,12 +128,15 @@ def _find(path: Path, before: Opened | None, *, may_create: bool) -> Identity | 
     return identity
 
 
-def _remove_log_of(before: Opened) -> None:
+def _remove_log_of_another(path: Path, claim: Claim, identity: Identity) -> None:
     """Remove the write-ahead log that was left of another file, or SQLite would read it into this one."""
-    wal = Path(f"{before.path}-wal")
-    if before.wal is not None and identify(wal) == before.wal:
-        wal.unlink(missing_ok=True)
-        Path(f"{before.path}-shm").unlink(missing_ok=True)
+    if claim.has_log_of_another(identity, identify(_wal(path))):
+        _wal(path).unlink(missing_ok=True)
+        Path(f"{path}-shm").unlink(missing_ok=True)
+
+
+def _wal(path: Path) -> Path:
+    return Path(f"{path}-wal")
 
 
 def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create: bool) -> Opened:
@@ -155,12 +153,12 @@ def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create:
         identity = _identity(path)
         writer.execute("PRAGMA busy_timeout = 0")  # transactions.py waits
         if is_first:
-            claim.share(identity)
+            claim.share(identity, identify(_wal(path)))
     except BaseException:
         for connection in filter(None, (reader, writer)):
             connection.close()
         raise
-    return Opened(path, identity, claim, writer, reader, identify(Path(f"{path}-wal")), seen)
+    return Opened(path, identity, claim, writer, reader, seen)
 
 
 def _keep_log(connection: sqlite3.Connection, path: Path) -> None:
