@@ -1,15 +1,25 @@
 """Kafka's brokers when they are away, stalled, cut off or started again: what was acknowledged is there, once."""
 
 import asyncio
+import ssl
 import time
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+from structlog.testing import capture_logs
+
+from app.bus.kafka import KafkaBackend, parse
+from app.bus.kafka.brokers.broker_errors import AtBrokerError
+from app.bus.kafka.brokers.cluster import Cluster
 from app.core.channel import ACCESS
 from app.core.errors import OutcomeUnknownError, TooLargeError, UnavailableError
 from app.core.message import Published, Record
 from tests.bus.kafka.conftest import Relayed
+from tests.support.certificate import certificate
 from tests.support.kafka import KafkaWorker, Others, kafka_worker
-from tests.support.readers import Reader, healthy, says, until
+from tests.support.readers import ALL, Reader, healthy, says, until
 from tests.support.tansu import TansuServer
 
 
@@ -187,3 +197,56 @@ async def test_who_follows_and_leaves_again_and_again_misses_nothing(url: str) -
         assert last.log[-1] == b'"over"'
         assert await steady.until(150) == [str(number).encode() for number in range(150)]
         assert not steady.faults
+
+
+@pytest.mark.parametrize(
+    ("user", "mechanism", "why"),
+    [
+        ("me:hunter2@", "SCRAM-SHA-512", "the login was refused: correct the user, the password or kafka.sasl"),
+        ("", "PLAIN", "the connection was closed: the port may want TLS (kafkas://), or a login"),
+    ],
+)
+async def test_a_refused_login_is_one_line_without_the_password(user: str, mechanism: str, why: str) -> None:
+    """Worker says that a broker refuses its login, and nothing of the password."""
+    with TansuServer(authentication=True) as broker:
+        url = broker.url().replace("://", f"://{user}")
+        backend = KafkaBackend(parse(url, mechanism=mechanism), retention=lambda _: ALL)
+        with capture_logs() as log:
+            await backend.connect()
+            assert await says(backend, why) == f"127.0.0.1:{broker.port}: {why}"
+            await backend.disconnect()
+        assert [line["event"] for line in log] == ["listener_lost"]
+        assert "hunter2" not in f"{log} {backend!r} {parse(url)!r}"
+
+
+async def test_brokers_are_reached_by_tls(broker: TansuServer, tmp_path: Path) -> None:
+    """Worker trusts the authority that it is told of, by the URL or the key, and says so of another one."""
+    file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    links: set[asyncio.Task[None]] = set()
+
+    async def link(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_connection("127.0.0.1", broker.port)
+
+        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+            sink.close()
+
+        links.update(asyncio.create_task(pass_on(*ends)) for ends in ((reader, there), (back, writer)))
+
+    async with await asyncio.start_server(link, "localhost", 0, ssl=context) as relay:
+        port = relay.sockets[0].getsockname()[1]
+        first = parse(f"kafkas://localhost:{port}/tls.", ca=str(file))
+        assert parse(f"kafka://localhost:{port}/tls.", tls=True, ca=str(file)) == first
+        trusting, doubting = Cluster(first), Cluster(replace(first, ca=None))
+        assert (await trusting.topics([])).brokers
+        with pytest.raises(
+            AtBrokerError, match=r"the certificate is not trusted: name its authority's file in kafka.ca"
+        ):
+            await doubting.topics([])
+        with pytest.raises(UnavailableError, match=r"kafka.ca: /nowhere holds no certificate that can be read"):
+            await Cluster(replace(first, ca="/nowhere")).topics([])
+        await trusting.close()
+        await asyncio.wait(links)

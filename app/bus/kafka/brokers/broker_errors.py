@@ -78,6 +78,8 @@ def explain(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, KafkaConnectionError) and isinstance(cause, (OSError, EOFError)):
         error = cause
+    if type(error) is RuntimeError:  # of uvloop
+        return CLOSED
     error = _of_system(error)
     known = next((text for kind, text in _BY_KIND if isinstance(error, kind)), None)
     return known or _words(error)

@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import logging
 import random
+import struct
 import time
 from typing import Any, Literal
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, KafkaError
 from aiokafka.protocol.api import Request
 
 from app.bus.kafka.brokers.bootstrap import Address
@@ -59,10 +60,11 @@ class Cluster:
     async def topics(self, names: list[str]) -> Any:  # noqa: ANN401 — aiokafka's structs have no types
         """Ask for topics by their names; learn the brokers from the answer."""
         async with self._opening.setdefault(None, asyncio.Lock()):
-            if self._first is None or not self._first.connected():
-                self._first = await self._open_first()
-            connection = self._first
-        answer = await self.send(connection, TopicsRequest(names), ANSWER_SECONDS)
+            connection, is_new = self._first, False
+            if connection is None or not connection.connected():
+                connection, is_new = await self._open_first(), True
+            self._first = connection
+        answer = await self.send(connection, TopicsRequest(names), ANSWER_SECONDS, connecting=is_new)
         self._brokers = {broker[0]: (broker[1], broker[2]) for broker in answer.brokers}
         return answer
 
@@ -92,15 +94,17 @@ class Cluster:
                 known = self._connections[key] = await self._open(*self._brokers[node])
             return known
 
-    async def send(self, connection: AIOKafkaConnection, request: Request[Any], seconds: float) -> Any:  # noqa: ANN401
+    async def send(
+        self, connection: AIOKafkaConnection, request: Request[Any], seconds: float, *, connecting: bool = False
+    ) -> Any:  # noqa: ANN401 — as above
         """Send a request over one connection and return its answer; the connection is closed if there is none."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 return await connection.send(request)
-        except LOST as error:
+        except (*LOST, RuntimeError) as error:  # uvloop raises RuntimeError over a connection that it has closed
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
-            raise at(connection.host, connection.port, error) from error
+            raise at(connection.host, connection.port, error, connecting=connecting) from error
         except asyncio.CancelledError:
             if time.monotonic() - began > _STUCK_SECONDS:
                 connection.close(reason=CloseReason.CONNECTION_BROKEN)
@@ -129,8 +133,11 @@ class Cluster:
                 connection: AIOKafkaConnection = await create_conn(
                     host, port, client_id="abide", request_timeout_ms=int(ANSWER_SECONDS * 4000), **options
                 )
-        except LOST as error:
+        except (*LOST, RuntimeError) as error:
             raise at(host, port, error, connecting=True) from error
+        except (LookupError, ValueError, struct.error):  # aiokafka reads any answer as a good one
+            kind = AssertionError if self._address.user is None else AuthenticationFailedError
+            raise at(host, port, kind()) from None  # its frames hold the password
         least = connection._versions.get(_METADATA, (0, 0))  # noqa: SLF001 — by no public name
         if least[1] < _FIRST_WITH_IDS:
             connection.close()
