@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +30,8 @@ class LogFile:
         self._seen = Seen()
         self._loop: asyncio.AbstractEventLoop
         self._opened: Opened | None = None
+        self._closing: Future[None] | None = None
+        """The last time that it was closed."""
         self._before: Opened | None = None
         """What was open before, and is closed."""
         self._writing = ThreadPoolExecutor(1, "sqlite-write")
@@ -44,20 +46,25 @@ class LogFile:
         """Open it. Raises :class:`FileError`, OSError and sqlite3's errors."""
         self.lost.clear()
         self._loop = asyncio.get_running_loop()
-        self._opened = await self._loop.run_in_executor(self._writing, self._open)
+        opening = self._writing.submit(self._open)
+        try:
+            self._opened = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unused)
+            raise
         self._seen.note()
         self.is_open.set()
 
     async def close(self) -> None:
-        """Close it after what is under way. Never raises."""
+        """Close it after what is under way. Never raises; one that is cancelled goes on in the threads."""
         opened, self._opened = self._opened, None
         self.is_open.clear()
-        if opened is None:
-            return
-        self._before = opened
-        with contextlib.suppress(sqlite3.Error, OSError):
-            await self._loop.run_in_executor(self._reading, opened.reader.close)
-            await self._loop.run_in_executor(self._writing, opened.close)
+        if opened is not None:
+            self._before = opened
+            reader = self._reading.submit(opened.reader.close)
+            self._closing = self._writing.submit(_close, opened, reader)
+        if self._closing is not None:
+            await asyncio.wait((asyncio.wrap_future(self._closing),))
 
     async def end(self) -> None:
         """Close it for good, after what is under way. Never raises."""
@@ -112,6 +119,20 @@ class LogFile:
             if is_over(error.__cause__ or error):
                 self._loop.call_soon_threadsafe(self.lost.set)
             raise
+
+
+def _close_unused(opening: Future[Opened]) -> None:
+    """Close what was opened for nobody."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+        opening.result().claim.release()
+
+
+def _close(opened: Opened, reader: Future[None]) -> None:
+    """Close the file in the thread that writes, after the one that reads has let go of it."""
+    wait((reader,))
+    with contextlib.suppress(sqlite3.Error, OSError):
+        opened.close()
 
 
 def _look_away(future: asyncio.Future[_Result]) -> None:

@@ -97,6 +97,7 @@ class Wakeups:
             os.unlink(self._path(self._name))  # noqa: PTH108 — by its short name
         self._socket.close()
         os.close(self._folder)
+        self._folder = -1
 
     def tell(self, commit: int, segments: Sequence[Segment]) -> None:
         """Tell every other worker of a commit. Called in the thread that writes."""

@@ -92,8 +92,9 @@ class Watch:
 
     def tell(self, commit: Commit) -> None:
         """Tell the other workers of a commit. Called in the thread that writes."""
-        if (wakeups := self._wakeups) is not None:
-            wakeups.tell(commit.number, commit.segments)
+        with contextlib.suppress(OSError):  # it is only a hint
+            if (wakeups := self._wakeups) is not None:
+                wakeups.tell(commit.number, commit.segments)
 
     def hear(self, commit: Commit) -> None:
         """Hear what this worker has stored."""
@@ -158,9 +159,11 @@ class Watch:
             yield
         finally:
             wakeups, self._wakeups = self._wakeups, None
-            await self._file.close()
-            if wakeups is not None:  # the thread that writes has let go of it
-                wakeups.close()
+            try:
+                await self._file.close()
+            finally:
+                if wakeups is not None:  # the thread that writes has let go of it
+                    wakeups.close()
 
     def _lost(self, error: Exception) -> None:
         reason = explain(error, self._file.path)

@@ -138,3 +138,15 @@ async def test_what_was_taken_back_is_handed_out_before_what_came_after_it(
         await two.publish("a", "2")
         await until(lambda: len(order) == 2, "both are handed out")
     assert order == [ACCESS, "a"]
+
+
+async def test_a_worker_that_ends_while_it_opens_the_file_leaves_nothing(run: Run, path: Path) -> None:
+    """Worker that ends at any moment of its start lets go of the file: the next one is the first again."""
+    for turns in range(12):
+        async with run(ready=False):
+            for _ in range(turns):
+                await asyncio.sleep(0.001)
+    async with run() as worker:
+        await worker.publish("a", "1")
+        assert len(sockets(path)) == 1
+    assert sockets(path) == []
