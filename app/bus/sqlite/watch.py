@@ -31,6 +31,9 @@ _LOOK_SECONDS = 1.5
 _SOONEST_SECONDS = 0.02
 """The least time between two looks that were asked for."""
 
+_HOLE_SECONDS = 0.03
+"""How long a commit may be unheard while later ones are heard; then the log is asked."""
+
 _MOST_UNHEARD = 3
 """So many words of its own in a row that a worker does not hear show that its socket is of no use."""
 
@@ -63,6 +66,10 @@ class Watch:
         """How many commits the last look found."""
         self._unheard = 0
         """How many words that this worker has sent itself were not heard."""
+        self._is_compared = False
+        """Whether heads were compared since the file was opened."""
+        self._waiting: asyncio.TimerHandle | None = None
+        """Waits for a commit that was not heard of, while later ones were."""
         self._asked = asyncio.Event()
         """Set to have a look soon."""
         self._said = ""
@@ -92,12 +99,15 @@ class Watch:
         """Hear what this worker has stored."""
         for segment in commit.segments:
             self.heard_messages(segment)
-        self._heard.note(commit.number)
+        self.heard_commit(commit.number)
 
     def heard_commit(self, number: int) -> None:
-        """Learn that a whole commit of another worker was heard."""
+        """Learn that a whole commit was heard."""
         self._file.saw(number)
         self._heard.note(number)
+        self._keep_order()
+        if self._heard.has_hole and self._waiting is None:
+            self._waiting = asyncio.get_running_loop().call_later(_HOLE_SECONDS, self._look_for_hole)
 
     def heard_messages(self, segment: Segment) -> None:
         """Hear messages."""
@@ -120,13 +130,26 @@ class Watch:
         self._unheard = 0
         self._meter.heard(seconds)
 
+    def _keep_order(self) -> None:
+        """Hand out nothing while an earlier commit is not heard of: it may have taken back what this one needs."""
+        if self._heard.has_hole or not self._is_compared:
+            self._follower.hold()
+        else:
+            self._follower.release()
+
+    def _look_for_hole(self) -> None:
+        self._waiting = None
+        if self._heard.has_hole:
+            self._asked.set()
+
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         try:
             await self._file.open()
             self._wakeups = Wakeups(self._file.folder, self)
             self._unheard = 0
-            self._follower.hold()
+            self._is_compared = False
+            self._keep_order()
             await self._compare()
             self._outcomes.worked("listen")
             _log.info("file_opened", file=str(self._file.path))
@@ -204,4 +227,6 @@ class Watch:
             return places
 
         await heads.compare(self._follower, read)
+        self._is_compared = True
         self._heard.skip(self._looked)
+        self._keep_order()
