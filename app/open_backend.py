@@ -7,15 +7,19 @@ from collections.abc import Callable
 from app.bus.backend import Backend, Retention
 from app.config import BackendSettings, ConfigError, Diagnostic, Settings
 from app.config.backends import sqlite
+from app.core.channel import Channel
 from app.core.ports import Meter
 
-Opener = Callable[[BackendSettings, Retention, Meter], Backend]
+Declared = Callable[[str], Channel | None]
+"""Returns the declared channel of a name; None where there is none. Call it each time, as :data:`Retention`."""
+
+Opener = Callable[[BackendSettings, Retention, Meter, Declared], Backend]
 """Builds a backend, which is not connected yet."""
 
 
-def open_backend(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def open_backend(settings: BackendSettings, retention: Retention, meter: Meter, declared: Declared) -> Backend:
     """Return the backend, not connected yet."""
-    return _OPENERS[settings.engine.name](settings, retention, meter)
+    return _OPENERS[settings.engine.name](settings, retention, meter, declared)
 
 
 def check_backend(settings: Settings) -> None:
@@ -28,13 +32,13 @@ def check_backend(settings: Settings) -> None:
         raise ConfigError([Diagnostic(str(settings.path), 0, 0, "backend", message)])
 
 
-def _memory(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:  # noqa: ARG001 — as the others
+def _memory(_: BackendSettings, retention: Retention, __: Meter, ___: Declared) -> Backend:
     from app.bus.memory import MemoryBackend  # noqa: PLC0415 — see above
 
     return MemoryBackend(retention)
 
 
-def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def _postgres(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
     from app.bus.postgres import PostgresBackend  # noqa: PLC0415 — see above
 
     return PostgresBackend(
@@ -42,13 +46,24 @@ def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> 
     )
 
 
-def _redis(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def _kafka(settings: BackendSettings, retention: Retention, _: Meter, declared: Declared) -> Backend:
+    from app.bus import kafka  # noqa: PLC0415 — see above
+
+    def topic(name: str) -> kafka.Declared:
+        channel = declared(name)
+        return kafka.Declared() if channel is None else kafka.Declared(channel.topic, channel.is_family)
+
+    address = kafka.parse(settings.url, tls=settings.tls, ca=settings.ca, mechanism=settings.sasl)
+    return kafka.KafkaBackend(address, retention=retention, declared=topic)
+
+
+def _redis(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
     from app.bus.redis.pubsub import PubSubBackend  # noqa: PLC0415 — see above
 
     return PubSubBackend(settings.url, retention=retention, meter=meter)
 
 
-def _sqlite(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def _sqlite(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
     from app.bus.sqlite import SqliteBackend  # noqa: PLC0415 — see above
 
     return SqliteBackend(sqlite.path(settings.url), retention=retention, meter=meter)
@@ -60,7 +75,7 @@ def _refuse_sqlite(settings: BackendSettings) -> str | None:
     return refusal(sqlite.path(settings.url))
 
 
-def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
     from app.bus.redis.streams import StreamsBackend  # noqa: PLC0415 — see above
 
     return StreamsBackend(settings.url, retention=retention, min_replicas=settings.min_replicas, meter=meter)
@@ -72,6 +87,7 @@ _OPENERS: dict[str, Opener] = {
     "redis": _redis,
     "sqlite": _sqlite,
     "redis-stream": _redis_stream,
+    "kafka": _kafka,
 }
 """By the names of :data:`~app.core.engines.ENGINES`."""
 

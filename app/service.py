@@ -31,7 +31,7 @@ from app.config import (
     watch,
 )
 from app.core import turns
-from app.core.channel import HistoryWindow, Registry
+from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
 from app.core.limits.limiter import Limiter
@@ -82,7 +82,9 @@ class Service:
         self._config_error: str | None = None
         self._metrics = Metrics(_declared_by(self._settings.registry))
         self._counts = Counts()
-        self._bus = Bus(open_backend(self._settings.backend, self._history, self._metrics), self._metrics)
+        self._bus = Bus(
+            open_backend(self._settings.backend, self._history, self._metrics, self._declared), self._metrics
+        )
         self._limiter = Limiter(self._settings.limits, self._metrics)
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
@@ -147,6 +149,9 @@ class Service:
 
     def _history(self, channel: str) -> HistoryWindow:
         return windows.internal(channel, self._token_seconds()) or self._settings.registry.history(channel)
+
+    def _declared(self, channel: str) -> Channel | None:
+        return self._settings.registry.get(channel)
 
     def _token_seconds(self) -> float:
         tokens = self._settings.auth.tokens

@@ -440,6 +440,19 @@ async def test_a_publisher_gives_up_in_the_end() -> None:
     assert asyncio.get_running_loop().time() - began < 5
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_publisher_that_is_cancelled_ends(turns: int) -> None:
+    """Publisher ends when it is cancelled, also in the turn of the event loop in which an attempt has just failed."""
+    publishing = asyncio.create_task(publish(f"http://127.0.0.1:{free_port()}", "lebowski", 1))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # noqa: ASYNC251 — the attempt fails in its thread, and the loop has yet to hear of it
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+
+
 async def test_a_publisher_that_gives_up_says_what_the_server_said() -> None:
     """Publisher whose last attempt has no answer in time raises what the server answered before."""
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 57\r\n\r\n"

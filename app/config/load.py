@@ -15,7 +15,7 @@ from app.config import wording
 from app.config.backends.backend_settings import BackendSettings
 from app.config.backends.url import kind
 from app.config.deployment import direct_url, warnings
-from app.config.diagnostics import ConfigError, Diagnostic, quoted
+from app.config.diagnostics import ConfigError, Diagnostic, listed, quoted
 from app.config.environment import CHANNELS_CONFIG, Environment
 from app.config.last_good import LAST_GOOD
 from app.config.model import Auth, ChannelPolicy, File, RateLimit
@@ -115,9 +115,7 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
     settings = Settings(
         path=environment.channels_config,
         digest=digest(content, files.contents),
-        backend=BackendSettings(
-            file.backend, direct_url(environment, file.backend), file.postgres.inline, file.redis.min_replicas
-        ),
+        backend=_backend(file, environment),
         auth=auth,
         origins=file.origins,
         operators=file.operators,
@@ -127,6 +125,16 @@ def parse(content: bytes, environment: Environment, files: SchemaFiles | None = 
         schemas=tuple(files.contents),
     )
     return replace(settings, warnings=warnings(environment, settings, document.variables))
+
+
+def _backend(file: File, environment: Environment) -> BackendSettings:
+    return BackendSettings(
+        file.backend,
+        direct_url(environment, file.backend),
+        file.postgres.inline,
+        file.redis.min_replicas,
+        **file.kafka.model_dump(),
+    )
 
 
 def _validate(document: Document) -> File | None:
@@ -143,7 +151,24 @@ def _validate(document: Document) -> File | None:
         _check_history(file, document)
         if is_auth_read:
             _check_needs(file, document)
+        _check_topics(file, document)
     return file
+
+
+def _check_topics(file: File, document: Document) -> None:
+    """Add a diagnostic for each channel that cannot be the topic that it names."""
+    engine = ENGINES[kind(file.backend)]
+    for name, policy in file.channels.items():
+        if policy.topic is None:
+            continue
+        if not engine.reads_topics:
+            able = listed(f"{other.schemes[0]}://" for other in ENGINES.values() if other.reads_topics)
+            document.add(
+                ("channels", name, "topic"),
+                f"topic needs a backend with topics that others write, such as {able}; remove it, or change 'backend'",
+            )
+        elif "{" in name:
+            document.add(("channels", name, "topic"), "a topic is one channel, not a family: name a channel without {}")
 
 
 def _check_history(file: File, document: Document) -> None:
@@ -228,7 +253,7 @@ def _check_channels(document: Document) -> None:
 
 def _registry(file: File, schemas: Mapping[str, Schema]) -> Registry:
     channels = tuple(
-        _channel(name, _inherit(policy, file.defaults), schemas.get(policy.schema_ or ""))
+        _channel(name, _inherit(policy, file.defaults), schemas.get(policy.schema_ or ""), policy.topic)
         for name, policy in file.channels.items()
     )
     return Registry(channels, _channel("defaults", file.defaults))
@@ -242,7 +267,7 @@ def _inherit(policy: ChannelPolicy, defaults: ChannelRules) -> ChannelRules:
     return defaults.model_copy(update=own)
 
 
-def _channel(name: str, policy: ChannelRules, schema: Schema | None = None) -> Channel:
+def _channel(name: str, policy: ChannelRules, schema: Schema | None = None, topic: str | None = None) -> Channel:
     return Channel(
         name=name,
         publish=policy.publish,
@@ -253,6 +278,7 @@ def _channel(name: str, policy: ChannelRules, schema: Schema | None = None) -> C
         slow_subscriber=policy.slow_subscriber,
         schema=schema,
         rate_limit=_rate_limit(policy.rate_limit),
+        topic=topic,
     )
 
 

@@ -25,7 +25,10 @@ from app.config.values.fields import (
     Operators,
     Origin,
     Presence,
+    Sasl,
+    SaslMechanism,
     Slow,
+    Topic,
     refuse,
 )
 from app.config.values.urls import HeaderName, Timeout, Url
@@ -133,6 +136,9 @@ class ChannelPolicy(Policy):
     schema_: MessageSchema = Field(default=None, alias="schema")
     """The JSON Schema (2020-12) that messages must fit: a file beside channels.yaml, such as schemas/order.json."""
 
+    topic: Topic = None
+    """The topic in Kafka that this channel is, if others write it; left out, a topic of the channel's own."""
+
 
 class GrantClaims(Section):
     """Which claims of a token list the channels that it gives access to."""
@@ -205,6 +211,19 @@ class Postgres(Section):
     """Whether small commits carry their messages inside NOTIFY (fast); false if other roles must not read them."""
 
 
+class Kafka(Section):
+    """How Kafka's brokers are reached."""
+
+    tls: Boolean = False
+    """Whether to use TLS; kafkas:// does so, too."""
+
+    ca: Text = None
+    """The file with the certificate of the brokers' authority; left out, those that the system trusts."""
+
+    sasl: Sasl = SaslMechanism.PLAIN
+    """How the user of the URL logs in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+
+
 class Redis(Section):
     """How streams of Redis are written."""
 
@@ -251,6 +270,8 @@ class File(Section):
 
     redis: Redis = Field(default_factory=Redis)
     """How streams of Redis are written; other backends ignore it."""
+    kafka: Kafka = Field(default_factory=Kafka)
+    """How Kafka's brokers are reached; other backends ignore it."""
 
     auth: Auth = Field(default_factory=Auth)
     """How publishers and subscribers prove who they are."""
@@ -292,6 +313,7 @@ _SECTIONS: dict[tuple[str | None, ...], type[Section]] = {
     ("auth", "ask"): Ask,
     ("postgres",): Postgres,
     ("redis",): Redis,
+    ("kafka",): Kafka,
     ("limits",): Limits,
     ("defaults",): Policy,
     ("defaults", "history"): History,
@@ -320,7 +342,6 @@ class _Schema(GenerateJsonSchema):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the YAML file, for editors. It accepts exactly what the loader accepts."""
     schema = File.model_json_schema(schema_generator=_Schema)
-    # Sections may be empty; the file may not.
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

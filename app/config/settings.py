@@ -16,7 +16,7 @@ from app.core.rights.policy import Access
 Operators = Access | None
 """Who is an operator: ``anyone``, or holders of a ``key``; None for callers on loopback, else holders of a key."""
 
-RESTART_NEEDED = "'backend', 'postgres' or 'redis' has changed: restart the server to use the new value"
+RESTART_NEEDED = "'backend', 'postgres', 'redis' or 'kafka' has changed: restart the server to use the new value"
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ class Channel:
     schema: Schema | None = None
     """What messages must fit; None for any JSON."""
     rate_limit: RateLimit | None = None
+    topic: str | None = None
+    """The topic that the channel is in an engine with topics that others write; None for one of its own."""
     prefix: str = field(init=False, repr=False, compare=False)
     """The literal text before a family's parameter; the whole name of a plain channel."""
     suffix: str = field(init=False, repr=False, compare=False)

@@ -40,6 +40,8 @@ class Engine:
     """The extra of ours that installs it."""
     publishes_from_sql: bool = False
     """Whether transactions can publish, too."""
+    reads_topics: bool = False
+    """Whether a channel can be a topic that others write."""
 
     @property
     def has_positions(self) -> bool:
@@ -57,6 +59,7 @@ ENGINES = {
     for engine in (
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
+        Engine("kafka", ("kafka", "kafkas"), "durable", "any", driver="aiokafka", extra="kafka", reads_topics=True),
         Engine("redis", ("redis", "rediss"), "none", "any", driver="redis", extra="redis"),
         Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine(

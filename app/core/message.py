@@ -63,7 +63,11 @@ class Message(NamedTuple):
     time: int
     """Milliseconds since the Unix epoch, by the backend's clock at append."""
     data: bytes
-    """The publisher's JSON text, UTF-8, byte for byte."""
+    """The publisher's JSON text, UTF-8, byte for byte.
+
+    Empty where an engine's log has an offset without a message, such as the mark of a transaction: it is sent to
+    nobody, and is no gap.
+    """
 
 
 class EpochChange(NamedTuple):

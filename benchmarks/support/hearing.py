@@ -18,7 +18,7 @@ WORKERS = 4
 SUBSCRIBERS = 32
 """So many that every worker has some."""
 RATE = 300
-SHARED = [name for name in ENGINES if KINDS[name].workers != "one process"]
+SHARED = [name for name, engine in KINDS.items() if engine.workers != "one process"]
 
 _SETTLE_SECONDS = 1.0
 

@@ -216,6 +216,20 @@ def test_markup_in_a_message_stays_text(console: Page, server: Server) -> None:
     assert console.run("return document.querySelectorAll('img, #messages script').length") == 0
 
 
+def test_signs_of_direction_change_nothing_but_their_string(console: Page, server: Server) -> None:
+    """Console shows each key before its value, whatever direction the words in both have."""
+    raw = '{"שלום":"עולם","x":"\u202e evil","n":12}'
+    httpx.post(f"{server.url}/push/chat.rtl", content=raw.encode(), headers=JSON).raise_for_status()
+    watch(console, server, "chat.rtl")
+    console.until("document.querySelector('#rows .open')")
+    parts = "#rows .data :is(.json-key, .json-string, .json-number)"
+    places = f"[...document.querySelectorAll('{parts}')].map((part) => part.getBoundingClientRect().left)"
+    lefts = console.run(f"return {places}")
+    assert len(lefts) == 6
+    assert lefts == sorted(lefts)
+    assert not console.run("return document.querySelector('#older').checkVisibility()")
+
+
 def test_a_message_opens_to_its_coloured_json(console: Page, server: Server) -> None:
     """Message opens to its JSON over several lines, its parts told apart, with its position and a link to it."""
     position = push(server, "chat.pretty", {"id": 7, "tags": [], "ok": True, "name": "Ada"})
@@ -257,6 +271,9 @@ def test_the_history_is_paged_back_to_its_beginning(console: Page, server: Serve
         console.until(f"{rows} === {count}")
         console.run("document.querySelector('#older').click()")
     assert console.until(text("#older-note")) == "This is the oldest message that is kept."
+    push(server, "chat.long", "last")
+    console.until(shown("last"))
+    assert not console.run("return document.querySelector('#older').checkVisibility()")
     assert console.run("return document.querySelector('#rows tr:last-child .data').textContent") == (
         '[12345678901234567890,{"a":"x, ]}"}]'
     )

@@ -15,6 +15,7 @@ from tests.support.npm import NpmProject
 from tests.support.processes import ROOT
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
+from tests.support.valkey import ValkeyServer
 
 CHANNELS = """
 channels:
@@ -72,6 +73,35 @@ def test_the_package_works_in_node(project: NpmProject, server: Server) -> None:
     with project.node(NODE, server.url) as script:
         assert [script.line(), script.line(), script.line()] == ["sse", 'true {"é":1}', None]
         assert script.wait() == 0
+
+
+LIVE = """
+    import { connect, NOWHERE } from "abide-client";
+    const abide = connect(process.argv[2]);
+    console.log((await abide.publish("news", 0)) === NOWHERE);
+    abide.subscribe("news", {
+        since: "8c1f0a52:7",
+        onSubscribed: (position, resumed) => console.log("subscribed", position, resumed),
+        onGap: ({ after, next, reason }) => console.log("gap", after, next, reason),
+        onMessage: ({ position, raw }) => console.log("message", position, raw),
+    });
+"""
+
+
+def test_a_server_without_positions_has_one_for_all(project: NpmProject) -> None:
+    """Client of a server that keeps nothing is told of its gaps, and every position is NOWHERE."""
+    with ValkeyServer() as redis:
+        env = {"DATABASE_URL": redis.url("redis")}
+        with (
+            Server(channels=f"backend: ${{DATABASE_URL}}{CHANNELS}", env=env, ready_path="/health/ready") as server,
+            project.node(LIVE, server.url) as script,
+        ):
+            lines = ["true", "subscribed live:0 false", "gap 8c1f0a52:7 live:0 epoch"]
+            assert [script.line() for _ in lines] == lines
+            httpx.post(f"{server.url}/push/news", json=1).raise_for_status()
+            assert script.line() == "message live:0 1"
+            redis.kill_connections()
+            assert script.line() == "gap live:0 live:0 dropped"
 
 
 SLIPS = """
@@ -273,6 +303,20 @@ def test_use_channel_says_what_is_wrong(page: Page, feed: str, server: Server) -
     page.until(shows("feed-1", "1", "closed"))
 
 
+def test_use_channel_works_in_react_18(page: Page, project: NpmProject, server: Server) -> None:
+    """Hook shows messages and leaves on unmount in the older React that the package allows."""
+    script = project.bundle(FEED, "--alias:react=react-18", "--alias:react-dom=react-dom-18")
+    assert '"18.' in script
+    page.open(f"{server.url}/health/live")
+    page.run(f"{script}; window.bundle = bundle; await until(() => bundle.seen.show); bundle.seen.show(['old'])")
+    page.until(shows("feed-0", ""))
+    push(server, "chat.old", 1)
+    page.until(shows("feed-0", "1"))
+    page.run("bundle.seen.show([])")
+    page.until("bundle.abide.state === 'closed'")
+    assert page.run("return refused") == []
+
+
 # The AI SDK
 
 CHAT = """
@@ -387,6 +431,11 @@ PUBLISHER = """
         console.log(chunks.join(","));
     }
     console.log(await transport.reconnectToStream({ chatId: "three" }));
+    for (const [run, message] of Object.entries({ five: "The Dude", six: [null], seven: {} })) {
+        await client.publish(`run.${run}`, message);
+        const chunks = await transport.sendMessages({ chatId: run });
+        console.log(await chunks.getReader().read().catch((error) => error.message));
+    }
 """
 
 
@@ -395,7 +444,11 @@ def test_a_run_is_published_in_arrays(project: NpmProject, server: Server) -> No
     with project.node(PUBLISHER, server.url) as script:
         assert script.line() == "text-start,The ,Dude ,abides,text-end,finish"
         assert script.line() == "start,the model is gone"
-        assert [script.line(), script.line()] == ["null", None]
+        assert script.line() == "null"
+        assert [script.line() for _ in range(4)] == [
+            *(f"run {run} has a message that is no chunk" for run in ("five", "six", "seven")),
+            None,
+        ]
     messages = httpx.get(f"{server.url}/run.three/history").json()["messages"]
     assert len(messages) < 6
     assert all(isinstance(message["data"], list) for message in messages)

@@ -29,12 +29,15 @@ class TansuServer:
     """One broker on a free port of 127.0.0.1, empty at each start.
 
     Brokers tell clients which address to come to. ``advertised_port`` is that of a relay in front of it, or None for
-    its own; it may be changed before a start. A context manager; ``close`` ends it for good.
+    its own; it may be changed before a start. With ``authentication`` it admits nobody.
+
+    A context manager; ``close`` ends it for good.
     """
 
-    def __init__(self, advertised_port: int | None = None) -> None:
+    def __init__(self, advertised_port: int | None = None, *, authentication: bool = False) -> None:
         self.port = free_port()
         self.advertised_port = advertised_port
+        self._options = ["--authentication"] * authentication
         self.folder = Path(tempfile.mkdtemp(prefix="abide-tansu-"))
         self.log = self.folder / "broker.log"
         self._processes: list[Popen[Any]] = []  # At most one; a list, for the finaliser to see inside.
@@ -72,6 +75,7 @@ class TansuServer:
             _program(), "broker", "--storage-engine=memory://tansu/",
             f"--listener-url=tcp://127.0.0.1:{self.port}",
             f"--advertised-listener-url=tcp://127.0.0.1:{self.advertised_port or self.port}",
+            *self._options,
         ]  # fmt: skip
         environment = {"PATH": os.defpath, "LC_ALL": "C", "RUST_LOG": "error"}
         with self.log.open("ab") as output:
@@ -100,6 +104,8 @@ class TansuServer:
     def pause(self) -> None:
         """Stall it (SIGSTOP): connections stay open, and nothing is answered until :meth:`resume`."""
         self._processes[0].send_signal(signal.SIGSTOP)
+        while not all(map(_is_stopped, Path(f"/proc/{self.pid}/task").glob("*"))):
+            time.sleep(_POLL)
 
     def resume(self) -> None:
         """Let it go on after :meth:`pause`."""
@@ -112,6 +118,10 @@ class TansuServer:
     def _is_listening(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _is_stopped(thread: Path) -> bool:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _program() -> str:

@@ -24,6 +24,15 @@ class BackendSettings:
     min_replicas: int = 0
     """How many replicas of Redis must have a commit before it counts as stored."""
 
+    tls: bool = False
+    """Whether Kafka's brokers are reached by TLS, whatever the URL says."""
+
+    ca: str | None = None
+    """The file with the certificate of the brokers' authority; None for those that the system trusts."""
+
+    sasl: str = "PLAIN"
+    """The mechanism by which the URL's user logs in to Kafka."""
+
     @property
     def engine(self) -> Engine:
         """What the URL names, however it spells it."""

@@ -38,6 +38,7 @@ _POLICY: dict[str, tuple[Callable[[Channel], Any], Write]] = {
     "slow_subscriber": (lambda channel: channel.slow_subscriber, _word),
     "schema": (lambda channel: channel.schema, _schema),
     "rate_limit": (lambda channel: channel.rate_limit, _or_none),
+    "topic": (lambda channel: channel.topic, _or_none),
 }
 """How to read each key of a channel, and how to write its value."""
 
@@ -94,6 +95,9 @@ _SERVER: dict[str, Callable[[Settings], str]] = {
     "backend": lambda settings: mask(settings.backend.url),
     "postgres.inline": lambda settings: _word(settings.backend.inline),
     "redis.min_replicas": lambda settings: str(settings.backend.min_replicas),
+    "kafka.tls": lambda settings: _word(settings.backend.tls),
+    "kafka.ca": lambda settings: _or_none(settings.backend.ca),
+    "kafka.sasl": lambda settings: settings.backend.sasl,
     "origins": lambda settings: ", ".join(settings.origins) or "none",
     "operators": lambda settings: settings.operators or "left out",
     "limits.connections": lambda settings: str(settings.limits.connections),

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
-from app.config.backends import url
+from app.config.backends import kafka, url
 from app.config.diagnostics import did_you_mean, listed, quoted
 from app.config.patterns import BLANKS, VARIABLE
 from app.config.values import names, origins, schema_path, units
@@ -22,6 +22,15 @@ MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL = 365 * units.DURATIONS["d"]
 
 E = TypeVar("E", bound=StrEnum)
+
+
+class SaslMechanism(StrEnum):
+    """How a user logs in to Kafka."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
 
 _KINDS: dict[type, str] = {type(None): "nothing", list: "a list", dict: "a mapping"}
 
@@ -126,6 +135,16 @@ def _schema_path(value: object) -> str | None:
     return str(value)
 
 
+def _topic(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or isinstance(value, Unquoted):
+        refuse(f"must be the name of a topic in Kafka, not {show(value)}")
+    if message := kafka.topic_refusal(value):
+        refuse(message)
+    return str(value)
+
+
 def _origin(value: object) -> str:
     origin = origins.parse(value) if isinstance(value, str) else None
     if origin is None:
@@ -185,6 +204,16 @@ MessageSchema = Annotated[
     str | None,
     BeforeValidator(_schema_path),
     WithJsonSchema({"anyOf": [{"enum": [None, ""]}, *text_schema(schema_path.PATTERN)["anyOf"]]}),
+]
+Topic = Annotated[
+    str | None,
+    BeforeValidator(_topic),
+    WithJsonSchema({"anyOf": [{"enum": [None, ""]}, *text_schema(kafka.TOPIC)["anyOf"]]}),
+]
+Sasl = Annotated[
+    SaslMechanism,
+    BeforeValidator(_choice(SaslMechanism, tuple(SaslMechanism))),
+    or_variable({"enum": [*SaslMechanism]}),
 ]
 BackendUrl = Annotated[
     str,

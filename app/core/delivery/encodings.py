@@ -28,7 +28,7 @@ class Encoding:
     def __call__(self, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
         """Return the encoded messages, joined."""
         write, wrap = self.write, self.wrap
-        return b"".join([wrap(write(channel, epoch, message)) for message in messages])
+        return b"".join([wrap(write(channel, epoch, message)) for message in messages if message.data])
 
 
 _POSITIONS = frozenset({"position", "after", "next"})

@@ -54,6 +54,6 @@ class LiveGroup(Generic[MemberT, WriterT]):
         else:
             writers = list(self._rest.values())
             self._rest = {}
-        if writers:
+        if writers and payload:
             self.writer_class.write_all(writers, payload)
         return len(writers)

@@ -169,7 +169,9 @@ class Subscription:
         if self._writer is not None:
             self.cursor = messages[-1].offset
             self._fanout.meter.delivered(self.name, len(messages))
-            self._writer.write(self._fanout.blocks.encode(self.name, self._fanout.tail.epoch, self.encoding, messages))
+            payload = self._fanout.blocks.encode(self.name, self._fanout.tail.epoch, self.encoding, messages)
+            if payload:
+                self._writer.write(payload)
 
     async def _read_on(self) -> None:
         try:

@@ -181,6 +181,8 @@ class HistoryResponse:
         self._next = where.cursor + 1
         """Offset of the next message if none is missing."""
         self._is_complete = where.gap is None
+        self._comma = b""
+        """What comes before the next message."""
         self._lineage = page.lineage
         self._epoch = epochs.label(page.lineage).encode()
 
@@ -208,8 +210,8 @@ class HistoryResponse:
                     break
                 self._page = page
                 self._left -= len(self._page.messages)
-                if self._page.messages:
-                    await send({"type": "http.response.body", "body": b"," + self._messages(), "more_body": True})
+                if body := self._messages():
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": self._end()})
         finally:
             gone.cancel()
@@ -227,12 +229,16 @@ class HistoryResponse:
         return bool(messages) and self._left > 0 and messages[-1].offset < self._page.head
 
     def _messages(self) -> bytes:
-        """Return the messages of the page as JSON, and note whether some before them are missing."""
+        """Return the messages of the page as JSON after those before, and note whether some before them are missing."""
         messages = self._page.messages
         if messages:
             self._is_complete = self._is_complete and messages[0].offset == self._next
             self._next = messages[-1].offset + 1
-        return b",".join([_message(self._epoch, message) for message in messages])
+        texts = [_message(self._epoch, message) for message in messages if message.data]
+        if not texts:
+            return b""
+        comma, self._comma = self._comma, b","
+        return comma + b",".join(texts)
 
     def _end(self) -> bytes:
         complete = b"true" if self._is_complete else b"false"

@@ -190,6 +190,21 @@ def test_a_frame_has_the_shortest_header_that_fits(size: int) -> None:
     assert frame == expected + b"x" * size
 
 
+async def test_a_message_without_data_is_written_to_nobody_and_is_no_gap(worlds: Worlds) -> None:
+    """Fan-out goes past an offset without a message, for subscribers at the head and behind it."""
+    world = await worlds.make()
+    live = await world.attach()
+    await world.publish("")
+    await world.publish("1", "", "2")
+    assert await live.read(6) == frames("1", "2")
+    late = await world.attach(start=Start(earliest=True))
+    assert await late.read(6) == frames("1", "2")
+    assert live.writes == late.writes == [frames("1", "2")]
+    assert live.gaps == late.gaps == []
+    assert live.subscription is not None
+    assert live.subscription.position.offset == 4
+
+
 async def test_everybody_at_the_head_is_written_the_same_bytes(worlds: Worlds) -> None:
     """Fan-out encodes once: all subscribers are handed one and the same object."""
     world = await worlds.make()

@@ -20,6 +20,7 @@ class KafkaWorld(World):
     """One broker, which sends clients to the link."""
 
     name = "kafka"
+    keys_race = True
     faults: ClassVar[Kinds] = {"stall": ("",)}
     losses: ClassVar[Kinds] = {"restart": ("",)}
 

@@ -32,6 +32,8 @@ class World(ABC):
     """Whether it has positions, and keeps what was published."""
     networked: ClassVar[bool] = True
     """Whether there is a network between the server and the engine."""
+    keys_race: ClassVar[bool] = False
+    """Whether two workers that get one idempotency key at the same moment may store its message twice."""
     besides: ClassVar[bool] = False
     """Whether somebody else than our server publishes."""
 

@@ -32,6 +32,7 @@ class Paged:
         self.reads = 0
         self.epoch = "e"
         self.is_away = False
+        self.without_data: set[int] = set()
 
     async def read(self, _: str, after: int, limit: int, __: object) -> Page:
         if self.is_away:
@@ -41,7 +42,10 @@ class Paged:
             self.reads += 1
         begin = max(after + 1, self.first)
         offsets = range(begin, min(begin + min(limit, PAGE), HEAD + 1))
-        return Page(self.first, HEAD, tuple(Message(offset, 0, b"%d" % offset) for offset in offsets), self.epoch)
+        return Page(self.first, HEAD, tuple(self.message(offset) for offset in offsets), self.epoch)
+
+    def message(self, offset: int) -> Message:
+        return Message(offset, 0, b"" if offset in self.without_data else b"%d" % offset)
 
 
 class Client:
@@ -106,6 +110,15 @@ async def test_pages_make_one_answer(query: str, offsets: range) -> None:
     answer = json.loads((await whole(Paged(), query)).body)
     assert [message["offset"] for message in answer.pop("messages")] == list(offsets)
     assert answer == {"epoch": "e", "first": 1, "last": HEAD, "complete": True}
+
+
+async def test_offsets_without_a_message_are_in_no_answer() -> None:
+    """History leaves out offsets without a message, whole pages of them too, and is complete."""
+    log = Paged()
+    log.without_data = {1, 2, 3, 5, 7, 8, 9}
+    answer = json.loads((await whole(log)).body)
+    assert [message["offset"] for message in answer["messages"]] == [4, 6, 10]
+    assert answer["complete"] is True
 
 
 async def test_history_that_fits_a_page_is_one_piece() -> None:

@@ -1,0 +1,263 @@
+"""The consumer: fetches what is appended to the topics that are followed, and notices what became of them.
+
+One request at a time waits at each broker for news of all its topics that are followed. It asks from where the follower
+is, so what comes is next in order, and every answer has the heads too. A session begins by comparing the heads, before
+anything is handed out; an error ends it, and another one begins after a moment. Meanwhile topics are looked up again
+every few seconds, and those that do not exist yet more often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from app.bus import heads
+from app.bus.follower import MAX_READY_BYTES, Follower
+from app.bus.kafka.brokers import broker_errors
+from app.bus.kafka.brokers.cluster import LOST, Cluster
+from app.bus.kafka.log import Log, Part
+from app.bus.kafka.topics import NOWHERE, Topic, Topics
+from app.bus.outcomes import Outcomes
+from app.bus.place import Place
+from app.core.channel import ACCESS
+from app.core.epochs import name
+from app.core.errors import UnavailableError
+
+_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 0.5
+_WAIT_PER_TOPIC = 0.0002
+"""How long a fetch waits. A topic that is followed meanwhile is in the next one, so it is short, but not for many."""
+
+_STARVED_WAIT_SECONDS = 1.0
+"""How long a fetch waits if the one before found nothing of what there is: Tansu stops at the end of the wait."""
+
+_HEARTBEAT_SECONDS = 3.0
+_DISCOVER_SECONDS = 0.25
+_MOST_MISSING = 500
+"""Between two looks for topics that do not exist yet; the most in one look."""
+
+_LOW_SECONDS = 2.0
+"""A head below what was handed out counts after this time: a new leader may need a moment to know the head."""
+
+_SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
+_FULL_SECONDS = 0.02
+_AT_ONCE = 500
+
+_log = structlog.get_logger(__name__)
+
+
+class Consumer:
+    """Keeps a session alive for ``follower``. ``probe`` sees whether commits work again, at each heartbeat."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 — what it reads with, and whom it tells
+        self,
+        place: str,
+        cluster: Cluster,
+        topics: Topics,
+        log: Log,
+        follower: Follower,
+        probe: Callable[[], Awaitable[None]],
+        outcomes: Outcomes,
+    ) -> None:
+        self._place = place
+        self._cluster = cluster
+        self._topics = topics
+        self._logs = log
+        self._follower = follower
+        self._probe = probe
+        self._outcomes = outcomes
+        self.ready = asyncio.Event()
+        """Set once a session has begun."""
+        self._changed = asyncio.Event()
+        self._due: set[str] = set()
+        """Names of topics that are to be looked up now."""
+        self._news = asyncio.Event()
+        self._unsettled: set[str] = set()
+        """Channels whose place is to be read."""
+        self._low: dict[str, float] = {}
+        """Channels whose head is below what was handed out, and since when."""
+        self._missing_from = 0
+        self._said = ""
+
+    async def run(self) -> None:
+        """Serve sessions until cancelled."""
+        backoff = _SHORTEST_BACKOFF
+        while True:
+            began = time.monotonic()
+            try:
+                await self._session()
+            except* (UnavailableError, *LOST) as group:
+                self._lost(_first(group))
+            except* Exception:  # noqa: BLE001 — a bug ends one session, and is logged each time
+                _log.exception("listener_failed")
+            if time.monotonic() - began > _LONGEST_BACKOFF:
+                backoff = _SHORTEST_BACKOFF
+            await asyncio.sleep(backoff * (0.5 + random.random()))  # noqa: S311 — spreads reconnections
+            backoff = min(backoff * 2, _LONGEST_BACKOFF)
+
+    def wake(self) -> None:
+        """Learn that another channel is followed."""
+        self._changed.set()
+
+    async def places(self, channels: Sequence[str]) -> Mapping[str, Place]:
+        """Read where channels are. One whose topic is of no use is nowhere."""
+        found = await self._topics.find(channels)
+        topics = {channel: topic if isinstance(topic, Topic) else None for channel, topic in found.items()}
+        names, places = list(topics), dict[str, Place]()
+        for begin in range(0, len(names), _AT_ONCE):
+            places |= await self._logs.places({channel: topics[channel] for channel in names[begin : begin + _AT_ONCE]})
+        return places
+
+    async def _session(self) -> None:
+        self._follower.hold()
+        self._low.clear()
+        with self._outcomes.under_way("listen"):
+            await self._topics.look([self._topics.name(channel) for channel in self._follower.places()])
+            await heads.compare(self._follower, self.places)
+        self._outcomes.worked("listen")
+        if self._said or not self.ready.is_set():
+            _log.info("listening", brokers=self._place)
+        self._said = ""
+        self.ready.set()
+        await self._serve()
+
+    async def _serve(self) -> None:
+        listening: dict[int, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_up())
+            while True:
+                self._changed.clear()
+                for leader in {topic.leader for _, topic, _ in self._wanted()} - {-1}:
+                    if leader not in listening:
+                        listening[leader] = tasks.create_task(self._listen(leader))
+                await self._changed.wait()
+
+    async def _listen(self, leader: int) -> None:
+        """Fetch from one broker, again and again."""
+        starved = False
+        while True:
+            wanted = [entry for entry in self._wanted() if entry[1].leader == leader]
+            if not wanted or self._follower.held >= MAX_READY_BYTES:
+                await asyncio.sleep(_FULL_SECONDS)
+                continue
+            wait = min(_WAIT_SECONDS + _WAIT_PER_TOPIC * len(wanted), _LONGEST_WAIT_SECONDS)
+            if starved:
+                wait = _STARVED_WAIT_SECONDS
+            with self._outcomes.under_way("listen"):
+                parts = await self._logs.fetch(leader, "listen", [(topic, end) for _, topic, end in wanted], wait=wait)
+            self._outcomes.worked("listen")
+            self._follower.seen = time.monotonic()
+            starved = any(
+                parts[topic.name].fetched.head > end and not parts[topic.name].fetched.blob
+                for _, topic, end in wanted
+                if topic.name in parts
+            )
+            for channel, topic, end in wanted:
+                if self._topics.is_stale(topic):
+                    self._look(topic)
+                elif topic.name in parts and channel in self._follower:
+                    self._take(channel, topic, end, parts[topic.name])
+
+    def _wanted(self) -> list[tuple[str, Topic, int]]:
+        """Return the channels that are followed, with their topics and the offsets up to which their messages are here.
+
+        Leaves out those without a topic, and those whose place has to be read first. ``$access`` comes first.
+        """
+        found = []
+        for channel, (lineage, end) in self._follower.places().items():
+            topic = self._topics.known(channel)
+            if (topic.lineage if topic else NOWHERE) != lineage or channel in self._unsettled:
+                self._unsettled.add(channel)
+            elif topic is not None:
+                found.append((channel, topic, end))
+        found.sort(key=lambda entry: entry[0] != ACCESS)
+        return found
+
+    def _take(self, channel: str, topic: Topic, end: int, part: Part) -> None:
+        """Hand the follower what was fetched of one topic."""
+        code, fetched = part
+        if code in broker_errors.MOVED:
+            self._look(topic)
+        elif code == broker_errors.OUT_OF_RANGE:
+            self._unsettled.add(channel)
+        elif code:
+            raise KafkaError(broker_errors.of_code(code, f"topic {topic.name}"))
+        elif fetched.head < end:
+            self._look(topic)
+            if time.monotonic() - self._low.setdefault(channel, time.monotonic()) > _LOW_SECONDS:
+                self._unsettled.add(channel)
+        elif fetched.leader_epoch() > topic.leader_epoch:
+            self._look(topic)
+        else:
+            self._low.pop(channel, None)
+            messages = fetched.messages(end)
+            if messages:
+                self._follower.hear(channel, name(topic.lineage), messages)
+
+    def _look(self, topic: Topic) -> None:
+        """Look a topic up now."""
+        self._due.add(topic.name)
+        self._news.set()
+
+    async def _keep_up(self) -> None:
+        """Look topics up again: those that are due, those that are missing, and from time to time all."""
+        beat = time.monotonic() + _HEARTBEAT_SECONDS
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DISCOVER_SECONDS):
+                    await self._news.wait()
+            self._news.clear()
+            due, self._due = self._due, set()
+            followed = self._follower.places()
+            if time.monotonic() > beat:
+                beat = time.monotonic() + _HEARTBEAT_SECONDS
+                due |= {self._topics.name(channel) for channel in followed}
+                await self._probe()
+                if not due:
+                    with self._outcomes.under_way("listen"):
+                        await self._topics.look([])
+                    self._outcomes.worked("listen")
+            due |= self._missing(followed)
+            if due:
+                await self._topics.look(due)
+            await self._settle()
+            self._changed.set()
+
+    def _missing(self, followed: Mapping[str, Place]) -> set[str]:
+        """Return the names of some of the topics that do not exist yet, others each time."""
+        missing = [channel for channel, place in followed.items() if place.lineage == NOWHERE]
+        begin = self._missing_from if self._missing_from < len(missing) else 0
+        self._missing_from = begin + _MOST_MISSING
+        return {self._topics.name(channel) for channel in missing[begin : begin + _MOST_MISSING]}
+
+    async def _settle(self) -> None:
+        """Judge the channels whose topic has changed, or whose messages are not where they were."""
+        self._wanted()
+        unsettled = [channel for channel in self._unsettled if channel in self._follower]
+        if unsettled:
+            before = self._follower.places()
+            for channel, place in (await self.places(unsettled)).items():
+                if channel in before and self._follower.judge(channel, before[channel].head, place):
+                    self._follower.look(channel, place.head)
+                self._low.pop(channel, None)
+        self._unsettled.clear()
+
+    def _lost(self, error: BaseException) -> None:
+        reason = broker_errors.explain(error)
+        self._outcomes.failed("listen", reason, certain=not self.ready.is_set())
+        if reason != self._said:
+            _log.warning("listener_lost", reason=reason)
+        self._said = reason
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,189 @@
+"""Reads of topics: what they have from an offset on, where they are, and the pages of a history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from app.bus.backend import PAGE_BYTES
+from app.bus.kafka.brokers import broker_errors
+from app.bus.kafka.brokers.cluster import ANSWER_SECONDS, Cluster, Purpose
+from app.bus.kafka.records import Fetched
+from app.bus.kafka.topics import NOWHERE, Oldest, Topic, Topics
+from app.bus.place import Place
+from app.core.channel import HistoryWindow
+from app.core.errors import UnavailableError
+from app.core.message import Message, Page, consecutive
+from app.core.tail import fitting
+
+MAX_BYTES = 4 * 1024 * 1024
+"""The most bytes of one fetch; a batch of records is never split."""
+
+PART_BYTES = 1024 * 1024
+"""The most bytes of one topic in a fetch."""
+
+_WAITS = (0.001, 0.1, 1.0)
+"""How many seconds a read waits. Tansu answers nothing to a fetch that waits for none, and stops at its end."""
+
+_COMMITTED = 1
+_EARLIEST = -2
+_ATTEMPTS = 5
+_REST_SECONDS = 0.1
+
+
+class Part(NamedTuple):
+    """What a fetch says of one topic."""
+
+    code: int
+    fetched: Fetched
+
+
+class Log:
+    """Reads over connections of their own. Methods raise :class:`UnavailableError`, and what the cluster's do."""
+
+    def __init__(self, cluster: Cluster, topics: Topics, clock: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._topics = topics
+        self._clock = clock
+
+    async def fetch(
+        self,
+        node: int,
+        purpose: Purpose,
+        wanted: Iterable[tuple[Topic, int]],
+        *,
+        wait: float,
+        most: int = PART_BYTES,
+    ) -> dict[str, Part]:
+        """Return, by the topics' names, what they have from Kafka's offsets on; wait so many seconds for anything."""
+        asked = {topic.name: topic for topic, _ in wanted}
+        parts = [(topic.name, [(0, offset, most)]) for topic, offset in wanted]
+        request = FetchRequest(int(wait * 1000), 1, max(MAX_BYTES, most), _COMMITTED, parts)
+        answer = await self._cluster.ask(node, purpose, request, seconds=ANSWER_SECONDS + wait)
+        found: dict[str, Part] = {}
+        for name, ((_, code, _, head, start, aborted, *_, blob),) in answer.topics:
+            fetched = Fetched(max(start, 0), max(head, 0), blob or b"", aborted or ())
+            found[name] = Part(code, fetched)
+            if code == 0:
+                asked[name].start, asked[name].head = fetched.start, fetched.head
+        return found
+
+    async def read(self, topic: Topic, offset: int, *, most: int = PART_BYTES) -> Fetched:
+        """Return what a topic has from one of Kafka's offsets on, or from the nearest that it has."""
+        for _ in range(_ATTEMPTS):
+            if topic.leader < 0:
+                raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"topic {topic.name} has no leader")
+            code, fetched = await self._part(topic, offset, most)
+            if code == 0:
+                return fetched
+            if code != broker_errors.OUT_OF_RANGE:
+                if code in broker_errors.MOVED:
+                    self._topics.forget(topic)
+                raise UnavailableError(broker_errors.NOT_READY) from KafkaError(
+                    broker_errors.of_code(code, f"topic {topic.name}")
+                )
+            offset = await self._nearest(topic, offset)
+        raise UnavailableError(broker_errors.NOT_READY) from KafkaError(
+            f"topic {topic.name} is trimmed faster than it is read"
+        )
+
+    async def place(self, topic: Topic | None) -> Place:
+        """Return where a channel is."""
+        if topic is None:
+            return Place(NOWHERE, 0)
+        fetched = await self.read(topic, topic.head, most=1)
+        if fetched.leader_epoch() > topic.leader_epoch:
+            await self._topics.look([topic.name])
+            raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"topic {topic.name} has another leader")
+        return Place(topic.lineage, fetched.head)
+
+    async def places(self, topics: Mapping[str, Topic | None]) -> dict[str, Place]:
+        """Return where channels are."""
+        found = await asyncio.gather(*(self.place(topic) for topic in topics.values()))
+        return dict(zip(topics, found, strict=True))
+
+    async def next(self, topic: Topic | None, after: int) -> tuple[Place, tuple[Message, ...]]:
+        """Return where a channel is, and its next messages past one of our offsets."""
+        if topic is None:
+            return Place(NOWHERE, 0), ()
+        fetched = await self.read(topic, after)
+        return Place(topic.lineage, fetched.head), consecutive(fetched.messages(after))
+
+    async def page(self, topic: Topic | None, after: int, limit: int, history: HistoryWindow) -> Page:
+        """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
+        if topic is None:
+            return Page(1, 0, (), NOWHERE)
+        guess = max(after, topic.head - history.size)
+        fetched = await self.read(topic, min(guess, topic.head), most=2 * PAGE_BYTES if limit else 1)
+        first = await self.first(topic, fetched, history)
+        begin = max(after + 1, first)
+        if not limit or begin > fetched.head:
+            return Page(first, fetched.head, (), topic.lineage)
+        found = [message for message in fetched.messages(min(guess, topic.head)) if message.offset >= begin]
+        if not found or found[0].offset > begin:
+            fetched = await self.read(topic, begin - 1, most=2 * PAGE_BYTES)
+            found = [message for message in fetched.messages(begin - 1) if message.offset >= begin]
+        return Page(first, fetched.head, fitting(consecutive(found)[:limit], PAGE_BYTES), topic.lineage)
+
+    async def first(self, topic: Topic, fetched: Fetched, history: HistoryWindow) -> int:
+        """Return our offset of the oldest message that the history shows; one past the head where it shows none."""
+        begin = max(fetched.start, fetched.head - history.size)
+        since = int((self._clock() - history.ttl) * 1000)
+        if begin >= fetched.head:
+            return fetched.head + 1
+        known = topic.oldest.first(begin, since) if topic.oldest else None
+        if known is None:
+            after = topic.oldest.after(begin, since) if topic.oldest else begin
+            known, time = await self.since(topic, after, fetched.head, since)
+            topic.oldest = Oldest(known, time, begin, since)
+        return known + 1
+
+    async def since(self, topic: Topic, begin: int, end: int, since: int) -> tuple[int, int]:
+        """Return Kafka's offset and the time of the first record between two that is not older; ``end`` where all are.
+
+        Times are taken to ascend, as they do but for differences of clocks.
+        """
+        low, high, time = begin, end, 0
+        at = begin  # mostly the first one will do
+        while low < high:
+            fetched = await self.read(topic, at, most=1)
+            records, _ = fetched.stored(at)
+            young = next((record for record in records if record.time >= since), None)
+            if young is None:
+                low = max(records[-1].offset + 1 if records else at + 1, low)
+            elif young is records[0]:
+                high, time = min(at, high), young.time
+            else:
+                return young.offset, young.time
+            at = (low + high) // 2
+        return low, time
+
+    async def _nearest(self, topic: Topic, offset: int) -> int:
+        """Return the nearest of Kafka's offsets that the topic has."""
+        answer = await self._cluster.ask(
+            topic.leader, "read", OffsetRequest(-1, _COMMITTED, [(topic.name, [(0, _EARLIEST)])])
+        )
+        ((_, ((_, code, _, start),)),) = answer.topics
+        if code:
+            raise UnavailableError(broker_errors.NOT_READY) from KafkaError(
+                broker_errors.of_code(code, f"topic {topic.name}")
+            )
+        if offset <= start:
+            return int(start)
+        # It is past the end: a fetch from the beginning tells where that is.
+        code, fetched = await self._part(topic, start, 1)
+        return min(offset, fetched.head) if code == 0 else int(start)
+
+    async def _part(self, topic: Topic, offset: int, most: int) -> Part:
+        """Fetch of one topic; once more, with more patience, where a broker had no time to find what there is."""
+        for wait in _WAITS:
+            found = await self.fetch(topic.leader, "read", [(topic, offset)], wait=wait, most=most)
+            part = found.get(topic.name)
+            if part is not None and (part.code or part.fetched.blob or part.fetched.head <= offset):
+                return part
+        raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"a fetch of topic {topic.name} has no answer")

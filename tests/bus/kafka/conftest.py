@@ -1,0 +1,56 @@
+"""One broker for all tests of a module, and one behind a relay that breaks connections, for each test that asks."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.kafka import Others
+from tests.support.proxy import FaultProxy
+from tests.support.tansu import TansuServer
+
+_numbers = itertools.count()
+
+
+class Relayed(NamedTuple):
+    """A broker, and the relay that it sends its clients to."""
+
+    broker: TansuServer
+    relay: FaultProxy
+
+    @property
+    def url(self) -> str:
+        """The backend's."""
+        return self.broker.url("live.")
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[TansuServer]:
+    with TansuServer() as broker:
+        yield broker
+
+
+@pytest.fixture
+def url(broker: TansuServer) -> str:
+    """Return the URL of a backend with topics of its own."""
+    return broker.url(prefix())
+
+
+@pytest.fixture
+def others(broker: TansuServer) -> Others:
+    return Others(broker.port)
+
+
+@pytest.fixture
+async def relayed() -> AsyncIterator[Relayed]:
+    broker = TansuServer()
+    async with FaultProxy("127.0.0.1", broker.port) as relay:
+        broker.advertised_port = relay.port
+        with broker:
+            yield Relayed(broker, relay)
+
+
+def prefix() -> str:
+    """Return a prefix that no other test has."""
+    return f"t{next(_numbers)}."

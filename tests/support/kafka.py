@@ -1,0 +1,114 @@
+"""Workers on Kafka in this process, and what others write to its topics."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.conn import create_conn
+from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from app.bus.bus import Bus
+from app.bus.kafka import Declared, KafkaBackend, parse
+from app.core.channel import HistoryWindow
+from app.core.message import Record
+from app.core.ports import Outcome
+from tests.support.readers import ALL, Reader, healthy
+
+
+@dataclass
+class KafkaWorker:
+    """What a worker process has, without the web."""
+
+    backend: KafkaBackend
+    bus: Bus
+    readers: list[Reader] = field(default_factory=list)
+
+    async def follow(self, channel: str) -> Reader:
+        """Read a channel from now on."""
+        reader = Reader(channel, channel)
+        await self.bus.follow(channel, reader)
+        self.readers.append(reader)
+        return reader
+
+    async def publish(self, channel: str, *texts: str, key: str | None = None) -> list[Outcome]:
+        """Publish some texts."""
+        return await self.bus.publish([Record(channel, text.encode(), key) for text in texts])
+
+    async def texts(self, channel: str, after: int = 0, history: HistoryWindow = ALL) -> list[str]:
+        """Read the texts of a channel past an offset."""
+        found: list[str] = []
+        while True:
+            page = await self.bus.read(channel, after, 1000, history)
+            found += [message.data.decode() for message in page.messages]
+            if not page.messages or page.messages[-1].offset >= page.head:
+                return found
+            after = page.messages[-1].offset
+
+
+@contextlib.asynccontextmanager
+async def kafka_worker(
+    url: str,
+    *,
+    ready: bool = True,
+    declared: Callable[[str], Declared] = lambda _: Declared(),
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[KafkaWorker]:
+    """Run a worker; with ``ready``, begin when it is healthy."""
+    backend = KafkaBackend(parse(url), retention=lambda _: ALL, declared=declared, clock=clock)
+    bus = Bus(backend)
+    async with bus.running():
+        if ready:
+            await healthy(backend)
+        yield KafkaWorker(backend, bus)
+
+
+class Others:
+    """Somebody else at the broker on ``port``, who creates, deletes and writes topics."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def create(self, topic: str, partitions: int = 1) -> None:
+        """Create a topic."""
+        ((_, code, words),) = (
+            await self._ask(CreateTopicsRequest([(topic, partitions, 1, [], [])], 5000, False))  # type: ignore[list-item]  # noqa: FBT003 — by position
+        ).topic_errors
+        assert code == 0, words
+
+    async def delete(self, topic: str) -> None:
+        """Delete a topic."""
+        await self._ask(DeleteTopicsRequest([topic], 5000))
+
+    async def write(self, topic: str, *values: bytes | None, **batch: Any) -> None:  # noqa: ANN401 — of the batch
+        """Write records of these values in one batch, whose parts may be told."""
+        answer = await self._ask(ProduceRequest(None, -1, 5000, [(topic, [(0, batch_of(values, **batch))])]))
+        ((_, ((_, code, *_),)),) = answer.topics
+        assert code == 0
+
+    async def _ask(self, request: Any) -> Any:  # noqa: ANN401 — aiokafka's structs have no types
+        connection = await create_conn("127.0.0.1", self._port, request_timeout_ms=5000)
+        try:
+            return await connection.send(request)
+        finally:
+            await connection.close()
+
+
+def batch_of(
+    values: Sequence[bytes | None],
+    *,
+    transactional: bool = False,
+    producer: int = -1,
+    time_ms: int | None = None,
+    key: bytes = b"key",
+) -> bytes:
+    """Return a batch of records."""
+    builder: Any = DefaultRecordBatchBuilder(2, 0, int(transactional), producer, 0 if producer >= 0 else -1, 0, 2**30)
+    for number, value in enumerate(values):
+        builder.append(number, time_ms or int(time.time() * 1000), key, value, [("other", None)])
+    return bytes(builder.build())
