@@ -42,6 +42,12 @@ def _postgres(settings: BackendSettings, retention: Retention, meter: Meter) -> 
     )
 
 
+def _redis(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
+    from app.bus.redis.pubsub import PubSubBackend  # noqa: PLC0415 — see above
+
+    return PubSubBackend(settings.url, retention=retention, meter=meter)
+
+
 def _sqlite(settings: BackendSettings, retention: Retention, meter: Meter) -> Backend:
     from app.bus.sqlite import SqliteBackend  # noqa: PLC0415 — see above
 
@@ -63,6 +69,7 @@ def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter)
 _OPENERS: dict[str, Opener] = {
     "memory": _memory,
     "postgres": _postgres,
+    "redis": _redis,
     "sqlite": _sqlite,
     "redis-stream": _redis_stream,
 }

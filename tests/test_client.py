@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from app.client import ClientError, Gap, Message, Undecodable, publish, subscribe, waits
+from app.client import NOWHERE, ClientError, Gap, Message, Undecodable, publish, subscribe, waits
 from app.client.client_error import CLOSED
 from app.client.waits import backoff
 from app.core.errors import CLOSE_CODES
@@ -51,7 +51,7 @@ def frame(kind: str, **members: object) -> str:
     return json.dumps({"type": kind, "channel": "x", **members})
 
 
-def message(position: str) -> str:
+def message(position: str | None) -> str:
     return frame("message", position=position, time=1, data=position)
 
 
@@ -251,6 +251,21 @@ async def test_a_gap_is_told_once_whenever_the_connection_drops() -> None:
         assert (await anext(messages)).position == "e:5"
     assert [asked["since"] for asked in server.asked] == [["e:1"], ["e:1"], ["e:4"]]
     assert gaps == [Gap("x", "e:1", "e:5", "expired")]
+
+
+async def test_a_server_without_positions_is_asked_for_the_gap() -> None:
+    """Subscriber of a server that keeps nothing comes back from nowhere, and so is told of each interruption."""
+    began = frame("subscribed", position=None, resumed=False)
+    gap = frame("gap", after=NOWHERE, next=None, reason="epoch")
+    server = Scripted(saying(began, message(None)), saying(began, gap), saying(began, gap, message(None)))
+    gaps: list[Gap] = []
+    async with (
+        scripted(server) as url,
+        contextlib.aclosing(subscribe(url, "x", on_gap=gaps.append)) as messages,
+    ):
+        assert [one.position for one in await take(messages, 2)] == [NOWHERE, NOWHERE]
+    assert [asked.get("since") for asked in server.asked] == [None, [NOWHERE], [NOWHERE]]
+    assert gaps == [Gap("x", NOWHERE, NOWHERE, "epoch")] * 2
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1008, 1011, 1012, 1013, 4429])

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from app.access.auth_settings import AskSettings, AuthSettings, TokenSettings
 from app.config import wording
 from app.config.backends.backend_settings import BackendSettings
+from app.config.backends.url import kind
 from app.config.deployment import direct_url, warnings
 from app.config.diagnostics import ConfigError, Diagnostic, quoted
 from app.config.environment import CHANNELS_CONFIG, Environment
@@ -27,6 +28,7 @@ from app.config.values.names import clashes
 from app.config.yaml.document import Document
 from app.config.yaml.syntax import MAX_BYTES
 from app.core.channel import Channel, HistoryWindow, Registry
+from app.core.engines import ENGINES
 from app.core.limits import rates
 from app.core.ports import Limits
 from app.core.rights.policy import Access, Claim, Policy
@@ -51,9 +53,11 @@ def load(environment: Environment) -> Settings:
             raise
         content, contents = last_good
         files = SchemaFiles(environment.channels_config.parent, contents)
-        return LAST_GOOD.over_one_backend(parse(content, environment, files))
-    LAST_GOOD.keep(content, files.contents)
-    return LAST_GOOD.over_one_backend(settings)
+        settings = parse(content, environment, files)
+    else:
+        LAST_GOOD.keep(content, files.contents)
+    settings = LAST_GOOD.over_one_backend(settings)
+    return settings.served_by(settings.backend.engine)
 
 
 def line_of(environment: Environment, channel: str, key: str) -> str:
@@ -136,9 +140,23 @@ def _validate(document: Document) -> File | None:
     if file is not None:
         is_auth_read = not any(diagnostic.key_path.startswith("auth") for diagnostic in document.diagnostics)
         _check_tokens(file, document)
+        _check_history(file, document)
         if is_auth_read:
             _check_needs(file, document)
     return file
+
+
+def _check_history(file: File, document: Document) -> None:
+    """Add a diagnostic for each history that the backend cannot keep."""
+    engine = ENGINES[kind(file.backend)]
+    if engine.has_positions:
+        return
+    message = f"{engine.name}:// keeps no history: remove 'size' or write 0, or choose a backend that keeps messages"
+    policies: dict[tuple[str, ...], ChannelRules] = {("defaults",): file.defaults}
+    policies |= {("channels", name): policy for name, policy in file.channels.items()}
+    for place, policy in policies.items():
+        if "size" in policy.history.model_fields_set and policy.history.size:
+            document.add((*place, "history", "size"), message)
 
 
 def _check_needs(file: File, document: Document) -> None:

@@ -18,6 +18,7 @@ from tests.support.server import Server
 
 KEY = "browser-key-1"
 GUARDED = f"operators: key\nauth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
+FOR_OPERATORS = "This server shows its state to operators"
 SUBSCRIBERS = 7
 LOOKS = 10
 AXE = ROOT / "tests/npm/node_modules/axe-core/axe.min.js"
@@ -309,6 +310,15 @@ def test_old_messages_make_no_latency(console: Page, server: Server) -> None:
     console.until(f"{drawn} !== null")
 
 
+def test_nothing_older_is_offered_than_the_first_message(console: Page, server: Server) -> None:
+    """Console has no button for older messages where it shows the first of the log."""
+    for number in range(2):
+        push(server, "chat.first", number)
+    watch(console, server, "chat.first")
+    console.until("document.querySelectorAll('#rows tr').length === 2")
+    assert not console.run("return document.querySelector('#older').checkVisibility()")
+
+
 def test_one_of_a_family_is_asked_for(console: Page, server: Server) -> None:
     """Console asks which channel of a family to watch."""
     console.open(f"{server.url}/#quiet")
@@ -330,6 +340,7 @@ def test_a_key_is_asked_for_once(page: Page) -> None:
         page.until("!document.querySelector('#key-form').hidden")
         enter(page, "key-form", "no-such-key")
         page.until("document.querySelector('#list-problem').textContent.includes('none of the configured')")
+        assert page.run(f"return [{text('#key-title')}, {text('#health-detail')}]") == [FOR_OPERATORS, ""]
         enter(page, "key-form", KEY)
         click(page, "#list button[data-channel=orders]")
         page.until("document.querySelector('#state').dataset.state === 'open'")

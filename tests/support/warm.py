@@ -1,16 +1,17 @@
-"""A warm Python: it has imported what a server needs, and forks for each server, which then starts in no time.
+"""A warm Python: it has imported what servers and commands need, and forks for each, which then starts in no time.
 
 Most of what a start costs is imports. They are the same for each server: those of our dependencies, and those of ours
 that a server makes before it has read its settings. The rest of ``app`` each server imports anew, in its own
 environment. ``python -m tests.support.warm`` is the process that forks. A byte to its stdin asks for a server. With it
-come four files: one for the answer, which has the server's pid and, when it has ended, its exit code; the task; and two
-that the server writes to.
+come five files: one for the answer, which has the server's pid and, when it has ended, its exit code; the task; one
+that the server reads; and two that it writes to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -22,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO
 
-from tests.support.processes import launch
+from tests.support.processes import ROOT, launch
 
 IMPORTED = (
     "asyncpg",
@@ -45,8 +48,10 @@ IMPORTED = (
 )
 """What servers need. Not prometheus_client, nor what imports it: it reads the environment when it is imported."""
 
-FILES = 4
+FILES = 5
 """How many come with a request."""
+
+ABIDE = str(ROOT / "bin" / "abide")
 
 
 class WarmProcess:
@@ -83,23 +88,30 @@ class WarmProcess:
 
 
 class WarmPython:
-    """The process that forks; it ends with the object or the interpreter."""
+    """The process that forks; it ends with the object or the interpreter. It has ``imported`` modules."""
 
-    def __init__(self) -> None:
+    def __init__(self, *imported: str) -> None:
         self._asking, asked = socket.socketpair()
         with asked:
-            command = [sys.executable, "-m", __name__]
+            command = [sys.executable, "-m", __name__, *imported]
             process = launch(command, os.environ, stdin=asked.fileno(), stdout=None, stderr=None)
         self._finalizer = weakref.finalize(self, _end, self._asking, process)
 
-    def launch(self, arguments: Sequence[str], environment: Mapping[str, str]) -> WarmProcess:
-        """Start ``python -m`` with arguments, in a process group of its own."""
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as task:
-            json.dump([arguments, dict(environment)], task)
-            task.flush()
-            pipes = [os.pipe() for _ in range(FILES - 1)]
+    def launch(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, given: str = "", folder: Path = ROOT
+    ) -> WarmProcess:
+        """Start ``python -m`` with arguments, in a process group of its own; what is given to it is in its stdin."""
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as task,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as stdin,
+        ):
+            json.dump([arguments, dict(environment), str(folder)], task)
+            stdin.write(given)
+            for file in (task, stdin):
+                file.seek(0)
+            pipes = [os.pipe() for _ in range(FILES - 2)]
             report, *output = (theirs for _, theirs in pipes)
-            socket.send_fds(self._asking, [b"\0"], [report, task.fileno(), *output])
+            socket.send_fds(self._asking, [b"\0"], [report, task.fileno(), stdin.fileno(), *output])
         for _, theirs in pipes:
             os.close(theirs)
         files = (os.fdopen(ours, encoding="utf-8", errors="backslashreplace") for ours, _ in pipes)
@@ -108,8 +120,44 @@ class WarmPython:
 
 @functools.cache
 def warm_python() -> WarmPython:
-    """Return the one of this process."""
-    return WarmPython()
+    """Return the one of this process, for what servers need."""
+    return WarmPython(*IMPORTED)
+
+
+def start(
+    command: Sequence[str], environment: Mapping[str, str], *, given: str = "", cold: bool = False
+) -> subprocess.Popen[str] | WarmProcess:
+    """Start a program in a process group of its own, with pipes for stdout and stderr.
+
+    A warm Python runs ``bin/abide`` and what ``python -m`` runs. With ``cold``, or variables that Python reads at its
+    start and this one was not started with, it is a process of its own from the beginning, as it is for users; so are
+    other programs. Nothing can be ``given`` to those.
+    """
+    program, *arguments = command
+    cold = cold or any(
+        name.startswith("PYTHON") and value != os.environ.get(name) for name, value in environment.items()
+    )
+    if not cold and program == ABIDE:
+        return warm_python().launch(["app", *arguments], {**environment, "PYTHONPATH": str(ROOT)}, given=given)
+    if not cold and program == sys.executable and arguments[0] == "-m":
+        return warm_python().launch(arguments[1:], environment, given=given)
+    assert not given
+    return launch(command, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+
+
+def run(*arguments: str, environment: Mapping[str, str], given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``bin/abide`` and return what it wrote and its exit code."""
+    return finished(start((ABIDE, *arguments), environment, given=given))
+
+
+def finished(process: subprocess.Popen[str] | WarmProcess) -> subprocess.CompletedProcess[str]:
+    """Return what a process wrote and its exit code, once it has ended."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as stdout, process.stderr as stderr, ThreadPoolExecutor() as readers:
+        said = readers.submit(stderr.read)
+        printed = stdout.read()
+        return subprocess.CompletedProcess((), process.wait(), printed, said.result())
 
 
 def _end(asking: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -117,10 +165,11 @@ def _end(asking: socket.socket, process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _forked() -> list[int]:
+def _forked(imported: Iterable[str]) -> list[int]:
     """Fork for each request; return its files in what was forked, and exit at the end of the requests."""
-    for name in IMPORTED:
+    for name in imported:
         importlib.import_module(name)
+    gc.freeze()  # a fork that looked through all of it at its end would copy it: five times what most of them cost
     looking = select.poll()
     reports: dict[int, int] = {}
     with socket.socket(fileno=os.dup(0)) as asked, contextlib.closing(_wakened_by_ends()) as ends:
@@ -168,11 +217,11 @@ def _become_server(files: list[int]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    _, task, stdout, stderr = files
+    _, task, *standard = files
     with os.fdopen(task, encoding="utf-8") as file:
-        file.seek(0)
-        arguments, environment = json.load(file)
-    for number, theirs in enumerate((os.open(os.devnull, os.O_RDONLY), stdout, stderr)):
+        arguments, environment, folder = json.load(file)
+    os.chdir(folder)
+    for number, theirs in enumerate(standard):
         os.dup2(theirs, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
@@ -182,4 +231,4 @@ def _become_server(files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    _become_server(_forked())
+    _become_server(_forked(sys.argv[1:]))

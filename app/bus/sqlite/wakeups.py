@@ -75,7 +75,11 @@ class Wakeups:
             self._near = os.fspath(folder.absolute())
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         self._loop = asyncio.get_running_loop()
-        self._socket = self._socket_here()
+        try:
+            self._socket = self._socket_here()
+        except BaseException:
+            os.close(self._folder)
+            raise
         self._peers: tuple[str, ...] = ()
         self._listed = (0, 0)
         """The time of the folder's last change when it was listed, and when that was, in nanoseconds."""
@@ -104,12 +108,10 @@ class Wakeups:
 
     def beat(self) -> bool:
         """Send oneself a word; return False if the queue is full. Raises :class:`FileError` if nobody can send any."""
-        if self._send(self._name, b"%b %d" % (_BEAT, time.monotonic_ns())):
-            return True
         if not os.path.exists(self._path(self._name)):  # noqa: PTH110 — by its short name
             msg = f"the socket {self._name} was removed from the folder of the workers"
             raise FileError(msg)
-        return False
+        return self._send(self._name, b"%b %d" % (_BEAT, time.monotonic_ns()))
 
     def _socket_here(self) -> socket.socket:
         path = self._path(self._name)

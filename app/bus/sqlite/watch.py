@@ -31,6 +31,9 @@ _LOOK_SECONDS = 1.5
 _SOONEST_SECONDS = 0.02
 """The least time between two looks that were asked for."""
 
+_MOST_UNHEARD = 3
+"""So many words of its own in a row that a worker does not hear show that its socket is of no use."""
+
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
 _log = structlog.get_logger(__name__)
@@ -58,8 +61,8 @@ class Watch:
         self._heard = Heard()
         self._looked = 0
         """How many commits the last look found."""
-        self._is_alive = True
-        """Whether the last word that this worker sent itself was heard."""
+        self._unheard = 0
+        """How many words that this worker has sent itself were not heard."""
         self._asked = asyncio.Event()
         """Set to have a look soon."""
         self._said = ""
@@ -98,6 +101,8 @@ class Watch:
 
     def heard_messages(self, segment: Segment) -> None:
         """Hear messages."""
+        if segment.epoch != self._follower.epoch:
+            self._asked.set()
         if segment.channel in self._follower:
             messages = bodies.messages(segment.last, segment.time, segment.body)
             self._follower.hear(segment.channel, segment.epoch, messages)
@@ -112,7 +117,7 @@ class Watch:
 
     def beat(self, seconds: float) -> None:
         """Hear the word that this worker has sent itself."""
-        self._is_alive = True
+        self._unheard = 0
         self._meter.heard(seconds)
 
     @contextlib.asynccontextmanager
@@ -120,7 +125,7 @@ class Watch:
         try:
             await self._file.open()
             self._wakeups = Wakeups(self._file.folder, self)
-            self._is_alive = True
+            self._unheard = 0
             self._follower.hold()
             await self._compare()
             self._outcomes.worked("listen")
@@ -145,6 +150,18 @@ class Watch:
 
     async def _look_on(self) -> None:
         """Look again and again; raise when the file has to be opened again."""
+        probing = asyncio.create_task(self._probe_on(), name="sqlite-probe")
+        try:
+            await self._look_until_lost()
+        finally:
+            probing.cancel()
+
+    async def _probe_on(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._probe()
+
+    async def _look_until_lost(self) -> None:
         while True:
             lost, asked = (asyncio.ensure_future(event.wait()) for event in (self._file.lost, self._asked))
             try:
@@ -157,38 +174,34 @@ class Watch:
             await self._file.check()
             if not is_asked:
                 self._beat()
-                await self._probe()
             await self._look(is_asked=is_asked)
             await asyncio.sleep(_SOONEST_SECONDS)
 
     def _beat(self) -> None:
-        if not self._is_alive:
+        if self._unheard >= _MOST_UNHEARD:
             msg = "the socket by which other workers wake this one hears nothing"
             raise FileError(msg)
         if self._wakeups is not None:
-            self._is_alive = not self._wakeups.beat()
+            self._unheard += self._wakeups.beat()
 
     async def _look(self, *, is_asked: bool) -> None:
         try:
-            commits, _ = await self._reads.places(())
+            present, _ = await self._reads.places(())
             if is_asked or self._heard.upto < self._looked:
                 await self._compare()
             else:
                 self._follower.seen = time.monotonic()
-                self._looked = commits
+                self._looked = present.commits
         except UnavailableError as error:
             self._outcomes.failed("poll", explain(error.__cause__ or error, self._file.path))
         else:
             self._outcomes.worked("poll")
 
     async def _compare(self) -> None:
-        counts: list[int] = []
-
         async def read(channels: Sequence[str]) -> Mapping[str, Place]:
-            commits, places = await self._reads.places(channels)
-            counts.append(commits)
+            present, places = await self._reads.places(channels)
+            self._follower.epoch, self._looked = present.name, present.commits
             return places
 
         await heads.compare(self._follower, read)
-        self._looked = counts[0]
-        self._heard.skip(counts[0])
+        self._heard.skip(self._looked)

@@ -13,11 +13,12 @@ from app.core.engines import ENGINES
 _NAMES = {scheme: engine.name for engine in ENGINES.values() for scheme in engine.schemes}
 """The engine of each scheme."""
 
-_KNOWN = ("redis", "rediss", "kafka")
+_KNOWN = ("kafka",)
 """Schemes of engines that are still to come."""
 
 _REFUSALS: dict[str, Callable[[str], str | None]] = {
     "postgres": postgres.refusal,
+    "redis": redis.live_refusal,
     "redis-stream": redis.stream_refusal,
     "sqlite": sqlite.refusal,
 }
@@ -25,7 +26,7 @@ _REFUSALS: dict[str, Callable[[str], str | None]] = {
 
 PATTERN = patterns.whole(
     rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
-    rf"(?:{postgres.PATTERN}|{sqlite.PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
+    rf"(?:{postgres.PATTERN}|{sqlite.PATTERN}|{redis.LIVE_PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 

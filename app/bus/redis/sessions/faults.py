@@ -28,13 +28,14 @@ _RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey s
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
         "correct the user and the password in the URL"),
-    ("NOPERM|no permissions", "let the user's ACL run what docs/security.md names"),
+    ("NOPERM|no permissions", "give the user in the URL the rights that docs/configuration.md names"),
     ("^OOM|command not allowed when used memory", "Redis has reached maxmemory: raise it, or keep less history"),
     ("MISCONF", "Redis cannot write to its disk and takes no writes: free some space, or look into its log"),
     ("READONLY|read only replica", "this is a replica: use the address of the primary, or of the sentinels or cluster"),
-    ("LOADING", "Redis has been started and is loading its data"),
-    ("MASTERDOWN", "this is a replica without its primary: use the address of the primary"),
-    ("CLUSTERDOWN", "the cluster has slots that no node serves: CLUSTER INFO and CLUSTER NODES show which"),
+    ("LOADING|loading the dataset", "Redis has been started and is loading its data"),
+    ("MASTERDOWN|link with master is down", "this is a replica without its primary: use the address of the primary"),
+    ("CLUSTERDOWN|cluster is down|slot not served",
+        "the cluster has slots that no node serves: CLUSTER INFO and CLUSTER NODES show which"),
     ("cluster support disabled", "this is no cluster: write redis-stream:// without +cluster"),
     ("MOVED|CROSSSLOT", "this is a cluster: write redis-stream+cluster://"),
     ("BUSY ", "a script of another client holds Redis up: SCRIPT KILL ends it"),
@@ -42,7 +43,8 @@ _BY_TEXT = (
     ("NOREPLICAS|not enough good replicas", "Redis has fewer replicas than it was told to wait for: add one"),
     ("max number of clients", "each worker takes up to 5 connections: raise maxclients, or run fewer workers"),
     ("No such master", "correct the service's name in the URL: SENTINEL MASTERS lists them"),
-    ("unknown command", "this Redis is older than 7.0, or its host has renamed or disabled the command"),
+    ("unknown command|non.deterministic commands",
+        "this Redis is older than 7.0, or its host has renamed or disabled the command"),
 )  # fmt: skip
 """What to do, by a pattern in the server's words."""
 
