@@ -373,7 +373,9 @@ def test_a_missing_driver_is_one_line_that_names_its_package_and_extra(tmp_path:
     """Check and serve end without the driver of the backend's engine, with one line that says what to install."""
     engine = ENGINES[name]
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{engine.driver!r}] = None")
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DATABASE_URL": f"{engine.schemes[0]}://h"}
+    file = tmp_path / "channels.yaml"
+    file.write_text(f"backend: {engine.schemes[0]}://h\nchannels: {{news: {{}}}}\n")  # of history it asks for nothing
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "CHANNELS_CONFIG": str(file)}
     for command in ("check", "serve"):
         done = subprocess.run(
             [ABIDE, command], capture_output=True, check=False, text=True, env=environment, cwd=ROOT, timeout=60

@@ -26,6 +26,7 @@ class LogFile:
         self.path = path
         self.lost = asyncio.Event()
         """Set when it has to be opened again."""
+        self.is_open = asyncio.Event()
         self._seen = Seen()
         self._loop: asyncio.AbstractEventLoop
         self._opened: Opened | None = None
@@ -45,10 +46,12 @@ class LogFile:
         self._loop = asyncio.get_running_loop()
         self._opened = await self._loop.run_in_executor(self._writing, self._open)
         self._seen.note()
+        self.is_open.set()
 
     async def close(self) -> None:
         """Close it after what is under way. Never raises."""
         opened, self._opened = self._opened, None
+        self.is_open.clear()
         if opened is None:
             return
         self._before = opened
@@ -66,20 +69,18 @@ class LogFile:
 
     def writes(self, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
         """Run a function in the thread that writes. The future raises what it raises, and :class:`FileError`."""
-        return asyncio.get_running_loop().run_in_executor(self._writing, self._run, function)
+        return self._in(self._writing, function)
 
     def reads(self, function: Callable[[sqlite3.Connection, Present], _Result]) -> asyncio.Future[_Result]:
         """Run a function in the thread that reads, in one snapshot of the log; otherwise as :meth:`writes`.
 
         The future raises :class:`WentBackError` if the log has gone back.
         """
-        return asyncio.get_running_loop().run_in_executor(
-            self._reading, self._run, lambda opened: _in_snapshot(opened, function)
-        )
+        return self._in(self._reading, lambda opened: _in_snapshot(opened, function))
 
     async def check(self) -> None:
         """Raise :class:`FileError` unless the path leads to the file that is open, and only this machine uses it."""
-        await self._loop.run_in_executor(self._reading, self._run, lambda opened: opened.claim.check(opened.identity))
+        await self._in(self._reading, lambda opened: opened.claim.check(opened.identity))
         if self.lost.is_set():
             msg = f"{self.path}: the file failed, and is opened again"
             raise FileError(msg)
@@ -97,6 +98,11 @@ class LogFile:
             raise FileError(NOT_READY)
         return self._opened
 
+    def _in(self, thread: ThreadPoolExecutor, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
+        future = asyncio.get_running_loop().run_in_executor(thread, self._run, function)
+        future.add_done_callback(_look_away)
+        return future
+
     def _run(self, function: Callable[[Opened], _Result]) -> _Result:
         opened = self._now()
         try:
@@ -106,6 +112,12 @@ class LogFile:
             if is_over(error.__cause__ or error):
                 self._loop.call_soon_threadsafe(self.lost.set)
             raise
+
+
+def _look_away(future: asyncio.Future[_Result]) -> None:
+    """Take the exception of what nobody may wait for any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _in_snapshot(opened: Opened, function: Callable[[sqlite3.Connection, Present], _Result]) -> _Result:

@@ -31,6 +31,9 @@ _LOOK_SECONDS = 1.5
 _SOONEST_SECONDS = 0.02
 """The least time between two looks that were asked for."""
 
+_MOST_UNHEARD = 3
+"""So many words of its own in a row that a worker does not hear show that its socket is of no use."""
+
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
 _log = structlog.get_logger(__name__)
@@ -58,8 +61,8 @@ class Watch:
         self._heard = Heard()
         self._looked = 0
         """How many commits the last look found."""
-        self._is_alive = True
-        """Whether the last word that this worker sent itself was heard."""
+        self._unheard = 0
+        """How many words that this worker has sent itself were not heard."""
         self._asked = asyncio.Event()
         """Set to have a look soon."""
         self._said = ""
@@ -114,7 +117,7 @@ class Watch:
 
     def beat(self, seconds: float) -> None:
         """Hear the word that this worker has sent itself."""
-        self._is_alive = True
+        self._unheard = 0
         self._meter.heard(seconds)
 
     @contextlib.asynccontextmanager
@@ -122,7 +125,7 @@ class Watch:
         try:
             await self._file.open()
             self._wakeups = Wakeups(self._file.folder, self)
-            self._is_alive = True
+            self._unheard = 0
             self._follower.hold()
             await self._compare()
             self._outcomes.worked("listen")
@@ -175,11 +178,11 @@ class Watch:
             await asyncio.sleep(_SOONEST_SECONDS)
 
     def _beat(self) -> None:
-        if not self._is_alive:
+        if self._unheard >= _MOST_UNHEARD:
             msg = "the socket by which other workers wake this one hears nothing"
             raise FileError(msg)
         if self._wakeups is not None:
-            self._is_alive = not self._wakeups.beat()
+            self._unheard += self._wakeups.beat()
 
     async def _look(self, *, is_asked: bool) -> None:
         try:

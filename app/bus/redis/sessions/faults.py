@@ -43,7 +43,8 @@ _BY_TEXT = (
     ("NOREPLICAS|not enough good replicas", "Redis has fewer replicas than it was told to wait for: add one"),
     ("max number of clients", "each worker takes up to 5 connections: raise maxclients, or run fewer workers"),
     ("No such master", "correct the service's name in the URL: SENTINEL MASTERS lists them"),
-    ("unknown command", "this Redis is older than 7.0, or its host has renamed or disabled the command"),
+    ("unknown command|non.deterministic commands",
+        "this Redis is older than 7.0, or its host has renamed or disabled the command"),
 )  # fmt: skip
 """What to do, by a pattern in the server's words."""
 
