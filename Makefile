@@ -67,6 +67,7 @@ image: $(STAMP) ## build the container image and try it out (IMAGE, IMAGE_BUILD_
 	@exec $(BIN)/python -m tests.image --tag=$(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)" --run-args="$(IMAGE_RUN_ARGS)"
 
 packages: $(STAMP) ## build the clients that others install into dist/
+	@rm -f dist/abide_client-*.whl dist/abide-client-*.tgz
 	@cd clients/python && $(abspath $(BIN))/python -m hatchling build --target wheel --directory $(CURDIR)/dist
 	@clients/js/pack $(CURDIR)/dist
 

@@ -57,6 +57,12 @@ def _kafka(settings: BackendSettings, retention: Retention, _: Meter, declared: 
     return kafka.KafkaBackend(address, retention=retention, declared=topic)
 
 
+def _redis(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
+    from app.bus.redis.pubsub import PubSubBackend  # noqa: PLC0415 — see above
+
+    return PubSubBackend(settings.url, retention=retention, meter=meter)
+
+
 def _sqlite(settings: BackendSettings, retention: Retention, meter: Meter, _: Declared) -> Backend:
     from app.bus.sqlite import SqliteBackend  # noqa: PLC0415 — see above
 
@@ -78,6 +84,7 @@ def _redis_stream(settings: BackendSettings, retention: Retention, meter: Meter,
 _OPENERS: dict[str, Opener] = {
     "memory": _memory,
     "postgres": _postgres,
+    "redis": _redis,
     "sqlite": _sqlite,
     "redis-stream": _redis_stream,
     "kafka": _kafka,

@@ -235,7 +235,7 @@ class Service:
                 self._metrics.config_ok = False
                 _log.error("config_refused", problems=problems, serving=self._settings.digest)
             else:
-                await self._apply(change)
+                await self._apply(await asyncio.to_thread(change.served_by, self._engine))
 
     async def _forget(self) -> None:
         """Forget the names that were looked up, and idle publishers, so that those seen once take no memory."""

@@ -9,6 +9,8 @@ import socket
 import sys
 from collections.abc import Callable
 
+from examples.parts import end_with_parent
+
 
 def end(*_: object) -> None:
     """End, and let every ``with`` end what it has started. A second signal changes nothing."""
@@ -39,7 +41,7 @@ def run(module: str) -> None:
     """Run a module's ``main``; exit with one line if the port or the database cannot be had."""
     from app.core.errors import UnavailableError  # noqa: PLC0415 — a signal may come while this is imported
 
-    check_port(module.split(".")[1])
+    os.environ["PORT"] = str(check_port(module.split(".")[1]))
     try:
         importlib.import_module(module).main()
     except UnavailableError as error:
@@ -48,4 +50,5 @@ def run(module: str) -> None:
 
 if __name__ == "__main__":
     take_signals(end)
+    end_with_parent(signal.SIGTERM)
     run(sys.argv[1])

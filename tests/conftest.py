@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,22 @@ LONGEST = (
 """How the paths begin of what takes longest, which is begun first."""
 
 
+MEMORY = Path("/dev/shm")  # noqa: S108 — a file system that exists, not a file that one foresees
+"""A file system in memory, where programs may run and there is :data:`ROOM`."""
+
+ROOM = 6 * 2**30
+"""Bytes that temporary files may take: those of twenty PostgreSQLs and some browsers, at the most."""
+
+
 def pytest_configure() -> None:
-    """Trust no certificates of the machine: each client of httpx would read all of them, which takes 16 ms."""
+    """Trust no certificates of the machine: each client of httpx would read all of them, which takes 16 ms.
+
+    Keep temporary files in memory: a database is made in a third of the time, and none of them outlives its test.
+    """
     os.environ.pop("SSL_CERT_FILE", None)
     os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 @pytest.hookimpl(optionalhook=True)

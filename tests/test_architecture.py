@@ -44,6 +44,12 @@ def size(function: Function) -> int:
     return lines - ((docstring.end_lineno or 0) - docstring.lineno + 1)
 
 
+def test_examples_need_nothing_of_the_tests() -> None:
+    """Examples can be copied: none of their modules imports one of the tests'."""
+    imports = re.compile(r"^\s*(from|import) tests\b", re.MULTILINE)
+    assert [path for path in modules(ROOT / "examples") if imports.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_rooms_import_only_what_their_contracts_allow() -> None:
     """Rooms import only what their contracts allow; a new room must be given its place in them."""
     lint_imports = Path(sys.executable).with_name("lint-imports")

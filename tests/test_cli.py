@@ -17,23 +17,15 @@ from app.cli import main
 from app.config import json_schema
 from app.core.engines import ENGINES
 from app.core.errors import UnavailableError
+from tests.support import warm
+from tests.support.warm import ABIDE
 
 ROOT = Path(__file__).parents[1]
-ABIDE = str(ROOT / "bin" / "abide")
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run ``bin/abide`` in the project, with only these variables of ours set."""
-    environment = {"PATH": os.environ["PATH"], **variables}
-    return subprocess.run(
-        [ABIDE, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    return warm.run(*arguments, environment={"PATH": os.environ["PATH"], **variables})
 
 
 @pytest.fixture
@@ -147,12 +139,10 @@ def test_the_command_finds_its_checkout_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "app" / "__main__.py").write_text("raise SystemExit(7)")
     (tmp_path / "first").symlink_to(ABIDE)
     (tmp_path / "second").symlink_to("first")
-    for arguments in (["--version"], ["check"]):
-        done = subprocess.run(
-            [tmp_path / "second", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-    assert f"abide {__version__}\n" == run("--version").stdout
+    done = subprocess.run([tmp_path / "second", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"abide {__version__}\n", "")
+    done = subprocess.run([tmp_path / "second", "check"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_checkout_without_an_environment_says_what_to_run(tmp_path: Path) -> None:
@@ -272,6 +262,22 @@ def test_migrate_has_nothing_to_do_on_other_engines(
     assert migrated == []
 
 
+def test_a_file_that_cannot_be_the_log_is_one_line(tmp_path: Path) -> None:
+    """Check and serve name a folder that is not there, and take it when it is; migrate has nothing to do."""
+    url = {"DATABASE_URL": f"sqlite:///{tmp_path}/data/log.db", "PORT": "1"}
+    for command in ("check", "serve"):
+        done = run(command, **url)
+        said = f"backend: the folder {tmp_path}/data does not exist: create it, or correct the path"
+        assert (done.returncode, done.stderr) == (1, f"config/channels.yaml: {said}\n")
+    (tmp_path / "data").mkdir()
+    assert (
+        "durable: it survives restarts and crashes; workers: any number, on one machine" in run("check", **url).stdout
+    )
+    assert (
+        run("migrate", **url).stdout == "nothing to do: a server makes what it needs there, and brings it up to date\n"
+    )
+
+
 def test_migrate_refuses_a_backend_without_a_schema() -> None:
     """Migrate refuses a backend that has no schema, and exits 1."""
     done = run("migrate")
@@ -360,3 +366,19 @@ def test_make_leaves_a_linked_environment_alone(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in shared.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("name", [name for name, engine in ENGINES.items() if engine.driver])
+def test_a_missing_driver_is_one_line_that_names_its_package_and_extra(tmp_path: Path, name: str) -> None:
+    """Check and serve end without the driver of the backend's engine, with one line that says what to install."""
+    engine = ENGINES[name]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{engine.driver!r}] = None")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DATABASE_URL": f"{engine.schemes[0]}://h"}
+    for command in ("check", "serve"):
+        done = subprocess.run(
+            [ABIDE, command], capture_output=True, check=False, text=True, env=environment, cwd=ROOT, timeout=60
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert f"needs the package '{engine.driver}'" in line
+        assert f"extra '{engine.extra}'" in line

@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from app.client import ClientError, Gap, Message, Undecodable, publish, subscribe, waits
+from app.client import NOWHERE, ClientError, Gap, Message, Undecodable, publish, subscribe, waits
 from app.client.client_error import CLOSED
 from app.client.waits import backoff
 from app.core.errors import CLOSE_CODES
@@ -51,7 +51,7 @@ def frame(kind: str, **members: object) -> str:
     return json.dumps({"type": kind, "channel": "x", **members})
 
 
-def message(position: str) -> str:
+def message(position: str | None) -> str:
     return frame("message", position=position, time=1, data=position)
 
 
@@ -253,6 +253,21 @@ async def test_a_gap_is_told_once_whenever_the_connection_drops() -> None:
     assert gaps == [Gap("x", "e:1", "e:5", "expired")]
 
 
+async def test_a_server_without_positions_is_asked_for_the_gap() -> None:
+    """Subscriber of a server that keeps nothing comes back from nowhere, and so is told of each interruption."""
+    began = frame("subscribed", position=None, resumed=False)
+    gap = frame("gap", after=NOWHERE, next=None, reason="epoch")
+    server = Scripted(saying(began, message(None)), saying(began, gap), saying(began, gap, message(None)))
+    gaps: list[Gap] = []
+    async with (
+        scripted(server) as url,
+        contextlib.aclosing(subscribe(url, "x", on_gap=gaps.append)) as messages,
+    ):
+        assert [one.position for one in await take(messages, 2)] == [NOWHERE, NOWHERE]
+    assert [asked.get("since") for asked in server.asked] == [None, [NOWHERE], [NOWHERE]]
+    assert gaps == [Gap("x", NOWHERE, NOWHERE, "epoch")] * 2
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1008, 1011, 1012, 1013, 4429])
 async def test_a_passing_close_is_followed_by_a_connection(code: int) -> None:
     """Subscriber connects again after a close that passes."""
@@ -423,6 +438,19 @@ async def test_a_publisher_gives_up_in_the_end() -> None:
     with pytest.raises(ClientError, match=f"^cannot reach {url}: Connection refused$"):
         await publish(url, "x", 1, patience=0.5)
     assert asyncio.get_running_loop().time() - began < 5
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_publisher_that_is_cancelled_ends(turns: int) -> None:
+    """Publisher ends when it is cancelled, also in the turn of the event loop in which an attempt has just failed."""
+    publishing = asyncio.create_task(publish(f"http://127.0.0.1:{free_port()}", "lebowski", 1))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # noqa: ASYNC251 — the attempt fails in its thread, and the loop has yet to hear of it
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
 
 
 async def test_a_publisher_that_gives_up_says_what_the_server_said() -> None:

@@ -40,7 +40,8 @@ async def publish(  # noqa: PLR0913 — all but three have defaults
         seconds = min(waits.ANSWER_SECONDS, max(1.0, deadline - clock()))
         try:
             headers = headers_of(await tokens.get(), idempotency_key)
-            return await asyncio.wait_for(asyncio.to_thread(_post, address, headers, data, seconds), seconds)
+            async with asyncio.timeout(seconds):  # in Python 3.11 wait_for may miss that it is cancelled
+                return await asyncio.to_thread(_post, address, headers, data, seconds)
         except TimeoutError as error:
             # What the server said before tells more than that its last answer came too late.
             trouble = trouble if trouble and trouble.status else unreachable(error, server_of(url))

@@ -22,7 +22,10 @@ __all__ = ["publish", "subscribe"]
 
 
 class _Loop:
-    """An event loop in a thread; leaving the context cancels what still runs in it and closes its generators."""
+    """An event loop in a thread; leaving the context cancels what still runs in it, and closes a generator."""
+
+    def __init__(self, generator: AsyncGenerator[Any, None] | None = None) -> None:
+        self._generator = generator
 
     def __enter__(self) -> Self:
         self._ready = threading.Event()
@@ -45,6 +48,12 @@ class _Loop:
         self._loop, self._left = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
         await self._left.wait()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._generator is not None:  # asyncio.run would close it too late for what its connection still has to do
+            await self._generator.aclose()
 
 
 def _waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -63,7 +72,7 @@ def _iterating(function: Callable[P, AsyncGenerator[T, None]]) -> Callable[P, Ge
             return await anext(messages)
 
         messages = function(*args, **kwargs)
-        with _Loop() as loop:
+        with _Loop(messages) as loop:
             while True:
                 yield loop.run(following())
 

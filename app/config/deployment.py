@@ -11,6 +11,7 @@ from app.config.environment import Environment
 from app.config.options import OPTIONS
 from app.config.settings import Settings
 from app.core.channel import Channel
+from app.core.engines import ENGINES
 from app.core.rights.policy import Access
 
 _SHIPPED_BACKEND = "backend: ${DATABASE_URL:-memory://}"
@@ -99,7 +100,7 @@ def warnings(environment: Environment, settings: Settings, variables: AbstractSe
 
 def _ignores_database(environment: Environment, settings: Settings) -> bool:
     url = environment.variables.get("DATABASE_URL", "").strip()
-    return settings.backend.engine.name == "memory" and kind(url) == "postgres"
+    return settings.backend.engine.name == "memory" and kind(url) in ENGINES.keys() - {"memory"}
 
 
 def _policy_warning(channel: Channel, environment: Environment, settings: Settings, set_keys: str) -> str:

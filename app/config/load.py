@@ -53,9 +53,11 @@ def load(environment: Environment) -> Settings:
             raise
         content, contents = last_good
         files = SchemaFiles(environment.channels_config.parent, contents)
-        return LAST_GOOD.over_one_backend(parse(content, environment, files))
-    LAST_GOOD.keep(content, files.contents)
-    return LAST_GOOD.over_one_backend(settings)
+        settings = parse(content, environment, files)
+    else:
+        LAST_GOOD.keep(content, files.contents)
+    settings = LAST_GOOD.over_one_backend(settings)
+    return settings.served_by(settings.backend.engine)
 
 
 def line_of(environment: Environment, channel: str, key: str) -> str:
@@ -146,6 +148,7 @@ def _validate(document: Document) -> File | None:
     if file is not None:
         is_auth_read = not any(diagnostic.key_path.startswith("auth") for diagnostic in document.diagnostics)
         _check_tokens(file, document)
+        _check_history(file, document)
         if is_auth_read:
             _check_needs(file, document)
         _check_topics(file, document)
@@ -166,6 +169,19 @@ def _check_topics(file: File, document: Document) -> None:
             )
         elif "{" in name:
             document.add(("channels", name, "topic"), "a topic is one channel, not a family: name a channel without {}")
+
+
+def _check_history(file: File, document: Document) -> None:
+    """Add a diagnostic for each history that the backend cannot keep."""
+    engine = ENGINES[kind(file.backend)]
+    if engine.has_positions:
+        return
+    message = f"{engine.name}:// keeps no history: remove 'size' or write 0, or choose a backend that keeps messages"
+    policies: dict[tuple[str, ...], ChannelRules] = {("defaults",): file.defaults}
+    policies |= {("channels", name): policy for name, policy in file.channels.items()}
+    for place, policy in policies.items():
+        if "size" in policy.history.model_fields_set and policy.history.size:
+            document.add((*place, "history", "size"), message)
 
 
 def _check_needs(file: File, document: Document) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 from app.access.auth_settings import AuthSettings
 from app.config.backends.backend_settings import BackendSettings
 from app.core.channel import Registry
+from app.core.engines import Engine
 from app.core.ports import Limits
 from app.core.rights.policy import Access
 
@@ -54,6 +55,10 @@ class Settings:
     def needs_restart_from(self, other: Settings) -> bool:
         """Whether a server that started with ``other`` must restart to use these settings."""
         return self.backend != other.backend
+
+    def served_by(self, engine: Engine) -> Self:
+        """Return these settings as that engine can serve them: without history if it keeps none."""
+        return self if engine.has_positions else replace(self, registry=self.registry.without_history())
 
     def over_backend_of(self, other: Self) -> Self:
         """Return these settings with the backend of ``other``, and a warning if the file names another one."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -193,6 +193,11 @@ class Registry:
             return self._family(name)
         return channel
 
+    def without_history(self) -> Registry:
+        """Return the same channels where none keeps messages."""
+        channels = tuple(map(_without_history, self.channels))
+        return Registry(channels, _without_history(self.defaults))
+
     def forget_names(self) -> None:
         """Empty the cache of names: each is looked up again when it is used next."""
         self._family.cache_clear()
@@ -213,6 +218,10 @@ class Registry:
     def history(self, name: str) -> HistoryWindow:
         """Return the window of a channel's history; for an undeclared channel, that of ``defaults``."""
         return (self.get(name) or self.defaults).history
+
+
+def _without_history(channel: Channel) -> Channel:
+    return replace(channel, history=replace(channel.history, size=0))
 
 
 class _Families:

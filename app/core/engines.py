@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-History = Literal["none", "process", "durable"]
-"""What the log keeps: nothing, messages for one process's life, or messages that survive a crash of everything."""
+History = Literal["none", "process", "configured", "durable"]
+"""What the log keeps: nothing, messages for one process's life, what its server is told to keep, or all messages."""
 
 Workers = Literal["one process", "one machine", "any"]
 """Which worker processes can share one log."""
@@ -14,6 +14,7 @@ Workers = Literal["one process", "one machine", "any"]
 _HISTORY: dict[History, str] = {
     "none": "none: messages are live only, and every reconnect is a gap",
     "process": "until the process ends",
+    "configured": "durable, as far as the server's settings make it: the log at start says what a crash loses",
     "durable": "durable: it survives restarts and crashes",
 }
 _WORKERS: dict[Workers, str] = {
@@ -59,11 +60,12 @@ ENGINES = {
         Engine("memory", ("memory",), "process", "one process"),
         Engine("postgres", ("postgres", "postgresql"), "durable", "any", publishes_from_sql=True),
         Engine("kafka", ("kafka", "kafkas"), "durable", "any", driver="aiokafka", extra="kafka", reads_topics=True),
+        Engine("redis", ("redis", "rediss"), "none", "any", driver="redis", extra="redis"),
         Engine("sqlite", ("sqlite",), "durable", "one machine"),
         Engine(
             "redis-stream",
             tuple(f"redis{tls}-stream{kind}" for kind in ("", "+cluster", "+sentinel") for tls in ("", "s")),
-            "durable",
+            "configured",
             "any",
             driver="redis",
             extra="redis",

@@ -21,7 +21,8 @@ _SENTENCES = ("detail", "reason")
 
 _COLOURS = {"warning": "33", "error": "31", "critical": "31"}
 _LIBRARIES = ("gunicorn.", "uvicorn.")
-_LOST = ("not_listening", "listener_lost")
+_LOST = ("not_listening", "listener_lost", "file_not_open", "file_lost")
+_FOUND = ("listening", "file_opened")
 
 _BYTES_IN_FULL = 10_000
 _KIB = 1024
@@ -35,7 +36,7 @@ class Console:
         self._told: set[str] = set()
         """Warnings that this process, or the one it was forked from, has shown; until it serves."""
         self._was_lost = False
-        """Whether the loss of the database was shown, so that its return is news."""
+        """Whether the loss of the database or the file was shown, so that its return is news."""
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> str:
         """Return the line of an event whose secrets are masked. Raises :class:`structlog.DropEvent` if it has none."""
@@ -60,7 +61,7 @@ class Console:
         if name == "serving":
             self._told.clear()
             return False
-        if name == "listening":
+        if name in _FOUND:
             was_lost, self._was_lost = self._was_lost, False
             return was_lost
         return True

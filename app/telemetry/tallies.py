@@ -9,9 +9,15 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from operator import add
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.telemetry.activity import BOUNDS, INTERNAL, Activity
+
+_MOST_TOLD = 100
+"""How many undeclared channels a process names in its log: a mistake has few, but SQL may invent any number."""
+
+_log = structlog.get_logger(__name__)
 
 Label = Callable[[str], str | None]
 """Returns the declared name of a channel's name; None if it is not declared."""
@@ -115,11 +121,16 @@ class Published(Tallied):
     def __init__(self, counter: Counter, undeclared: Counter, activity: Activity) -> None:
         super().__init__(counter)
         self._undeclared = undeclared
+        self._told: set[str] = set()
         self._activity = activity
 
     def _labelled(self, value: str, count: int) -> None:
         self._activity.declared.waiting[value] += count
 
     def _unlabelled(self, name: str, count: int) -> None:
-        if not name.startswith(INTERNAL):
-            self._undeclared.inc(count)
+        if name.startswith(INTERNAL):
+            return
+        self._undeclared.inc(count)
+        if name not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(name)
+            _log.warning("undeclared_channel", channel=name, detail="nobody can subscribe: declare it in channels.yaml")

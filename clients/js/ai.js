@@ -32,6 +32,7 @@ export class AbideChatTransport {
         since: "earliest",
         onMessage: ({ data }) => {
           for (const chunk of [data].flat()) {
+            if (typeof chunk?.type !== "string") return fail(new Error(`run ${run} has a message that is no chunk`));
             controller.enqueue(chunk);
             if (!ENDS.includes(chunk.type)) continue;
             stop();

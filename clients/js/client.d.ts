@@ -102,5 +102,5 @@ export interface Client {
   close(): void;
 }
 
-/** Make a client of the server at this address, `http://host:port`. It connects with the first subscription. */
+/** Make a client of the server at this address, `http://host:port`. It connects with the first subscription. Throws TypeError if it is none. */
 export function connect(address: string, options?: ConnectOptions): Client;

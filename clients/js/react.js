@@ -36,7 +36,7 @@ function makeFeed(client, channel) {
   const flush = (change) => {
     clearTimeout(timer);
     timer = undefined;
-    const messages = arrived.length ? [...shown.messages, ...arrived].slice(-keep) : shown.messages;
+    const messages = arrived.length ? [...shown.messages, ...arrived].slice(-keep || Infinity) : shown.messages;
     arrived = [];
     show({ ...change, messages });
   };

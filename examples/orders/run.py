@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import uvicorn
 
 from app.bus.postgres import migrate
-from tests.support.postgres import PostgresServer
+from examples.postgres import database
 
 PORT = int(os.environ["PORT"])
 SCHEMA = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
@@ -20,21 +18,11 @@ SCHEMA = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
 
 def main() -> None:
     """Serve on PORT."""
-    with database() as url:
+    with database() as (url, _):
         os.environ["DATABASE_URL"] = url
         asyncio.run(prepare(url))
         print(f"the dashboard: http://127.0.0.1:{PORT}/ · place orders there, or in SQL: psql '{url}'", flush=True)
         uvicorn.run("examples.orders.orders:app", port=PORT, log_level="warning", timeout_graceful_shutdown=2)
-
-
-@contextlib.contextmanager
-def database() -> Iterator[str]:
-    """Yield the address of a database; a PostgreSQL of its own is the one that the tests use."""
-    if url := os.environ.get("DATABASE_URL"):
-        yield url
-    else:
-        with PostgresServer() as server:
-            yield server.url()
 
 
 async def prepare(url: str) -> None:

@@ -15,7 +15,7 @@ CHANNELS = "channels: {lebowski: {publish: anyone}}\n"
     [
         ("channels:\n  lebowski: {subscribe: token}\n", {}, "channels.yaml:2:"),
         ("channels:\n  lebowski: {schema: a.json}\n", {}, "cannot be read"),
-        ("backend: redis://localhost\n" + CHANNELS, {}, "not yet available"),
+        ("backend: redis://localhost\ndefaults: {history: {size: 5}}\n" + CHANNELS, {}, "channels.yaml:2:"),
         (CHANNELS, {"WEB_CONCURRENCY": "2"}, "memory://"),
         (CHANNELS, {"PORT": "http"}, "PORT"),
     ],

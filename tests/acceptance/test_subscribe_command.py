@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from app.cli import main
+from tests.support import warm
 from tests.support.processes import ROOT, free_port
 from tests.support.programs import Program
 from tests.support.server import Server
-
-ABIDE = str(ROOT / "bin" / "abide")
+from tests.support.warm import ABIDE
 
 CHANNELS = """\
 backend: ${DATABASE_URL:-memory://}
@@ -35,10 +35,7 @@ def command(*arguments: str) -> Program:
 
 
 def run(*arguments: str, given: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | variables
-    return subprocess.run(
-        [ABIDE, *arguments], cwd=ROOT, env=env, input=given, capture_output=True, text=True, check=False, timeout=30
-    )
+    return warm.run(*arguments, environment=os.environ | variables, given=given)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_a_request_is_one_line_that_a_person_can_read(terminal: Terminal, port: 
     httpx.post(f"http://{url}/push", json={"channel": "lebowski", "message": 1}, timeout=10)
     assert re.fullmatch(r"POST /push 200 [0-9.]+ ms [0-9]+ B", terminal.until("POST /push"))
     httpx.get(f"http://{url}/%1b[2J%7f", timeout=10)
-    assert re.fullmatch(r"GET /\\x1b\[2J\\x7f 404 [0-9.]+ ms [0-9]+ B", terminal.until("GET /.x1b"))
+    assert re.fullmatch(r"GET /\\x1b\[2J\\x7f 404 unknown_channel [0-9.]+ ms [0-9]+ B", terminal.until("GET /.x1b"))
     with connect(f"ws://{url}/lebowski") as socket:
         httpx.post(f"http://{url}/push/lebowski", json="abides", timeout=10)
         assert socket.recv(timeout=10) == '"abides"'

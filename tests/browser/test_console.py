@@ -18,6 +18,7 @@ from tests.support.server import Server
 
 KEY = "browser-key-1"
 GUARDED = f"operators: key\nauth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
+FOR_OPERATORS = "This server shows its state to operators"
 SUBSCRIBERS = 7
 LOOKS = 10
 AXE = ROOT / "tests/npm/node_modules/axe-core/axe.min.js"
@@ -215,6 +216,20 @@ def test_markup_in_a_message_stays_text(console: Page, server: Server) -> None:
     assert console.run("return document.querySelectorAll('img, #messages script').length") == 0
 
 
+def test_signs_of_direction_change_nothing_but_their_string(console: Page, server: Server) -> None:
+    """Console shows each key before its value, whatever direction the words in both have."""
+    raw = '{"שלום":"עולם","x":"\u202e evil","n":12}'
+    httpx.post(f"{server.url}/push/chat.rtl", content=raw.encode(), headers=JSON).raise_for_status()
+    watch(console, server, "chat.rtl")
+    console.until("document.querySelector('#rows .open')")
+    parts = "#rows .data :is(.json-key, .json-string, .json-number)"
+    places = f"[...document.querySelectorAll('{parts}')].map((part) => part.getBoundingClientRect().left)"
+    lefts = console.run(f"return {places}")
+    assert len(lefts) == 6
+    assert lefts == sorted(lefts)
+    assert not console.run("return document.querySelector('#older').checkVisibility()")
+
+
 def test_a_message_opens_to_its_coloured_json(console: Page, server: Server) -> None:
     """Message opens to its JSON over several lines, its parts told apart, with its position and a link to it."""
     position = push(server, "chat.pretty", {"id": 7, "tags": [], "ok": True, "name": "Ada"})
@@ -256,6 +271,9 @@ def test_the_history_is_paged_back_to_its_beginning(console: Page, server: Serve
         console.until(f"{rows} === {count}")
         console.run("document.querySelector('#older').click()")
     assert console.until(text("#older-note")) == "This is the oldest message that is kept."
+    push(server, "chat.long", "last")
+    console.until(shown("last"))
+    assert not console.run("return document.querySelector('#older').checkVisibility()")
     assert console.run("return document.querySelector('#rows tr:last-child .data').textContent") == (
         '[12345678901234567890,{"a":"x, ]}"}]'
     )
@@ -292,6 +310,15 @@ def test_old_messages_make_no_latency(console: Page, server: Server) -> None:
     console.until(f"{drawn} !== null")
 
 
+def test_nothing_older_is_offered_than_the_first_message(console: Page, server: Server) -> None:
+    """Console has no button for older messages where it shows the first of the log."""
+    for number in range(2):
+        push(server, "chat.first", number)
+    watch(console, server, "chat.first")
+    console.until("document.querySelectorAll('#rows tr').length === 2")
+    assert not console.run("return document.querySelector('#older').checkVisibility()")
+
+
 def test_one_of_a_family_is_asked_for(console: Page, server: Server) -> None:
     """Console asks which channel of a family to watch."""
     console.open(f"{server.url}/#quiet")
@@ -313,6 +340,7 @@ def test_a_key_is_asked_for_once(page: Page) -> None:
         page.until("!document.querySelector('#key-form').hidden")
         enter(page, "key-form", "no-such-key")
         page.until("document.querySelector('#list-problem').textContent.includes('none of the configured')")
+        assert page.run(f"return [{text('#key-title')}, {text('#health-detail')}]") == [FOR_OPERATORS, ""]
         enter(page, "key-form", KEY)
         click(page, "#list button[data-channel=orders]")
         page.until("document.querySelector('#state').dataset.state === 'open'")

@@ -130,6 +130,56 @@ def test_one_bad_message_is_one_message(
     assert messages(clients) == [expected] * 2
 
 
+def test_what_is_no_frame_ends_a_connection_and_not_the_subscription(
+    clients: Page, network: FaultProxy, server: Server, portal: BlockingPortal
+) -> None:
+    """Clients that read what no server of ours writes connect again, throw nothing, and miss nothing."""
+    clients.run("begin('chat.odd'); await until(() => both('live'))")
+    portal.call(network.forge, b'"seconds":', b'"forged!":')
+    clients.until("both('waiting')")
+    portal.call(network.heal)
+    push(server, "chat.odd", "1")
+    clients.until("both('number 1')")
+    assert messages(clients) == [["number 1"]] * 2
+    assert clients.run("return refused") == []
+
+
+def test_what_can_never_be_sent_is_said_at_once(clients: Page) -> None:
+    """Client whose address is none is not made; a token that no header can hold ends what needs it."""
+    said = clients.run("""
+        const { connect } = await import('/client.js');
+        const said = [];
+        for (const address of ['localhost:8000', 'ftp://example.org']) {
+            try { connect(address); } catch (error) { said.push(error.message); }
+        }
+        for (const options of [{}, { WebSocket: null }]) {
+            const abide = connect('/', { token: 'ключ', ...options });
+            await new Promise((onError) => abide.subscribe('news', { onError })).then(({ code }) => said.push(code));
+            await abide.publish('news', 1).catch(({ code }) => said.push(code));
+        }
+        return said;
+    """)
+    expected = "is not a server's address: expected http://host:port"
+    assert said == [f"'localhost:8000' {expected}", f"'ftp://example.org' {expected}", *["unauthorised"] * 4]
+
+
+def test_a_client_that_is_closed_listens_to_nothing(clients: Page) -> None:
+    """Page that makes client after client keeps none of those that are closed."""
+    left = clients.run("""
+        const { connect } = await import('/client.js');
+        const heard = new Set();
+        const [add, remove] = [addEventListener, removeEventListener];
+        window.addEventListener = (event, call) => { heard.add(event); add(event, call); };
+        window.removeEventListener = (event, call) => { heard.delete(event); remove(event, call); };
+        const abide = connect('/');
+        const unsubscribe = abide.subscribe('news');
+        const while_open = [...heard].sort();
+        unsubscribe();
+        return [while_open, [...heard]];
+    """)
+    assert left == [["online", "pageshow", "visibilitychange"], []]
+
+
 def test_what_may_pass_is_tried_again(clients: Page) -> None:
     """Publishing is tried again after what passes, no sooner than Retry-After says, and not after other refusals."""
     outcome = clients.run("""

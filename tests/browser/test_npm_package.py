@@ -273,6 +273,20 @@ def test_use_channel_says_what_is_wrong(page: Page, feed: str, server: Server) -
     page.until(shows("feed-1", "1", "closed"))
 
 
+def test_use_channel_works_in_react_18(page: Page, project: NpmProject, server: Server) -> None:
+    """Hook shows messages and leaves on unmount in the older React that the package allows."""
+    script = project.bundle(FEED, "--alias:react=react-18", "--alias:react-dom=react-dom-18")
+    assert '"18.' in script
+    page.open(f"{server.url}/health/live")
+    page.run(f"{script}; window.bundle = bundle; await until(() => bundle.seen.show); bundle.seen.show(['old'])")
+    page.until(shows("feed-0", ""))
+    push(server, "chat.old", 1)
+    page.until(shows("feed-0", "1"))
+    page.run("bundle.seen.show([])")
+    page.until("bundle.abide.state === 'closed'")
+    assert page.run("return refused") == []
+
+
 # The AI SDK
 
 CHAT = """
@@ -387,6 +401,11 @@ PUBLISHER = """
         console.log(chunks.join(","));
     }
     console.log(await transport.reconnectToStream({ chatId: "three" }));
+    for (const [run, message] of Object.entries({ five: "The Dude", six: [null], seven: {} })) {
+        await client.publish(`run.${run}`, message);
+        const chunks = await transport.sendMessages({ chatId: run });
+        console.log(await chunks.getReader().read().catch((error) => error.message));
+    }
 """
 
 
@@ -395,7 +414,11 @@ def test_a_run_is_published_in_arrays(project: NpmProject, server: Server) -> No
     with project.node(PUBLISHER, server.url) as script:
         assert script.line() == "text-start,The ,Dude ,abides,text-end,finish"
         assert script.line() == "start,the model is gone"
-        assert [script.line(), script.line()] == ["null", None]
+        assert script.line() == "null"
+        assert [script.line() for _ in range(4)] == [
+            *(f"run {run} has a message that is no chunk" for run in ("five", "six", "seven")),
+            None,
+        ]
     messages = httpx.get(f"{server.url}/run.three/history").json()["messages"]
     assert len(messages) < 6
     assert all(isinstance(message["data"], list) for message in messages)

@@ -224,6 +224,7 @@ def test_console_goes_on_asking_for_a_channels_token(page: Page, server: Server)
     looks = page.run(f"return {LOOKS};")
     page.until(f"{LOOKS} >= {looks} + 2")
     assert page.run("return !document.querySelector('#key-form').hidden;")
+    assert page.run("return document.querySelector('#key-title').textContent") == "user.50 asks for a key or a token"
 
 
 def test_console_subscribes_with_a_token(page: Page, server: Server) -> None:

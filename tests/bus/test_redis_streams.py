@@ -37,10 +37,12 @@ async def _age(client: redis.asyncio.Redis, key: str, by: int) -> None:
     elif key.endswith(":head"):
         await client.hincrby(key, "time", -by)
     elif key.endswith(":log"):
-        entries: list[tuple[str, dict[str, str]]] = await client.execute_command("XRANGE", key, "-", "+")
+        entries = await client.xrange(key)
         await client.delete(key)
-        for name, fields in entries:
-            await client.execute_command("XADD", key, name, "t", int(fields["t"]) - by, "d", fields["d"])
+        for name, fields in entries or []:
+            assert name is not None
+            assert fields is not None
+            await client.xadd(key, {"t": int(fields["t"]) - by, "d": fields["d"]}, id=name)
 
 
 @pytest.fixture(scope="module")

@@ -314,6 +314,20 @@ def test_a_direct_url_is_left_alone_without_postgres(load_text: Load) -> None:
     assert load_text("channels: {a: }", DIRECT_DATABASE_URL="hunter2").backend.direct_url is None
 
 
+def test_an_engine_without_history_takes_it_from_every_channel(load_text: Load) -> None:
+    """Loader turns the history off that no file asks for, where the engine that serves keeps none, and only there."""
+    text = "backend: redis://h\nchannels: {a: {}, b: {history: {size: 0, ttl: 5s}}, 'c.{x}': {history: {ttl: 1h}}}"
+    loaded = load_text(text)
+    assert [c.history for c in loaded.registry.channels] == [
+        HistoryWindow(size=0), HistoryWindow(size=0, ttl=5), HistoryWindow(size=0, ttl=3600)
+    ]  # fmt: skip
+    assert loaded.registry.history("undeclared").size == 0
+    before = load_text("backend: postgres://h\nchannels: {a: {}}")
+    reloaded = load_text("backend: memory://\nchannels: {a: {}}")
+    assert reloaded.served_by(before.backend.engine).registry.find("a").history == HistoryWindow()
+    assert reloaded.served_by(loaded.backend.engine).registry.find("a").history.size == 0
+
+
 def test_only_another_backend_asks_for_a_restart(load_text: Load) -> None:
     """Settings need a restart from others of another backend, and from no others."""
     variables = {"DIRECT_DATABASE_URL": "postgres://direct"}

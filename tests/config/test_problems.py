@@ -126,9 +126,11 @@ POLICY = [
 
 # marked file, key path, a telling fragment, whether the JSON Schema sees it as well
 WHOLE = [
-    (f"backend: ‸redis://h\n{ROOT}", "backend", "redis:// is not yet available: write memory://, ", True),
+    (f"backend: ‸redis://h/x\n{ROOT}", "backend", "what follows the host is wrong", True),
+    (f"backend: redis://h\ndefaults: {{history: {{size: ‸1}}}}\n{ROOT}", "defaults.history.size", "keeps no", False),
+    ("backend: redis://h\nchannels: {a: {history: {ttl: 1h, size: ‸9}}}", "channels.a.history.size", "write 0", False),
     (f"backend: ‸postgress://h\n{ROOT}", "backend", "did you mean postgres?", True),
-    (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "there is no backend redis+asyncpg://", True),
+    (f"backend: ‸redis+asyncpg://h\n{ROOT}", "backend", "redis://user:password@host:6379/0", True),
     (f"backend: ‸postgres://h:port/db\n{ROOT}", "backend", "its host or port is wrong", True),
     (f"postgres: ‸inline\n{ROOT}", "postgres", "must be a mapping", True),
     (f"postgres: {{inline: ‸'yes'}}\n{ROOT}", "postgres.inline", 'write true or false, not "yes"', True),
@@ -465,7 +467,7 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
     ("text", "variables", "expected"),
     [
         ("backend: ${URL:-memory://}", {"URL": "mysql://me:hunter2@h"}, "URL: there is no backend mysql://: write"),
-        ("backend: ${S}://${H}", {"S": "rediss", "H": "hunter2"}, "S and H: rediss:// is not yet available: write"),
+        ("backend: ${S}://${H}", {"S": "mysql", "H": "hunter2"}, "S and H: there is no backend mysql://"),
         ("auth: {keys: '${KEYS:-}'}", {"KEYS": "hunter2"}, "KEYS: "),
         ("backend: ${URL:-mysql://h}", {"URL": ""}, "{file}:1:10: backend: there is no backend mysql://"),
     ],

@@ -61,13 +61,16 @@ def test_the_ai_sdk_reads_the_same_run(example: Example, tmp_path: Path) -> None
         assert json.loads(script.line() or "") == ["survivor", text_of("survivor")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_all_of_it(number: signal.Signals) -> None:
-    """Example ends with all its processes on SIGTERM and on Ctrl-C, and says nothing about it."""
+    """Example ends with all its processes on SIGTERM, on Ctrl-C and when it is killed, and says nothing about it."""
     with Example("llm") as example:
         pids = example.pids()
+        folder = Path(re.findall(r" -D (\S+)/data", command_of(example.pids(VICTIMS["PostgreSQL"])[0]))[0])
         assert {victim for victim, words in VICTIMS.items() if example.pids(words)} == set(VICTIMS)
         example.end(number)
-        assert [command_of(pid) for pid in pids if command_of(pid)] == []
+        if number == signal.SIGKILL:  # nobody waits for what has yet to end
+            wait_for(lambda: not any(map(command_of, pids)) and not folder.exists())
+        assert ([command_of(pid) for pid in pids if command_of(pid)], folder.exists()) == ([], False)
         assert b"rror" not in example.output()
         assert b"Traceback" not in example.output()

@@ -19,11 +19,11 @@ from tests.support.reading.ours import Ours
 SMALL = 200
 """Bytes of an entry that is cut everywhere."""
 
-CUTS = 2
+CUTS = 3
 """Cuts of any other stream, and pairs of cuts of any."""
 
-ENOUGH = 1
-"""Entries of a topic that are cut behind the same bytes: what follows them is cut in every entry."""
+ENOUGH = 3
+"""Entries of a topic that are cut behind the same bytes."""
 
 H11_REFUSES = {
     # Line breaks before a request line (RFC 9112 §2.2 asks servers to take one).

@@ -15,6 +15,7 @@ from typing import IO, NoReturn, Self
 
 import pytest
 
+from tests.support import warm
 from tests.support.processes import ROOT, kill, launch
 
 PATIENCE = 30.0
@@ -37,7 +38,7 @@ def skip(reason: str) -> NoReturn:
 
 
 class Program:
-    """One run of a program, whose lines can be waited for; ends with the context.
+    """One run of a program, whose lines can be waited for; ends with the context. A warm Python runs ours.
 
     ``errors`` are the lines on stderr where ``apart`` holds; else they are among the ``lines``.
     """
@@ -49,9 +50,18 @@ class Program:
         folder: Path = ROOT,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        stderr = subprocess.PIPE if apart else subprocess.STDOUT
-        self._process = launch(
-            command, environment, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", folder=folder
+        pipe, joined = subprocess.PIPE, subprocess.STDOUT
+        self._process = (
+            warm.start(command, environment)
+            if apart and folder == ROOT
+            else launch(
+                command,
+                environment,
+                stdout=pipe,
+                stderr=pipe if apart else joined,
+                encoding="utf-8",
+                folder=folder,
+            )
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._readers = [threading.Thread(target=self._read, daemon=True)]

@@ -27,6 +27,9 @@ from app.core.ports import Outcome
 SECONDS = 20.0
 """The longest that a condition is waited for."""
 
+_POLL_SECONDS = 0.01
+"""Between two looks at a condition: many tests wait for many at once."""
+
 ALL = HistoryWindow(size=1_000_000, ttl=86_400)
 
 
@@ -43,7 +46,7 @@ async def until(condition: Callable[[], object | Awaitable[object]], what: str, 
         if held:
             return
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def healthy(backend: Backend, *, ok: bool = True, seconds: float = SECONDS) -> str:

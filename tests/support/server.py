@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,9 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, NoReturn, Self
 
-from tests.support import processes
-from tests.support.processes import ROOT, free_port
-from tests.support.warm import WarmProcess, warm_python
+from tests.support import processes, warm
+from tests.support.processes import free_port
 
 CHANNELS = """\
 backend: memory://
@@ -28,7 +26,7 @@ channels:
 """
 """The channels.yaml of a server that is given no other."""
 
-SERVE = (str(ROOT / "bin" / "abide"), "serve")
+SERVE = (warm.ABIDE, "serve")
 
 LogLine = dict[str, Any]
 
@@ -43,9 +41,8 @@ class Server:
     """One run of the server; starts on entering the context, and ends with all its processes on leaving it.
 
     ``channels`` is the text of channels.yaml; ``env`` is added to an environment that has nothing
-    of the caller's but paths; ``command`` is what to run. A warm Python runs it, which saves most
-    imports. With ``cold``, or variables that Python reads at its start, it is a process of its own from the
-    beginning, as it is for users.
+    of the caller's but paths; ``command`` is what to run. A warm Python runs it, unless it is to be ``cold``:
+    see :func:`tests.support.warm.start`.
     """
 
     running: ClassVar[list[Server]] = []
@@ -66,7 +63,7 @@ class Server:
         self.port = free_port()
         self._env = self._base_env() | dict(env or {})
         self._command, self._ready_path = tuple(command), ready_path
-        self._cold = cold or any(name.startswith("PYTHON") for name in env or ())
+        self._cold = cold
         self._changed = threading.Condition()
         self._readers: list[threading.Thread] = []
         self.log: list[LogLine] = []
@@ -106,21 +103,12 @@ class Server:
 
     def launch(self) -> None:
         """Start it without waiting, for one that is expected to refuse."""
-        self._process = self._launched()
+        self._process = warm.start(self._command, self._env, cold=self._cold)
         self.running.append(self)
         for stream, take in ((self._process.stdout, self._take_stdout), (self._process.stderr, self._take_stderr)):
             thread = threading.Thread(target=self._read, args=(stream, take), daemon=True)
             thread.start()
             self._readers.append(thread)
-
-    def _launched(self) -> subprocess.Popen[str] | WarmProcess:
-        program, *arguments = self._command
-        if not self._cold and self._command == SERVE:
-            return warm_python().launch(["app", *arguments], self._env | {"PYTHONPATH": str(ROOT)})
-        if not self._cold and program == sys.executable and arguments[0] == "-m":
-            return warm_python().launch(arguments[1:], self._env)
-        pipe = subprocess.PIPE
-        return processes.launch(self._command, self._env, stdout=pipe, stderr=pipe, encoding="utf-8")
 
     def wait(self, *, timeout: float = 20) -> int:
         """Return the exit code once it has ended by itself; raise :class:`ServerError` after ``timeout`` seconds."""

@@ -1,16 +1,17 @@
-"""A warm Python: it has imported what a server needs, and forks for each server, which then starts in no time.
+"""A warm Python: it has imported what servers and commands need, and forks for each, which then starts in no time.
 
 Most of what a start costs is imports. They are the same for each server: those of our dependencies, and those of ours
 that a server makes before it has read its settings. The rest of ``app`` each server imports anew, in its own
 environment. ``python -m tests.support.warm`` is the process that forks. A byte to its stdin asks for a server. With it
-come four files: one for the answer, which has the server's pid and, when it has ended, its exit code; the task; and two
-that the server writes to.
+come five files: one for the answer, which has the server's pid and, when it has ended, its exit code; the task; one
+that the server reads; and two that it writes to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -23,9 +24,10 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
-from tests.support.processes import launch
+from tests.support.processes import ROOT, launch
 
 IMPORTED = (
     "asyncpg",
@@ -45,8 +47,10 @@ IMPORTED = (
 )
 """What servers need. Not prometheus_client, nor what imports it: it reads the environment when it is imported."""
 
-FILES = 4
+FILES = 5
 """How many come with a request."""
+
+ABIDE = str(ROOT / "bin" / "abide")
 
 
 class WarmProcess:
@@ -92,14 +96,19 @@ class WarmPython:
             process = launch(command, os.environ, stdin=asked.fileno(), stdout=None, stderr=None)
         self._finalizer = weakref.finalize(self, _end, self._asking, process)
 
-    def launch(self, arguments: Sequence[str], environment: Mapping[str, str]) -> WarmProcess:
-        """Start ``python -m`` with arguments, in a process group of its own."""
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as task:
+    def launch(self, arguments: Sequence[str], environment: Mapping[str, str], given: str = "") -> WarmProcess:
+        """Start ``python -m`` with arguments, in a process group of its own; what is given to it is in its stdin."""
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as task,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as stdin,
+        ):
             json.dump([arguments, dict(environment)], task)
-            task.flush()
-            pipes = [os.pipe() for _ in range(FILES - 1)]
+            stdin.write(given)
+            for file in (task, stdin):
+                file.seek(0)
+            pipes = [os.pipe() for _ in range(FILES - 2)]
             report, *output = (theirs for _, theirs in pipes)
-            socket.send_fds(self._asking, [b"\0"], [report, task.fileno(), *output])
+            socket.send_fds(self._asking, [b"\0"], [report, task.fileno(), stdin.fileno(), *output])
         for _, theirs in pipes:
             os.close(theirs)
         files = (os.fdopen(ours, encoding="utf-8", errors="backslashreplace") for ours, _ in pipes)
@@ -112,6 +121,38 @@ def warm_python() -> WarmPython:
     return WarmPython()
 
 
+def start(
+    command: Sequence[str], environment: Mapping[str, str], *, given: str = "", cold: bool = False
+) -> subprocess.Popen[str] | WarmProcess:
+    """Start a program in a process group of its own, with pipes for stdout and stderr.
+
+    A warm Python runs ``bin/abide`` and what ``python -m`` runs. With ``cold``, or variables that Python reads at its
+    start and this one was not started with, it is a process of its own from the beginning, as it is for users; so are
+    other programs. Nothing can be ``given`` to those.
+    """
+    program, *arguments = command
+    cold = cold or any(
+        name.startswith("PYTHON") and value != os.environ.get(name) for name, value in environment.items()
+    )
+    if not cold and program == ABIDE:
+        return warm_python().launch(["app", *arguments], {**environment, "PYTHONPATH": str(ROOT)}, given)
+    if not cold and program == sys.executable and arguments[0] == "-m":
+        return warm_python().launch(arguments[1:], environment, given)
+    assert not given
+    return launch(command, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+
+
+def run(*arguments: str, environment: Mapping[str, str], given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``bin/abide`` and return what it wrote and its exit code."""
+    process = start((ABIDE, *arguments), environment, given=given)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as stdout, process.stderr as stderr, ThreadPoolExecutor() as readers:
+        said = readers.submit(stderr.read)
+        printed = stdout.read()
+        return subprocess.CompletedProcess(arguments, process.wait(), printed, said.result())
+
+
 def _end(asking: socket.socket, process: subprocess.Popen[bytes]) -> None:
     asking.close()
     process.wait()
@@ -121,6 +162,7 @@ def _forked() -> list[int]:
     """Fork for each request; return its files in what was forked, and exit at the end of the requests."""
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # a fork that looked through all of it at its end would copy it: five times what most of them cost
     looking = select.poll()
     reports: dict[int, int] = {}
     with socket.socket(fileno=os.dup(0)) as asked, contextlib.closing(_wakened_by_ends()) as ends:
@@ -168,11 +210,10 @@ def _become_server(files: list[int]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    _, task, stdout, stderr = files
+    _, task, *standard = files
     with os.fdopen(task, encoding="utf-8") as file:
-        file.seek(0)
         arguments, environment = json.load(file)
-    for number, theirs in enumerate((os.open(os.devnull, os.O_RDONLY), stdout, stderr)):
+    for number, theirs in enumerate(standard):
         os.dup2(theirs, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()

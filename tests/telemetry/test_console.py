@@ -68,6 +68,7 @@ def test_what_is_no_news_is_not_shown() -> None:
     assert not shown("config_warning", level="warning", detail="old")
     assert shown("config_warning", level="warning", detail="new")
     assert not shown("listening")
+    assert not shown("file_opened")
     assert not shown("serving")
     assert shown("config_warning", level="warning", detail="old")
     assert shown("listener_lost", level="warning", reason="away")

@@ -26,12 +26,15 @@ def _restored() -> Iterator[None]:
     """Undo what a test does to the logging of this process."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(log, log.handlers, log.filters[:], log.level, log.propagate) for log in loggers]
+    configured, configuration = structlog.is_configured(), structlog.get_config()
     yield
     for log, handlers, filters, level, propagate in before:
         log.handlers, log.filters, log.propagate = handlers, filters, propagate
         log.setLevel(level)
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
+    if configured:  # loggers that have been used keep its processors, where later tests look for their lines
+        structlog.configure(**configuration)
 
 
 def masked(**fields: Any) -> Any:  # noqa: ANN401 — any log line

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from app.telemetry.metrics import Metrics
 from tests.support.metrics import parse
@@ -26,15 +27,22 @@ async def samples(metrics: Metrics) -> dict[str, float]:
 
 
 async def test_labels_are_always_declared_names(metrics: Metrics) -> None:
-    """Label of a channel is its declared name, the family's for its members; the rest is one number."""
-    metrics.published({"news": 2, "chat.a": 3, "nobody": 5})
-    metrics.published({"chat.b": 4, "else": 1})
-    metrics.delivered("chat.a", 6)
-    found = await samples(metrics)
+    """Label of a channel is its declared name, the family's for its members; the rest is one number, logged once."""
+    with capture_logs() as logs:
+        metrics.published({"news": 2, "chat.a": 3, "nobody": 5})
+        metrics.published({"chat.b": 4, "else": 1})
+        metrics.delivered("chat.a", 6)
+        await samples(metrics)
+        metrics.published({"nobody": 5})
+        found = await samples(metrics)
+    assert [(line["event"], line["channel"]) for line in logs] == [
+        ("undeclared_channel", "nobody"),
+        ("undeclared_channel", "else"),
+    ]
     published = {name: value for name, value in found.items() if name.startswith("abide_published_total")}
     assert published == {'abide_published_total{channel="news"}': 2, 'abide_published_total{channel="chat.{room}"}': 7}
     assert found['abide_delivered_total{channel="chat.{room}"}'] == 6
-    assert found["abide_undeclared_total"] == 6
+    assert found["abide_undeclared_total"] == 11
 
 
 async def test_every_series_begins_at_zero(metrics: Metrics) -> None:

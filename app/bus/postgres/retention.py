@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 async def run(connection: WorkConnection, retention: Retention) -> None:
     """Trim the log again and again; never returns."""
-    clock = Clock()
+    clock, said = Clock(), ""
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
         try:
@@ -34,8 +34,12 @@ async def run(connection: WorkConnection, retention: Retention) -> None:
                 now = await session.fetchval(sql.query("now"))
             if clock.believes(now / 1000):
                 await trim(connection, retention)
+            said = ""
         except (UnavailableError, asyncpg.PostgresError, *LOST) as error:
-            _log.warning("retention_failed", reason=explain(error))
+            reason = explain(error)
+            if reason != said:  # once, until a round succeeds
+                _log.warning("retention_failed", reason=reason)
+            said = reason
         except Exception:  # noqa: BLE001 — a bug fails one round, and is logged each time
             _log.exception("retention_failed")
 

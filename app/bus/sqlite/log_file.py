@@ -59,6 +59,8 @@ class LogFile:
     async def end(self) -> None:
         """Close it for good, after what is under way. Never raises."""
         await self.close()
+        if self._before is not None:
+            self._before.claim.release()
         for thread in (self._reading, self._writing):
             thread.shutdown(wait=False)
 
@@ -77,7 +79,7 @@ class LogFile:
 
     async def check(self) -> None:
         """Raise :class:`FileError` unless the path leads to the file that is open, and only this machine uses it."""
-        await self.writes(lambda opened: opened.claim.check(opened.identity))
+        await self._loop.run_in_executor(self._reading, self._run, lambda opened: opened.claim.check(opened.identity))
         if self.lost.is_set():
             msg = f"{self.path}: the file failed, and is opened again"
             raise FileError(msg)

@@ -59,8 +59,8 @@ class LogReads:
         """Read where a channel is."""
         return (await self._read(partial(_places, [channel])))[1][channel]
 
-    async def places(self, channels: Sequence[str]) -> tuple[int, Mapping[str, Place]]:
-        """Read how many commits there are, and where channels are by then."""
+    async def places(self, channels: Sequence[str]) -> tuple[Present, Mapping[str, Place]]:
+        """Read what the present epoch is, and where channels are in it."""
         return await self._read(partial(_places, channels))
 
     async def behind(self, wanted: Mapping[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
@@ -93,8 +93,10 @@ class LogReads:
         return unavailable(error)
 
 
-def _places(channels: Sequence[str], connection: sqlite3.Connection, present: Present) -> tuple[int, dict[str, Place]]:
-    return present.commits, {channel: _place(connection, channel, present)[1] for channel in channels}
+def _places(
+    channels: Sequence[str], connection: sqlite3.Connection, present: Present
+) -> tuple[Present, dict[str, Place]]:
+    return present, {channel: _place(connection, channel, present)[1] for channel in channels}
 
 
 def _place(connection: sqlite3.Connection, channel: str, present: Present) -> tuple[int | None, Place]:

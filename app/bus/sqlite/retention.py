@@ -18,6 +18,7 @@ from app.bus.backend import KEY_LIFETIME, Retention
 from app.bus.clock import Clock
 from app.bus.sqlite.file.file_faults import FileError, explain
 from app.bus.sqlite.file.open_file import WAL_BYTES, Opened
+from app.bus.sqlite.file.transactions import transaction
 from app.bus.sqlite.log_file import LogFile
 from app.core.channel import HistoryWindow
 
@@ -68,7 +69,7 @@ async def trim(file: LogFile, retention: Retention) -> int:
             await file.writes(partial(_forget, page, windows))
     while gone := await file.writes(_delete_keys):
         deleted += gone
-    await file.writes(_give_back)
+    await file.writes(give_back)
     return deleted
 
 
@@ -115,7 +116,7 @@ def _delete(page: _Page, windows: Sequence[HistoryWindow], opened: Opened) -> in
             break
     if not found:
         return 0
-    with _transaction(opened.writer):
+    with transaction(opened.writer):
         for id_, upto, _ in found:
             opened.writer.execute("DELETE FROM log WHERE channel = ? AND last <= ?", (id_, upto))
     return sum(rows for _, _, rows in found)
@@ -150,7 +151,7 @@ def _forget(page: _Page, windows: Sequence[HistoryWindow], opened: Opened) -> No
     ]
     if not idle:
         return
-    with _transaction(opened.writer):
+    with transaction(opened.writer):
         opened.writer.executemany(
             "DELETE FROM head WHERE id = ? AND time < ? AND NOT EXISTS (SELECT 1 FROM log WHERE channel = head.id)",
             idle,
@@ -167,7 +168,7 @@ def _delete_keys(opened: Opened) -> int:
     ).fetchone()
     if not expired:
         return 0
-    with _transaction(opened.writer):
+    with transaction(opened.writer):
         opened.writer.execute("UPDATE key SET time = ? WHERE time > ?", (now, now + 1000))
         return opened.writer.execute(
             "DELETE FROM key WHERE (channel, key) IN"
@@ -176,12 +177,14 @@ def _delete_keys(opened: Opened) -> int:
         ).rowcount
 
 
-def _give_back(opened: Opened) -> None:
+def give_back(opened: Opened) -> None:
     """Make the file shorter, a step each round, where much of it is unused."""
     (free,) = opened.writer.execute("PRAGMA freelist_count").fetchone()
     (pages,) = opened.writer.execute("PRAGMA page_count").fetchone()
     if free >= _FREE_PAGES and free * _FREE_SHARE >= pages:
-        opened.writer.execute(f"PRAGMA incremental_vacuum({_GIVEN_BACK})").fetchall()
+        with transaction(opened.writer):
+            for _ in range(_GIVEN_BACK):  # Python ends the statement after its first step, which is one page
+                opened.writer.execute("PRAGMA incremental_vacuum(1)")
 
 
 class WriteAheadLog:
@@ -212,17 +215,6 @@ def _size(opened: Opened) -> int:
         return Path(f"{opened.path}-wal").stat().st_size
     except FileNotFoundError:
         return 0
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _now() -> int:

@@ -10,7 +10,6 @@ disk alone. After a failure, or where the disk has next to no room, it writes as
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sqlite3
 import threading
@@ -23,8 +22,9 @@ import structlog
 from app.bus.outcomes import Outcomes
 from app.bus.sqlite import commit as commits
 from app.bus.sqlite.commit import Commit
-from app.bus.sqlite.file.file_faults import ReplacedError, explain, is_in_doubt, is_locked, unavailable
+from app.bus.sqlite.file.file_faults import ReplacedError, explain, is_in_doubt, unavailable
 from app.bus.sqlite.file.open_file import Opened
+from app.bus.sqlite.file.transactions import begin, transaction, undo
 from app.bus.sqlite.log_file import LogFile
 from app.core.errors import OutcomeUnknownError, bare
 from app.core.message import Record
@@ -65,6 +65,8 @@ class _Attempt:
         self._lock = threading.Lock()
         self._is_given_up = False
         self._is_committing = False
+        self.locked: sqlite3.OperationalError | None = None
+        """Why it waits for its turn."""
 
     def give_up(self) -> bool:
         """Make no commit any more; return False if COMMIT has begun."""
@@ -74,15 +76,14 @@ class _Attempt:
 
     def make(self, opened: Opened) -> Commit:
         """Commit the records. If it raises anything but :class:`_InDoubtError`, nothing is stored."""
-        self._begin(opened.writer)
+        self._wait()
+        begin(opened.writer, self._wait)
         try:
             commit = commits.write(opened.writer, self._records, opened.seen)
             if commit.number:
                 self._commit(opened.writer)
         finally:
-            if opened.writer.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    opened.writer.execute("ROLLBACK")
+            undo(opened.writer)
         opened.seen = max(opened.seen, commit.number)
         try:
             opened.check()
@@ -90,18 +91,10 @@ class _Attempt:
             raise _InDoubtError from error
         return commit
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        """Begin a transaction that writes, as soon as nobody else has one."""
-        while True:
-            if self._is_given_up or time.monotonic() > self._deadline:
-                raise _GivenUpError
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if not is_locked(error) or time.monotonic() > self._deadline:
-                    raise
-            else:
-                return
+    def _wait(self, error: sqlite3.OperationalError | None = None) -> None:
+        self.locked = error
+        if self._is_given_up or time.monotonic() > self._deadline:
+            raise _GivenUpError
 
     def _commit(self, connection: sqlite3.Connection) -> None:
         with self._lock:
@@ -148,7 +141,7 @@ class Store:
             await asyncio.wait((making,), timeout=deadline - time.monotonic())
         if not making.done():
             making.add_done_callback(partial(_end_late, hear))
-            error: BaseException = TimeoutError()
+            error: BaseException = _GivenUpError()
             if not attempt.give_up():
                 error = _InDoubtError()
                 error.__cause__ = TimeoutError()
@@ -157,6 +150,8 @@ class Store:
             return self._stored(making.result())
         else:
             error = failed
+        if isinstance(error, _GivenUpError):
+            error = attempt.locked or TimeoutError()
         return self._failed(records, error)
 
     async def probe(self) -> None:
@@ -189,8 +184,6 @@ class Store:
     def _failed(self, records: Sequence[Record], error: BaseException) -> list[Outcome]:
         is_unknown = isinstance(error, _InDoubtError)
         cause = (error.__cause__ or error) if is_unknown else error
-        if isinstance(cause, _GivenUpError):
-            cause = TimeoutError()
         self._suspect = min(sum(len(record.data) for record in records), _LARGEST_PROBE)
         reason = self._doubt(cause)
         if reason != self._said:
@@ -218,14 +211,9 @@ class Store:
         if disk.f_bavail * disk.f_frsize < _LEAST_ROOM:
             size = max(size, 1)
         for probe in (bytes(size), None) if size else (None,):
-            writer.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(writer, _PROBE_SECONDS):
                 if size:
                     writer.execute("UPDATE installation SET probe = ?", (probe,))
-                    writer.execute("COMMIT")
-            finally:
-                if writer.in_transaction:
-                    writer.execute("ROLLBACK")
 
 
 def _end_late(hear: Told, making: asyncio.Future[Commit]) -> None:

@@ -75,7 +75,11 @@ class Wakeups:
             self._near = os.fspath(folder.absolute())
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         self._loop = asyncio.get_running_loop()
-        self._socket = self._socket_here()
+        try:
+            self._socket = self._socket_here()
+        except BaseException:
+            os.close(self._folder)
+            raise
         self._peers: tuple[str, ...] = ()
         self._listed = (0, 0)
         """The time of the folder's last change when it was listed, and when that was, in nanoseconds."""

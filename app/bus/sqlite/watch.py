@@ -98,6 +98,8 @@ class Watch:
 
     def heard_messages(self, segment: Segment) -> None:
         """Hear messages."""
+        if segment.epoch != self._follower.epoch:
+            self._asked.set()
         if segment.channel in self._follower:
             messages = bodies.messages(segment.last, segment.time, segment.body)
             self._follower.hear(segment.channel, segment.epoch, messages)
@@ -145,6 +147,18 @@ class Watch:
 
     async def _look_on(self) -> None:
         """Look again and again; raise when the file has to be opened again."""
+        probing = asyncio.create_task(self._probe_on(), name="sqlite-probe")
+        try:
+            await self._look_until_lost()
+        finally:
+            probing.cancel()
+
+    async def _probe_on(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._probe()
+
+    async def _look_until_lost(self) -> None:
         while True:
             lost, asked = (asyncio.ensure_future(event.wait()) for event in (self._file.lost, self._asked))
             try:
@@ -157,7 +171,6 @@ class Watch:
             await self._file.check()
             if not is_asked:
                 self._beat()
-                await self._probe()
             await self._look(is_asked=is_asked)
             await asyncio.sleep(_SOONEST_SECONDS)
 
@@ -170,25 +183,22 @@ class Watch:
 
     async def _look(self, *, is_asked: bool) -> None:
         try:
-            commits, _ = await self._reads.places(())
+            present, _ = await self._reads.places(())
             if is_asked or self._heard.upto < self._looked:
                 await self._compare()
             else:
                 self._follower.seen = time.monotonic()
-                self._looked = commits
+                self._looked = present.commits
         except UnavailableError as error:
             self._outcomes.failed("poll", explain(error.__cause__ or error, self._file.path))
         else:
             self._outcomes.worked("poll")
 
     async def _compare(self) -> None:
-        counts: list[int] = []
-
         async def read(channels: Sequence[str]) -> Mapping[str, Place]:
-            commits, places = await self._reads.places(channels)
-            counts.append(commits)
+            present, places = await self._reads.places(channels)
+            self._follower.epoch, self._looked = present.name, present.commits
             return places
 
         await heads.compare(self._follower, read)
-        self._looked = counts[0]
-        self._heard.skip(counts[0])
+        self._heard.skip(self._looked)

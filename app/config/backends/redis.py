@@ -24,6 +24,8 @@ def _any_tls(scheme: str) -> str:
     return rf"{patterns.any_case('redis')}[Ss]?{patterns.any_case(scheme.removeprefix('redis'))}"
 
 
+LIVE_PATTERN = pattern("redis")
+
 _CLUSTER = rf"{_any_tls('redis-stream')}\+{patterns.any_case('cluster')}://{_USER}{_SERVERS}/?{_QUERY}"
 _SENTINEL = (
     rf"{_any_tls('redis-stream')}\+{patterns.any_case('sentinel')}://{_USER}{_SERVERS}{_SERVICE}{_DATABASE}{_QUERY}"
@@ -36,6 +38,11 @@ _KINDS = {
     "sentinel": ("redis-stream+sentinel://user:password@host1:26379,host2:26379/service/0", patterns.whole(_SENTINEL)),
 }
 """By what follows the plus in the scheme: an example, and what fits."""
+
+
+def live_refusal(url: str) -> str | None:
+    """Return why the URL cannot be that of pub/sub; None if it can. The text shows nothing of it."""
+    return refusal(url, "redis://user:password@host:6379/0", patterns.whole(LIVE_PATTERN))
 
 
 def stream_refusal(url: str) -> str | None:

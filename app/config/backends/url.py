@@ -13,12 +13,10 @@ from app.core.engines import ENGINES
 _NAMES = {scheme: engine.name for engine in ENGINES.values() for scheme in engine.schemes}
 """The engine of each scheme."""
 
-_KNOWN = ("redis", "rediss")
-"""Schemes of engines that are still to come."""
-
 _REFUSALS: dict[str, Callable[[str], str | None]] = {
     "postgres": postgres.refusal,
     "kafka": kafka.refusal,
+    "redis": redis.live_refusal,
     "redis-stream": redis.stream_refusal,
     "sqlite": sqlite.refusal,
 }
@@ -26,7 +24,8 @@ _REFUSALS: dict[str, Callable[[str], str | None]] = {
 
 PATTERN = patterns.whole(
     rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
-    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN}|{redis.STREAM_PATTERN})[{patterns.BLANKS}]*)"
+    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN}|{redis.LIVE_PATTERN}|{redis.STREAM_PATTERN})"
+    rf"[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 
@@ -51,8 +50,6 @@ def refusal(url: str) -> str | None:
     if found in ENGINES:
         return _REFUSALS[found](url) if found in _REFUSALS else None
     usable = listed(f"{scheme}://" for scheme in _NAMES if "+" not in scheme)
-    if found in _KNOWN:
-        return f"{found}:// is not yet available: write {usable}"
     if not found:
         return f"must be a URL that starts with {usable}{_hint(url)}"
     return f"there is no backend {found}://{did_you_mean(found, tuple(_NAMES))}: write {usable}"

@@ -21,6 +21,9 @@ const PASSING = [408, 425, 429, 1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 
 const REFUSED = [401, 4401, 4408]; // which another token may pass
 const CLOSED = { 4400: "malformed", 4401: "unauthorised", 4403: "forbidden", 4404: "channel_removed", 4408: "expired" };
 const HEADER_TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what RFC 9110 allows in Sec-WebSocket-Protocol
+const TOKEN = /^[\x20-\x7e]*$/; // what a header can hold
+const [POSITION, NEEDED] = [/^[^:]+:\d+$/, { message: "position", subscribed: "position", gap: "next" }]; // in a frame
+const NO_FRAME = "the server sent something that is no frame of abide.v1";
 const HANDLERS = "subscribe takes options, such as { onMessage: ({ data }) => console.log(data) }";
 const MESSAGE = /^\{"type":"message","channel":"([^"]*)","position":(?:"([^"]*)"|null),"time":(\d+),"data":/;
 
@@ -34,7 +37,8 @@ export class AbideError extends Error {
   }
 }
 
-/** Make a client. It connects with the first subscription. @param {string} address @param {ConnectOptions} [options] */
+/** Make a client. It connects with the first subscription. Throws TypeError if `address` is none.
+ * @param {string} address @param {ConnectOptions} [options] */
 export function connect(address, { token: source, WebSocket = globalThis.WebSocket, onState } = {}) {
   const [url, tokens] = [addressOf(address), tokensOf(source)];
   const subscriptions = new Map(); // by channel
@@ -46,7 +50,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     client.state = state;
     for (const each of [{ onState }, ...told]) each.onState?.(state, detail);
   };
-  for (const woken of ["online", "pageshow", "visibilitychange"]) globalThis.addEventListener?.(woken, wake);
+  const wakes = (does) => ["online", "pageshow", "visibilitychange"].forEach((event) => globalThis[does]?.(event, wake));
   return client;
 
   /** Subscribe until the returned function is called. After an interruption it resumes, or calls `onGap`. An error that ends it
@@ -58,6 +62,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     const onError = options.onError ?? (({ message }) => console.error(`abide: ${channel}: ${message}`));
     const subscription = { ...options, onError, id: ++ids, channel, position: null, live: false, refused: false };
     subscriptions.set(channel, subscription);
+    wakes("addEventListener");
     if (client.state === "closed") open();
     else if (client.state === "open") transport?.subscribe(subscription);
     const leaves = () => (subscriptions.size === 0 ? close() : client.state === "open" && transport?.unsubscribe(subscription));
@@ -83,7 +88,13 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
   }
 
   /** End all subscriptions, and the connection. */
-  function close() { const told = [...subscriptions.values()]; subscriptions.clear(); leave(); say("closed", {}, told); }
+  function close() {
+    const told = [...subscriptions.values()];
+    subscriptions.clear();
+    wakes("removeEventListener");
+    leave();
+    say("closed", {}, told);
+  }
 
   /** Do at once what timers would do late: the network is back, or the page is visible again, perhaps after a sleep. */
   function wake() {
@@ -179,7 +190,9 @@ function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost
   const socket = new WebSocket(`${url.replace(/^http/, "ws")}/ws?heartbeat=true`, protocols);
   const send = (frame) => socket.send(JSON.stringify(frame));
   const watch = watching(lost);
-  const take = ({ type, id, ...members }) => {
+  const take = (frame) => {
+    if (!isFrame(frame)) return lost(NO_FRAME);
+    const { type, id, ...members } = frame;
     const { channel, code, message, status, seconds } = members;
     watch.hear(seconds);
     const subscription = subscriptions.get(channel);
@@ -223,22 +236,23 @@ function openStreams({ url, token, subscriptions, opened, lost, failed }) {
   const take = (subscription, watch, { event, id, data: raw }) => {
     const { channel, since, live } = subscription;
     const [data, position] = [parse(raw), id ?? NOWHERE];
+    if (event && !isFrame({ ...data, type: event })) return lost(NO_FRAME);
     const resumed = event !== "gap" && id === (subscription.position ?? since);
     if (id && !live) begin(subscription, { position, resumed });
     if (event === "heartbeat") watch.hear(data.seconds);
     else if (event === "gap") skip(subscription, data);
     else if (event !== "closed") raw && moved(subscription, position).onMessage?.({ channel, position, data, raw });
-    else failed([subscription], closedWith(data.code, data.message));
+    else failed([subscription], closedWith(data?.code, data?.message));
   };
   const subscribe = async (subscription) => {
     const { channel, position, since, last = 0 } = subscription;
     const query = new URLSearchParams({ ...(position || since ? { since: position ?? since } : { last }), heartbeat: true });
-    const headers = { accept: "text/event-stream", ...bearer(token) };
     const [stream, watch] = [new AbortController(), watching(lost)];
     const end = () => { streams.delete(subscription); watch.stop(); stream.abort(); };
     const over = () => stream.signal.aborted || subscriptions.get(channel) !== subscription;
     streams.set(subscription, { look: watch.look, end });
     try {
+      const headers = { accept: "text/event-stream", ...bearer(token) };
       const { body } = await request(`${url}/${encodeURIComponent(channel)}?${query}`, { headers, signal: stream.signal });
       // In a microtask, so that an error of a handler does not end the stream.
       for await (const event of events(body, watch)) queueMicrotask(() => over() || take(subscription, watch, event));
@@ -282,7 +296,10 @@ function skip(subscription, { channel, after: had, next: following, reason }) {
 const moved = (subscription, position) => Object.assign(subscription, { position });
 /** Full jitter, up to a bound that doubles, so that thousands do not come back at the same time. */
 const jitter = (failures) => Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1));
-const bearer = (token) => (token ? { authorization: `Bearer ${token}` } : {});
+const bearer = (token) => {
+  if (!TOKEN.test(token || "")) throw new AbideError("unauthorised", "a key and a token may hold visible ASCII characters only", 401);
+  return token ? { authorization: `Bearer ${token}` } : {};
+};
 const closedWith = (code, text) => new AbideError(CLOSED[code] ?? "refused", text || `closed with ${code}`, code);
 const unreachable = ({ message }) => Promise.reject(new AbideError("unreachable", message));
 /** Whether a retry may help; without a status the server was not reached. Too many subscriptions stay too many. */
@@ -294,6 +311,11 @@ const randomKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (
 const pause = (wait) => new Promise((resolve) => setTimeout(resolve, wait));
 const late = () => new Promise((_, reject) => setTimeout(reject, PATIENCE, `none within ${PATIENCE / 1000} s`).unref?.());
 const tried = (make) => { try { return make(); } catch { return undefined; } };
+const isPosition = (text) => text === null || POSITION.test(text);
+const isFrame = (frame) => {
+  const { type, seconds } = frame ?? {};
+  return typeof type === "string" && (type !== "heartbeat" || seconds > 0) && (!NEEDED[type] || isPosition(frame[NEEDED[type]]));
+};
 const parse = (text) => tried(() => JSON.parse(text));
 /** What a token says; it is read, not verified. */
 const claims = (token) => parse(tried(() => atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")))) ?? {};

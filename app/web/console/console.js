@@ -13,6 +13,7 @@ import { publishing } from "./channel/snippets.js";
 const NAME = /^[A-Za-z0-9_.:|@+=~'-]{1,255}$/; // a channel's name
 const POSITION = /^[A-Za-z0-9]{1,64}:\d{1,16}$/;
 const REFUSED = ["unauthorised", "expired"];
+const FOR_OPERATORS = "This server shows its state to operators";
 
 let abide = newClient();
 
@@ -37,7 +38,7 @@ function needsKey(declared) {
   return (/\bkey\b/.test(policy) && !/\banyone\b/.test(policy)) || (/\boperators\b/.test(policy) && credential() !== "");
 }
 
-const view = channel({ client: () => abide, policy: (name) => list.policy(name), needsKey, onRefused: refused });
+const view = channel({ client: () => abide, policy: (name) => list.policy(name), needsKey, onRefused: channelRefused });
 const list = channels({ onChoose: choose, onListed: listed, onRefused: refused });
 const look = overview({ onLook: looked, onRefused: lookRefused, onChoose: choose });
 let isClosed = false; // the overview was refused, whatever a channel says
@@ -95,13 +96,18 @@ function listed() {
 }
 
 /** Ask for a key or a token when the server wants one, or refused the one there is; one may be there since. */
-function refused({ code, message, sent = credential() }) {
+function refused({ code, message, sent = credential() }, title = FOR_OPERATORS) {
   if (sent !== credential()) return;
   if (code === "forbidden") say(byId("list-problem"), message);
   if (!REFUSED.includes(code)) return;
   if (credential()) say(byId("list-problem"), message);
   keep("");
+  say(byId("key-title"), title);
   byId("key-form").hidden = false;
+}
+
+function channelRefused(error) {
+  refused(error, isClosed ? FOR_OPERATORS : `${view.name()} asks for a key or a token`);
 }
 
 function lookRefused(error) {

@@ -313,7 +313,8 @@ class Push:
 
 def too_large(limit: int) -> TooLargeError:
     """Return the error for a body with more bytes than its limit."""
-    return TooLargeError(f"the body is larger than the limit of {limit} bytes")
+    whose = "the limit" if limit == MAX_BODY else "the channel's max_message_size"
+    return TooLargeError(f"the body is larger than {whose} of {limit} bytes")
 
 
 def no_room() -> NoRoomError:

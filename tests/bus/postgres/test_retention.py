@@ -240,7 +240,7 @@ async def test_workers_trim_by_themselves(url: str, sql: asyncpg.Connection, mon
 async def test_a_failure_is_logged_and_not_the_end(
     postgres: PostgresServer, url: str, sql: asyncpg.Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Worker that could not trim says why, and trims the next time."""
+    """Worker that could not trim says why, once for each reason, and trims the next time."""
     monkeypatch.setattr(module, "_EVERY_SECONDS", 0.01)
     await fill(url, 1)
     await age(sql, 90_000)
@@ -248,8 +248,11 @@ async def test_a_failure_is_logged_and_not_the_end(
     with capture_logs() as logs:
         async with worker(url, ready=False):
             await until(lambda: "retention_failed" in [line["event"] for line in logs], "a line in the log")
+            await asyncio.sleep(0.1)  # in which it fails again and again
             await postgres.execute("ALTER FUNCTION abide.away RENAME TO trim", database=database)
             await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM abide.log"), "it trims again")
+    reasons = [line["reason"] for line in logs if line["event"] == "retention_failed"]
+    assert len(reasons) == len(set(reasons))
 
 
 async def test_a_bug_is_logged_and_not_the_end(

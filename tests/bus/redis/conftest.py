@@ -7,9 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from app.bus import outcomes
 from app.bus.redis.streams import StreamsBackend
 from tests.support.readers import ALL, Worker, worker_of
 from tests.support.valkey import DURABLE, ValkeyServer
+
+
+@pytest.fixture(autouse=True)
+def soon_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let readiness follow at once: that it does not flicker is another test's."""
+    monkeypatch.setattr(outcomes, "SETTLE_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module")

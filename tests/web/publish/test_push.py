@@ -276,7 +276,7 @@ def test_a_message_of_exactly_the_limit_fits(http: httpx.Client) -> None:
     """Push takes a message of max_message_size bytes and refuses one byte more."""
     assert http.post("/push/small", content=b'"' + b"x" * 18 + b'"', headers=JSON).status_code == 200
     over = http.post("/push/small", content=b'"' + b"x" * 19 + b'"', headers=JSON)
-    assert_problem(over, 413, "too_large")
+    assert_problem(over, 413, "too_large", "the channel's max_message_size of 20 bytes")
 
 
 def test_text_that_grows_over_the_limit_is_refused(http: httpx.Client) -> None:

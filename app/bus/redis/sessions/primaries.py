@@ -24,7 +24,9 @@ class Primaries:
         self._begins: list[int] = []
         """The first slot of each range, ascending."""
         self._servers: list[Server] = []
-        """The primary of each range."""
+        """The primary of each range; empty where they have to be looked for."""
+        self._known: list[Server] = []
+        """The primaries that were found last."""
         self._moved: dict[int, Server] = {}
         """Slots that a node has said are elsewhere since the cluster was last looked at."""
 
@@ -62,7 +64,7 @@ class Primaries:
             self._servers = list(self._address.servers)
             return
         reasons = []
-        for server in dict.fromkeys([*self._servers, *self._address.servers]):
+        for server in dict.fromkeys([*self._address.servers, *self._known]):
             try:
                 await self._ask(server)
             except (UnavailableError, RedisError, *LOST) as error:
@@ -98,6 +100,7 @@ class Primaries:
             msg = f"the cluster at {asked} has slots that no node serves: CLUSTER INFO and CLUSTER NODES show which"
             raise UnavailableError(msg)
         self._begins, self._servers = [begin for begin, _ in found], [server for _, server in found]
+        self._known = self._servers
         self._moved = {}
 
 

@@ -17,6 +17,10 @@ from app.bus.redis.sessions.session import Word
 from app.core.errors import UnavailableError
 
 
+class NotSentError(UnavailableError):
+    """Nothing was sent yet: it has to wait for its turn, or for a connection."""
+
+
 @dataclass(slots=True)
 class Request:
     """One command on its way, and what became of it."""
@@ -40,7 +44,7 @@ class Router:
         self._pool = pool
 
     async def send(self, requests: Sequence[Request], *, wait: Sequence[Word] | None = None) -> None:
-        """Send the requests once, and note the answer of each. ``wait`` is a WAIT that follows them. Never raises."""
+        """Send the requests once, and note the answers. ``wait`` is a WAIT that follows what worked. Never raises."""
         by_server: dict[Server, list[Request]] = {}
         for request in requests:
             try:
@@ -57,28 +61,30 @@ class Router:
             for server, there in by_server.items():
                 group.create_task(self._send(server, there, wait))
 
+    async def renew(self) -> None:
+        """Use other connections from now on."""
+        await self._pool.close()
+
     async def _send(self, server: Server, requests: list[Request], wait: Sequence[Word] | None) -> None:
         commands: list[Sequence[Word]] = []
         for request in requests:
             commands += [("ASKING",), request.words] if request.asking else [request.words]
         for request in requests:
-            request.answer = UnavailableError(f"nothing was sent to {server} yet")
+            request.answer = NotSentError(f"{server} still waits for what was sent before")
         try:
             async with self._pool.session(server) as session:
                 for request in requests:
                     request.answer = TimeoutError()  # if this is cancelled
-                answers = await session.calls([*commands, *([wait] if wait else [])])
-        except UnavailableError as error:
-            self._failed(requests, error)
-        except (RedisError, *LOST) as error:
+                answers = await session.calls(commands)
+                is_worth = wait and not all(isinstance(answer, ResponseError) for answer in answers)
+                replicas = await session.call(*wait) if wait and is_worth else 0
+        except (UnavailableError, RedisError, *LOST) as error:
             self._failed(requests, error)
         else:
-            replicas = answers.pop() if wait else 0
             for request in requests:
                 if request.asking:
                     answers.pop(0)
-                request.asking, request.answer = None, answers.pop(0)
-                request.replicas = replicas if isinstance(replicas, int) else 0
+                request.asking, request.answer, request.replicas = None, answers.pop(0), replicas
                 if isinstance(request.answer, ResponseError):
                     await self._redirected(server, request, request.answer)
 

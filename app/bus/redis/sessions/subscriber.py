@@ -60,16 +60,24 @@ class Listening(Protocol):
 
 
 class Subscriber:
-    """Keeps topics subscribed. ``outcomes`` has the way "listen"."""
+    """Keeps topics subscribed. ``outcomes`` has the way "listen"; ``logs`` is whether the log is told what happens."""
 
-    def __init__(
-        self, address: Address, primaries: Primaries, publish: Publish, listening: Listening, outcomes: Outcomes
+    def __init__(  # noqa: PLR0913 — whom it hears for, and whom it tells
+        self,
+        address: Address,
+        primaries: Primaries,
+        publish: Publish,
+        listening: Listening,
+        outcomes: Outcomes,
+        *,
+        logs: bool = True,
     ) -> None:
         self._address = address
         self._primaries = primaries
         self._publish = publish
         self._listening = listening
         self._outcomes = outcomes
+        self._logs = logs
         self._topics: dict[str, None] = {}
         self._links: dict[Server, Link] = {}
         self._up = asyncio.Event()
@@ -98,8 +106,9 @@ class Subscriber:
             link.remove(topic)
 
     async def run(self) -> None:
-        """Hear again and again; never returns."""
-        while True:
+        """Hear again and again, until it is cancelled."""
+        task = asyncio.current_task()
+        while task is None or not task.cancelling():  # TaskGroup loses a cancellation that meets a failure
             try:
                 await self._one_session()
             except Exception as error:  # noqa: BLE001 — whatever ended it, there must be another
@@ -112,7 +121,7 @@ class Subscriber:
         while isinstance(error, ExceptionGroup):  # the first of the tasks that failed
             error = error.exceptions[0]
         reason = explain(error)
-        if reason != self._said:
+        if reason != self._said and self._logs:
             event = "listener_lost" if self.ready.is_set() else "not_listening"
             _log.warning(event, database=self._address.place, reason=reason)
         self._said = reason
@@ -129,7 +138,8 @@ class Subscriber:
             while True:
                 await self._beat()
                 await asyncio.sleep(BEAT_SECONDS)
-                await self._listening.look()
+                async with asyncio.timeout(DEAF_SECONDS):
+                    await self._listening.look()
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
@@ -185,6 +195,7 @@ class Subscriber:
     def _alive(self, seconds: float) -> None:
         self._listening.alive(seconds)
         if not self._outcomes.listens():
-            _log.info("listening", database=self._address.place)
+            if self._logs:
+                _log.info("listening", database=self._address.place)
             self._said = ""
         self._outcomes.worked("listen")

@@ -19,7 +19,7 @@ from app.bus.redis.sessions.router import Router
 from app.bus.redis.sessions.session import RETRY_SECONDS
 from app.bus.redis.sessions.subscriber import Subscriber
 from app.bus.redis.streams import names
-from app.bus.redis.streams.commit import Style
+from app.bus.redis.streams.commit import LEAST_SECONDS, Style
 from app.bus.redis.streams.listener import Listener
 from app.bus.redis.streams.log_reads import PATIENCE_SECONDS, LogReads
 from app.bus.redis.streams.promises import Promises
@@ -37,9 +37,12 @@ class StreamsBackend(Backend):
     """The log in streams of Redis, of a cluster, or of the primary that sentinels know.
 
     A commit is stored when the primary has answered, or with ``min_replicas`` when as many replicas have it, too.
+    ``logs`` is whether it logs that it hears or does not; another backend may say so of the same server.
     """
 
-    def __init__(self, url: str, *, retention: Retention, min_replicas: int = 0, meter: Meter = UNMETERED) -> None:
+    def __init__(
+        self, url: str, *, retention: Retention, min_replicas: int = 0, meter: Meter = UNMETERED, logs: bool = True
+    ) -> None:
         self._address = parse(url)
         primaries = Primaries(self._address)
         self._work, self._read = Pool(self._address, "abide-work"), Pool(self._address, "abide-read", _READERS)
@@ -49,7 +52,7 @@ class StreamsBackend(Backend):
         self._reads = LogReads(Router(primaries, self._read), self._outcomes, retention)
         self._follower = Follower(self._behind)
         listener = Listener(self._follower, self._reads, Promises(primaries, self._read, min_replicas), meter)
-        self._subscriber = Subscriber(self._address, primaries, self._store.beat, listener, self._outcomes)
+        self._subscriber = Subscriber(self._address, primaries, self._store.beat, listener, self._outcomes, logs=logs)
         self._trimmer = Trimmer(self._reads, retention, lambda: list(self._follower.places()))
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -119,6 +122,10 @@ class StreamsBackend(Backend):
                 return await self._follower.next_batch()
             except UnavailableError:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def trim(self, grace: int = LEAST_SECONDS) -> None:
+        """Delete what no history shows any more and is older than ``grace`` seconds, of what was stored lately."""
+        await self._trimmer.trim(grace)
 
     async def health(self) -> BackendHealth:
         """Say whether what is sent is stored and heard again."""

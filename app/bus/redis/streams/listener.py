@@ -39,6 +39,7 @@ class Listener:
 
     async def began(self) -> None:
         """Compare all heads; hand out nothing before, as what was taken back may be among what was missed."""
+        await self._reads.renew()
         await heads.compare(self._follower, self._reads.places)
         await self._promises.tell()
 

@@ -82,6 +82,10 @@ class LogReads:
             found[channel] = self._place(channel, (head, lineage, secret)), _messages(*rest)
         return found
 
+    async def renew(self) -> None:
+        """Use other connections from now on: the servers' names may lead elsewhere."""
+        await self._router.renew()
+
     async def keep(self, channels: Sequence[str]) -> None:
         """Keep the heads of channels that are followed, though they may be idle."""
         for begin in range(0, len(channels), _PLACES_AT_ONCE):

@@ -27,6 +27,8 @@ _EVICTION = (
     "noeviction"
 )
 
+_ATTEMPTS = 3
+
 _log = structlog.get_logger(__name__)
 
 
@@ -41,9 +43,11 @@ class Promises:
 
     async def tell(self) -> None:
         """Read the settings of each primary, and log those that have not been logged. Never raises."""
-        with contextlib.suppress(UnavailableError, RedisError, *LOST):  # whatever it is, the next session meets it
-            for server in await self._primaries.all():
-                await self._tell(server)
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(UnavailableError, RedisError, *LOST):  # a session may have ended meanwhile
+                for server in await self._primaries.all():
+                    await self._tell(server)
+                return
 
     async def _tell(self, server: Server) -> None:
         commands = [("INFO", "persistence"), ("INFO", "memory"), ("CONFIG", "GET", "appendfsync")]

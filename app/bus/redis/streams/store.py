@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from app.bus.outcomes import Outcomes
 from app.bus.redis.sessions.faults import explain, is_passing, is_refusal
-from app.bus.redis.sessions.router import Request, Router
+from app.bus.redis.sessions.router import NotSentError, Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS
 from app.bus.redis.streams.commit import Commit, Part, Style
 from app.bus.redis.streams.lua import script, words
@@ -31,6 +31,9 @@ _REFUSED = "Redis refused this: try again in a moment"
 
 _WAIT_SECONDS = 1.0
 """How long a commit waits for replicas."""
+
+_LEAST_SECONDS = 0.1
+"""With less time left no other attempt begins, because its outcome might stay unknown."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,14 +54,15 @@ class Store:
         try:
             with self._outcomes.under_way("commit"):
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    while commit.parts:
+                    await self._attempt(commit)
+                    while commit.parts and time.monotonic() + _LEAST_SECONDS < deadline:
                         await self._attempt(commit)
         except TimeoutError:
-            for part in commit.parts.copy():
-                self._close(commit, part, part.request.answer or TimeoutError())
-        else:
-            if not self._failing:
-                self._outcomes.worked("commit")
+            pass  # the answers tell how far it came
+        for part in commit.parts.copy():
+            self._close(commit, part, part.request.answer or TimeoutError())
+        if not self._failing:
+            self._outcomes.worked("commit")
         return commit
 
     async def beat(self, topic: str, text: str) -> None:
@@ -120,7 +124,7 @@ class Store:
 
     def _close(self, commit: Commit, part: Part, error: BaseException) -> None:
         """Refuse a part. After an attempt that was interrupted, a refusal does not tell its outcome."""
-        hint = self._outcomes.hinted("commit") if isinstance(error, TimeoutError) else ""
+        hint = self._outcomes.hinted("commit") if isinstance(error, (TimeoutError, NotSentError)) else ""
         reason = f"no answer in time: {hint}" if hint else explain(error)
         if reason != self._failing:  # once, until a beat works again: there may be many publishers
             _log.error("commit_given_up", reason=reason, messages=len(part.indexes))

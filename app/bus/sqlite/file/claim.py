@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from app.bus.sqlite.file.file_faults import FileError, ReplacedError
+from app.bus.sqlite.file.file_faults import ElsewhereError, FileError, ReplacedError
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PATIENCE_SECONDS = 3.0
@@ -49,6 +49,11 @@ class Claim:
         self._path = path
         self._lock = -1
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this worker has a share."""
+        return self._lock >= 0
+
     def take(self) -> bool:
         """Take a share; return whether nobody else has one. Raises :class:`FileError` and OSError."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -66,26 +71,38 @@ class Claim:
                 raise FileError(msg)
             time.sleep(_LOOK_SECONDS)
 
-    def share(self, identity: Identity) -> None:
-        """Let others take shares in the file of this identity, after :meth:`take` has returned True."""
+    def share(self, identity: Identity, wal: Identity | None) -> None:
+        """Let others take shares in the file of this identity, after :meth:`take` has returned True.
+
+        ``wal`` is the identity of its write-ahead log.
+        """
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{_machine()} {socket.gethostname()}\n{_written(identity)}\n".encode(), 0)
+        text = f"{_machine()} {socket.gethostname()}\n{_written(identity)}\n{_written(wal)}\n"
+        os.pwrite(self._lock, text.encode(), 0)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def has_log_of_another(self, identity: Identity, wal: Identity | None) -> bool:
+        """Whether a write-ahead log was left by workers of another file, which had this path before."""
+        _, file, log = self._read()
+        return wal is not None and file not in {"", _written(identity)} and log == _written(wal)
 
     def check(self, identity: Identity) -> None:
         """Raise :class:`FileError` unless all who have a share run on this machine, and use the file of this identity.
 
-        Raises :class:`ReplacedError` if the file is another one.
+        Raises :class:`ReplacedError` if the file is another one, and :class:`ElsewhereError` for another machine.
         """
         if not self._is_there():
             msg = f"{self.folder}: the folder by which workers find each other was removed"
             raise FileError(msg)
-        machine, _, file = os.pread(self._lock, 1024, 0).decode(errors="replace").partition("\n")
+        machine, file, _ = self._read()
         boot, _, host = machine.partition(" ")
         if boot != _machine():
-            msg = f"{self._path}: another machine ({host}) has opened it: stop one, or use postgres:// for several"
-            raise FileError(msg)
-        if file.strip() != _written(identity):
+            msg = (
+                f"{self._path}: another machine ({host}) has opened it: stop one of the two servers and start the "
+                "other again, or use postgres:// for several machines"
+            )
+            raise ElsewhereError(msg)
+        if file != _written(identity):
             msg = f"{self._path}: the file was replaced: waiting until every worker has let go of the one before"
             raise ReplacedError(msg)
 
@@ -94,6 +111,12 @@ class Claim:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _read(self) -> tuple[str, str, str]:
+        """Return the machine, the file and its write-ahead log, as the lock file has them."""
+        lines = os.pread(self._lock, 1024, 0).decode(errors="replace").split("\n")
+        machine, file, log, *_ = [*lines, "", "", ""]
+        return machine, file, log
 
     def _is_there(self) -> bool:
         """Whether the lock is the one that others find."""
@@ -110,5 +133,5 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _written(identity: Identity) -> str:
-    return f"{identity.device}:{identity.inode}"
+def _written(identity: Identity | None) -> str:
+    return "" if identity is None else f"{identity.device}:{identity.inode}"

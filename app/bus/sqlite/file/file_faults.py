@@ -33,6 +33,10 @@ class ReplacedError(FileError):
     """Another file has taken the path, or none: what was opened is not the log any more."""
 
 
+class ElsewhereError(FileError):
+    """Another machine has opened the file while this one had it."""
+
+
 class WentBackError(FileError):
     """The file has an earlier state than this process has seen."""
 
@@ -66,11 +70,11 @@ def explain(error: BaseException, path: Path) -> str:
         to_do = _WHAT_TO_DO.get(primary(error))
         words = f"{path}: {error}" if not code(error) else f"{path}: {error} ({error.sqlite_errorname})"
         return f"{words}: {to_do}" if to_do else words
+    if isinstance(error, TimeoutError):
+        return f"{path}: no answer in time: {WORDING.late}"
     if isinstance(error, OSError):
         words = os.strerror(error.errno) if error.errno else str(error)
         return f"{error.filename or path}: {words}"
-    if isinstance(error, TimeoutError):
-        return f"{path}: no answer in time: {WORDING.late}"
     return f"{path}: {str(error) or type(error).__name__}"
 
 

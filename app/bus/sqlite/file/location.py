@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
 from app.bus.sqlite.file.mounts import shared_type
+
+_LEAST_VERSION = (3, 35, 0)
+"""Earlier versions know of no ``sqlite_schema``, and cannot do what the statements need."""
 
 _MAGIC = b"SQLite format 3\0"
 _NO_DATABASE = "is not a SQLite database: name another file, or move this one away"
@@ -17,6 +21,9 @@ def refusal(path: Path) -> str | None:
 
     Call it only in a process that has not opened the file: closing it would give up the locks of SQLite.
     """
+    if sqlite3.sqlite_version_info < _LEAST_VERSION:
+        least = ".".join(map(str, _LEAST_VERSION))
+        return f"sqlite:// needs SQLite {least}, and this Python has {sqlite3.sqlite_version}: use another Python"
     folder = path.parent
     if message := _of_folder(folder):
         return message

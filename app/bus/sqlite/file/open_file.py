@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from app.bus.sqlite import epoch
 from app.bus.sqlite.file.claim import Claim, Identity, identify
-from app.bus.sqlite.file.file_faults import FileError, ReplacedError, WentBackError
+from app.bus.sqlite.file.file_faults import ElsewhereError, FileError, ReplacedError, WentBackError
 from app.bus.sqlite.file.location import refusal
 from app.bus.sqlite.file.steps import prepare
 
-LOCK_SECONDS = 0.25
-"""How long one attempt waits for a lock. Attempts follow each other until the deadline."""
+_LOCK_SECONDS = 0.25
+"""How long reads, and what is done when the file is opened, wait for a lock."""
 
 WAL_BYTES = 64 * 1024 * 1024
 """What the write-ahead log keeps of the disk at rest."""
@@ -26,9 +26,6 @@ _CHECKPOINT_PAGES = 2000
 
 _SETTLE_SECONDS = 0.5
 """A file that took another's place must not have changed for this long, because somebody may still be copying it."""
-
-LEAST_VERSION = (3, 35, 0)
-"""Of the SQLite library: RETURNING, and mended write-ahead logs."""
 
 
 @dataclass(slots=True)
@@ -40,8 +37,6 @@ class Opened:
     claim: Claim
     writer: sqlite3.Connection
     reader: sqlite3.Connection
-    wal: Identity | None
-    """Which file its write-ahead log is."""
     seen: int
     """How many commits the log had at least. Transactions that begin later see as many, or the log has gone back."""
 
@@ -64,40 +59,54 @@ class Opened:
         self.seen = max(self.seen, present.commits)
 
     def close(self) -> None:
-        """Close it: the last worker that does so moves the write-ahead log into the file."""
+        """Close it, but keep the claim: the last worker that does so moves the write-ahead log into the file."""
         for connection in (self.reader, self.writer):
             connection.close()
-        self.claim.release()
 
 
 def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
     """Open the file for this worker; the first one begins an epoch. ``before`` is what it had open, and has closed.
 
+    A worker that opens the same file again has kept its claim, so no epoch begins.
     Raises :class:`FileError`, OSError and sqlite3's errors.
     """
-    if sqlite3.sqlite_version_info < LEAST_VERSION:
-        msg = f"sqlite:// needs SQLite {'.'.join(map(str, LEAST_VERSION))}; Python has {sqlite3.sqlite_version}"
-        raise FileError(msg)
     if message := refusal(path):
         raise FileError(message)
-    claim = Claim(path)
-    is_first = claim.take()
+    claim, is_first = _claim(path, before)
     try:
         identity = _find(path, before, may_create=may_create)
         if identity is not None and not is_first:
             claim.check(identity)
-        if identity is not None and before is not None and before.identity != identity and is_first:
-            _remove_log_of(before)
+        if identity is not None and is_first:
+            _remove_log_of_another(path, claim, identity)
         seen = 0 if before is None else before.seen
         opened = _connect(path, claim, seen, is_first=is_first, may_create=may_create)
     except BaseException:
-        claim.release()
+        if before is None or claim is not before.claim:
+            claim.release()
         raise
     if identity not in {None, opened.identity}:
         opened.close()
+        claim.release()
         msg = f"{path}: the file was replaced while it was opened"
         raise ReplacedError(msg)
     return opened
+
+
+def _claim(path: Path, before: Opened | None) -> tuple[Claim, bool]:
+    """Return a claim on the file that is there, and whether nobody else has one."""
+    if before is not None and before.claim.is_held:
+        try:
+            if identify(path) == before.identity:
+                before.claim.check(before.identity)
+                return before.claim, False
+        except ElsewhereError:
+            raise
+        except FileError:
+            pass
+        before.claim.release()
+    claim = Claim(path)
+    return claim, claim.take()
 
 
 def _find(path: Path, before: Opened | None, *, may_create: bool) -> Identity | None:
@@ -119,12 +128,15 @@ def _find(path: Path, before: Opened | None, *, may_create: bool) -> Identity | 
     return identity
 
 
-def _remove_log_of(before: Opened) -> None:
+def _remove_log_of_another(path: Path, claim: Claim, identity: Identity) -> None:
     """Remove the write-ahead log that was left of another file, or SQLite would read it into this one."""
-    wal = Path(f"{before.path}-wal")
-    if before.wal is not None and identify(wal) == before.wal:
-        wal.unlink(missing_ok=True)
-        Path(f"{before.path}-shm").unlink(missing_ok=True)
+    if claim.has_log_of_another(identity, identify(_wal(path))):
+        _wal(path).unlink(missing_ok=True)
+        Path(f"{path}-shm").unlink(missing_ok=True)
+
+
+def _wal(path: Path) -> Path:
+    return Path(f"{path}-wal")
 
 
 def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create: bool) -> Opened:
@@ -139,13 +151,14 @@ def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create:
         reader = _connection(path, "rw")
         reader.execute("PRAGMA query_only = ON")
         identity = _identity(path)
+        writer.execute("PRAGMA busy_timeout = 0")  # transactions.py waits
         if is_first:
-            claim.share(identity)
+            claim.share(identity, identify(_wal(path)))
     except BaseException:
         for connection in filter(None, (reader, writer)):
             connection.close()
         raise
-    return Opened(path, identity, claim, writer, reader, identify(Path(f"{path}-wal")), seen)
+    return Opened(path, identity, claim, writer, reader, seen)
 
 
 def _keep_log(connection: sqlite3.Connection, path: Path) -> None:
@@ -166,7 +179,7 @@ def _identity(path: Path) -> Identity:
 def _connection(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(os.fspath(path.absolute()))}?mode={mode}",
-        uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False,
+        uri=True, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False,
     )  # fmt: skip
     try:
         for pragma in (

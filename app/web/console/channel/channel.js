@@ -18,7 +18,7 @@ export const linkOf = (name, position) => `#${encodeURIComponent(name)}${positio
 
 /** Make the view. `client` returns the client in use, `policy` what is declared of a name; `onRefused` gets refusals. */
 export function channel({ client, policy, needsKey, onRefused }) {
-  let [name, unsubscribe, turn, drawnFor] = [null, () => {}, 0, ""];
+  let [name, unsubscribe, turn, drawnFor, beginning] = [null, () => {}, 0, ""]; // beginning: the oldest message kept, if known
   const rows = messages((position) => `${base}/${linkOf(name, position)}`);
   const charts = arrivals();
   const panels = tabs(byId("tabs"));
@@ -28,7 +28,7 @@ export function channel({ client, policy, needsKey, onRefused }) {
   function open(chosen, position) {
     unsubscribe();
     turn++;
-    [name, unsubscribe] = [chosen, () => {}];
+    [name, unsubscribe, beginning] = [chosen, () => {}, null];
     byId("channel").hidden = false;
     byId("start").hidden = true;
     say(byId("channel-title"), name);
@@ -50,7 +50,8 @@ export function channel({ client, policy, needsKey, onRefused }) {
       onMessage: ({ position, time, raw }) => {
         charts.count(time);
         rows.add({ position, time, raw });
-        byId("older").hidden = position === NOWHERE; // nothing is kept
+        const oldest = rows.oldest();
+        byId("older").hidden = position === NOWHERE || oldest === beginning || oldest.endsWith(":1"); // NOWHERE: nothing is kept
       },
       onGap: ({ reason, after: from, next }) => rows.add({ gap: `gap: ${reason}${next === NOWHERE ? "" : `, after ${from}, next ${next}`}` }),
       onError: (error) => {
@@ -76,7 +77,9 @@ export function channel({ client, policy, needsKey, onRefused }) {
     reading(() => before(name, oldest), ({ items, hasOlder }) => {
       rows.addOlder(items.toReversed());
       byId("older").hidden = !hasOlder;
-      if (!hasOlder) say(byId("older-note"), "This is the oldest message that is kept.");
+      if (hasOlder) return;
+      beginning = rows.oldest();
+      say(byId("older-note"), "This is the oldest message that is kept.");
     });
   };
   byId("newer").onclick = () =>

@@ -7,6 +7,7 @@ import { bytes, clock, count, millis } from "../parts/format.js";
 import { inLine, pretty } from "../parts/json.js";
 
 const MOST = 1000; // rows
+const MOST_TEXT = 50_000_000; // characters of all rows
 const DRAW_EVERY = 100; // milliseconds; one layout for each message would be too slow
 const LINE = 400; // characters of a message in its row
 
@@ -15,7 +16,7 @@ const words = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
 /** Make the table. `linkTo` returns the address of a position. */
 export function messages(linkTo) {
   const body = byId("rows");
-  let [waiting, isPaused, drawing, wanted] = [[], false, null, []];
+  let [waiting, isPaused, drawing, wanted, held] = [[], false, null, [], 0]; // held: characters of all rows
   const details = new WeakMap(); // by row
 
   byId("filter").oninput = () => {
@@ -66,7 +67,10 @@ export function messages(linkTo) {
     body.prepend(...waiting.reverse().map(rowOf));
     waiting = [];
     label();
-    while (body.children.length > MOST) body.lastElementChild.remove();
+    while (body.children.length > MOST || (held > MOST_TEXT && body.children.length > 1)) {
+      held -= body.lastElementChild.text?.length ?? 0;
+      body.lastElementChild.remove();
+    }
     counted();
   }
 
@@ -81,6 +85,7 @@ export function messages(linkTo) {
     const row = item.gap ? gapRow(item) : messageRow(item);
     row.text = (item.gap ?? `${item.position} ${item.raw}`).toLowerCase();
     row.hidden = !fits(row);
+    held += row.text.length;
     return row;
   }
 
@@ -145,7 +150,7 @@ export function messages(linkTo) {
   /** Forget all rows. */
   function clear() {
     clearTimeout(drawing);
-    [waiting, drawing] = [[], null];
+    [waiting, drawing, held] = [[], null, 0];
     body.replaceChildren();
     pause(false);
     counted();
@@ -162,6 +167,13 @@ export function messages(linkTo) {
     return true;
   }
 
-  const rows = () => [...body.children].filter((row) => row.dataset.position);
-  return { add, addOlder, clear, reveal, oldest: () => rows().at(-1)?.dataset.position, newest: () => rows()[0]?.dataset.position };
+  /** The position of the first message that is found from a row on, in the direction of `next`. */
+  function nearest(row, next) {
+    while (row && !row.dataset.position) row = row[next];
+    return row?.dataset.position;
+  }
+
+  const oldest = () => nearest(body.lastElementChild, "previousElementSibling") ?? waiting.find(({ position }) => position)?.position;
+  const newest = () => nearest(body.firstElementChild, "nextElementSibling");
+  return { add, addOlder, clear, reveal, oldest, newest };
 }

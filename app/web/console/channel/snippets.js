@@ -21,7 +21,7 @@ export function snippets(channel, needsKey) {
 
 const abide = connect(${literal(base)});
 abide.subscribe(${literal(channel)}, { onMessage: ({ data }) => console.log(data) });`,
-    "Subscribe in Python": `import asyncio, websockets
+    "Subscribe in Python": `import asyncio, websockets  # "pip install websockets"; the package abide-client resumes as well
 
 
 async def main():

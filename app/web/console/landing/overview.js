@@ -40,9 +40,10 @@ export function overview({ onLook, onRefused, onChoose }) {
       onLook(seen);
     } catch (error) {
       if (mine !== turn) return;
-      showHealth("bad", error.code === "unreachable" ? "No answer" : "Not shown", error.message);
-      onRefused(error);
-      if (error.status === 401 || error.status === 403) return; // until there is another key
+      const isRefused = error.status === 401 || error.status === 403;
+      showHealth("bad", error.code === "unreachable" ? "No answer" : "Not shown", isRefused ? "" : error.message);
+      onRefused(error); // which says why, beside the place for another key
+      if (isRefused) return; // until there is one
     }
     timer = setTimeout(() => document.hidden || look(), EVERY);
   };
@@ -73,7 +74,7 @@ function show(look, onChoose) {
   tile("subscribers", count(look.subscribers), "subscriptions");
   tile("lag", count(look.lag), look.slow ? `${count(look.slow)} slow` : "nobody is slow", look.slow > 0);
   const range = seconds.sum(KEPT);
-  tile("gaps", count(range.gaps), range.refused ? `${count(range.refused)} pushes refused` : "in 15 minutes", range.gaps > 0);
+  tile("gaps", count(range.gaps), range.refused ? `${count(range.refused)} ${range.refused === 1 ? "push" : "pushes"} refused` : "in 15 minutes", range.gaps > 0);
   showBusiest(look.busiest, onChoose);
   draw();
 }
