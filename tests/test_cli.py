@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -284,6 +286,31 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("config/channels.yaml: backend: is memory://, which has no schema")
     assert len(done.stderr.splitlines()) == 1
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Refuses everything with a text that would colour a terminal."""
+
+    def do_POST(self) -> None:
+        body = rb'{"detail": "\u001b[31mred\nmore", "code": "refused"}'
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_what_a_server_says_does_nothing_to_the_terminal() -> None:
+    """Command shows a server's refusal in one line, in which nothing is left that a terminal obeys."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            done = run("publish", "a", "1", "--url", f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert (done.returncode, done.stderr) == (1, "\\x1b[31mred\\nmore\n")
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,18 @@ async def test_a_paused_server_delays_and_loses_nothing(backend: PubSubBackend, 
     assert await texts(backend, 1) == ["1"]
 
 
+async def test_a_server_without_memory_publishes_what_needs_none(backend: PubSubBackend, server: ValkeyServer) -> None:
+    """PubSubBackend of a Redis at its maxmemory publishes messages without a key, and refuses those with one."""
+    await backend.follow("a")
+    server.run("CONFIG", "SET", "maxmemory", 1)
+    try:
+        outcomes = await backend.append([*records("a", "1"), *records("a", "2", key="k"), *records("a", "3")])
+    finally:
+        server.run("CONFIG", "SET", "maxmemory", 0)
+    assert [type(outcome) for outcome in outcomes] == [Published, UnavailableError, Published]
+    assert await texts(backend, 2) == ["1", "3"]
+
+
 async def test_a_replica_takes_no_messages(server: ValkeyServer) -> None:
     """PubSubBackend of a server that became a replica refuses to publish: nobody else would hear it."""
     with ValkeyServer() as primary:

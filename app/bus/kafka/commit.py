@@ -101,6 +101,15 @@ class Commit:
                 self._outcomes[other] = again
                 del self._repeats[other]
 
+    def settle_stored(self, index: int, topic: Topic, offset: int, first: Known | None) -> None:
+        """Learn that a record is stored at one of our offsets, unless another one had its key ``first``."""
+        if first is None or first.offset >= offset:
+            self.settle(index, Published(position(topic, offset)))
+        elif first.data == digest(self.records[index].data):
+            self.settle(index, Published(position(topic, first.offset), replayed=True))
+        else:
+            self.settle(index, bare(KeyReusedError.of(self.records[index].key)))
+
     def refuse(self, indexes: Iterable[int], error: AbideError) -> None:
         """Refuse records."""
         for index in indexes:
@@ -113,10 +122,7 @@ class Commit:
     def _is_settled(self, index: int, record: Record, find: Find, topic: Topic, first: dict[str, int]) -> bool:
         known, earlier = find(record), first.get(record.scoped_key)
         if known is not None:
-            if known.data == digest(record.data):
-                self.settle(index, Published(position(topic, known.offset), replayed=True))
-            else:
-                self.settle(index, bare(KeyReusedError.of(record.key)))
+            self.settle_stored(index, topic, known.offset + 1, known)
         elif earlier is not None:
             if self.records[earlier].data == record.data:
                 self._repeats[index] = earlier

@@ -162,7 +162,7 @@ class Consumer:
                 if self._topics.is_stale(topic):
                     self._look(topic)
                 elif topic.name in parts and channel in self._follower:
-                    self._take(channel, topic, end, parts[topic.name])
+                    await self._take(channel, topic, end, parts[topic.name])
 
     def _wanted(self) -> list[tuple[str, Topic, int]]:
         """Return the channels that are followed, with their topics and the offsets up to which their messages are here.
@@ -179,7 +179,7 @@ class Consumer:
         found.sort(key=lambda entry: entry[0] != ACCESS)
         return found
 
-    def _take(self, channel: str, topic: Topic, end: int, part: Part) -> None:
+    async def _take(self, channel: str, topic: Topic, end: int, part: Part) -> None:
         """Hand the follower what was fetched of one topic."""
         code, fetched = part
         if code in broker_errors.MOVED:
@@ -196,8 +196,8 @@ class Consumer:
             self._look(topic)
         else:
             self._low.pop(channel, None)
-            messages = fetched.messages(end)
-            if messages:
+            messages = await self._logs.messages(topic, fetched, end)
+            if messages and channel in self._follower:
                 self._follower.hear(channel, name(topic.lineage), messages)
 
     def _look(self, topic: Topic) -> None:

@@ -2,7 +2,7 @@
 
 The first key of a channel makes this worker read the last ten minutes of its topic. From then on it reads on before
 each append that has keys, so it knows those of all workers. What two workers append under one key at the same moment is
-stored twice; both publishers are told the first one's position.
+stored twice, and readers leave out the second one (``repeats``); both publishers are told the first one's position.
 """
 
 from __future__ import annotations
@@ -77,8 +77,13 @@ class Keys:
 
     def find(self, topic: Topic, record: Record) -> Known | None:
         """Return what was stored first under the record's key."""
-        known = self._windows[topic.name].keys.get(_name(record.scoped_key))
+        window = self._windows.get(topic.name)
+        known = None if window is None else window.keys.get(_name(record.scoped_key))
         return None if known is None or known.time < self._oldest() else known
+
+    def position(self, topic: Topic) -> int:
+        """Return Kafka's offset up to which the topic's keys are known."""
+        return self._windows[topic.name].position
 
     async def _window(self, topic: Topic) -> _Window:
         window = self._windows.get(topic.name)

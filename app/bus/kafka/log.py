@@ -13,7 +13,8 @@ from aiokafka.protocol.offset import OffsetRequest
 from app.bus.backend import PAGE_BYTES
 from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import ANSWER_SECONDS, Cluster, Purpose
-from app.bus.kafka.records import Fetched
+from app.bus.kafka.records import Fetched, Stored
+from app.bus.kafka.repeats import repeats
 from app.bus.kafka.topics import NOWHERE, Oldest, Topic, Topics
 from app.bus.place import Place
 from app.core.channel import HistoryWindow
@@ -92,6 +93,22 @@ class Log:
             f"topic {topic.name} is trimmed faster than it is read"
         )
 
+    async def messages(self, topic: Topic, fetched: Fetched, after: int) -> tuple[Message, ...]:
+        """Return the messages past one of our offsets, without data where they repeat the key of an earlier one."""
+
+        async def earlier(low: int, high: int) -> list[Stored]:
+            found: list[Stored] = []
+            while low < high:
+                records, end = (before := await self.read(topic, low)).stored(low)
+                found += [record for record in records if record.offset < high]
+                if end >= before.head or end <= low:
+                    break
+                low = end
+            return found
+
+        begin = max(after, fetched.start)
+        return fetched.messages(after, await repeats(fetched.stored(begin)[0], begin, earlier))
+
     async def place(self, topic: Topic | None) -> Place:
         """Return where a channel is."""
         if topic is None:
@@ -112,22 +129,22 @@ class Log:
         if topic is None:
             return Place(NOWHERE, 0), ()
         fetched = await self.read(topic, after)
-        return Place(topic.lineage, fetched.head), consecutive(fetched.messages(after))
+        return Place(topic.lineage, fetched.head), consecutive(await self.messages(topic, fetched, after))
 
     async def page(self, topic: Topic | None, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
         if topic is None:
             return Page(1, 0, (), NOWHERE)
-        guess = max(after, topic.head - history.size)
-        fetched = await self.read(topic, min(guess, topic.head), most=2 * PAGE_BYTES if limit else 1)
+        guess = min(max(after, topic.head - history.size), topic.head)
+        fetched = await self.read(topic, guess, most=2 * PAGE_BYTES if limit else 1)
         first = await self.first(topic, fetched, history)
         begin = max(after + 1, first)
         if not limit or begin > fetched.head:
             return Page(first, fetched.head, (), topic.lineage)
-        found = [message for message in fetched.messages(min(guess, topic.head)) if message.offset >= begin]
+        found = [message for message in await self.messages(topic, fetched, guess) if message.offset >= begin]
         if not found or found[0].offset > begin:
             fetched = await self.read(topic, begin - 1, most=2 * PAGE_BYTES)
-            found = [message for message in fetched.messages(begin - 1) if message.offset >= begin]
+            found = [message for message in await self.messages(topic, fetched, begin - 1) if message.offset >= begin]
         return Page(first, fetched.head, fitting(consecutive(found)[:limit], PAGE_BYTES), topic.lineage)
 
     async def first(self, topic: Topic, fetched: Fetched, history: HistoryWindow) -> int:

@@ -1,8 +1,9 @@
 """Records of a topic as messages, and messages as a batch of records.
 
 A record's value is the message's data as it came. Beside it are headers: ``abide-time`` (its milliseconds since 1970,
-in digits), ``abide-key`` (the idempotency key with its publisher's name before it), and, on the first record of a
-batch, ``abide-batch`` (a random name, by which a batch whose outcome is unknown is found again).
+in digits), ``abide-key`` (the idempotency key with its publisher's name before it) with ``abide-seen`` (up to which of
+Kafka's offsets its writer had looked for the key), and, on the first record of a batch, ``abide-batch`` (a random name,
+by which a batch whose outcome is unknown is found again).
 
 Whoever may write to a topic can write records of any kind:
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from app.core.errors import MalformedError
 from app.core.message import Message, Record
 from app.core.scan import MAX_DEPTH
 
-TIME, KEY, BATCH = "abide-time", "abide-key", "abide-batch"
+TIME, KEY, SEEN, BATCH = "abide-time", "abide-key", "abide-seen", "abide-batch"
 
 MOST_SKIPPED = 256
 
@@ -93,8 +94,8 @@ class Fetched:
                 offset = batch.next_offset
         return records, offset
 
-    def messages(self, after: int) -> tuple[Message, ...]:
-        """Return the messages past one of our offsets, and those without data between them."""
+    def messages(self, after: int, hidden: Container[int] = ()) -> tuple[Message, ...]:
+        """Return the messages past one of our offsets, and those without data between them and for ``hidden`` ones."""
         records, end = self.stored(after)
         found: list[Message] = []
         at = max(after, self.start)  # what was trimmed is missing, not skipped
@@ -103,7 +104,7 @@ class Fetched:
                 found += _skipped(at, offset, found[-1].time)
             elif offset != at:
                 found += _skipped(at, offset, time)
-            found.append(Message(offset + 1, time, _as_json(value, headers)))
+            found.append(Message(offset + 1, time, b"" if offset in hidden else _as_json(value, headers)))
             at = offset + 1
         return (*found, *_skipped(at, end, found[-1].time if found else 0))
 
@@ -130,7 +131,7 @@ class _Hidden(NamedTuple):
     is_control_batch: bool = True
 
 
-def build(records: Sequence[Record], time: int, name: str, producer: tuple[int, int, int]) -> bytes:
+def build(records: Sequence[Record], time: int, name: str, seen: int, producer: tuple[int, int, int]) -> bytes:
     """Return a batch of the records; ``producer`` is its id, its epoch and the number of its first record."""
     builder: Any = DefaultRecordBatchBuilder(_MAGIC, 0, 0, *producer, 2**30)
     stamp: tuple[str, bytes | None] = (TIME, b"%d" % time)
@@ -138,7 +139,7 @@ def build(records: Sequence[Record], time: int, name: str, producer: tuple[int, 
     for number, record in enumerate(records):
         headers = plain
         if record.key is not None:
-            headers = [*headers, (KEY, record.scoped_key.encode())]
+            headers = [*headers, (KEY, record.scoped_key.encode()), (SEEN, b"%d" % seen)]
         if number == 0:
             headers = [*headers, first]
         builder.append(number, time, None, record.data, headers)

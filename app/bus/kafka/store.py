@@ -31,10 +31,10 @@ from app.bus.kafka.brokers.wire import TopicsRequest
 from app.bus.kafka.commit import Commit, TopicBatch
 from app.bus.kafka.keys import Keys, search
 from app.bus.kafka.log import Log
-from app.bus.kafka.topics import Topic, Topics, position
+from app.bus.kafka.topics import Topic, Topics
 from app.bus.outcomes import Outcomes
-from app.core.errors import AbideError, OutcomeUnknownError, TooLargeError, UnavailableError, bare
-from app.core.message import Published, Record
+from app.core.errors import AbideError, OutcomeUnknownError, OverloadedError, TooLargeError, UnavailableError, bare
+from app.core.message import Record
 from app.core.ports import Outcome
 
 _RETRY_SECONDS = 0.1
@@ -160,15 +160,16 @@ class Store:
                 continue
             indexes = commit.new(channel, partial(self._keys.find, topic), topic)
             if indexes:
-                batches.append(self._batch(commit, topic, indexes))
+                batches.append(self._batch(commit, channel, topic, indexes))
         return batches
 
-    def _batch(self, commit: Commit, topic: Topic, indexes: list[int]) -> TopicBatch:
+    def _batch(self, commit: Commit, channel: str, topic: Topic, indexes: list[int]) -> TopicBatch:
         now = topic.time = max(int(self._clock() * 1000), topic.time)
         name, producer = secrets.token_hex(8), self._producer
         numbers = _NO_PRODUCER if producer is None else (*producer, self._next.get(topic.name, 0))
-        data = records.build([commit.records[index] for index in indexes], now, name, numbers)
-        return TopicBatch(topic, indexes, name, topic.head, data, producer)
+        begin = self._keys.position(topic) if commit.has_keys(channel) else topic.head
+        data = records.build([commit.records[index] for index in indexes], now, name, begin, numbers)
+        return TopicBatch(topic, indexes, name, begin, data, producer)
 
     async def _send(self, commit: Commit, batches: list[TopicBatch]) -> None:
         """Send batches to the leaders of their topics, and learn what became of each."""
@@ -221,32 +222,28 @@ class Store:
         commit.must_wait = commit.must_wait or code in broker_errors.MOVED or not is_over
 
     async def _stored(self, commit: Commit, batch: TopicBatch, offset: int) -> None:
-        """Settle the records of a batch that is in the log at Kafka's ``offset``."""
+        """Settle the records of a batch that is in the log at Kafka's ``offset``.
+
+        Where others have appended since keys were looked for, one of them may have been first.
+        """
         topic, count = batch.topic, len(batch.indexes)
+        channel = commit.records[batch.indexes[0]].channel
+        if offset > batch.begin and commit.has_keys(channel):
+            with contextlib.suppress(OverloadedError):
+                await self._keys.catch_up(topic)
         if batch.producer is not None and batch.producer == self._producer:
             self._next[topic.name] = self._next.get(topic.name, 0) + count
         commit.doubtful.pop(topic.name, None)
         commit.limit.pop(topic.name, None)
         if offset < batch.begin:  # it was made anew
             self._topics.forget(topic)
-            (found,) = (await self._topics.find([commit.records[batch.indexes[0]].channel])).values()
+            (found,) = (await self._topics.find([channel])).values()
             topic = found if isinstance(found, Topic) else topic
         topic.head = max(topic.head, offset + count)
-        if offset > batch.begin and any(commit.records[index].key is not None for index in batch.indexes):
-            await self._compare_keys(commit, batch, offset)
-            return
-        for number, index in enumerate(batch.indexes):
-            commit.settle(index, Published(position(topic, offset + number + 1)))
-
-    async def _compare_keys(self, commit: Commit, batch: TopicBatch, offset: int) -> None:
-        """Settle a batch before which others have appended: one of its keys may have been among theirs."""
-        with contextlib.suppress(AbideError, *LOST):  # they are stored, whatever others have stored
-            await self._keys.catch_up(batch.topic)
         for number, index in enumerate(batch.indexes):
             record, mine = commit.records[index], offset + number + 1
-            known = None if record.key is None else self._keys.find(batch.topic, record)
-            first = min(mine, known.offset) if known else mine
-            commit.settle(index, Published(position(batch.topic, first), replayed=first < mine))
+            first = self._keys.find(topic, record) if record.key is not None and offset > batch.begin else None
+            commit.settle_stored(index, topic, mine, first)
 
     async def _clear_doubt(self, commit: Commit) -> None:
         """Look up batches whose outcome is unknown; send them again or give up on them if they are not in the log."""

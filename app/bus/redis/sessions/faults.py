@@ -54,6 +54,7 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
         ssl.SSLCertVerificationError,
         "the certificate is not trusted: add ssl_ca_certs=/path/of/its/certificate.pem to the URL",
     ),
+    (FileNotFoundError, "a file in the URL is missing: check ssl_ca_certs, ssl_certfile and ssl_keyfile"),
     (ConnectionRefusedError, f"nothing listens there: {_RUNS}"),
     (ssl.SSLError, f"no TLS could be agreed on: {_RUNS}"),
     (ConnectionError, f"the connection was closed: {_RUNS}"),

@@ -92,12 +92,14 @@ class LogReads:
             times = [(names.head(channel), head_ttl(self._retention(channel))) for channel in part]
             await self._ask("place", [Request(head, ("PEXPIRE", head, ttl)) for head, ttl in times])
 
-    async def trim(self, channel: str, history: HistoryWindow, grace: int) -> bool:
-        """Delete what no history shows and is older than ``grace`` seconds; return whether more is to be done later."""
-        keys = [names.head(channel), names.log(channel)]
-        request = Request(keys[0], words("trim", keys, [history.size, history.ttl * 1000, grace * 1000]))
-        (answer,) = await self._ask("trim", [request])
-        return bool(answer)
+    async def trim(self, channels: Sequence[str], grace: int) -> list[str]:
+        """Delete what no history shows and is older than ``grace`` seconds; return where more is to be done later."""
+        requests = []
+        for channel in channels:
+            history, keys = self._retention(channel), [names.head(channel), names.log(channel)]
+            requests.append(Request(keys[0], words("trim", keys, [history.size, history.ttl * 1000, grace * 1000])))
+        answers = await self._ask("trim", requests)
+        return [channel for channel, more in zip(channels, answers, strict=True) if more]
 
     async def _begin(self, channels: Sequence[str]) -> list[Place]:
         requests = []

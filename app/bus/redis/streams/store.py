@@ -60,7 +60,10 @@ class Store:
         except TimeoutError:
             pass  # the answers tell how far it came
         for part in commit.parts.copy():
-            self._close(commit, part, part.request.answer or TimeoutError())
+            if isinstance(part.request.answer, list):  # while another server had not answered
+                self._answer(commit, part)
+            else:
+                self._close(commit, part, part.request.answer or TimeoutError())
         if not self._failing:
             self._outcomes.worked("commit")
         return commit
@@ -78,8 +81,11 @@ class Store:
             reason = explain(request.answer)
             self._failed(reason, certain=is_refusal(request.answer))
             raise UnavailableError(reason) from request.answer
-        self._failing = ""
-        self._outcomes.worked("commit")
+        if request.replicas < self._style.replicas:
+            self._failed(self._unconfirmed(request.replicas), certain=True)
+        else:
+            self._failing = ""
+            self._outcomes.worked("commit")
 
     async def _attempt(self, commit: Commit) -> None:
         """Send what is open once, and wait a moment if something of it has to be sent again."""
