@@ -27,6 +27,8 @@ class LogFile:
         self.lost = asyncio.Event()
         """Set when it has to be opened again."""
         self.is_open = asyncio.Event()
+        self.reason = NOT_READY
+        """Why it is not open."""
         self._seen = Seen()
         self._loop: asyncio.AbstractEventLoop
         self._opened: Opened | None = None
@@ -102,7 +104,7 @@ class LogFile:
 
     def _now(self) -> Opened:
         if self._opened is None:
-            raise FileError(NOT_READY)
+            raise FileError(self.reason)
         return self._opened
 
     def _in(self, thread: ThreadPoolExecutor, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:

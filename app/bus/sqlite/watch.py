@@ -171,7 +171,7 @@ class Watch:
             _log.warning("file_lost", reason=reason)
         elif reason != self._said:
             _log.warning("file_not_open", reason=reason)
-        self._said = reason
+        self._said = self._file.reason = reason
         self._outcomes.failed("listen", reason)
 
     async def _look_on(self) -> None:
