@@ -166,7 +166,7 @@ class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, place: Place, seed: int, load: Load) -> None:
-        super().__init__(place.server.url, Ledger({}) if place.world.history else LiveLedger())
+        super().__init__(place.server.url, Ledger({}, dense=place.world.dense) if place.world.history else LiveLedger())
         self._place = place
         self._world = place.world
         self._load = load

@@ -126,7 +126,8 @@ class Store:
                 await self._keys.catch_up(topic)
             if again or not keyed or time.monotonic() - self._cluster.troubled > _TROUBLED_SECONDS:
                 return
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            # Workers that have waited with the same key must not go on at the same moment.
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS * (0.5 + random.random()))  # noqa: S311 — spreads them
 
     async def _again(self, commit: Commit, error: BaseException) -> None:
         commit.last = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error

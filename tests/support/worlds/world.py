@@ -30,6 +30,8 @@ class World(ABC):
     """By which the log goes back."""
     history: ClassVar[bool] = True
     """Whether it has positions, and keeps what was published."""
+    dense: ClassVar[bool] = True
+    """Whether each offset has a message, whatever happens."""
     networked: ClassVar[bool] = True
     """Whether there is a network between the server and the engine."""
     besides: ClassVar[bool] = False
