@@ -190,12 +190,19 @@ def _end_with_reader() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(_printable(text), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Return what a server says with an escape for whatever could move the cursor or colour the terminal."""
+    from app.telemetry.console import printable  # noqa: PLC0415 — it takes gunicorn, which most commands need not wait for
+
+    return printable(text)
 
 
 def _refusal(error: client.ClientError, options: argparse.Namespace) -> str:
     is_anonymous = error.status == http.HTTPStatus.UNAUTHORIZED and _credential(options) is None
-    return f"{error}; set ABIDE_TOKEN, or give --token-file" if is_anonymous else str(error)
+    return _printable(f"{error}; set ABIDE_TOKEN, or give --token-file" if is_anonymous else str(error))
 
 
 def _check_json(body: bytes) -> None:

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -286,6 +288,31 @@ def test_migrate_refuses_a_backend_without_a_schema() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+class Hostile(BaseHTTPRequestHandler):
+    """Refuses everything with a text that would colour a terminal."""
+
+    def do_POST(self) -> None:
+        body = rb'{"detail": "\u001b[31mred\nmore", "code": "refused"}'
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_what_a_server_says_does_nothing_to_the_terminal() -> None:
+    """Command shows a server's refusal in one line, in which nothing is left that a terminal obeys."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            done = run("publish", "a", "1", "--url", f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert (done.returncode, done.stderr) == (1, "\\x1b[31mred\\nmore\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
@@ -373,7 +400,9 @@ def test_a_missing_driver_is_one_line_that_names_its_package_and_extra(tmp_path:
     """Check and serve end without the driver of the backend's engine, with one line that says what to install."""
     engine = ENGINES[name]
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{engine.driver!r}] = None")
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DATABASE_URL": f"{engine.schemes[0]}://h"}
+    file = tmp_path / "channels.yaml"
+    file.write_text(f"backend: {engine.schemes[0]}://h\nchannels: {{news: {{}}}}\n")  # of history it asks for nothing
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "CHANNELS_CONFIG": str(file)}
     for command in ("check", "serve"):
         done = subprocess.run(
             [ABIDE, command], capture_output=True, check=False, text=True, env=environment, cwd=ROOT, timeout=60

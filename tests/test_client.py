@@ -410,6 +410,23 @@ async def test_an_overloaded_server_is_asked_again() -> None:
     assert times[4] - times[3] >= 0.9  # a date has whole seconds
 
 
+async def test_a_redirect_is_an_error_that_names_the_address() -> None:
+    """Subscriber and publisher that are sent to another address say which, for the user to take."""
+    moved = b"HTTP/1.1 301 Moved\r\nLocation: https://abide.example/x\r\nContent-Length: 0\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(moved)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for trying in (anext(subscribe(url, "x")), publish(url, "x", 1)):
+            with pytest.raises(ClientError, match=r"redirects to https://abide\.example/x"):
+                await trying
+
+
 async def test_a_publisher_tries_again_with_the_same_key() -> None:
     """Publisher repeats what was cut off or put off, with one idempotency key of its own making."""
     answers = [b"", b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]

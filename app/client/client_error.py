@@ -53,6 +53,11 @@ def closed(status: int, reason: str) -> ClientError:
     return ClientError(detail, status=status, code=CLOSED.get(status), passes=status in PASSING)
 
 
+def redirected(address: str) -> ClientError:
+    """Return what it means that a server sends its clients elsewhere, for example to TLS."""
+    return ClientError(f"the server redirects to {address}: use the address of that server")
+
+
 def refused(status: int, body: bytes, retry_after: str) -> ClientError:
     """Return what an answer of HTTP that is no success means."""
     try:

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 from . import waits
 from .addresses import address_of, headers_of, server_of
-from .client_error import ClientError, refused, unreachable
+from .client_error import ClientError, redirected, refused, unreachable
 from .credentials import Token, Tokens
 from .messages import NOWHERE, parse
+
+_REDIRECTS = range(300, 400)
 
 
 async def publish(  # noqa: PLR0913 — all but three have defaults
@@ -68,4 +70,6 @@ def _post(address: str, headers: dict[str, str], body: bytes, seconds: float) ->
             raise unreachable(error, server_of(address)) from None
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         return str(parse(text.decode())["position"] or NOWHERE)
+    if answer.status in _REDIRECTS and (location := answer.getheader("Location")):
+        raise redirected(location)
     raise refused(answer.status, text, answer.getheader("Retry-After", ""))

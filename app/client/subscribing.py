@@ -8,11 +8,19 @@ from typing import Any
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, ProxyError
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+)
 
 from . import waits
 from .addresses import address_of, headers_of, server_of
-from .client_error import ClientError, closed, refused, unreachable
+from .client_error import ClientError, closed, redirected, refused, unreachable
 from .credentials import Token, Tokens
 from .messages import NOWHERE, Gap, Message, read_frame
 
@@ -76,7 +84,9 @@ async def _connect(address: str, headers: dict[str, str]) -> ClientConnection:
         raise refused(answer.status_code, bytes(answer.body), answer.headers.get("Retry-After", "")) from None
     except (OSError, InvalidMessage, ProxyError) as error:
         raise unreachable(error, server_of(address)) from None
-    except InvalidHandshake as error:
+    except InvalidURI as error:
+        raise redirected(error.uri) from None
+    except (InvalidHandshake, InvalidProxy) as error:
         raise ClientError(str(error)) from None
     if socket.subprotocol != _V1:
         await socket.close()

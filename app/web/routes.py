@@ -287,7 +287,8 @@ def _methods(app: FastAPI) -> dict[str, set[str]]:
 
 
 def _not_allowed(scope: Scope, allowed: Collection[str]) -> ProblemResponse:
-    return _refusal(f"{scope['path'][:_LONGEST_PATH]} does not take {scope['method']}", allowed)
+    use = " or ".join(sorted(set(allowed) - {"HEAD", "OPTIONS"}))
+    return _refusal(f"{scope['path'][:_LONGEST_PATH]} does not take {scope['method']}: use {use}", allowed)
 
 
 def _refusal(detail: str, allowed: Collection[str]) -> ProblemResponse:

@@ -56,6 +56,15 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(sum(map(int, _stat(pid)[11:13])) for pid in pids) / _TICKS
 
 
+def cpu_of_all(pid: int) -> float:
+    """Return the CPU time of a process and its descendants, with that of children that have ended."""
+    seconds = 0.0
+    for one in family(pid):
+        with contextlib.suppress(OSError):  # it may end meanwhile: then its parent has its time
+            seconds += sum(map(int, _stat(one)[11:15])) / _TICKS
+    return seconds
+
+
 def kernel_tcp_bytes() -> int:
     """Return the bytes that the kernel holds for TCP sockets: all of this machine's."""
     for line in Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines():

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.client.fanclient import Client, ClientError, build
-from benchmarks.peers.machine import cpu_seconds, family
+from benchmarks.peers.machine import cpu_of_all
 from benchmarks.peers.servers import PEERS, Peer, PeerError, Place, serving
 from benchmarks.support.lab import Lab, Section, median
 from tests.support.engines import ENGINES
@@ -123,10 +123,10 @@ def _measure(side: Side, binary: Path, seconds: float) -> Figures:
         client.connect(subs=1, idle=side.others, inflight=1)
         time.sleep(_SETTLE_SECONDS)
         client.run(seconds=_WARM_UP_SECONDS, pubs=PUBLISHERS, lockstep=0, size=SIZE)
-        pids = family(engine.pid) if engine.pid else []
-        before, engine_before = server.cpu(), cpu_seconds(pids)
+        before, engine_before = cpu_of_all(server.pid), cpu_of_all(engine.pid) if engine.pid else 0
         flood = client.run(seconds=seconds)
-        cpu, engine_cpu = server.cpu() - before, cpu_seconds(pids) - engine_before
+        cpu = cpu_of_all(server.pid) - before
+        engine_cpu = cpu_of_all(engine.pid) - engine_before if engine.pid else 0
         steady = client.run(seconds=seconds, rate=STEADY_RATE)
     return Figures(
         rate=flood.messages / flood.seconds,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from app.core.engines import ENGINES as KINDS
 from benchmarks.client.fanclient import Client, ClientError, build
-from benchmarks.peers.machine import cpu_seconds, family
+from benchmarks.peers.machine import cpu_of_all
 from benchmarks.peers.servers import PeerError, serving
 from benchmarks.support.engines import abide
 from benchmarks.support.lab import Lab, Section, median
@@ -18,7 +18,7 @@ WORKERS = 4
 SUBSCRIBERS = 32
 """So many that every worker has some."""
 RATE = 300
-SHARED = [name for name in ENGINES if KINDS[name].workers != "one process"]
+SHARED = [name for name, engine in KINDS.items() if engine.workers != "one process"]
 
 _SETTLE_SECONDS = 1.0
 
@@ -64,8 +64,8 @@ def _measure(name: str, binary: Path, workers: int, seconds: float) -> _Cost:
         time.sleep(_SETTLE_SECONDS)  # until all workers serve
         client.connect(subs=SUBSCRIBERS)
         client.run(seconds=_SETTLE_SECONDS, pubs=1, lockstep=0, rate=RATE)
-        ours, theirs = family(server.pid), family(engine.pid) if engine.pid else []
-        before, engine_before = cpu_seconds(ours), cpu_seconds(theirs)
-        answer = client.run(seconds=seconds)
-        took, engine_took = cpu_seconds(ours) - before, cpu_seconds(theirs) - engine_before
+        before, engine_before = cpu_of_all(server.pid), cpu_of_all(engine.pid) if engine.pid else 0
+        answer = client.run(seconds=2 * seconds)
+        took = cpu_of_all(server.pid) - before
+        engine_took = cpu_of_all(engine.pid) - engine_before if engine.pid else 0
     return _Cost(took / answer.messages * 1_000_000, engine_took / answer.messages * 1_000_000)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,19 +13,13 @@ import websockets
 
 from tests.support.server import Server
 
-CHANNELS = """\
-backend: ${DATABASE_URL:-memory://}
-channels: {lebowski: {publish: anyone}, events: {publish: anyone, client_publish: true}}
-"""
+CHANNELS = "channels: {lebowski: {publish: anyone}, events: {publish: anyone, client_publish: true}}"
 
 
-@pytest.fixture(params=["memory", "file"])
-async def received(
-    request: pytest.FixtureRequest, server_factory: type[Server], tmp_path: Path
-) -> AsyncIterator[tuple[Server, asyncio.Queue[object]]]:
+@pytest.fixture
+async def received(server_factory: type[Server]) -> AsyncIterator[tuple[Server, asyncio.Queue[object]]]:
     """Run the post's subscriber: it prints what it gets, and reconnects after three seconds."""
-    env = {} if request.param == "memory" else {"DATABASE_URL": f"sqlite:///{tmp_path}/log.db"}
-    server = server_factory(channels=CHANNELS, env=env)
+    server = server_factory(channels=CHANNELS)
     messages: asyncio.Queue[object] = asyncio.Queue()
 
     async def subscriber() -> None:

@@ -163,6 +163,25 @@ def test_what_can_never_be_sent_is_said_at_once(clients: Page) -> None:
     assert said == [f"'localhost:8000' {expected}", f"'ftp://example.org' {expected}", *["unauthorised"] * 4]
 
 
+def test_another_server_is_not_taken_for_abide(clients: Page) -> None:
+    """Client of a server that is none of ours ends with what that one says, and takes no answer for a position."""
+    said = clients.run("""
+        const { connect } = await import('/client.js');
+        const [ask, Socket] = [fetch, WebSocket];
+        const outcomes = [];
+        for (const options of [{}, { WebSocket: null }]) {
+            window.fetch = async () => Response.json({ hello: 'world' }, { status: 404, statusText: 'Not Found' });
+            const abide = connect('http://127.0.0.1:1/', options);
+            const error = await new Promise((onError) => abide.subscribe('news', { onError }));
+            outcomes.push([error.status, error.message]);
+            window.fetch = async () => Response.json({ hello: 'world' });
+            outcomes.push((await abide.publish('news', 1).catch((error) => error)).code);
+        }
+        return outcomes;
+    """)
+    assert said == [[404, "Not Found"], "refused"] * 2
+
+
 def test_a_client_that_is_closed_listens_to_nothing(clients: Page) -> None:
     """Page that makes client after client keeps none of those that are closed."""
     left = clients.run("""

@@ -15,6 +15,7 @@ from tests.support.npm import NpmProject
 from tests.support.processes import ROOT
 from tests.support.proxy import FaultProxy
 from tests.support.server import Server
+from tests.support.valkey import ValkeyServer
 
 CHANNELS = """
 channels:
@@ -72,6 +73,35 @@ def test_the_package_works_in_node(project: NpmProject, server: Server) -> None:
     with project.node(NODE, server.url) as script:
         assert [script.line(), script.line(), script.line()] == ["sse", 'true {"é":1}', None]
         assert script.wait() == 0
+
+
+LIVE = """
+    import { connect, NOWHERE } from "abide-client";
+    const abide = connect(process.argv[2]);
+    console.log((await abide.publish("news", 0)) === NOWHERE);
+    abide.subscribe("news", {
+        since: "8c1f0a52:7",
+        onSubscribed: (position, resumed) => console.log("subscribed", position, resumed),
+        onGap: ({ after, next, reason }) => console.log("gap", after, next, reason),
+        onMessage: ({ position, raw }) => console.log("message", position, raw),
+    });
+"""
+
+
+def test_a_server_without_positions_has_one_for_all(project: NpmProject) -> None:
+    """Client of a server that keeps nothing is told of its gaps, and every position is NOWHERE."""
+    with ValkeyServer() as redis:
+        env = {"DATABASE_URL": redis.url("redis")}
+        with (
+            Server(channels=f"backend: ${{DATABASE_URL}}{CHANNELS}", env=env, ready_path="/health/ready") as server,
+            project.node(LIVE, server.url) as script,
+        ):
+            lines = ["true", "subscribed live:0 false", "gap 8c1f0a52:7 live:0 epoch"]
+            assert [script.line() for _ in lines] == lines
+            httpx.post(f"{server.url}/push/news", json=1).raise_for_status()
+            assert script.line() == "message live:0 1"
+            redis.kill_connections()
+            assert script.line() == "gap live:0 live:0 dropped"
 
 
 SLIPS = """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from app.bus.redis.pubsub import PubSubBackend
+from app.bus.redis.pubsub import PubSubBackend, hearing
 from app.core.channel import ACCESS, TICKETS
 from app.core.errors import KeyReusedError, OutcomeUnknownError, UnavailableError
 from app.core.message import Batch, Loss, Message, News, Page, Position, Published, Record
@@ -16,6 +18,7 @@ from tests.bus.conformance import ALL
 from tests.bus.test_postgres import healthy
 from tests.support.valkey import ValkeyServer
 
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 PUBLISHED = Published(Position("", 0))
 
 
@@ -234,6 +237,18 @@ async def test_a_paused_server_delays_and_loses_nothing(backend: PubSubBackend, 
     assert await texts(backend, 1) == ["1"]
 
 
+async def test_a_server_without_memory_publishes_what_needs_none(backend: PubSubBackend, server: ValkeyServer) -> None:
+    """PubSubBackend of a Redis at its maxmemory publishes messages without a key, and refuses those with one."""
+    await backend.follow("a")
+    server.run("CONFIG", "SET", "maxmemory", 1)
+    try:
+        outcomes = await backend.append([*records("a", "1"), *records("a", "2", key="k"), *records("a", "3")])
+    finally:
+        server.run("CONFIG", "SET", "maxmemory", 0)
+    assert [type(outcome) for outcome in outcomes] == [Published, UnavailableError, Published]
+    assert await texts(backend, 2) == ["1", "3"]
+
+
 async def test_a_replica_takes_no_messages(server: ValkeyServer) -> None:
     """PubSubBackend of a server that became a replica refuses to publish: nobody else would hear it."""
     with ValkeyServer() as primary:
@@ -264,6 +279,41 @@ async def test_a_subscriber_that_the_server_cuts_off_is_told_of_a_loss(server: V
             server.run("CONFIG", "SET", "client-output-buffer-limit", "pubsub 32mb 8mb 60")
         await published(backend, "a", "2")
         assert (await texts(backend, 1))[-1:] == ["2"]
+
+
+async def test_what_waits_to_be_handed_out_is_bounded(
+    backend: PubSubBackend, other: PubSubBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PubSubBackend that is not asked for what it heard drops what comes above its bound, and tells of the loss."""
+    monkeypatch.setattr(hearing, "MAX_HELD_BYTES", 100_000)
+    await backend.follow("a")
+    await other.follow("a")
+    for number in range(100):
+        await other.append(records("a", f"{number}".ljust(5000)))
+        assert (await texts(other, 1))[0].strip() == f"{number}"
+    assert backend.held < 110_000
+    found: list[News] = []
+    while not (found and isinstance(found[-1], Loss)):
+        found.append(await news(backend))
+    await other.append(records("a", "101"))
+    assert await texts(backend, 1) == ["101"]
+
+
+async def test_a_user_needs_no_more_than_the_manual_says(server: ValkeyServer) -> None:
+    """PubSubBackend works for a user with the rights that docs/configuration.md names."""
+    rules = re.search(r"needs `(~abide[^`]*)`", CONFIGURATION.read_text(encoding="utf-8"))
+    assert rules is not None
+    server.run("ACL", "SETUSER", "limited", "on", ">right", *rules[1].split())
+    backend = PubSubBackend(f"redis://limited:right@{server.place}", retention=lambda _: ALL)
+    await backend.connect()
+    await healthy(backend)
+    await backend.follow("a")
+    assert await backend.append([*records("a", "1", key="k"), *records("a", "2")]) == [PUBLISHED, PUBLISHED]
+    assert await texts(backend, 2) == ["1", "2"]
+    (stored,) = await backend.append(records(TICKETS, "1"))
+    assert isinstance(stored, Published)
+    assert [message.data for message in (await backend.read(TICKETS, 0, 10, ALL)).messages][-1:] == [b"1"]
+    await backend.disconnect()
 
 
 async def test_a_wrong_password_is_said_without_it(server: ValkeyServer) -> None:

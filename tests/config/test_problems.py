@@ -467,7 +467,7 @@ def test_secrets_are_not_shown(problems: Problems) -> None:
     ("text", "variables", "expected"),
     [
         ("backend: ${URL:-memory://}", {"URL": "mysql://me:hunter2@h"}, "URL: there is no backend mysql://: write"),
-        ("backend: ${S}://${H}", {"S": "mysql", "H": "hunter2"}, "S and H: there is no backend mysql://"),
+        ("backend: ${S}://${H}", {"S": "nats", "H": "hunter2"}, "S and H: there is no backend nats://: write"),
         ("auth: {keys: '${KEYS:-}'}", {"KEYS": "hunter2"}, "KEYS: "),
         ("backend: ${URL:-mysql://h}", {"URL": ""}, "{file}:1:10: backend: there is no backend mysql://"),
     ],

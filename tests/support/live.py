@@ -21,7 +21,7 @@ class _Times:
     """When a message was published, as far as its publisher knows, in seconds of the monotonic clock."""
 
     sent: float
-    """The last time, if it was sent again."""
+    """The first time, if it was sent again: that may be the one that counted, with a key."""
     answered: float = inf
     attempts: int = 1
 
@@ -37,7 +37,10 @@ class LiveLedger(Ledger):
         """Note that a message is sent, or sent again."""
         super().doubt(channel, data)
         known = self._times[channel].get(data)
-        self._times[channel][data] = _Times(time.monotonic(), attempts=known.attempts + 1 if known else 1)
+        if known is None:
+            self._times[channel][data] = _Times(time.monotonic())
+        else:
+            known.attempts += 1
 
     def acknowledge(self, channel: str, position: str | None, data: str, life: int) -> None:  # noqa: ARG002 — a ledger's
         """Note that a message was published."""
@@ -75,7 +78,13 @@ def _judge(piece: list[str], times: dict[str, _Times]) -> Iterator[str]:
     first = min((times[data].answered for data in once), default=inf)
     missing = [data for data, one in times.items() if first < one.sent and one.answered < latest and data not in counts]
     if missing:
-        yield f"{len(missing)} messages are missing without a gap: the first is {short(missing[0])}"
+        lost = times[missing[0]]
+        before = [data for data in once if times[data].answered < lost.sent]
+        after = [data for data in once if lost.answered < times[data].sent]
+        yield (
+            f"{len(missing)} messages are missing without a gap: the first is {short(missing[0])}, "
+            f"between {short(before[-1])} and {short(after[0])}"
+        )
 
 
 def _pieces(log: Log) -> Iterator[list[str]]:

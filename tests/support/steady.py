@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from contextlib import suppress
 from typing import NamedTuple
 
 from tests.support.chaos import Place
 from tests.support.crowd import Crowd, Tally
 from tests.support.live import LiveLedger
-from tests.support.postgres import children
 from tests.support.rewritten import Present
 from tests.support.subscribers import V1, EventStream, running
 from tests.support.verdict import Ledger
@@ -26,12 +22,10 @@ RATE = 1000
 PUBLISHERS = 8
 SUBSCRIBERS = 4
 KILLED = 50
-"""Connections to the engine that are killed at least, where there are any."""
+"""Connections to the engine that are killed at least."""
 PAUSE = 0.3
 """Seconds between two cuts."""
 RESTARTS = 2
-KILLS, LIFE = 3, 1.0
-"""How often all workers are killed where there is no network, and after how many seconds each."""
 SETTLING = 30
 
 
@@ -83,13 +77,9 @@ class SteadyRun(Crowd):
             due = max(due + step, time.monotonic() - step)
 
     async def _break(self) -> None:
-        """Kill connections and restart the engine, or kill every worker where there is no network."""
+        """Kill connections to the engine, and restart it where it keeps its data."""
         world = self._place.world
-        if world.link is None:
-            for _ in range(KILLS):
-                await asyncio.sleep(LIFE)
-                self._kill_workers()
-            return
+        assert world.link is not None
         restarts = RESTARTS if "restart" in world.faults else 0
         while restarts or self._killed < KILLED:
             await asyncio.sleep(PAUSE)
@@ -98,8 +88,3 @@ class SteadyRun(Crowd):
             if restarts and self._killed >= KILLED / (1 + restarts):
                 restarts -= 1
                 await world.strike(Fault(0, "restart", world.faults["restart"][-1], 0), self)
-
-    def _kill_workers(self) -> None:
-        for pid in children(self._place.server.pid):
-            with suppress(ProcessLookupError):  # it may have ended by itself
-                os.kill(pid, signal.SIGKILL)

@@ -23,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO
 
 from tests.support.processes import ROOT, launch
@@ -87,22 +88,24 @@ class WarmProcess:
 
 
 class WarmPython:
-    """The process that forks; it ends with the object or the interpreter."""
+    """The process that forks; it ends with the object or the interpreter. It has ``imported`` modules."""
 
-    def __init__(self) -> None:
+    def __init__(self, *imported: str) -> None:
         self._asking, asked = socket.socketpair()
         with asked:
-            command = [sys.executable, "-m", __name__]
+            command = [sys.executable, "-m", __name__, *imported]
             process = launch(command, os.environ, stdin=asked.fileno(), stdout=None, stderr=None)
         self._finalizer = weakref.finalize(self, _end, self._asking, process)
 
-    def launch(self, arguments: Sequence[str], environment: Mapping[str, str], given: str = "") -> WarmProcess:
+    def launch(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, given: str = "", folder: Path = ROOT
+    ) -> WarmProcess:
         """Start ``python -m`` with arguments, in a process group of its own; what is given to it is in its stdin."""
         with (
             tempfile.TemporaryFile("w+", encoding="utf-8") as task,
             tempfile.TemporaryFile("w+", encoding="utf-8") as stdin,
         ):
-            json.dump([arguments, dict(environment)], task)
+            json.dump([arguments, dict(environment), str(folder)], task)
             stdin.write(given)
             for file in (task, stdin):
                 file.seek(0)
@@ -117,8 +120,8 @@ class WarmPython:
 
 @functools.cache
 def warm_python() -> WarmPython:
-    """Return the one of this process."""
-    return WarmPython()
+    """Return the one of this process, for what servers need."""
+    return WarmPython(*IMPORTED)
 
 
 def start(
@@ -135,22 +138,26 @@ def start(
         name.startswith("PYTHON") and value != os.environ.get(name) for name, value in environment.items()
     )
     if not cold and program == ABIDE:
-        return warm_python().launch(["app", *arguments], {**environment, "PYTHONPATH": str(ROOT)}, given)
+        return warm_python().launch(["app", *arguments], {**environment, "PYTHONPATH": str(ROOT)}, given=given)
     if not cold and program == sys.executable and arguments[0] == "-m":
-        return warm_python().launch(arguments[1:], environment, given)
+        return warm_python().launch(arguments[1:], environment, given=given)
     assert not given
     return launch(command, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def run(*arguments: str, environment: Mapping[str, str], given: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``bin/abide`` and return what it wrote and its exit code."""
-    process = start((ABIDE, *arguments), environment, given=given)
+    return finished(start((ABIDE, *arguments), environment, given=given))
+
+
+def finished(process: subprocess.Popen[str] | WarmProcess) -> subprocess.CompletedProcess[str]:
+    """Return what a process wrote and its exit code, once it has ended."""
     assert process.stdout is not None
     assert process.stderr is not None
     with process.stdout as stdout, process.stderr as stderr, ThreadPoolExecutor() as readers:
         said = readers.submit(stderr.read)
         printed = stdout.read()
-        return subprocess.CompletedProcess(arguments, process.wait(), printed, said.result())
+        return subprocess.CompletedProcess((), process.wait(), printed, said.result())
 
 
 def _end(asking: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -158,9 +165,9 @@ def _end(asking: socket.socket, process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _forked() -> list[int]:
+def _forked(imported: Iterable[str]) -> list[int]:
     """Fork for each request; return its files in what was forked, and exit at the end of the requests."""
-    for name in IMPORTED:
+    for name in imported:
         importlib.import_module(name)
     gc.freeze()  # a fork that looked through all of it at its end would copy it: five times what most of them cost
     looking = select.poll()
@@ -212,7 +219,8 @@ def _become_server(files: list[int]) -> None:
     os.setsid()
     _, task, *standard = files
     with os.fdopen(task, encoding="utf-8") as file:
-        arguments, environment = json.load(file)
+        arguments, environment, folder = json.load(file)
+    os.chdir(folder)
     for number, theirs in enumerate(standard):
         os.dup2(theirs, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
@@ -223,4 +231,4 @@ def _become_server(files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    _become_server(_forked())
+    _become_server(_forked(sys.argv[1:]))

@@ -57,8 +57,11 @@ def test_what_is_whole_or_told_is_lawful(ledger: LiveLedger, what: tuple[str, ..
 @pytest.mark.parametrize(
     ("what", "fault"),
     [
-        (("one", "three"), "1 messages are missing without a gap: the first is 'two'"),
-        (("one", "gap", "two", "four"), "1 messages are missing without a gap: the first is 'three'"),
+        (("one", "three"), "1 messages are missing without a gap: the first is 'two', between 'one' and 'three'"),
+        (
+            ("one", "gap", "two", "four"),
+            "1 messages are missing without a gap: the first is 'three', between 'two' and 'four'",
+        ),
         (("two", "one"), "'one' came after what was sent when it had been answered"),
         (("one", "one"), "'one' came 2 times, and was sent 1 times"),
         (("one", "five"), "nobody published 'five'"),

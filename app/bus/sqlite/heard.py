@@ -14,6 +14,11 @@ class Heard:
         """All commits up to this one were heard, or seen in the log."""
         self._beyond: set[int] = set()
 
+    @property
+    def has_hole(self) -> bool:
+        """Whether a later commit was heard of than one that was not."""
+        return bool(self._beyond)
+
     def note(self, number: int) -> None:
         """Learn of one commit."""
         if number > self.upto and len(self._beyond) < _MOST:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,9 +26,14 @@ class LogFile:
         self.path = path
         self.lost = asyncio.Event()
         """Set when it has to be opened again."""
+        self.is_open = asyncio.Event()
+        self.reason = NOT_READY
+        """Why it is not open."""
         self._seen = Seen()
         self._loop: asyncio.AbstractEventLoop
         self._opened: Opened | None = None
+        self._closing: Future[None] | None = None
+        """The last time that it was closed."""
         self._before: Opened | None = None
         """What was open before, and is closed."""
         self._writing = ThreadPoolExecutor(1, "sqlite-write")
@@ -43,18 +48,25 @@ class LogFile:
         """Open it. Raises :class:`FileError`, OSError and sqlite3's errors."""
         self.lost.clear()
         self._loop = asyncio.get_running_loop()
-        self._opened = await self._loop.run_in_executor(self._writing, self._open)
+        opening = self._writing.submit(self._open)
+        try:
+            self._opened = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unused)
+            raise
         self._seen.note()
+        self.is_open.set()
 
     async def close(self) -> None:
-        """Close it after what is under way. Never raises."""
+        """Close it after what is under way. Never raises; one that is cancelled goes on in the threads."""
         opened, self._opened = self._opened, None
-        if opened is None:
-            return
-        self._before = opened
-        with contextlib.suppress(sqlite3.Error, OSError):
-            await self._loop.run_in_executor(self._reading, opened.reader.close)
-            await self._loop.run_in_executor(self._writing, opened.close)
+        self.is_open.clear()
+        if opened is not None:
+            self._before = opened
+            reader = self._reading.submit(opened.reader.close)
+            self._closing = self._writing.submit(_close, opened, reader)
+        if self._closing is not None:
+            await asyncio.wait((asyncio.wrap_future(self._closing),))
 
     async def end(self) -> None:
         """Close it for good, after what is under way. Never raises."""
@@ -66,20 +78,18 @@ class LogFile:
 
     def writes(self, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
         """Run a function in the thread that writes. The future raises what it raises, and :class:`FileError`."""
-        return asyncio.get_running_loop().run_in_executor(self._writing, self._run, function)
+        return self._in(self._writing, function)
 
     def reads(self, function: Callable[[sqlite3.Connection, Present], _Result]) -> asyncio.Future[_Result]:
         """Run a function in the thread that reads, in one snapshot of the log; otherwise as :meth:`writes`.
 
         The future raises :class:`WentBackError` if the log has gone back.
         """
-        return asyncio.get_running_loop().run_in_executor(
-            self._reading, self._run, lambda opened: _in_snapshot(opened, function)
-        )
+        return self._in(self._reading, lambda opened: _in_snapshot(opened, function))
 
     async def check(self) -> None:
         """Raise :class:`FileError` unless the path leads to the file that is open, and only this machine uses it."""
-        await self._loop.run_in_executor(self._reading, self._run, lambda opened: opened.claim.check(opened.identity))
+        await self._in(self._reading, lambda opened: opened.claim.check(opened.identity))
         if self.lost.is_set():
             msg = f"{self.path}: the file failed, and is opened again"
             raise FileError(msg)
@@ -94,8 +104,13 @@ class LogFile:
 
     def _now(self) -> Opened:
         if self._opened is None:
-            raise FileError(NOT_READY)
+            raise FileError(self.reason)
         return self._opened
+
+    def _in(self, thread: ThreadPoolExecutor, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
+        future = asyncio.get_running_loop().run_in_executor(thread, self._run, function)
+        future.add_done_callback(_look_away)
+        return future
 
     def _run(self, function: Callable[[Opened], _Result]) -> _Result:
         opened = self._now()
@@ -106,6 +121,26 @@ class LogFile:
             if is_over(error.__cause__ or error):
                 self._loop.call_soon_threadsafe(self.lost.set)
             raise
+
+
+def _close_unused(opening: Future[Opened]) -> None:
+    """Close what was opened for nobody."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+        opening.result().claim.release()
+
+
+def _close(opened: Opened, reader: Future[None]) -> None:
+    """Close the file in the thread that writes, after the one that reads has let go of it."""
+    wait((reader,))
+    with contextlib.suppress(sqlite3.Error, OSError):
+        opened.close()
+
+
+def _look_away(future: asyncio.Future[_Result]) -> None:
+    """Take the exception of what nobody may wait for any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _in_snapshot(opened: Opened, function: Callable[[sqlite3.Connection, Present], _Result]) -> _Result:

@@ -156,8 +156,6 @@ def _forget(page: _Page, windows: Sequence[HistoryWindow], opened: Opened) -> No
             "DELETE FROM head WHERE id = ? AND time < ? AND NOT EXISTS (SELECT 1 FROM log WHERE channel = head.id)",
             idle,
         )
-        # Unheard by anybody: so every worker compares its heads.
-        opened.writer.execute("UPDATE installation SET commits = commits + 1")
 
 
 def _delete_keys(opened: Opened) -> int:

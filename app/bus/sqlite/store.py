@@ -10,6 +10,7 @@ disk alone. After a failure, or where the disk has next to no room, it writes as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -22,7 +23,7 @@ import structlog
 from app.bus.outcomes import Outcomes
 from app.bus.sqlite import commit as commits
 from app.bus.sqlite.commit import Commit
-from app.bus.sqlite.file.file_faults import ReplacedError, explain, is_in_doubt, unavailable
+from app.bus.sqlite.file.file_faults import FileError, ReplacedError, explain, is_in_doubt, unavailable
 from app.bus.sqlite.file.open_file import Opened
 from app.bus.sqlite.file.transactions import begin, transaction, undo
 from app.bus.sqlite.log_file import LogFile
@@ -35,6 +36,9 @@ _PROBE_SECONDS = 3.0
 
 _PROVED_SECONDS = 3.5
 """No probe is needed for this long after a commit or a probe that worked."""
+
+_RETRY_SECONDS = 0.05
+"""Before another attempt where the file is being opened again, by which nothing was stored."""
 
 _LEAST_ROOM = 4 * 1024 * 1024
 """With less room on the disk, in bytes, the probe writes."""
@@ -61,7 +65,7 @@ class _Attempt:
 
     def __init__(self, records: Sequence[Record], deadline: float) -> None:
         self._records = records
-        self._deadline = deadline
+        self.deadline = deadline
         self._lock = threading.Lock()
         self._is_given_up = False
         self._is_committing = False
@@ -93,7 +97,7 @@ class _Attempt:
 
     def _wait(self, error: sqlite3.OperationalError | None = None) -> None:
         self.locked = error
-        if self._is_given_up or time.monotonic() > self._deadline:
+        if self._is_given_up or time.monotonic() > self.deadline:
             raise _GivenUpError
 
     def _commit(self, connection: sqlite3.Connection) -> None:
@@ -128,7 +132,20 @@ class Store:
         ``tell`` is called in the thread that writes, with the commit if it is stored, and ``hear`` on the event loop.
         Raises :class:`UnavailableError` if nothing was stored.
         """
-        attempt = _Attempt(records, deadline)
+        with self._outcomes.under_way("commit"):
+            while True:
+                attempt = _Attempt(records, deadline)
+                made = await self._make(attempt, tell, hear)
+                if isinstance(made, Commit):
+                    hear(made)
+                    return self._stored(made)
+                if not isinstance(made, FileError) or time.monotonic() + _RETRY_SECONDS > deadline:
+                    return self._failed(records, made)
+                self._outcomes.hint("commit", explain(made, self._file.path))
+                await self._opened_again(deadline)
+
+    async def _make(self, attempt: _Attempt, tell: Told, hear: Told) -> Commit | BaseException:
+        """Make a commit; return it, or why there is none."""
 
         def make(opened: Opened) -> Commit:
             commit = attempt.make(opened)
@@ -136,23 +153,26 @@ class Store:
                 tell(commit)
             return commit
 
-        with self._outcomes.under_way("commit"):
-            making = self._file.writes(make)
-            await asyncio.wait((making,), timeout=deadline - time.monotonic())
-        if not making.done():
-            making.add_done_callback(partial(_end_late, hear))
-            error: BaseException = _GivenUpError()
-            if not attempt.give_up():
-                error = _InDoubtError()
-                error.__cause__ = TimeoutError()
-        elif (failed := making.exception()) is None:
-            hear(making.result())
-            return self._stored(making.result())
-        else:
-            error = failed
-        if isinstance(error, _GivenUpError):
-            error = attempt.locked or TimeoutError()
-        return self._failed(records, error)
+        making = self._file.writes(make)
+        await asyncio.wait((making,), timeout=attempt.deadline - time.monotonic())
+        if making.done():
+            error = making.exception()
+            if error is None:
+                return making.result()
+            return (attempt.locked or TimeoutError()) if isinstance(error, _GivenUpError) else error
+        making.add_done_callback(partial(_end_late, hear))
+        if attempt.give_up():
+            return attempt.locked or TimeoutError()
+        doubt = _InDoubtError()
+        doubt.__cause__ = TimeoutError()
+        return doubt
+
+    async def _opened_again(self, deadline: float) -> None:
+        """Wait until the file is open, or the deadline has come."""
+        await asyncio.sleep(_RETRY_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - _RETRY_SECONDS - time.monotonic()):
+                await self._file.is_open.wait()
 
     async def probe(self) -> None:
         """Find out whether a commit would be stored, unless one was just now."""
@@ -162,7 +182,6 @@ class Store:
         with self._outcomes.under_way("commit"):
             await asyncio.wait((probing,), timeout=_PROBE_SECONDS)
         if not probing.done():
-            probing.add_done_callback(_look_away)
             self._doubt(TimeoutError())
         elif (error := probing.exception()) is None:
             self._suspect = 0
@@ -220,9 +239,3 @@ def _end_late(hear: Told, making: asyncio.Future[Commit]) -> None:
     """Let this process hear what was stored after the deadline."""
     if not making.cancelled() and making.exception() is None:
         hear(making.result())
-
-
-def _look_away(probing: asyncio.Future[None]) -> None:
-    """Take the exception of a probe that was too late."""
-    if not probing.cancelled():
-        probing.exception()

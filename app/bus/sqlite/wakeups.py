@@ -97,6 +97,7 @@ class Wakeups:
             os.unlink(self._path(self._name))  # noqa: PTH108 — by its short name
         self._socket.close()
         os.close(self._folder)
+        self._folder = -1
 
     def tell(self, commit: int, segments: Sequence[Segment]) -> None:
         """Tell every other worker of a commit. Called in the thread that writes."""
@@ -108,12 +109,10 @@ class Wakeups:
 
     def beat(self) -> bool:
         """Send oneself a word; return False if the queue is full. Raises :class:`FileError` if nobody can send any."""
-        if self._send(self._name, b"%b %d" % (_BEAT, time.monotonic_ns())):
-            return True
         if not os.path.exists(self._path(self._name)):  # noqa: PTH110 — by its short name
             msg = f"the socket {self._name} was removed from the folder of the workers"
             raise FileError(msg)
-        return False
+        return self._send(self._name, b"%b %d" % (_BEAT, time.monotonic_ns()))
 
     def _socket_here(self) -> socket.socket:
         path = self._path(self._name)

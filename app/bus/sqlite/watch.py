@@ -31,6 +31,12 @@ _LOOK_SECONDS = 1.5
 _SOONEST_SECONDS = 0.02
 """The least time between two looks that were asked for."""
 
+_HOLE_SECONDS = 0.03
+"""How long a commit may be unheard while later ones are heard; then the log is asked."""
+
+_MOST_UNHEARD = 3
+"""So many words of its own in a row that a worker does not hear show that its socket is of no use."""
+
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
 _log = structlog.get_logger(__name__)
@@ -58,8 +64,12 @@ class Watch:
         self._heard = Heard()
         self._looked = 0
         """How many commits the last look found."""
-        self._is_alive = True
-        """Whether the last word that this worker sent itself was heard."""
+        self._unheard = 0
+        """How many words that this worker has sent itself were not heard."""
+        self._is_compared = False
+        """Whether heads were compared since the file was opened."""
+        self._waiting: asyncio.TimerHandle | None = None
+        """Waits for a commit that was not heard of, while later ones were."""
         self._asked = asyncio.Event()
         """Set to have a look soon."""
         self._said = ""
@@ -82,19 +92,23 @@ class Watch:
 
     def tell(self, commit: Commit) -> None:
         """Tell the other workers of a commit. Called in the thread that writes."""
-        if (wakeups := self._wakeups) is not None:
-            wakeups.tell(commit.number, commit.segments)
+        with contextlib.suppress(OSError):  # it is only a hint
+            if (wakeups := self._wakeups) is not None:
+                wakeups.tell(commit.number, commit.segments)
 
     def hear(self, commit: Commit) -> None:
         """Hear what this worker has stored."""
         for segment in commit.segments:
             self.heard_messages(segment)
-        self._heard.note(commit.number)
+        self.heard_commit(commit.number)
 
     def heard_commit(self, number: int) -> None:
-        """Learn that a whole commit of another worker was heard."""
+        """Learn that a whole commit was heard."""
         self._file.saw(number)
         self._heard.note(number)
+        self._keep_order()
+        if self._heard.has_hole and self._waiting is None:
+            self._waiting = asyncio.get_running_loop().call_later(_HOLE_SECONDS, self._look_for_hole)
 
     def heard_messages(self, segment: Segment) -> None:
         """Hear messages."""
@@ -114,16 +128,29 @@ class Watch:
 
     def beat(self, seconds: float) -> None:
         """Hear the word that this worker has sent itself."""
-        self._is_alive = True
+        self._unheard = 0
         self._meter.heard(seconds)
+
+    def _keep_order(self) -> None:
+        """Hand out nothing while an earlier commit is not heard of: it may have taken back what this one needs."""
+        if self._heard.has_hole or not self._is_compared:
+            self._follower.hold()
+        else:
+            self._follower.release()
+
+    def _look_for_hole(self) -> None:
+        self._waiting = None
+        if self._heard.has_hole:
+            self._asked.set()
 
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         try:
             await self._file.open()
             self._wakeups = Wakeups(self._file.folder, self)
-            self._is_alive = True
-            self._follower.hold()
+            self._unheard = 0
+            self._is_compared = False
+            self._keep_order()
             await self._compare()
             self._outcomes.worked("listen")
             _log.info("file_opened", file=str(self._file.path))
@@ -132,9 +159,11 @@ class Watch:
             yield
         finally:
             wakeups, self._wakeups = self._wakeups, None
-            await self._file.close()
-            if wakeups is not None:  # the thread that writes has let go of it
-                wakeups.close()
+            try:
+                await self._file.close()
+            finally:
+                if wakeups is not None:  # the thread that writes has let go of it
+                    wakeups.close()
 
     def _lost(self, error: Exception) -> None:
         reason = explain(error, self._file.path)
@@ -142,7 +171,7 @@ class Watch:
             _log.warning("file_lost", reason=reason)
         elif reason != self._said:
             _log.warning("file_not_open", reason=reason)
-        self._said = reason
+        self._said = self._file.reason = reason
         self._outcomes.failed("listen", reason)
 
     async def _look_on(self) -> None:
@@ -175,11 +204,11 @@ class Watch:
             await asyncio.sleep(_SOONEST_SECONDS)
 
     def _beat(self) -> None:
-        if not self._is_alive:
+        if self._unheard >= _MOST_UNHEARD:
             msg = "the socket by which other workers wake this one hears nothing"
             raise FileError(msg)
         if self._wakeups is not None:
-            self._is_alive = not self._wakeups.beat()
+            self._unheard += self._wakeups.beat()
 
     async def _look(self, *, is_asked: bool) -> None:
         try:
@@ -201,4 +230,6 @@ class Watch:
             return places
 
         await heads.compare(self._follower, read)
+        self._is_compared = True
         self._heard.skip(self._looked)
+        self._keep_order()

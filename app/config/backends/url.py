@@ -23,9 +23,8 @@ _REFUSALS: dict[str, Callable[[str], str | None]] = {
 """What refuses the URLs of an engine; any URL of the others will do."""
 
 PATTERN = patterns.whole(
-    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|"
-    rf"(?:{postgres.PATTERN}|{kafka.PATTERN}|{sqlite.PATTERN}|{redis.LIVE_PATTERN}|{redis.STREAM_PATTERN})"
-    rf"[{patterns.BLANKS}]*)"
+    rf"[{patterns.BLANKS}]*(?:{patterns.any_case('memory')}://[\s\S]*|(?:{postgres.PATTERN}|{sqlite.PATTERN}|"
+    rf"{redis.LIVE_PATTERN}|{redis.STREAM_PATTERN}|{kafka.PATTERN})[{patterns.BLANKS}]*)"
 )
 """Pattern of a backend's URL that can be served."""
 

@@ -77,7 +77,9 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
       try {
         token = await tokens.get();
         const headers = { "content-type": "application/json", "idempotency-key": key, ...bearer(token) };
-        return (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })).position ?? NOWHERE;
+        const { position } = (await ask(`${url}/push/${encodeURIComponent(channel)}`, { method: "POST", headers, body })) ?? {};
+        if (position === undefined) throw new AbideError("refused", `the answer of ${url} has no position: is it Abide's?`, 200);
+        return position ?? NOWHERE;
       } catch (error) {
         const wait = Math.max(jitter(attempt), error.wait);
         const again = passes(error) || (error.status === 401 && !renewed && (renewed = tokens.renews(token)));
@@ -140,7 +142,7 @@ export function connect(address, { token: source, WebSocket = globalThis.WebSock
     });
     timer = setTimeout(lost, PATIENCE, `not connected within ${PATIENCE / 1000} s`);
     try {
-      answers = blocked === "maybe" && (await ask(`${url}/health/live`).then(() => true, () => false));
+      answers = blocked === "maybe" && (await ask(`${url}/health/live`).then(() => true, (error) => !passes(error)));
       token = await tokens.get();
       if (mine !== turn) return;
       const bySocket = WebSocket && blocked !== "yes" && HEADER_TOKEN.test(token || "none");
@@ -232,7 +234,8 @@ function openSocket({ WebSocket, url, token, tokens, subscriptions, opened, lost
 /** One event stream per channel, by fetch: Node has no EventSource, which would need the token in the URL. */
 function openStreams({ url, token, subscriptions, opened, lost, failed }) {
   const streams = new Map(); // by subscription: what watches each, and what ends it
-  ask(`${url}/health/live`).then(() => opened("sse"), ({ message, wait }) => lost(message, wait));
+  // What refuses this may be a proxy, or no server of ours: the answers to the streams tell.
+  ask(`${url}/health/live`).then(() => opened("sse"), (error) => (passes(error) ? lost(error.message, error.wait) : opened("sse")));
   const take = (subscription, watch, { event, id, data: raw }) => {
     const { channel, since, live } = subscription;
     const [data, position] = [parse(raw), id ?? NOWHERE];
@@ -301,7 +304,9 @@ const bearer = (token) => {
   return token ? { authorization: `Bearer ${token}` } : {};
 };
 const closedWith = (code, text) => new AbideError(CLOSED[code] ?? "refused", text || `closed with ${code}`, code);
-const unreachable = ({ message }) => Promise.reject(new AbideError("unreachable", message));
+const unreachable = (failed) => ({ message, cause }) => {
+  throw new AbideError("unreachable", `${failed}: ${cause?.message || cause?.code || message}`); // Node has it in the cause
+};
 /** Whether a retry may help; without a status the server was not reached. Too many subscriptions stay too many. */
 const passes = ({ code, status = 503, wait }) => (PASSING.includes(status) || /^5..$/.test(status)) && (code !== "too_many" || wait);
 /** The milliseconds of a Retry-After, which is in seconds or a date. */
@@ -320,12 +325,12 @@ const parse = (text) => tried(() => JSON.parse(text));
 /** What a token says; it is read, not verified. */
 const claims = (token) => parse(tried(() => atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")))) ?? {};
 const limited = (options) => ({ ...options, signal: AbortSignal.timeout(PATIENCE) });
-const ask = async (url, options) => (await request(url, limited(options))).json().catch(unreachable);
+const ask = async (url, options) => (await request(url, limited(options))).json().catch(unreachable(`cannot read the answer of ${url}`));
 
 async function request(url, options) {
-  const response = await fetch(url, options).catch(unreachable);
+  const response = await fetch(url, options).catch(unreachable(`cannot reach ${new URL(url).origin}`));
   if (response.ok) return response;
-  const { code = "refused", detail = response.statusText, pointer } = await response.json().catch(() => ({}));
+  const { code = "refused", detail = response.statusText, pointer } = (await response.json().catch(() => null)) ?? {};
   throw new AbideError(code, detail, response.status, { wait: waitOf(response.headers.get("retry-after")), pointer });
 }
 

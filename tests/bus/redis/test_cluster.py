@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import anyio.to_thread
@@ -10,7 +11,7 @@ import pytest
 from redis.crc import key_slot
 
 from app.core.errors import OutcomeUnknownError, UnavailableError
-from app.core.message import Record
+from app.core.message import Published, Record
 from tests.bus.redis.conftest import streams
 from tests.support.readers import Ledger, Worker, healthy, until
 from tests.support.valkey import ValkeyCluster, ValkeyServer
@@ -72,6 +73,21 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(cluster: V
             await readers[0].until(len(readers[0].log) + 20)
             stopping.set()
         await ledger.check_log(one.backend, readers)
+
+
+async def test_a_node_that_stalls_leaves_the_outcomes_of_others_known(cluster: ValkeyCluster) -> None:
+    """Worker whose commit has channels on two nodes, of which one stalls, knows what became of the other's."""
+    async with streams(cluster.url()) as one:
+        stalled = next(node for node in cluster.primaries if node is not _home(cluster, "b"))
+        elsewhere = next(f"x{n}" for n in range(100) if _home(cluster, f"x{n}") is stalled)
+        stalled.pause()
+        try:
+            records = [Record("b", b"1"), Record(elsewhere, b"1")]
+            known, other = await one.backend.append(records, time.monotonic() + 0.4)
+        finally:
+            stalled.resume()
+        assert isinstance(known, Published)
+        assert isinstance(other, (OutcomeUnknownError, UnavailableError))  # a beat may have had its turn before it
 
 
 async def test_a_primary_that_dies_is_replaced(cluster: ValkeyCluster) -> None:

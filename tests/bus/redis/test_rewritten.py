@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from app.core.epochs import shared
-from app.core.errors import UnavailableError
+from app.core.errors import KeyReusedError, UnavailableError
 from app.core.message import Position, Published, Record
 from tests.bus.redis.conftest import streams
 from tests.support.readers import ALL, Worker, healthy, says, until
@@ -196,3 +196,19 @@ async def _next(topics: redis.asyncio.client.PubSub) -> bytes:
             pass
     data: bytes = message["data"]
     return data
+
+
+async def test_a_key_holds_across_workers_and_restarts(server: ValkeyServer) -> None:
+    """Worker answers a key that another one has used before a restart with the first position."""
+    record = Record("a", b"1", "order-17", "me")
+    async with streams(server.url()) as one:
+        (first,) = await one.bus.publish([record])
+    await anyio.to_thread.run_sync(server.restart)
+    async with streams(server.url(), "other") as other:
+        again, changed = await other.bus.publish([record, record._replace(data=b"2", key="order-18")])
+        (refused,) = await other.bus.publish([record._replace(data=b"3")])
+    assert isinstance(first, Published)
+    assert isinstance(again, Published)
+    assert (again.replayed, again.position.offset) == (True, first.position.offset)
+    assert isinstance(changed, Published)
+    assert isinstance(refused, KeyReusedError)

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from app.bus import outcomes
 from app.bus.backend import Retention
-from app.bus.sqlite import SqliteBackend
+from app.bus.sqlite import SqliteBackend, watch
 from tests.support.readers import ALL, Worker, worker_of
 
 Run = Callable[..., AbstractAsyncContextManager[Worker]]
 """Runs a worker by its name."""
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers look at the file often, and count as well again soon, so that no test has to wait for it."""
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(outcomes, "SETTLE_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -95,6 +95,15 @@ async def test_a_file_that_is_not_ours_is_left_alone(run: Run, path: Path, state
         connection.execute(f"PRAGMA application_id = {0x41626964}")
 
 
+async def test_a_file_that_is_no_database_is_said(run: Run, path: Path) -> None:
+    """Worker that finds something else at its path leaves it alone, and is ready when that is moved away."""
+    await asyncio.to_thread(path.write_text, "no database, but long enough to be one " * 100)
+    async with run(ready=False) as worker:
+        await says(worker.backend, "file is not a database (SQLITE_NOTADB): restore a backup")
+        await asyncio.to_thread(path.unlink)
+        await healthy(worker.backend)
+
+
 async def test_a_database_of_another_program_is_left_alone(run: Run, path: Path) -> None:
     """Worker that finds tables of somebody else makes none of its own."""
     with contextlib.closing(sqlite3.connect(path)) as connection:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from app.core.message import MAX_OFFSET, Position, Published
+from app.core.errors import UnavailableError
+from app.core.message import MAX_OFFSET, Position, Published, Record
 from app.core.resume import Beginning, Reason, Start, begin
 from tests.bus.sqlite.conftest import Run
 from tests.support.readers import ALL, Worker, healthy, says, until
@@ -130,6 +132,9 @@ async def test_a_deleted_file_is_not_made_again(run: Run, path: Path) -> None:
         await asyncio.to_thread(path.unlink)
         await says(worker.backend, "was deleted while the server ran: put a copy back, or restart the server")
         assert not await asyncio.to_thread(path.exists)
+        with pytest.raises(UnavailableError):
+            await worker.backend.append([Record("a", b"2")], time.monotonic() + 0.2)
+        await says(worker.backend, "was deleted while the server ran: put a copy back, or restart the server")
         made.replace(path)
         await healthy(worker.backend)
         assert (await resumed(worker, before)).gap is None

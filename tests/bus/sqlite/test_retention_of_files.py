@@ -22,7 +22,7 @@ THREE = HistoryWindow(size=3, ttl=3600)
 
 
 @pytest.fixture(autouse=True)
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let retention have its turns at once, a little each time."""
     monkeypatch.setattr(retention, "_EVERY_SECONDS", 0.02)
     monkeypatch.setattr(retention, "_PAGE_CHANNELS", 3)

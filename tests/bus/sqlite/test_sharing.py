@@ -121,3 +121,32 @@ async def test_a_folder_of_any_depth_will_do(tmp_path: Path) -> None:
         (reader,) = await worker.follow("a")
         await worker.publish("a", "1")
         assert await reader.until(1) == [b"1"]
+
+
+async def test_what_was_taken_back_is_handed_out_before_what_came_after_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker that hears of a commit before an earlier one hands out nothing until it knows what that one was."""
+    order: list[str] = []
+    async with run("one") as one, run("two") as two, run("three") as three:
+        readers = await three.follow("a", ACCESS)
+        for reader in readers:
+            monkeypatch.setattr(reader, "deliver", lambda batch: order.append(batch.channel))
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "sendto", lambda *_: 0)  # its word is under way
+            await one.publish(ACCESS, "1")
+        await two.publish("a", "2")
+        await until(lambda: len(order) == 2, "both are handed out")
+    assert order == [ACCESS, "a"]
+
+
+async def test_a_worker_that_ends_while_it_opens_the_file_leaves_nothing(run: Run, path: Path) -> None:
+    """Worker that ends at any moment of its start lets go of the file: the next one is the first again."""
+    for turns in range(12):
+        async with run(ready=False):
+            for _ in range(turns):
+                await asyncio.sleep(0.001)
+    async with run() as worker:
+        await worker.publish("a", "1")
+        assert len(sockets(path)) == 1
+    assert sockets(path) == []

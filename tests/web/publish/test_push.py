@@ -406,5 +406,6 @@ def test_health_tells_what_is_served(http: httpx.Client) -> None:
 def test_a_path_that_is_none_says_where_to_go(edge: Server, http: httpx.Client) -> None:
     """Answer to a path that is no page and no channel says how to publish, or how to get the channel, and is logged."""
     assert_problem(http.post("/publish", json=1), 404, "unknown_channel", "publish with POST /push")
+    assert_problem(http.get("/push"), 405, "method_not_allowed", "/push does not take GET: use POST")
     assert_problem(http.get("/lebowsky"), 404, "unknown_channel", "declare it in channels.yaml")
     assert edge.wait_log(lambda line: line.get("path") == "/lebowsky")["code"] == "unknown_channel"

@@ -50,7 +50,7 @@ class PubSubBackend(Backend):
         self._fence = Fence(self._topic_of(f"{_OWN}fence"), lambda: self._log.head(ACCESS), self._news.set)
         self._hearing = Hearing(self._fence, self._news.set, meter)
         self._subscriber = Subscriber(self._address, primaries, self._store.beat, self._hearing, self._outcomes)
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: list[asyncio.Task[None]] = []
         self._kept: asyncio.Task[Batch | EpochChange] | None = None
         """Waits for what the log hands out next."""
 
@@ -61,14 +61,22 @@ class PubSubBackend(Backend):
             f"{state}>"
         )
 
+    @property
+    def held(self) -> int:
+        """Bytes of data that wait to be handed out."""
+        return self._hearing.held
+
     async def connect(self) -> None:
         """Begin to connect, and return at once: a server that is away at start is waited for."""
         await self._log.connect()
-        self._listening = asyncio.create_task(self._listen(), name="redis-pubsub")
+        self._listening = [
+            asyncio.create_task(self._subscriber.run(), name="redis-pubsub"),
+            asyncio.create_task(self._subscriber.add(self._fence.topic), name="redis-fence"),
+        ]
 
     async def disconnect(self) -> None:
         """Stop listening and close the connections."""
-        tasks = [task for task in (self._listening, self._kept) if task is not None]
+        tasks = [*self._listening, *([] if self._kept is None else [self._kept])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -145,12 +153,6 @@ class PubSubBackend(Backend):
 
     def _topic_of(self, channel: str) -> str:
         return topic_of(channel, self._address.database)
-
-    async def _listen(self) -> None:
-        """Hear the fence and what is followed; never returns."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._subscriber.run())
-            group.create_task(self._subscriber.add(self._fence.topic))
 
     async def _publish(self, records: Sequence[Record], deadline: float) -> list[Outcome]:
         return await self._store.publish(records, deadline) if records else []

@@ -9,7 +9,6 @@ log's head was reached.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 from app.core.errors import UnavailableError
@@ -29,11 +28,12 @@ class Fence:
         self._head = head
         self._down = down
         self._waiting: set[asyncio.Task[None]] = set()
+        self._catching_up = 0
 
     @property
     def is_up(self) -> bool:
         """Whether messages wait."""
-        return bool(self._waiting)
+        return bool(self._waiting or self._catching_up)
 
     def move(self, seen: int | None) -> None:
         """Learn up to where what was taken back was handed out; None when nobody follows it any more."""
@@ -45,24 +45,28 @@ class Fence:
         if self._seen is not None:
             task = asyncio.get_running_loop().create_task(self.catch_up())
             self._waiting.add(task)
-            task.add_done_callback(self._take_down)
+            task.add_done_callback(self._done)
 
     async def catch_up(self) -> None:
-        """Return when what was taken back until now was handed out, or after :data:`PATIENCE_SECONDS`."""
-        with contextlib.suppress(TimeoutError, UnavailableError):
+        """Let messages wait until then; return when it is so, or after :data:`PATIENCE_SECONDS`."""
+        self._catching_up += 1
+        try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 head = 0 if self._seen is None else await self._head()
                 while self._seen is not None and self._seen < head:
                     self._moved.clear()
                     await self._moved.wait()
+        except (TimeoutError, UnavailableError):
+            pass  # it has waited for long enough
+        finally:
+            self._catching_up -= 1
+            self._down()
 
     def close(self) -> None:
         """Wait for nothing more."""
         for task in list(self._waiting):
             task.cancel()
 
-    def _take_down(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
         self._waiting.discard(task)
-        if not task.cancelled():
-            task.exception()
         self._down()

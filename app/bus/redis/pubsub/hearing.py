@@ -68,8 +68,8 @@ class Hearing:
         self._floor = 0
         """No channel begins before this offset: so none has one twice."""
         self._size = 0
-        self._is_down = True
-        """Whether nothing is heard, or not everything yet."""
+        self._is_deaf = True
+        """Whether not all topics are subscribed."""
         self._warned = float("-inf")
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Hearing:
     def begin(self, topic: str, channel: str) -> Position:
         """Keep what is heard of a topic from now on; it must be subscribed."""
         cursor = self._cursors[topic] = _Cursor(channel, self._floor)
-        if self._is_down:
+        if self._is_deaf:
             cursor.lost_after = cursor.head
         return Position("", cursor.head)
 
@@ -108,7 +108,7 @@ class Hearing:
             cursor = self._cursors[topic]
             if count := min(cursor.before_loss, _MOST):
                 return self._messages(topic, cursor, count)
-            if cursor.lost_after is not None and not self._is_down:
+            if cursor.lost_after is not None and not self._is_deaf:
                 cursor.lost_after, cursor.is_full = None, False
                 if cursor.waiting:
                     self._ready[topic] = None
@@ -125,10 +125,12 @@ class Hearing:
         try:
             messages = publications.read(payload, cursor.head, cursor.time)
         except ValueError:
-            self._warn("publication_ignored", topic=topic)
+            if self._may_warn():
+                _log.warning("publication_ignored", topic=topic)
             return
         if self._size > MAX_HELD_BYTES:
-            self._warn("messages_dropped", channel=cursor.channel, held=self._size)
+            if self._may_warn():
+                _log.warning("messages_dropped", channel=cursor.channel, held=self._size)
             self._lose(cursor)
             cursor.is_full = True
         elif messages:
@@ -140,8 +142,8 @@ class Hearing:
 
     async def began(self) -> None:
         """Go on: everything is heard again. Let each channel be told of its loss."""
+        self._is_deaf = False
         await self._fence.catch_up()
-        self._is_down = False
         self._ready |= {topic: None for topic, cursor in self._cursors.items() if cursor.lost_after is not None}
         self._wake()
 
@@ -150,7 +152,7 @@ class Hearing:
 
     def lost(self) -> None:
         """Note in each channel where messages may be missing."""
-        self._is_down = True
+        self._is_deaf = True
         for cursor in self._cursors.values():
             self._lose(cursor)
 
@@ -176,10 +178,11 @@ class Hearing:
         del cursor.waiting[before:]
         cursor.head = cursor.lost_after
 
-    def _warn(self, event: str, **context: object) -> None:
-        if time.monotonic() > self._warned + _WARNED_SECONDS:
-            self._warned = time.monotonic()
-            _log.warning(event, **context)
+    def _may_warn(self) -> bool:
+        now = time.monotonic()
+        is_due = now > self._warned + _WARNED_SECONDS
+        self._warned = now if is_due else self._warned
+        return is_due
 
 
 def _size(messages: Sequence[Message]) -> int:

@@ -7,9 +7,6 @@
 local DELIMITER = '\30'
 local answers, topics, bodies, keys = {}, {}, {}, {}
 
--- Refused where nothing may be written. A replica would publish to its own clients alone, and nobody else would know.
-redis.call('DEL', KEYS[1])
-
 for at = 2, #ARGV, 4 do
   local topic, body, key, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local answer = key ~= '' and redis.call('GET', key) or ''
@@ -30,6 +27,10 @@ for at = 2, #ARGV, 4 do
   end
   answers[#answers + 1] = answer
 end
+
+-- Refused where nothing may be written: a replica would publish to its own clients alone, and nobody else would know.
+-- It comes after the keys, because Redis takes every write of a function that has written, however little memory is left.
+redis.call('DEL', KEYS[1])
 
 local now = redis.call('TIME')
 local time = string.format('%d%03d', now[1], math.floor(now[2] / 1000))

@@ -43,7 +43,8 @@ _BY_TEXT = (
     ("NOREPLICAS|not enough good replicas", "Redis has fewer replicas than it was told to wait for: add one"),
     ("max number of clients", "each worker takes up to 5 connections: raise maxclients, or run fewer workers"),
     ("No such master", "correct the service's name in the URL: SENTINEL MASTERS lists them"),
-    ("unknown command", "this Redis is older than 7.0, or its host has renamed or disabled the command"),
+    ("unknown command|non.deterministic commands",
+        "this Redis is older than 7.0, or its host has renamed or disabled the command"),
 )  # fmt: skip
 """What to do, by a pattern in the server's words."""
 
@@ -53,6 +54,7 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
         ssl.SSLCertVerificationError,
         "the certificate is not trusted: add ssl_ca_certs=/path/of/its/certificate.pem to the URL",
     ),
+    (FileNotFoundError, "a file in the URL is missing: check ssl_ca_certs, ssl_certfile and ssl_keyfile"),
     (ConnectionRefusedError, f"nothing listens there: {_RUNS}"),
     (ssl.SSLError, f"no TLS could be agreed on: {_RUNS}"),
     (ConnectionError, f"the connection was closed: {_RUNS}"),

@@ -68,7 +68,7 @@ class Link:
             else:
                 self._commands.append(("SUBSCRIBE", *part))
         self._news.set()
-        return all(await asyncio.gather(*answers))
+        return all([await answer for answer in answers])
 
     def remove(self, topic: str) -> None:
         """Unsubscribe."""

@@ -32,6 +32,9 @@ from app.core.errors import UnavailableError
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
 
+_TAGS = 100_000
+"""How many names are tried to find one whose slot a server has: enough for one that has a single slot."""
+
 _DEAF = "a subscription hears nothing any more, or leads to another server than commits do"
 
 _log = structlog.get_logger(__name__)
@@ -160,10 +163,11 @@ class Subscriber:
 
     async def _topic_of(self, server: Server) -> str:
         """Return a new topic for beats that has its place on this server."""
-        number = 0
-        while await self._primaries.of(f"{{{number}}}") != server:
-            number += 1
-        return f"abide:beat:{{{number}}}:{secrets.token_hex(8)}"
+        for number in range(_TAGS):
+            if await self._primaries.of(f"{{{number}}}") == server:
+                return f"abide:beat:{{{number}}}:{secrets.token_hex(8)}"
+        msg = f"{server} is no primary any more"
+        raise UnavailableError(msg)
 
     async def _subscribe(self) -> None:
         """Subscribe to what is wanted, and to what comes to be wanted meanwhile."""

@@ -53,7 +53,7 @@ class StreamsBackend(Backend):
         self._follower = Follower(self._behind)
         listener = Listener(self._follower, self._reads, Promises(primaries, self._read, min_replicas), meter)
         self._subscriber = Subscriber(self._address, primaries, self._store.beat, listener, self._outcomes, logs=logs)
-        self._trimmer = Trimmer(self._reads, retention, lambda: list(self._follower.places()))
+        self._trimmer = Trimmer(self._reads, lambda: list(self._follower.places()))
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:

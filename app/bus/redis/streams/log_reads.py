@@ -19,6 +19,7 @@ from app.bus.redis.streams import names
 from app.bus.redis.streams.commit import head_ttl
 from app.bus.redis.streams.lua import script, words
 from app.bus.redis.streams.store import NOT_READY
+from app.bus.redis.streams.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import MAX_OFFSET, Message, Page
@@ -44,6 +45,7 @@ class LogReads:
         self._retention = retention
         self._said = ""
         """Why the last read was given up; empty since one worked."""
+        self._begun = Together(self._begin, _PLACES_AT_ONCE)
         self.secrets: dict[str, bytes] = {}
         """What seals publications (publications.py), by channel: of those whose place was read."""
 
@@ -55,10 +57,7 @@ class LogReads:
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is; begin its first epoch if it has none."""
-        arguments: list[Word] = [secrets.token_hex(4), secrets.token_hex(16), head_ttl(self._retention(channel))]
-        head = names.head(channel)
-        (answer,) = await self._ask("place", [Request(head, words("place", [head], arguments))])
-        return self._place(channel, answer)
+        return await self._begun.get(channel)
 
     async def places(self, channels: Sequence[str]) -> dict[str, Place]:
         """Read where channels are."""
@@ -93,12 +92,23 @@ class LogReads:
             times = [(names.head(channel), head_ttl(self._retention(channel))) for channel in part]
             await self._ask("place", [Request(head, ("PEXPIRE", head, ttl)) for head, ttl in times])
 
-    async def trim(self, channel: str, history: HistoryWindow, grace: int) -> bool:
-        """Delete what no history shows and is older than ``grace`` seconds; return whether more is to be done later."""
-        keys = [names.head(channel), names.log(channel)]
-        request = Request(keys[0], words("trim", keys, [history.size, history.ttl * 1000, grace * 1000]))
-        (answer,) = await self._ask("trim", [request])
-        return bool(answer)
+    async def trim(self, channels: Sequence[str], grace: int) -> list[str]:
+        """Delete what no history shows and is older than ``grace`` seconds; return where more is to be done later."""
+        requests = []
+        for channel in channels:
+            history, keys = self._retention(channel), [names.head(channel), names.log(channel)]
+            requests.append(Request(keys[0], words("trim", keys, [history.size, history.ttl * 1000, grace * 1000])))
+        answers = await self._ask("trim", requests)
+        return [channel for channel, more in zip(channels, answers, strict=True) if more]
+
+    async def _begin(self, channels: Sequence[str]) -> list[Place]:
+        requests = []
+        for channel in channels:
+            arguments: list[Word] = [secrets.token_hex(4), secrets.token_hex(16), head_ttl(self._retention(channel))]
+            head = names.head(channel)
+            requests.append(Request(head, words("place", [head], arguments)))
+        answers = await self._ask("place", requests)
+        return [self._place(channel, answer) for channel, answer in zip(channels, answers, strict=True)]
 
     def _place(self, channel: str, answer: Sequence[bytes | None]) -> Place:
         head, lineage, secret = answer

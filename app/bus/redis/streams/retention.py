@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from app.bus.backend import Retention
 from app.bus.redis.streams.commit import LEAST_SECONDS
 from app.bus.redis.streams.log_reads import LogReads
 from app.core.errors import UnavailableError
 
 _EVERY_SECONDS = 10.0
+_AT_ONCE = 100
 _KEEP_SECONDS = 600.0
 """How often the heads of what is followed are kept from being forgotten."""
 
@@ -27,9 +27,8 @@ _log = structlog.get_logger(__name__)
 class Trimmer:
     """Trims the channels that were :meth:`noted`."""
 
-    def __init__(self, reads: LogReads, retention: Retention, followed: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, reads: LogReads, followed: Callable[[], Sequence[str]]) -> None:
         self._reads = reads
-        self._retention = retention
         self._followed = followed
         self._noted: dict[str, None] = {}
 
@@ -54,6 +53,10 @@ class Trimmer:
 
     async def trim(self, grace: int = LEAST_SECONDS) -> None:
         """Trim each channel that was noted; nothing of the last ``grace`` seconds is deleted."""
-        for channel in list(self._noted):
-            if not await self._reads.trim(channel, self._retention(channel), grace):
-                self._noted.pop(channel, None)
+        noted, self._noted = list(self._noted), {}
+        try:
+            while noted:
+                self.note(await self._reads.trim(noted[-_AT_ONCE:], grace))
+                del noted[-_AT_ONCE:]
+        finally:
+            self.note(noted)

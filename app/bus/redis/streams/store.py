@@ -60,7 +60,10 @@ class Store:
         except TimeoutError:
             pass  # the answers tell how far it came
         for part in commit.parts.copy():
-            self._close(commit, part, part.request.answer or TimeoutError())
+            if isinstance(part.request.answer, list):  # while another server had not answered
+                self._answer(commit, part)
+            else:
+                self._close(commit, part, part.request.answer or TimeoutError())
         if not self._failing:
             self._outcomes.worked("commit")
         return commit
@@ -78,8 +81,11 @@ class Store:
             reason = explain(request.answer)
             self._failed(reason, certain=is_refusal(request.answer))
             raise UnavailableError(reason) from request.answer
-        self._failing = ""
-        self._outcomes.worked("commit")
+        if request.replicas < self._style.replicas:
+            self._failed(self._unconfirmed(request.replicas), certain=True)
+        else:
+            self._failing = ""
+            self._outcomes.worked("commit")
 
     async def _attempt(self, commit: Commit) -> None:
         """Send what is open once, and wait a moment if something of it has to be sent again."""
@@ -88,8 +94,9 @@ class Store:
         if unloaded := [request for request in requests if isinstance(request.answer, NoScriptError)]:
             await self._load(unloaded, "store")
             return
-        for part in commit.parts.copy():
-            self._answer(commit, part)
+        lost = [part for part in commit.parts.copy() if not self._answer(commit, part)]
+        if lost:
+            self._lost(lost)
         if commit.parts:
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -100,8 +107,8 @@ class Store:
     async def _load(self, requests: Sequence[Request], name: str) -> None:
         await self._router.send([Request(request.key, ("SCRIPT", "LOAD", script(name).text)) for request in requests])
 
-    def _answer(self, commit: Commit, part: Part) -> None:
-        """Take the answer to an attempt; leave the part open if another one is to follow."""
+    def _answer(self, commit: Commit, part: Part) -> bool:
+        """Take the answer to an attempt; leave the part open if another one is to follow. Return False without one."""
         answer = part.request.answer
         if isinstance(answer, list):
             if part.request.replicas < self._style.replicas:
@@ -113,12 +120,14 @@ class Store:
         elif isinstance(answer, ResponseError):
             self._close(commit, part, answer)
         else:
-            self._lost(part, answer)
+            return False
+        return True
 
-    def _lost(self, part: Part, error: BaseException) -> None:
-        reason = explain(error)
-        _log.warning("commit_interrupted", reason=reason, messages=len(part.indexes))
-        part.interrupted = True
+    def _lost(self, parts: Sequence[Part]) -> None:
+        reason = explain(parts[0].request.answer)
+        _log.warning("commit_interrupted", reason=reason, messages=sum(len(part.indexes) for part in parts))
+        for part in parts:
+            part.interrupted = True
         self._outcomes.hint("commit", reason)
         self._outcomes.failed("commit", reason, certain=False)
 

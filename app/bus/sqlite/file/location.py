@@ -13,14 +13,24 @@ _LEAST_VERSION = (3, 35, 0)
 """Earlier versions know of no ``sqlite_schema``, and cannot do what the statements need."""
 
 _MAGIC = b"SQLite format 3\0"
-_NO_DATABASE = "is not a SQLite database: name another file, or move this one away"
 
 
 def refusal(path: Path) -> str | None:
     """Return why the log cannot be kept at the path, in one line; None if nothing speaks against it.
 
-    Call it only in a process that has not opened the file: closing it would give up the locks of SQLite.
+    It reads the file. Call it before a server starts, and never where the file is open: to close it would give up the
+    locks that SQLite has on it in this process.
     """
+    message = misplaced(path)
+    if message is not None or not path.exists():
+        return message
+    with path.open("rb") as file:
+        begins = file.read(len(_MAGIC))
+    return None if begins in {b"", _MAGIC} else f"{path} is not a SQLite database: name another file, or move this away"
+
+
+def misplaced(path: Path) -> str | None:
+    """Return why the log cannot be kept at the path, without a look into the file."""
     if sqlite3.sqlite_version_info < _LEAST_VERSION:
         least = ".".join(map(str, _LEAST_VERSION))
         return f"sqlite:// needs SQLite {least}, and this Python has {sqlite3.sqlite_version}: use another Python"
@@ -56,9 +66,7 @@ def _of_file(path: Path, found: os.stat_result) -> str | None:
         return f"{path} can only be read: let the server's user write to it"
     if not os.access(path.parent, os.W_OK | os.X_OK):
         return _not_writable(path.parent)
-    with path.open("rb") as file:
-        begins = file.read(len(_MAGIC))
-    return None if begins in {b"", _MAGIC} else f"{path} {_NO_DATABASE}"
+    return None
 
 
 def _not_writable(folder: Path) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from app.bus.sqlite import epoch
 from app.bus.sqlite.file.claim import Claim, Identity, identify
 from app.bus.sqlite.file.file_faults import ElsewhereError, FileError, ReplacedError, WentBackError
-from app.bus.sqlite.file.location import refusal
+from app.bus.sqlite.file.location import misplaced
 from app.bus.sqlite.file.steps import prepare
 
 _LOCK_SECONDS = 0.25
@@ -21,8 +21,8 @@ _LOCK_SECONDS = 0.25
 WAL_BYTES = 64 * 1024 * 1024
 """What the write-ahead log keeps of the disk at rest."""
 
-_CHECKPOINT_PAGES = 2000
-"""Pages of the write-ahead log after which a commit moves them into the file: 8 MiB."""
+_CHECKPOINT_PAGES = 4000
+"""Pages of the write-ahead log after which a commit moves them into the file: 16 MiB."""
 
 _SETTLE_SECONDS = 0.5
 """A file that took another's place must not have changed for this long, because somebody may still be copying it."""
@@ -70,7 +70,7 @@ def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
     A worker that opens the same file again has kept its claim, so no epoch begins.
     Raises :class:`FileError`, OSError and sqlite3's errors.
     """
-    if message := refusal(path):
+    if message := misplaced(path):
         raise FileError(message)
     claim, is_first = _claim(path, before)
     try:

@@ -90,3 +90,5 @@ async def test_tls_checks_the_certificate(server: ValkeyServer, tmp_path: Path) 
             assert [type(outcome) for outcome in await one.publish("a", "1")] == [Published]
         async with streams(f"rediss-stream://localhost:{port}", ready=False) as one:
             assert "add ssl_ca_certs=" in await says(one.backend, "certificate")
+        async with streams(f"rediss-stream://localhost:{port}?ssl_ca_certs=/nowhere", ready=False) as one:
+            assert "check ssl_ca_certs" in await says(one.backend, "No such file")

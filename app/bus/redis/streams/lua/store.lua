@@ -12,9 +12,12 @@
 -- have been rewritten, and an epoch begins (docs/design/epochs.md).
 local token, newborn, fresh, least, lifetime, publish = unpack(ARGV, 1, 6)
 local replication = redis.call('INFO', 'replication')
-local by = redis.call('INFO', 'server'):match('run_id:(%w+)'):sub(1, 16)
-    .. replication:match('master_replid:(%w+)'):sub(1, 16)
-if tonumber(replication:match('connected_slaves:(%d+)')) < tonumber(least) then
+local run, term = redis.call('INFO', 'server'):match('run_id:(%w+)'), replication:match('master_replid:(%w+)')
+if not run or not term then
+    return redis.error_reply('ERR INFO has no run_id and master_replid, which tell whether history was rewritten')
+end
+local by = run:sub(1, 16) .. term:sub(1, 16)
+if tonumber(replication:match('connected_slaves:(%d+)') or 0) < tonumber(least) then
     return redis.error_reply('NOREPLICAS Redis has fewer replicas than redis.min_replicas')
 end
 local clock = redis.call('TIME')
