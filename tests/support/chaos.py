@@ -166,7 +166,7 @@ class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, place: Place, seed: int, load: Load) -> None:
-        super().__init__(place.server.url, Ledger({}) if place.world.history else LiveLedger())
+        super().__init__(place.server.url, Ledger({}, dense=place.world.dense) if place.world.history else LiveLedger())
         self._place = place
         self._world = place.world
         self._load = load
@@ -284,8 +284,7 @@ class Run(Crowd):
     async def _publish(self, channel: str) -> None:
         """Be a publisher of one channel."""
         while not self._over:
-            hurried = 0 if self._world.keys_race else 2  # who hurries sends a key again, to another worker perhaps
-            action = self._chance.choices(("once", "insist", "hurry", "many"), (6, 10, hurried, 1))[0]
+            action = self._chance.choices(("once", "insist", "hurry", "many"), (6, 10, 2, 1))[0]
             number = self._chance.randint(5, 20) if action == "many" else 1
             await self.publish(action, channel, number=number, size=self._chance.choice((10, 300)))
             await asyncio.sleep(self._chance.expovariate(self._load.rate / PUBLISHERS))

@@ -138,11 +138,13 @@ NOTHING = Saved({}, {})
 class Ledger:
     """What publishers know: positions of what was acknowledged, what was committed, and what may be stored or not.
 
-    ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing.
+    ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing. Where
+    offsets are not ``dense``, one that nobody was told of may have no message.
     """
 
-    def __init__(self, sizes: Mapping[str, int]) -> None:
+    def __init__(self, sizes: Mapping[str, int], *, dense: bool = True) -> None:
         self._sizes = sizes
+        self._dense = dense
         self.acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
         """Data of each channel by offset."""
         self.committed: dict[str, set[str]] = defaultdict(set)
@@ -249,9 +251,15 @@ class Ledger:
         ]
 
     def _judge(self, log: Log, stored: Mapping[int, str]) -> list[str]:
-        return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log)
+        return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log, stored)
 
-    def _judge_positioned(self, log: Log) -> list[str]:
+    def _follows(self, offset: int, at: int, stored: Mapping[int, str]) -> bool:
+        """Whether nothing is between two offsets of the log."""
+        if self._dense:
+            return offset == at + 1
+        return at < offset and stored.keys().isdisjoint(range(at + 1, offset))
+
+    def _judge_positioned(self, log: Log, stored: Mapping[int, str]) -> list[str]:
         """Check that each message is the one after what the subscriber had, or that a gap says so."""
         faults = []
         at: str | None = None
@@ -269,7 +277,7 @@ class Ledger:
                 case Got(position, data) if position is not None:
                     if unsaid is not None:
                         faults.append(f"began at {unsaid} and not at {at}, without a gap")
-                    if at is None or offset_of(position) != offset_of(at) + 1:
+                    if at is None or not self._follows(offset_of(position), offset_of(at), stored):
                         faults.append(f"{position} ({short(data)}) came after {at}")
                     at, unsaid = position, None
                 case _:
@@ -305,7 +313,7 @@ class Ledger:
                 offset = offsets.get(told.data, at + 1)
                 if told.data not in published:
                     faults.append(f"nobody published {short(told.data)}")
-                if at and offset != at + 1:
+                if at and not self._follows(offset, at, stored):
                     faults.append(f"{short(told.data)}, which is {offset}, came after {at}")
                 at = offset
             else:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
@@ -44,6 +45,9 @@ _MOST_MISSING = 500
 
 _LOW_SECONDS = 2.0
 """A head below what was handed out counts after this time: a new leader may need a moment to know the head."""
+
+_MOST_LEFT_OUT = 50
+"""How many fetches may leave out the next record before it counts as lost."""
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 _FULL_SECONDS = 0.02
@@ -82,6 +86,8 @@ class Consumer:
         """Channels whose place is to be read."""
         self._low: dict[str, float] = {}
         """Channels whose head is below what was handed out, and since when."""
+        self._left_out: Counter[str] = Counter()
+        """How often the next record of a channel was not in a fetch that had later ones."""
         self._missing_from = 0
         self._said = ""
 
@@ -194,8 +200,12 @@ class Consumer:
                 self._unsettled.add(channel)
         elif fetched.leader_epoch() > topic.leader_epoch:
             self._look(topic)
+        elif not fetched.begins(end) and self._left_out[channel] < _MOST_LEFT_OUT:  # Tansu may have it in a moment
+            self._left_out[channel] += 1
+            await asyncio.sleep(_FULL_SECONDS)
         else:
             self._low.pop(channel, None)
+            self._left_out.pop(channel, None)
             messages = await self._logs.messages(topic, fetched, end)
             if messages and channel in self._follower:
                 self._follower.hear(channel, name(topic.lineage), messages)

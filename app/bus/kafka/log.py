@@ -34,7 +34,7 @@ _WAITS = (0.001, 0.1, 1.0)
 _COMMITTED = 1
 _EARLIEST = -2
 _ATTEMPTS = 5
-_REST_SECONDS = 0.1
+_REST_SECONDS = 0.05
 
 
 class Part(NamedTuple):
@@ -198,9 +198,13 @@ class Log:
 
     async def _part(self, topic: Topic, offset: int, most: int) -> Part:
         """Fetch of one topic; once more, with more patience, where a broker had no time to find what there is."""
-        for wait in _WAITS:
+        part: Part | None = None
+        for number, wait in enumerate(_WAITS):
+            await asyncio.sleep(_REST_SECONDS * number)
             found = await self.fetch(topic.leader, "read", [(topic, offset)], wait=wait, most=most)
             part = found.get(topic.name)
-            if part is not None and (part.code or part.fetched.blob or part.fetched.head <= offset):
+            if part is not None and (part.code or part.fetched.begins(offset)):
                 return part
+        if part is not None and part.fetched.blob:
+            return part
         raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"a fetch of topic {topic.name} has no answer")

@@ -9,9 +9,9 @@ Whoever may write to a topic can write records of any kind:
 
 * A value that is no JSON, or is nested too deep, becomes a JSON string; it is cut where it is larger than a message.
 * A value that is no UTF-8 becomes ``{"base64": "…"}``. No value (a tombstone) is ``null``.
-* An offset that has no record for readers (the mark of a transaction, a record of one that was aborted, a record that
-  compaction took) is a message without data, which is sent to nobody. It is no gap. More than :data:`MOST_SKIPPED` in a
-  row are left out, which is one.
+* An offset of a batch that has no record for readers (the mark of a transaction, a record of one that was aborted, a
+  record that compaction took) is a message without data, which is sent to nobody. It is no gap. Where whole batches
+  are missing, there is one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from aiokafka.record.memory_records import MemoryRecords
 from app.core import data
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.errors import MalformedError
-from app.core.message import Message, Record
+from app.core.message import Message, Record, consecutive
 from app.core.scan import MAX_DEPTH
 
 TIME, KEY, SEEN, BATCH = "abide-time", "abide-key", "abide-seen", "abide-batch"
 
-MOST_SKIPPED = 256
+NOTHING: Sequence[tuple[str, bytes | None]] = ((" ", None),)
+"""The headers of what is in the log and no record of a reader's."""
 
 CHECKED_BYTES = 4096
 """The most bytes of a record of ours whose JSON is read again."""
@@ -80,55 +81,52 @@ class Fetched:
             found, at = max(found, epoch), at + _BEFORE_LENGTH + length
         return found
 
+    def begins(self, offset: int) -> bool:
+        """Whether this holds the record at ``offset``, or says that the topic has none: else a broker left it out."""
+        if offset < self.start or offset >= self.head:
+            return True
+        return bool(self.blob) and int(_HEAD.unpack_from(self.blob)[0]) <= offset
+
     def stored(self, offset: int) -> tuple[list[Stored], int]:
-        """Return the records from ``offset`` on, and where the next ones begin."""
-        records: list[Stored] = []
-        for batch in self._batches():
-            if batch is not None and batch.next_offset > offset:
-                if not batch.is_control_batch:
-                    records += [
-                        Stored(record.offset, record.timestamp, record.value, record.headers)
-                        for record in batch
-                        if record.offset >= offset
-                    ]
-                offset = batch.next_offset
-        return records, offset
+        """Return the records from ``offset`` on, with those that are none of a reader's, and where the next begin.
+
+        They end before a batch that is missing.
+        """
+        found: list[Stored] = []
+        for batch, is_hidden in self._batches():
+            if batch.next_offset <= offset:
+                continue
+            if found and batch.base_offset > offset:
+                break
+            records = [] if is_hidden else [Stored(r.offset, r.timestamp, r.value, r.headers) for r in batch]
+            first = max(batch.base_offset, offset)
+            if len(records) != batch.next_offset - batch.base_offset:
+                known = {record.offset: record for record in records}
+                time = batch.max_timestamp
+                records = [known.get(at) or Stored(at, time, None, NOTHING) for at in range(first, batch.next_offset)]
+            found += records if first == batch.base_offset else [r for r in records if r.offset >= first]
+            offset = batch.next_offset
+        return found, offset
 
     def messages(self, after: int, hidden: Container[int] = ()) -> tuple[Message, ...]:
-        """Return the messages past one of our offsets, and those without data between them and for ``hidden`` ones."""
-        records, end = self.stored(after)
-        found: list[Message] = []
-        at = max(after, self.start)  # what was trimmed is missing, not skipped
-        for offset, time, value, headers in records:
-            if offset != at and found:
-                found += _skipped(at, offset, found[-1].time)
-            elif offset != at:
-                found += _skipped(at, offset, time)
-            found.append(Message(offset + 1, time, b"" if offset in hidden else _as_json(value, headers)))
-            at = offset + 1
-        return (*found, *_skipped(at, end, found[-1].time if found else 0))
+        """Return the messages past one of our offsets, up to one that is missing; ``hidden`` ones have no data."""
+        return consecutive(
+            [
+                Message(at + 1, time, b"" if headers is NOTHING or at in hidden else _as_json(value, headers))
+                for at, time, value, headers in self.stored(after)[0]
+            ]
+        )
 
-    def _batches(self) -> Iterator[Any]:
-        """Yield the batches that committed readers see, and None for others, whose offsets are skipped."""
+    def _batches(self) -> Iterator[tuple[Any, bool]]:
+        """Yield the batches, each with whether committed readers see nothing of it."""
         memory, aborted, over = MemoryRecords(self.blob), sorted(self.aborted, key=lambda entry: entry[1]), set[int]()
         while memory.has_next():
             batch: Any = memory.next_batch()
             while aborted and aborted[0][1] <= batch.base_offset:
                 over.add(aborted.pop(0)[0])
-            if batch.is_control_batch:
-                if over and ControlRecord.parse(next(iter(batch)).key) == ABORT_MARKER:
-                    over.discard(batch.producer_id)
-            elif batch.is_transactional and batch.producer_id in over:
-                yield _Hidden(batch.next_offset)
-                continue
-            yield batch
-
-
-class _Hidden(NamedTuple):
-    """The records of a transaction that was aborted."""
-
-    next_offset: int
-    is_control_batch: bool = True
+            if batch.is_control_batch and over and ControlRecord.parse(next(iter(batch)).key) == ABORT_MARKER:
+                over.discard(batch.producer_id)
+            yield batch, batch.is_control_batch or (batch.is_transactional and batch.producer_id in over)
 
 
 def build(records: Sequence[Record], time: int, name: str, seen: int, producer: tuple[int, int, int]) -> bytes:
@@ -152,11 +150,6 @@ def header(record: Stored, name: str) -> str | None:
         if key == name and value is not None:
             return value.decode(errors="replace")
     return None
-
-
-def _skipped(begin: int, end: int, time: int) -> list[Message]:
-    """Return messages without data for Kafka's offsets from ``begin`` to before ``end``; none for too many."""
-    return [] if end - begin > MOST_SKIPPED else [Message(offset + 1, time, b"") for offset in range(begin, end)]
 
 
 def _as_json(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:

@@ -22,7 +22,6 @@ from functools import partial
 import structlog
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from app.bus.kafka import records
 from app.bus.kafka.brokers import broker_errors
@@ -31,6 +30,7 @@ from app.bus.kafka.brokers.wire import TopicsRequest
 from app.bus.kafka.commit import Commit, TopicBatch
 from app.bus.kafka.keys import Keys, search
 from app.bus.kafka.log import Log
+from app.bus.kafka.producer import Producer
 from app.bus.kafka.topics import Topic, Topics
 from app.bus.outcomes import Outcomes
 from app.core.errors import AbideError, OutcomeUnknownError, OverloadedError, TooLargeError, UnavailableError, bare
@@ -38,11 +38,12 @@ from app.core.message import Record
 from app.core.ports import Outcome
 
 _RETRY_SECONDS = 0.1
-_LOOK_AGAIN_SECONDS = 0.15
+_LOOK_AGAIN_SECONDS = 0.4
 """How long after a connection broke its last batch may still be stored, unless the broker is stuck."""
+_TROUBLED_SECONDS = 2.0
+"""For this long after trouble with a broker, another worker's batch may still arrive there."""
 _PROBE_SECONDS = 3.0
 
-_NO_PRODUCER = (-1, -1, -1)
 _ALL = -1
 
 _log = structlog.get_logger(__name__)
@@ -68,11 +69,7 @@ class Store:
         self._keys = keys
         self._outcomes = outcomes
         self._clock = clock
-        self._producer: tuple[int, int] | None = None
-        self._has_numbers: bool | None = None
-        """Whether brokers number batches; None until one was asked."""
-        self._next: dict[str, int] = {}
-        """The number of each topic's next record."""
+        self._producer = Producer(cluster)
         self._doubted = False
         self._said = ""
         """Why the last commit was given up; empty since one worked."""
@@ -108,11 +105,8 @@ class Store:
         try:
             await self._clear_doubt(commit)
             topics = await self._find(commit)
-            if self._has_numbers is None:
-                await self._get_numbers()
-            for channel, topic in topics.items():
-                if commit.has_keys(channel):
-                    await self._keys.catch_up(topic)
+            await self._producer.begin()
+            await self._look_for_keys(commit, topics)
             await self._send(commit, self._cut(commit, topics))
             if commit.must_wait:
                 await self._again(commit, commit.last or KafkaError(broker_errors.NOT_READY))
@@ -123,6 +117,17 @@ class Store:
             await self._again(commit, error)
         except LOST as error:
             await self._again(commit, error)
+
+    async def _look_for_keys(self, commit: Commit, topics: dict[str, Topic]) -> None:
+        """Learn the keys of the topics of keyed records; look twice where another worker's batch may be arriving."""
+        keyed = [topic for channel, topic in topics.items() if commit.has_keys(channel)]
+        for again in (False, True):
+            for topic in keyed:
+                await self._keys.catch_up(topic)
+            if again or not keyed or time.monotonic() - self._cluster.troubled > _TROUBLED_SECONDS:
+                return
+            # Workers that have waited with the same key must not go on at the same moment.
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS * (0.5 + random.random()))  # noqa: S311 — spreads them
 
     async def _again(self, commit: Commit, error: BaseException) -> None:
         commit.last = error.__cause__ if isinstance(error, UnavailableError) and error.__cause__ else error
@@ -165,11 +170,10 @@ class Store:
 
     def _batch(self, commit: Commit, channel: str, topic: Topic, indexes: list[int]) -> TopicBatch:
         now = topic.time = max(int(self._clock() * 1000), topic.time)
-        name, producer = secrets.token_hex(8), self._producer
-        numbers = _NO_PRODUCER if producer is None else (*producer, self._next.get(topic.name, 0))
+        name, numbers = secrets.token_hex(8), self._producer.numbers(topic.name)
         begin = self._keys.position(topic) if commit.has_keys(channel) else topic.head
         data = records.build([commit.records[index] for index in indexes], now, name, begin, numbers)
-        return TopicBatch(topic, indexes, name, begin, data, producer)
+        return TopicBatch(topic, indexes, name, begin, data, self._producer.id)
 
     async def _send(self, commit: Commit, batches: list[TopicBatch]) -> None:
         """Send batches to the leaders of their topics, and learn what became of each."""
@@ -209,7 +213,7 @@ class Store:
             self._topics.forget(topic)
             commit.last = KafkaError(broker_errors.of_code(code, f"topic {topic.name}"))
         elif code in broker_errors.SEQUENCE_LOST:
-            self._lose_numbers()
+            self._producer.forget()
         elif code in broker_errors.TOO_LARGE:
             self._too_large(commit, batch)
         elif code in broker_errors.NOT_STORED:
@@ -231,8 +235,8 @@ class Store:
         if offset > batch.begin and commit.has_keys(channel):
             with contextlib.suppress(OverloadedError):
                 await self._keys.catch_up(topic)
-        if batch.producer is not None and batch.producer == self._producer:
-            self._next[topic.name] = self._next.get(topic.name, 0) + count
+        if batch.producer is not None and batch.producer == self._producer.id:
+            self._producer.stored(topic.name, count)
         commit.doubtful.pop(topic.name, None)
         commit.limit.pop(topic.name, None)
         if offset < batch.begin:  # it was made anew
@@ -259,33 +263,15 @@ class Store:
                 if offset is not None:
                     await self._stored(commit, batch, offset)
                     continue
-                if batch.producer is not None and batch.producer == self._producer:
+                if batch.producer is not None and batch.producer == self._producer.id:
                     await self._send_to(commit, topic.leader, [batch])
                     continue
             del commit.doubtful[name]
-            self._lose_numbers()
+            self._producer.forget()
             commit.uncertain.update(batch.indexes)
             for index in batch.indexes:
                 if commit.records[index].key is None:
                     commit.settle(index, _unknown())
-
-    async def _get_numbers(self) -> None:
-        """Ask for the numbers of an idempotent producer; do without where the broker gives none."""
-        broker = await self._cluster.any_broker()
-        answer = await self._cluster.ask(broker, "commit", InitProducerIdRequest(None, 0))  # type: ignore[arg-type]
-        code = answer.error_code
-        if code in (14, 15, 16, 51):  # the broker is not ready to give some
-            raise KafkaError(broker_errors.of_code(code, "the numbers of an idempotent producer"))
-        self._has_numbers = code == 0
-        self._producer = (answer.producer_id, answer.producer_epoch) if code == 0 else None
-        self._next.clear()
-        if code:
-            _log.warning("not_idempotent", reason=broker_errors.of_code(code, "the broker gives no numbers to batches"))
-
-    def _lose_numbers(self) -> None:
-        """Ask for new numbers before the next batch, where the broker gives some."""
-        if self._has_numbers:
-            self._has_numbers, self._producer = None, None
 
     def _too_large(self, commit: Commit, batch: TopicBatch) -> None:
         """Send fewer records at once; refuse one that is too large alone."""
@@ -314,7 +300,7 @@ class Store:
         self._say(reason, len(indexes))
         doubtful = {index for batch in commit.doubtful.values() for index in batch.indexes} | commit.uncertain
         if commit.doubtful:
-            self._lose_numbers()
+            self._producer.forget()
         for index in indexes:
             if index in doubtful:
                 commit.settle(index, _unknown())

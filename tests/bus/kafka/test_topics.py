@@ -7,7 +7,7 @@ import pytest
 
 from app.bus.kafka import Declared
 from app.bus.kafka.names import topic_of
-from app.bus.kafka.records import MOST_SKIPPED, Fetched
+from app.bus.kafka.records import Fetched
 from app.bus.kafka.topics import NOWHERE, lineage
 from app.core.channel import MAX_MESSAGE_SIZE, HistoryWindow
 from app.core.epochs import label, shared
@@ -119,21 +119,26 @@ def test_what_a_transaction_leaves_in_the_log_is_no_message_and_no_gap() -> None
             at(3, control(7, commit=False)),
             at(4, batch_of([b"4"], transactional=True, producer=7)),
             at(5, control(7, commit=True)),
-            at(8, batch_of([b"5"])),  # compaction took 6 and 7
+            at(6, batch_of([b"5"])),
         ]
     )
-    fetched = Fetched(0, 9, blob, aborted=[(7, 1)])
+    fetched = Fetched(0, 7, blob, aborted=[(7, 1)])
     assert [(message.offset, message.data) for message in fetched.messages(0)] == [
-        (1, b"1"), (2, b""), (3, b""), (4, b""), (5, b"4"), (6, b""), (7, b""), (8, b""), (9, b"5"),
+        (1, b"1"), (2, b""), (3, b""), (4, b""), (5, b"4"), (6, b""), (7, b"5"),
     ]  # fmt: skip
-    assert [message.offset for message in fetched.messages(5)] == [6, 7, 8, 9]
+    assert [message.offset for message in fetched.messages(5)] == [6, 7]
 
 
-def test_a_long_row_of_offsets_without_records_is_a_gap() -> None:
-    """Messages begin later where compaction took many records, or where the log was trimmed."""
-    far = Fetched(0, MOST_SKIPPED + 2, at(MOST_SKIPPED + 1, batch_of([b"1"])))
-    assert [message.offset for message in far.messages(0)] == [MOST_SKIPPED + 2]
+def test_a_batch_that_is_missing_is_never_skipped_in_silence() -> None:
+    """Messages end before a batch that a broker left out, and begin later where the log was trimmed."""
+    blob = at(0, batch_of([b"1"])) + at(2, batch_of([b"3"]))
+    assert [message.offset for message in Fetched(0, 3, blob).messages(0)] == [1]
+    assert Fetched(0, 3, blob).begins(0)
+    assert not Fetched(0, 3, at(2, batch_of([b"3"]))).begins(1)
+    assert not Fetched(0, 3).begins(1)
+    assert Fetched(0, 3).begins(3)
     trimmed = Fetched(5, 6, at(5, batch_of([b"1"])))
+    assert trimmed.begins(0)
     assert [message.offset for message in trimmed.messages(0)] == [6]
 
 

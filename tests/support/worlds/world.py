@@ -30,10 +30,10 @@ class World(ABC):
     """By which the log goes back."""
     history: ClassVar[bool] = True
     """Whether it has positions, and keeps what was published."""
+    dense: ClassVar[bool] = True
+    """Whether each offset has a message, whatever happens."""
     networked: ClassVar[bool] = True
     """Whether there is a network between the server and the engine."""
-    keys_race: ClassVar[bool] = False
-    """Whether two workers that get one idempotency key at the same moment may store its message twice."""
     besides: ClassVar[bool] = False
     """Whether somebody else than our server publishes."""
 

@@ -33,6 +33,9 @@ _NO_BROKERS = "the cluster names no brokers"
 
 TOO_OLD = "the broker knows no topics by their ids: use Apache Kafka 2.8 or newer"
 
+_SLOW_SECONDS = 0.5
+"""An answer that takes longer, beyond what the broker was asked to wait, is trouble."""
+
 _STUCK_SECONDS = 1.0
 """A connection that has not answered for so long is closed by whoever waits no more."""
 
@@ -54,6 +57,8 @@ class Cluster:
         self._first: AIOKafkaConnection | None = None
         """The connection that asks for topics: to whichever broker lets us in."""
         self._opening: dict[tuple[int, Purpose] | None, asyncio.Lock] = {}
+        self.troubled = float("-inf")
+        """When a broker was last slow or away (:func:`time.monotonic`): what was sent before may still arrive there."""
         self.opened = 0
         """How many connections were made. After a new one the topics may be others, as after a restart."""
 
@@ -101,14 +106,19 @@ class Cluster:
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
-                return await connection.send(request)
+                answer = await connection.send(request)
         except (*LOST, RuntimeError) as error:  # uvloop raises RuntimeError over a connection that it has closed
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            self.troubled = time.monotonic()
             raise at(connection.host, connection.port, error, connecting=connecting) from error
         except asyncio.CancelledError:
             if time.monotonic() - began > _STUCK_SECONDS:
                 connection.close(reason=CloseReason.CONNECTION_BROKEN)
             raise
+        finally:
+            if time.monotonic() - began > max(0, seconds - ANSWER_SECONDS) + _SLOW_SECONDS:
+                self.troubled = time.monotonic()
+        return answer
 
     async def close(self) -> None:
         """Close every connection. Never raises."""
