@@ -235,6 +235,8 @@ class Store:
         if offset > batch.begin and commit.has_keys(channel):
             with contextlib.suppress(OverloadedError):
                 await self._keys.catch_up(topic)
+                if self._keys.position(topic) < offset:  # Tansu may show a later batch first
+                    raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"topic {topic.name} has a hole")
         if batch.producer is not None and batch.producer == self._producer.id:
             self._producer.stored(topic.name, count)
         commit.doubtful.pop(topic.name, None)
