@@ -15,7 +15,8 @@ from app.bus.sqlite.file.file_faults import is_locked
 PATIENCE_SECONDS = 3.0
 """How long a transaction of the server's own, such as the retention's, waits for its turn."""
 
-_SHORTEST_SLEEP, _LONGEST_SLEEP = 0.0003, 0.01
+_SHORTEST_SLEEP, _LONGEST_SLEEP, _GROWTH = 0.0001, 0.01, 1.3
+"""Seconds between two attempts, and their growth: small while other workers commit, which takes them a millisecond."""
 
 
 def begin(connection: sqlite3.Connection, waits: Callable[[sqlite3.OperationalError], object]) -> None:
@@ -34,7 +35,7 @@ def begin(connection: sqlite3.Connection, waits: Callable[[sqlite3.OperationalEr
         else:
             return
         time.sleep(sleep)
-        sleep = min(2 * sleep, _LONGEST_SLEEP)
+        sleep = min(_GROWTH * sleep, _LONGEST_SLEEP)
 
 
 @contextlib.contextmanager
