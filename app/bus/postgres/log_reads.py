@@ -28,6 +28,10 @@ from app.core.tail import fitting
 PATIENCE_SECONDS = 5.0
 """How long a read waits for a database that is away before it is refused."""
 
+TURN_SECONDS = 1.0
+"""What a read has at least from its turn on, to connect and to read, however long it waited. To cut it off costs the
+connection, and while many wait, one that is cut off for each turn would keep all of them from ever being read."""
+
 _LOOK_SECONDS = 0.02
 
 _IN_OUTBOX = "what was taken back from SQL is still in abide.outbox: it is being moved into the log"
@@ -54,9 +58,17 @@ class Listening(Protocol):
 class _ReadAttempts:
     """What is known of the attempts at one read. One that only waited for its turn says nothing of the database."""
 
+    patience: asyncio.Timeout
     begun: bool = False
     last: BaseException | None = None
     """Why the last one did not work."""
+
+    def turned(self) -> None:
+        """Leave the first one some time from its turn on."""
+        if not self.begun:
+            self.begun = True
+            end = asyncio.get_running_loop().time() + TURN_SECONDS
+            self.patience.reschedule(max(self.patience.when() or 0.0, end))
 
 
 class LogReads:
@@ -67,6 +79,9 @@ class LogReads:
         self._outcomes = outcomes
         self._listening = listening
         self._rows_apart = Rows()
+        self._asked: dict[str, asyncio.Future[Place]] = {}
+        """The channels whose places are to be read next, in one statement."""
+        self._placing: asyncio.Task[None] | None = None
         self._said: str | None = None
         """Why the last read was given up; None since one worked."""
 
@@ -80,9 +95,15 @@ class LogReads:
         return Page(first, head, fitting(found[:limit], PAGE_BYTES), rows[0]["lineage"])
 
     async def place(self, channel: str) -> Place:
-        """Read where a channel is."""
-        (row,) = await self._rows_of_epoch("place", [channel])
-        return Place(row["lineage"], row["head"])
+        """Read where a channel is. One statement reads for all that ask while the one before is under way."""
+        asked = self._asked.get(channel)
+        if asked is None:
+            asked = self._asked[channel] = asyncio.get_running_loop().create_future()
+            asked.add_done_callback(_retrieve)
+        if self._placing is None:
+            self._placing = asyncio.create_task(self._read_places(), name="read-places")
+        # A caller may be cancelled; the read goes on for the others.
+        return await asyncio.shield(asked)
 
     async def wait_for_taken_back(self, deadline: float) -> None:
         """Return when what was taken back until now is in the log; raise :class:`UnavailableError` at the deadline.
@@ -112,7 +133,24 @@ class LogReads:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._placing is not None:
+            self._placing.cancel()
         await self._connections.close()
+
+    async def _read_places(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                try:
+                    rows = await self._rows_of_epoch("place", list(asked))
+                except UnavailableError as error:
+                    for future in asked.values():
+                        future.set_exception(error)
+                else:
+                    for row in rows:
+                        asked[row["channel"]].set_result(Place(row["lineage"], row["head"]))
+        finally:
+            self._placing = None
 
     async def _rows_of_epoch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Read rows of the present epoch. If its certificate does not hold, open the next one and read again."""
@@ -143,9 +181,9 @@ class LogReads:
 
     async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Read, and read again where the connection is lost: a read can be repeated."""
-        attempts = _ReadAttempts()
+        attempts = _ReadAttempts(asyncio.timeout(PATIENCE_SECONDS))
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with attempts.patience:
                 rows = await self._read(attempts, sql.query(query), arguments)
         except (*LOST, UnavailableError, asyncpg.PostgresError) as error:
             if attempts.begun:
@@ -161,12 +199,11 @@ class LogReads:
         renewed = False
         while True:
             try:
-                async with self._connections.session(self._listening.sessions) as session:
-                    attempts.begun = True
+                async with self._connections.session(self._listening.sessions, attempts.turned) as session:
                     with self._outcomes.under_way("read"):
                         rows: list[asyncpg.Record] = await session.fetch(statement, *arguments)
             except (UnavailableError, *LOST) as error:
-                attempts.begun, attempts.last = True, error
+                attempts.last = error
                 await asyncio.sleep(RETRY_SECONDS)
             except asyncpg.PostgresError as error:
                 if renewed or not is_over(error):
@@ -182,3 +219,9 @@ class LogReads:
         if reason != self._said:
             _log.error("read_given_up", reason=reason)
         self._said = reason
+
+
+def _retrieve(asked: asyncio.Future[Place]) -> None:
+    """Retrieve the error of a read that nobody may be waiting for any more."""
+    if not asked.cancelled():
+        asked.exception()

@@ -119,7 +119,6 @@ class Catchup:
             loop = asyncio.get_running_loop()
             task = self._pages[key] = loop.create_task(self._fetch(at, limit))
             task.add_done_callback(_retrieve)
-            loop.call_later(KEEP_SECONDS, self.drop, key)
         # A caller may be cancelled; the read goes on for the others.
         return await asyncio.shield(task)
 
@@ -141,6 +140,8 @@ class Catchup:
             self._pages.pop((at, limit), None)  # a failure is not cached
             raise
         self._budget.take(self, (at, limit), page)
+        # From now on, and not from when it was asked for: where many wait to be read, that takes longer.
+        asyncio.get_running_loop().call_later(KEEP_SECONDS, self.drop, (at, limit))
         return page
 
 

@@ -194,6 +194,19 @@ async def test_a_read_gives_up_when_its_patience_ends(
     assert len([line for line in logs if line["event"] == "read_given_up"]) == 1
 
 
+async def test_a_read_is_finished_once_its_turn_has_come(
+    proxy: FaultProxy, proxied: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read is not cut off because it has waited long for its turn: each would cost a connection, and none be done."""
+    async with worker(proxied) as it:
+        await it.publish("a", "1")
+        await it.bus.read("a", 0, 10, ALL)
+        monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.1)
+        monkeypatch.setattr(log_reads, "TURN_SECONDS", 20.0)
+        proxy.delay(0.3)
+        assert len((await it.bus.read("a", 0, 10, ALL)).messages) == 1
+
+
 class Known:
     """A listening session, as reads know it."""
 

@@ -78,6 +78,27 @@ async def test_a_page_is_kept_for_a_moment_only(clock: Clock) -> None:
     assert log.reads == 2
 
 
+async def test_a_page_that_is_long_in_coming_is_read_once(clock: Clock) -> None:
+    """Catchup reads a page once for all who ask until it is there, however long that takes: a busy log gets no more."""
+    log, there = Log(), asyncio.Event()
+
+    async def read(after: int, limit: int) -> Page:
+        page = await log.read(after, limit)
+        await there.wait()
+        return page
+
+    catchup = Catchup(read, lambda: "e")
+    first = asyncio.create_task(catchup.after(0))
+    for _ in range(3):  # it asks, the loop looks at its clock, then calls what is due
+        await asyncio.sleep(0)
+        clock.now += KEEP_SECONDS
+    second = asyncio.create_task(catchup.after(0))
+    await asyncio.sleep(0)
+    there.set()
+    assert await first == await second
+    assert log.reads == 1
+
+
 @pytest.mark.usefixtures("clock")
 async def test_pages_that_are_kept_are_bounded() -> None:
     """Catchups of all channels together keep so many bytes, and let go of the oldest page."""

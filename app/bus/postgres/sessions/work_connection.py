@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 
@@ -108,12 +108,16 @@ class WorkConnections:
         self._generation = 0
 
     @contextlib.asynccontextmanager
-    async def session(self, generation: int) -> AsyncIterator[Session]:
-        """Lend one, as :meth:`WorkConnection.session` does. Another ``generation`` than before renews them all."""
+    async def session(self, generation: int, turned: Callable[[], None] = lambda: None) -> AsyncIterator[Session]:
+        """Lend one, as :meth:`WorkConnection.session` does. Another ``generation`` than before renews them all.
+
+        ``turned`` is called when one is free, before it connects.
+        """
         if generation != self._generation:
             self._generation = generation
             self.renew()
         async with self._room:
+            turned()
             connection = self._free.pop()
             try:
                 async with connection.session() as session:
