@@ -21,24 +21,11 @@
  * the order of its numbers. If not, or if a connection ends, it says why on stderr and its exit status is 1.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <err.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdbool.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "samples.h"
+#include "wire.h"
 
 enum { BUFFER = 1 << 18, EVENTS = 1024, CONNECTIONS = 1 << 16, PUBLISHERS = 256, MESSAGES = 1 << 22 };
-
-/* The example of RFC 6455, so that the right answer is known. */
-#define KEY "dGhlIHNhbXBsZSBub25jZQ=="
-#define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 static struct {
     int port, push_port, subs, idle, stalled, inflight, pubs, lockstep, sse;
@@ -48,7 +35,7 @@ static struct {
 } s = {.path = "/@C", .push = "/push/@C", .body = "{\"n\":@N,\"p\":\"@P\"}", .header = "Accept: */*", .inflight = 100,
        .pubs = 1, .lockstep = 1, .size = 128, .count = UINT32_MAX, .seconds = 1, .patience = 30};
 
-static const struct { const char *name, *format; void *to; } settings[] = {
+static const Setting settings[] = {
     {"port", "%d", &s.port}, {"push_port", "%d", &s.push_port}, {"path", "%255[^\n]", s.path},
     {"push", "%255[^\n]", s.push}, {"body", "%511[^\n]", s.body}, {"header", "%1023[^\n]", s.header},
     {"tokens", "%255[^\n]", s.tokens},
@@ -80,46 +67,16 @@ static uint64_t delivered, progressed;
 static Samples latency, last, push;
 
 static void watch(Conn *c, int operation, uint32_t events) {
+    if (c->fd < 0) errx(1, "nobody listens");
     struct epoll_event event = {.events = events, .data.ptr = c};
     if (epoll_ctl(epoll, operation, c->fd, &event)) err(1, "epoll_ctl");
-}
-
-/* Addresses of their own for every few thousand connections, so that free ports are found fast. */
-static int open_socket(int port, int number, bool blocking) {
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK), 0);
-    if (fd < 0) err(1, "socket");
-    struct linger reset = {1, 0}; /* leaves no TIME_WAIT behind */
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    uint32_t source = INADDR_LOOPBACK + 1 + (uint32_t)(number / 4000);
-    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(source)};
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(fd, (void *)&from, sizeof from)) err(1, "bind");
-    if (connect(fd, (void *)&to, sizeof to) && errno != EINPROGRESS) err(1, "connect");
-    return fd;
-}
-
-/* Writes `template` with its tokens replaced; returns the length. */
-static size_t expand(char *to, size_t space, const char *template, int channel, uint32_t number, size_t padding) {
-    size_t n = 0;
-    for (const char *p = template; *p; p++) {
-        if (n + padding + 16 > space) errx(1, "a message is larger than %zu bytes", space);
-        if (*p != '@' || !p[1] || !strchr("CNP", p[1])) to[n++] = *p;
-        else if (*++p == 'C') n += (size_t)sprintf(to + n, "%d", channel);
-        else if (*p == 'N') n += (size_t)sprintf(to + n, "%u", number);
-        else memset(to + n, 'x', padding), n += padding;
-    }
-    to[n] = 0;
-    return n;
 }
 
 static void start_subscriber(int number) {
     Conn *c = &conns[number];
     c->channel = number < s.subs ? 0 : number - s.subs + 1;
     c->began = now_ns();
-    c->fd = open_socket(s.port, number, false);
+    c->fd = open_socket(s.port, number / 4000, false);
     watch(c, EPOLL_CTL_ADD, EPOLLOUT);
     n_pending++;
 }
@@ -141,7 +98,7 @@ static const char *next_token(void) {
 
 static void send_request(Conn *c) {
     char path[256], request[8192];
-    expand(path, sizeof path, s.path, c->channel, 0, 0);
+    expand(path, sizeof path, s.path, (Values){.channel = c->channel});
     const char *kind = s.sse ? "Accept: text/event-stream\r\n"
                              : "Upgrade: websocket\r\nConnection: Upgrade\r\n"
                                "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n";
@@ -188,25 +145,15 @@ static void take_message(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     }
 }
 
-static void pong(Conn *c, const uint8_t *p, size_t n) {
-    uint8_t frame[6 + 125] = {0x8a, (uint8_t)(0x80 | n)}; /* masked with zeros */
-    memcpy(frame + 6, p, n);
-    if (send(c->fd, frame, n + 6, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) err(1, "pong");
-}
-
 /* Takes whole frames; returns the bytes taken. */
 static size_t take_frames(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     size_t done = 0;
-    while (n - done >= 2) {
+    for (size_t head, size; (head = frame_head(p + done, n - done, &size)); done += head + size) {
         const uint8_t *f = p + done;
-        size_t head = 2, size = f[1] & 127;
-        if (size == 126) head = 4, size = (size_t)f[2] << 8 | f[3];
-        else if (size == 127) head = 10, size = (size_t)f[6] << 24 | (size_t)f[7] << 16 | (size_t)f[8] << 8 | f[9];
-        if (n - done < head || n - done < head + size) break;
         if (f[0] == 0x81) take_message(c, f + head, size, now);
-        else if (f[0] == 0x89) pong(c, f + head, size);
-        else errx(1, "subscriber %d: a frame begins with %02x%02x%02x%02x", (int)(c - conns), f[0], f[1], f[2], f[3]);
-        done += head + size;
+        else if (f[0] == 0x89) {
+            if (!pong(c->fd, f + head, size)) err(1, "pong");
+        } else errx(1, "subscriber %d: a frame begins with %02x%02x%02x%02x", (int)(c - conns), f[0], f[1], f[2], f[3]);
     }
     return done;
 }
@@ -230,8 +177,8 @@ static size_t take_chunks(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
 static void publish(Conn *c, uint64_t due) {
     static char body[BUFFER], path[256], request[BUFFER + 2048];
     size_t padding = s.size > strlen(s.body) ? s.size - strlen(s.body) : 0;
-    size_t size = expand(body, sizeof body, s.body, 0, published, padding);
-    expand(path, sizeof path, s.push, 0, 0, 0);
+    size_t size = expand(body, sizeof body, s.body, (Values){.number = published, .padding = padding});
+    expand(path, sizeof path, s.push, (Values){0});
     int n = sprintf(request, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
                     "Content-Length: %zu\r\n%s\r\n\r\n%s", path, s.push_port, size, s.header, body);
     if (published == MESSAGES) errx(1, "more than %d messages", MESSAGES);
@@ -357,17 +304,9 @@ static void do_run(void) {
     print_answer(published - first, delivered - before, began, cpu);
 }
 
-static void set(char *text) {
-    size_t length = strcspn(text, "=");
-    for (size_t i = 0; text[length] && i < sizeof settings / sizeof *settings; i++)
-        if (strlen(settings[i].name) == length && !strncmp(text, settings[i].name, length))
-            if (sscanf(text + length + 1, settings[i].format, settings[i].to) == 1) return;
-    errx(1, "unknown setting %s", text);
-}
-
 static void obey(char *line) {
     char *command = strtok(line, " \n");
-    for (char *word; (word = strtok(NULL, " \n"));) set(word);
+    for (char *word; (word = strtok(NULL, " \n"));) set(settings, sizeof settings / sizeof *settings, word);
     progressed = now_ns();
     if (command && !strcmp(command, "connect")) do_connect();
     else if (command && !strcmp(command, "run")) do_run();
@@ -377,7 +316,7 @@ static void obey(char *line) {
 int main(int argc, char **argv) {
     char line[1024] = "";
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    for (int i = 1; i < argc; i++) set(argv[i]);
+    for (int i = 1; i < argc; i++) set(settings, sizeof settings / sizeof *settings, argv[i]);
     epoll = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event)) err(1, "stdin");
     while (poll_for(1000) || fgets(line, sizeof line, stdin))

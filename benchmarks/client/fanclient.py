@@ -1,4 +1,4 @@
-"""The load client: ``fanclient.c``, compiled when it is needed, driven by commands."""
+"""The load clients: ``fanclient.c``, compiled when it is needed, driven by commands; and how to compile another."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class Answer:
 
 
 @contextlib.contextmanager
-def build() -> Iterator[Path]:
-    """Compile the client into a temporary folder. Raises :class:`ClientError`."""
+def build(source: Path = SOURCE) -> Iterator[Path]:
+    """Compile a client into a temporary folder. Raises :class:`ClientError`."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         msg = "the load client is C: install a C compiler (on Debian and Ubuntu: apt install gcc libc6-dev)"
         raise ClientError(msg)
     with tempfile.TemporaryDirectory(prefix="abide-bench-") as folder:
-        binary = Path(folder, "fanclient")
-        command = [compiler, "-O2", "-std=gnu11", "-o", str(binary), str(SOURCE)]
+        binary = Path(folder, source.stem)
+        command = [compiler, "-O2", "-std=gnu11", "-o", str(binary), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 — ours
         if done.returncode:
             msg = f"the load client does not compile:\n{done.stderr}"

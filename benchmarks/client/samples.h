@@ -28,8 +28,9 @@ static void print_samples(const char *name, Samples *samples) {
     printf(",\"%s\":{\"count\":%u", name, n);
     if (n) {
         qsort(samples->us, n, sizeof *samples->us, by_value);
-        printf(",\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f", samples->us[n / 2] / 1e3,
-               samples->us[(uint64_t)n * 99 / 100] / 1e3, samples->us[n - 1] / 1e3);
+        printf(",\"p50\":%.3f,\"p99\":%.3f,\"p99.9\":%.3f,\"max\":%.3f", samples->us[n / 2] / 1e3,
+               samples->us[(uint64_t)n * 99 / 100] / 1e3, samples->us[(uint64_t)n * 999 / 1000] / 1e3,
+               samples->us[n - 1] / 1e3);
     }
     printf("}");
 }

@@ -29,9 +29,16 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def raise_file_limit() -> int:
-    """Raise the limit of open files as far as it goes; return how many connections one process may have."""
+def raise_file_limit(wanted: int = 0) -> int:
+    """Raise the limit of open files as far as it goes; return how many connections one process may have.
+
+    Root may exceed the hard limit: it does for ``wanted`` connections.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < wanted + _RESERVED_FILES:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + _RESERVED_FILES,) * 2)
+            return wanted
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard - _RESERVED_FILES
 

@@ -24,7 +24,7 @@ _HTTP = """\
       nchan_message_buffer_length 1000;
     }}
     location ~ ^/(.+)$ {{
-      nchan_subscriber websocket;
+      nchan_subscriber websocket eventsource;
       nchan_channel_id $1;
       nchan_subscriber_first_message newest;
       nchan_websocket_ping_interval 20;
