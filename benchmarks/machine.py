@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name == "idle":
                 count = min(IDLE * options.subscribers // SUBSCRIBERS, most)
                 kept[name] = _idle(binary, count, IDLE_SECONDS if is_whole else 5.0)
+                kept[name]["wanted"] = IDLE * options.subscribers // SUBSCRIBERS
             else:
                 kept[name] = _side(name, binary, load)
             kept[name]["machine"] = machine.facts()

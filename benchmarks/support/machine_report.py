@@ -137,8 +137,8 @@ def _remarks(sides: Kept) -> list[str]:
         "The rolling restart is SIGHUP to the first process. The Postgres restart is a fast one (SIGINT). In the storm "
         "all workers are killed with -9 at once, so that every connection is lost, and all subscribers come back at "
         "once, 2,000 handshakes under way. A latency is from when a message was due. A message belongs to a fault if "
-        "it was due, or came, between the fault and two seconds after everybody was back. The peers are pushed to without "
-        "keys and resume nothing: a push that is not answered well is not sent again, and not expected."
+        "it was due, or came, between the fault and two seconds after everybody was back. The peers are pushed to "
+        "without keys and resume nothing: a push that is not answered well is not sent again, and not expected."
     )
     if "abide" in sides and sides["abide"]["account"]:
         p99 = sides["abide"]["account"]["phases"][0]["latency_ms"].get("p99", 0.0)
@@ -155,6 +155,7 @@ def _idle(idle: Kept) -> list[str]:
     each = (idle["rss"] - idle["before"]) / max(idle["live"], 1) / 1024
     kernel = idle["kernel"] / max(idle["live"], 1) / 1024
     met = "met" if idle["rss"] <= IDLE_LIMIT and idle["live"] == idle["subscribers"] else "missed"
+    fewer = f" The limit of open files leaves {idle['subscribers']:,} connections to one worker."
     return [
         f"## {idle['subscribers']:,} idle subscribers on `memory://`",
         "\n".join(
@@ -169,7 +170,8 @@ def _idle(idle: Kept) -> list[str]:
                 f"| … for each subscriber | {kernel:.2f} KiB |",
             ]
         ),
-        f"Goal: RSS of all processes at most {_mib(IDLE_LIMIT)}: {met}. Counted by {idle['limit']}.",
+        f"Goal: RSS of all processes at most {_mib(IDLE_LIMIT)}: {met}. Counted by {idle['limit']}."
+        + (fewer if idle["subscribers"] < idle["wanted"] else ""),
     ]
 
 
