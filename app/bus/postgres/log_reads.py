@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import asyncpg
 import structlog
@@ -20,6 +21,7 @@ from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.refusals import NOT_READY, of_data, unavailable
 from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over
 from app.bus.postgres.sessions.work_connection import WorkConnections
+from app.bus.postgres.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
@@ -33,6 +35,9 @@ TURN_SECONDS = 1.0
 connection, and while many wait, one that is cut off for each turn would keep all of them from ever being read."""
 
 _LOOK_SECONDS = 0.02
+
+_MOST_PLACES, _MOST_PAGES = 1000, 16
+"""How many are read in one statement. A page has 256 KiB, or one message."""
 
 _IN_OUTBOX = "what was taken back from SQL is still in abide.outbox: it is being moved into the log"
 
@@ -71,6 +76,15 @@ class _ReadAttempts:
             self.patience.reschedule(max(self.patience.when() or 0.0, end))
 
 
+class _PageOf(NamedTuple):
+    """What is asked for: at most ``limit`` messages of a channel past an offset."""
+
+    channel: str
+    after: int
+    limit: int
+    history: HistoryWindow
+
+
 class LogReads:
     """Reads over ``connections``. Each method raises :class:`UnavailableError` while the database is away."""
 
@@ -79,31 +93,18 @@ class LogReads:
         self._outcomes = outcomes
         self._listening = listening
         self._rows_apart = Rows()
-        self._asked: dict[str, asyncio.Future[Place]] = {}
-        """The channels whose places are to be read next, in one statement."""
-        self._placing: asyncio.Task[None] | None = None
+        self._places = Together(self._read_places, _MOST_PLACES)
+        self._pages = Together(self._read_pages, _MOST_PAGES)
         self._said: str | None = None
         """Why the last read was given up; None since one worked."""
 
     async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
-        rows = await self._rows_of_epoch("read", channel, after, limit, history.size, history.ttl * 1000, PAGE_BYTES)
-        first, head = rows[0]["first"], rows[0]["head"]
-        begin = max(after + 1, first)
-        found = consecutive(self._rows_apart.messages(channel, begin - 1, rows))
-        self._rows_apart.tell_of_hole(channel, begin, found)
-        return Page(first, head, fitting(found[:limit], PAGE_BYTES), rows[0]["lineage"])
+        return await self._pages.ask(_PageOf(channel, after, limit, history))
 
     async def place(self, channel: str) -> Place:
-        """Read where a channel is. One statement reads for all that ask while the one before is under way."""
-        asked = self._asked.get(channel)
-        if asked is None:
-            asked = self._asked[channel] = asyncio.get_running_loop().create_future()
-            asked.add_done_callback(_retrieve)
-        if self._placing is None:
-            self._placing = asyncio.create_task(self._read_places(), name="read-places")
-        # A caller may be cancelled; the read goes on for the others.
-        return await asyncio.shield(asked)
+        """Read where a channel is."""
+        return await self._places.ask(channel)
 
     async def wait_for_taken_back(self, deadline: float) -> None:
         """Return when what was taken back until now is in the log; raise :class:`UnavailableError` at the deadline.
@@ -133,24 +134,29 @@ class LogReads:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._placing is not None:
-            self._placing.cancel()
+        self._places.close()
+        self._pages.close()
         await self._connections.close()
 
-    async def _read_places(self) -> None:
-        try:
-            while self._asked:
-                asked, self._asked = self._asked, {}
-                try:
-                    rows = await self._rows_of_epoch("place", list(asked))
-                except UnavailableError as error:
-                    for future in asked.values():
-                        future.set_exception(error)
-                else:
-                    for row in rows:
-                        asked[row["channel"]].set_result(Place(row["lineage"], row["head"]))
-        finally:
-            self._placing = None
+    async def _read_places(self, channels: Sequence[str]) -> list[Place]:
+        rows = await self._rows_of_epoch("place", channels)
+        found = {row["channel"]: Place(row["lineage"], row["head"]) for row in rows}
+        return [found[channel] for channel in channels]
+
+    async def _read_pages(self, asked: Sequence[_PageOf]) -> list[Page]:
+        columns = [(one.channel, one.after, one.limit, one.history.size, one.history.ttl * 1000) for one in asked]
+        found = await self._rows_of_epoch("read", *map(list, zip(*columns, strict=True)), PAGE_BYTES)
+        rows: list[list[asyncpg.Record]] = [[] for _ in asked]
+        for row in found:
+            rows[row["i"] - 1].append(row)
+        return [self._page(one, its) for one, its in zip(asked, rows, strict=True)]
+
+    def _page(self, asked: _PageOf, rows: list[asyncpg.Record]) -> Page:
+        first, head = rows[0]["first"], rows[0]["head"]
+        begin = max(asked.after + 1, first)
+        found = consecutive(self._rows_apart.messages(asked.channel, begin - 1, rows))
+        self._rows_apart.tell_of_hole(asked.channel, begin, found)
+        return Page(first, head, fitting(found[: asked.limit], PAGE_BYTES), rows[0]["lineage"])
 
     async def _rows_of_epoch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Read rows of the present epoch. If its certificate does not hold, open the next one and read again."""
@@ -219,9 +225,3 @@ class LogReads:
         if reason != self._said:
             _log.error("read_given_up", reason=reason)
         self._said = reason
-
-
-def _retrieve(asked: asyncio.Future[Place]) -> None:
-    """Retrieve the error of a read that nobody may be waiting for any more."""
-    if not asked.cancelled():
-        asked.exception()
