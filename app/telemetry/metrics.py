@@ -231,9 +231,13 @@ class Metrics:
 
 
 async def _in_slices(steps: Iterator[None]) -> None:
-    for number, _ in enumerate(steps, start=1):
-        if number % _SLICE == 0:
-            await asyncio.sleep(0)
+    try:
+        for number, _ in enumerate(steps, start=1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+    finally:  # when the worker stops meanwhile, nobody else has what was taken
+        for _ in steps:
+            pass
 
 
 def expose(accept: str, single: CollectorRegistry | None = None) -> tuple[bytes, str]:

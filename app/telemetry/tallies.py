@@ -109,19 +109,23 @@ class Tallied:
         return waiting
 
     def flush(self, label: Label = str) -> Iterator[None]:
-        """Write what waits, one number at a time, labelled by ``label``; names without a label are left out."""
+        """Write what waits, one number a label; looks up one name at a time. Names without a label are left out."""
         self.settle()
         settled, self._settled = self._settled, Tally()
         return self._pass_on(settled, label)
 
     def _pass_on(self, waiting: Tally[str], label: Label) -> Iterator[None]:
+        labelled: Tally[str] = Tally()
         for name, count in waiting.items():
             value = label(name)
             if value is not None:
-                self._counter.labels(value).inc(count)
-                self._labelled(value, count)
+                labelled[value] += count
             else:
                 self._unlabelled(name, count)
+            yield
+        for value, count in labelled.items():  # a family has many names
+            self._counter.labels(value).inc(count)
+            self._labelled(value, count)
             yield
 
     def _labelled(self, value: str, count: int) -> None:
