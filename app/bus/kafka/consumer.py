@@ -263,7 +263,7 @@ class Consumer:
         reason = broker_errors.explain(error)
         self._outcomes.failed("listen", reason, certain=not self.ready.is_set())
         if reason != self._said:
-            _log.warning("listener_lost", reason=reason)
+            _log.warning("listener_lost" if self.ready.is_set() else "not_listening", reason=reason)
         self._said = reason
 
 

@@ -247,7 +247,7 @@ async def test_a_refused_login_is_one_line_without_the_password(user: str, mecha
             await backend.connect()
             assert await says(backend, why) == f"127.0.0.1:{broker.port}: {why}"
             await backend.disconnect()
-        assert [line["event"] for line in log] == ["listener_lost"]
+        assert [line["event"] for line in log] == ["not_listening"]
         assert "hunter2" not in f"{log} {backend!r} {parse(url)!r}"
 
 
