@@ -53,4 +53,4 @@ class DirectPush:
             line.take_body(content)
             line.write()
 
-        push(head, client, body, line.id).add_done_callback(send)
+        push(head, client, body, line.id, send)
