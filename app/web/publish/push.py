@@ -152,7 +152,7 @@ class Push:
         if channel is not None and name is not None:
             message = body.as_data(head.kind, content)
         else:
-            if data.is_array(content):
+            if not content.startswith(b"{") and data.is_array(content):
                 return None
             name, message, member = body.as_envelope(head.kind, content)
             key = body.only_key(key, member)
