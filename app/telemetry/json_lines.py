@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
+from functools import lru_cache
 from typing import Protocol
 
 import orjson
@@ -93,6 +94,14 @@ _IDS = {"request_id", "connection_id"}
 
 def _texts(logger: str, known: Known) -> tuple[str, ...]:
     """Return the text of a line between what differs: time, process, id, milliseconds and count."""
-    common = {"level": logging.getLevelName(known.level).lower(), "logger": logger, "event": known.kind}
-    begin, fields = (masked_json(None, "", {**members})[1:-1] for members in (common, known.fields))
-    return f'",{begin},"pid":', f',"{known.kind}_id":"', f'",{fields},"ms":', f',"{known.counted}":'
+    begin = f'",{_begin(known.level, logger, known.kind)},"pid":'
+    return begin, f',"{known.kind}_id":"', f'",{_members(known.fields)},"ms":', f',"{known.counted}":'
+
+
+@lru_cache(maxsize=8)
+def _begin(level: int, logger: str, event: str) -> str:
+    return _members({"level": logging.getLevelName(level).lower(), "logger": logger, "event": event})
+
+
+def _members(fields: Mapping[str, object]) -> str:
+    return masked_json(None, "", {**fields})[1:-1]
