@@ -57,6 +57,11 @@ class Messages:
         """Return the oldest message held."""
         return self._items[self._start] if len(self) else None
 
+    def append(self, message: Message) -> None:
+        """Append the message whose offset follows the head."""
+        self._items.append(message)
+        self.head = message.offset
+
     def extend(self, messages: Iterable[Message]) -> None:
         """Append messages whose offsets follow the head."""
         self._items.extend(messages)
