@@ -4,10 +4,24 @@ from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, Respon
 from app.core.ports.limiting import LIMITS, InForce, Limits, client_of, unlimited
 from app.core.ports.messaging import Outcome, Publisher, Sink, Source
 from app.core.ports.metering import METER, UNMETERED, Meter
-from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
+from app.core.ports.serving import (
+    DIRECT,
+    DIRECT_SOCKETS,
+    DRAIN,
+    INTAKE,
+    UNBOUNDED,
+    Admitted,
+    Answer,
+    Direct,
+    DirectSockets,
+    Drain,
+    Intake,
+    Reply,
+)
 
 __all__ = [
     "DIRECT",
+    "DIRECT_SOCKETS",
     "DRAIN",
     "FANOUT",
     "INTAKE",
@@ -15,8 +29,10 @@ __all__ = [
     "METER",
     "UNBOUNDED",
     "UNMETERED",
+    "Admitted",
     "Answer",
     "Direct",
+    "DirectSockets",
     "Drain",
     "Handover",
     "Heartbeat",

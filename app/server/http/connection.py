@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import uvicorn.server
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import get_local_addr
 
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import asgi
@@ -24,9 +24,8 @@ from app.server.http.fast_push import Parsed, PushExchange
 from app.server.http.forwarded import Address
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
-from app.server.lasting.asgi_websocket import Opening
 from app.server.lasting.stream import StreamProtocol
-from app.server.sockets import abort, limit_send_buffer
+from app.server.sockets import abort, limit_send_buffer, peer_address
 from app.wire.handshake import RefusalError, UpgradeRequest, text_response
 from app.wire.http1 import Headers
 from app.wire.request_head import BadRequestError, RequestHead
@@ -45,7 +44,7 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answering", "_app_state", "_arrival", "_client", "_config", "_deadlines", "_fast_push", "_full",
-        "_is_proxied", "_meter", "_pump", "_scheme", "_server", "_state", "_transport",
+        "_is_proxied", "_meter", "_pump", "_state", "_transport", "_upgrades",
     )  # fmt: skip
 
     def __init__(
@@ -62,18 +61,17 @@ class HttpProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._meter: Meter = app_state.get(METER, UNMETERED)
         self._fast_push = self._state.fast_push  # None where all requests go by ASGI
-        loop, times = _loop or asyncio.get_running_loop(), self._state.times(self.times)
+        self._upgrades = self._state.upgrades
+        loop, times = _loop or self._state.links.loop, self._state.times(self.times)
         self._deadlines = Deadlines(loop, times, config.timeout_keep_alive, self)
         self._answering: Exchange | PushExchange | None = None
         self._full = False  # whether more is buffered than should be added to
         self._transport: asyncio.Transport
-        """Valid once connected, as are the next six."""
+        """Valid once connected, as are the next four."""
         self._pump: RequestPump
         self._arrival: Arrival
-        self._server: tuple[str, int | None] | None = None
         self._client: Address | None = None
         self._is_proxied = False  # whether the peer is a proxy that is trusted
-        self._scheme = "http"
 
     # Called by the transport.
 
@@ -81,10 +79,8 @@ class HttpProtocol(asyncio.Protocol):
         """Begin to wait for the first request head."""
         self._transport = transport
         self._pump = RequestPump(self, transport, self._deadlines, self._state.links.backlog)
-        self._server = get_local_addr(transport)
-        self._client = get_remote_addr(transport)
+        self._client = peer_address(transport)
         self._is_proxied = self._state.proxies.trust(self._client and self._client[0])
-        self._scheme = "https" if is_ssl(transport) else "http"
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
         self._state.links.sockets += 1
         self._arrival = self._state.arrivals.welcome(self, self._client if not self._is_proxied else None)
@@ -100,7 +96,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not (self._pump.is_idle and self._is_known_push(data)):
+        if not (self._pump.is_idle and (self._is_known_push(data) or self._is_known_handshake(data))):
             self._pump.take(data)
 
     def pause_writing(self) -> None:
@@ -194,7 +190,9 @@ class HttpProtocol(asyncio.Protocol):
             keep_alive=head.keep_alive,
             awaits_continue=head.awaits_continue,
         )
-        scope = self._scope(head)
+        client, is_tls = self._client_of(head)
+        scope = asgi.request_scope(head, self._config, client, self._transport, is_tls=is_tls)
+        scope["state"] = self._app_state.copy()
         if head.method == b"GET" and head.version == "1.1":
             scope["extensions"] = {FANOUT: exchange.hand_over}
         self._answering = self._pump.receiver = exchange
@@ -203,46 +201,36 @@ class HttpProtocol(asyncio.Protocol):
 
     def _client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
         """Return the client of a request, and whether it speaks TLS: as a trusted proxy says, if there is one."""
-        is_tls = self._scheme == "https"
+        is_tls = self._transport.get_extra_info("sslcontext") is not None
         return (
             self._state.proxies.client(head.headers, self._client, is_tls)
             if self._is_proxied
             else (self._client, is_tls)
         )
 
-    def _scope(self, head: RequestHead) -> asgi.Event:
-        path, raw_path, query = head.target
-        client, is_tls = self._client_of(head)
-        root_path = self._config.root_path
-        return {
-            "type": "http",
-            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
-            "http_version": head.version,
-            "server": self._server,
-            "client": client,
-            "scheme": "https" if is_tls else "http",
-            "root_path": root_path,
-            "method": head.method.decode("ascii"),
-            "path": root_path + path,
-            "raw_path": root_path.encode("ascii") + raw_path,
-            "query_string": query,
-            "headers": list(head.headers),
-            "state": self._app_state.copy(),
-        }
+    # Handshakes.
+
+    def _is_known_handshake(self, data: bytes) -> bool:
+        """Answer a handshake of a known kind, which needs no parsing; return whether it is one."""
+        found = self._upgrades.find(data) if self._answering is None and not self._full else None
+        if found is None:
+            return False
+        if self._arrival.owes_head and not self._arrival.head_came():
+            return True
+        said = found[0].client
+        return self._upgrades.open_known(found, said if self._is_proxied and said else self._client, self)
 
     def _upgrade(self, head: RequestHead) -> None:
-        """Hand the connection over to a WebSocket, and keep nothing of it; refuse an invalid handshake."""
+        """Answer a handshake that has to be parsed."""
         client, is_tls = self._client_of(head)
-        request = UpgradeRequest(head, is_tls, client, self._server, self._pump.reader.rest())
-        try:
-            opening = Opening.of(request, self._config, self._state)
-        except RefusalError as error:
-            self.turn_away(error)
-            return
+        server = get_local_addr(self._transport)
+        request = UpgradeRequest(head, is_tls, client, server, self._pump.reader.rest())
+        self._upgrades.answer(request, self._state.proxies.read(head.headers).client, self._pump.chunk, self)
+
+    def leave(self) -> asyncio.Transport:
+        """Hand the connection over to another protocol, and keep nothing of it."""
         self._let_go()
-        links = self._state.links
-        websocket = self._state.websocket_class(self._transport, links)
-        opening.start(websocket, self._config, self._state, links)
+        return self._transport
 
     def turn_away(self, error: RefusalError) -> None:
         """Answer with a refusal, and close."""

@@ -16,6 +16,7 @@ from app.server.http.fast_push import FastPush
 from app.server.http.forwarded import TrustedProxies
 from app.server.lasting.limits import Timeouts
 from app.server.lasting.link_context import LinkContext
+from app.server.lasting.upgrades import Upgrades
 from app.server.lasting.websocket import WebSocketProtocol
 
 
@@ -77,3 +78,8 @@ class ServerState(uvicorn.server.ServerState):
     def fast_push(self) -> FastPush | None:
         """Passes whole pushes to the application; None if it takes none. Made with the first connection."""
         return FastPush.of(self._config, self.links.app_state, self.proxies)
+
+    @cached_property
+    def upgrades(self) -> Upgrades:
+        """Answers handshakes. Made with the first connection."""
+        return Upgrades(self._config, self, self.links.app_state, self.links, self.websocket_class)
