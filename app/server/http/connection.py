@@ -127,7 +127,7 @@ class HttpProtocol(asyncio.Protocol):
     def await_head(self) -> None:
         """Give the peer its time for a request head, which has begun or is the first."""
         self._deadlines.await_head()
-        self._arrival.await_head()
+        self._arrival.await_head(self._deadlines.times.header)
 
     def begin(self, head: RequestHead) -> None:
         """Answer a request by the shortest way that it can take."""
@@ -321,6 +321,10 @@ class HttpProtocol(asyncio.Protocol):
         """Whether the peer cannot send its body, because the server does not read or has not told it to go on."""
         receiver = self._pump.receiver
         return not self.is_reading or (receiver is not None and receiver.awaits_continue)
+
+    def head_is_late(self) -> None:
+        """Close the connection: a request head has not come in time."""
+        self.peer_is_late(to_read=False)
 
     def peer_is_late(self, *, to_read: bool) -> None:
         """Close the connection, and count the bound that its peer has met; to be idle meets none."""
