@@ -9,7 +9,6 @@ from typing import NamedTuple
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope, Send
 
-from app.access.tokens import digest_of
 from app.core.channel import Channel, Registry
 from app.core.delivery import encodings
 from app.core.delivery.encodings import Encoding
@@ -22,7 +21,7 @@ from app.core.resume import Beginning
 from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, for_connection
-from app.web.edge.caller import peer
+from app.web.edge.caller import peer, with_bearer
 from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import TICKET, query_of
@@ -207,8 +206,7 @@ class Sockets:
         """Return the caller's identity; None if that has to wait."""
         caller = head.caller_from(client)
         if bearer is not None:
-            text = bearer.decode("ascii")
-            caller = caller._replace(bearer=text, digest=digest_of(text))
+            caller = with_bearer(caller, bearer.decode("ascii"))
         elif caller.bearer is None:
             ticket = query.get(TICKET)
             if ticket is not None:
