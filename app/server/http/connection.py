@@ -19,8 +19,8 @@ from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Wri
 from app.server import asgi
 from app.server.http.arrivals import Arrival
 from app.server.http.deadlines import Awaited, Deadlines, Times
-from app.server.http.exchange import Exchange
-from app.server.http.fast_push import Parsed, PushExchange
+from app.server.http.exchange import Exchange, scope_of
+from app.server.http.fast_push import FastPush, Parsed, PushExchange
 from app.server.http.forwarded import Address
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
@@ -96,8 +96,15 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not (self._pump.is_idle and (self._is_known_push(data) or self._is_known_handshake(data))):
-            self._pump.take(data)
+        if self._answering is None and self._pump.is_idle and not self._full:
+            fast_push = self._fast_push
+            known = None if fast_push is None else fast_push.cache.find(data)
+            if fast_push is not None and known is not None:
+                self._begin_known_push(fast_push, *known)
+                return
+            if self._upgrades.open_known(data, self):
+                return
+        self._pump.take(data)
 
     def pause_writing(self) -> None:
         """Note that the buffer is over its limit, and that the peer has to read."""
@@ -129,9 +136,13 @@ class HttpProtocol(asyncio.Protocol):
         self._deadlines.await_head()
         self._arrival.await_head(self._deadlines.times.header)
 
+    def admits_head(self) -> bool:
+        """Note that a request head is whole; return whether there is room for the connection, or turn it away."""
+        return not self._arrival.owes_head or self._arrival.head_came()
+
     def begin(self, head: RequestHead) -> None:
         """Answer a request by the shortest way that it can take."""
-        if self._arrival.owes_head and not self._arrival.head_came():
+        if not self.admits_head():
             return
         if head.asks_for_websocket:
             self._upgrade(head)
@@ -152,18 +163,12 @@ class HttpProtocol(asyncio.Protocol):
 
     # Pushes that are whole.
 
-    def _is_known_push(self, data: bytes) -> bool:
-        """Begin to answer a push whose head is known, and needs no parsing; return whether it is one."""
-        if self._fast_push is None or self._answering is not None or self._full:
-            return False
-        known = self._fast_push.cache.find(data)
-        if known is None:
-            return False
-        if self._arrival.owes_head and not self._arrival.head_came():
-            return True
+    def _begin_known_push(self, fast_push: FastPush, parsed: Parsed, body: bytes) -> None:
+        """Begin to answer a push whose head is known, and needs no parsing."""
+        if not self.admits_head():
+            return
         self._deadlines.whole_request_came()
-        self._answering = self._fast_push.begin(self, known[0], self._pusher(known[0]), known[1])
-        return True
+        self._answering = fast_push.begin(self, parsed, self.whom(parsed.client), body)
 
     def _begin_push(self, head: RequestHead, parsed: Parsed) -> None:
         """Begin to answer a push: by ASGI unless all of it has come."""
@@ -173,11 +178,11 @@ class HttpProtocol(asyncio.Protocol):
             return
         if parsed.keep_alive:
             self._fast_push.cache.remember(self._pump.chunk, parsed, body)
-        self._answering = self._fast_push.begin(self, parsed, self._pusher(parsed), body)
+        self._answering = self._fast_push.begin(self, parsed, self.whom(parsed.client), body)
 
-    def _pusher(self, parsed: Parsed) -> Address | None:
-        """Return the client of a push."""
-        return parsed.client if self._is_proxied and parsed.client else self._client
+    def whom(self, said: Address | None) -> Address | None:
+        """Return the client of a request whose headers name ``said`` as its client."""
+        return said if self._is_proxied and said else self._client
 
     # Other requests.
 
@@ -190,8 +195,8 @@ class HttpProtocol(asyncio.Protocol):
             keep_alive=head.keep_alive,
             awaits_continue=head.awaits_continue,
         )
-        client, is_tls = self._client_of(head)
-        scope = asgi.request_scope(head, self._config, client, self._transport, is_tls=is_tls)
+        server = get_local_addr(self._transport)
+        scope = scope_of(head, self._config, server, *self._client_of(head))
         scope["state"] = self._app_state.copy()
         if head.method == b"GET" and head.version == "1.1":
             scope["extensions"] = {FANOUT: exchange.hand_over}
@@ -202,23 +207,9 @@ class HttpProtocol(asyncio.Protocol):
     def _client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
         """Return the client of a request, and whether it speaks TLS: as a trusted proxy says, if there is one."""
         is_tls = self._transport.get_extra_info("sslcontext") is not None
-        return (
-            self._state.proxies.client(head.headers, self._client, is_tls)
-            if self._is_proxied
-            else (self._client, is_tls)
-        )
-
-    # Handshakes.
-
-    def _is_known_handshake(self, data: bytes) -> bool:
-        """Answer a handshake of a known kind, which needs no parsing; return whether it is one."""
-        found = self._upgrades.find(data) if self._answering is None and not self._full else None
-        if found is None:
-            return False
-        if self._arrival.owes_head and not self._arrival.head_came():
-            return True
-        said = found[0].client
-        return self._upgrades.open_known(found, said if self._is_proxied and said else self._client, self)
+        if not self._is_proxied:
+            return self._client, is_tls
+        return self._state.proxies.client(head.headers, self._client, is_tls)
 
     def _upgrade(self, head: RequestHead) -> None:
         """Answer a handshake that has to be parsed."""
@@ -273,6 +264,22 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._deadlines.answered(body_has_ended=self._pump.receiver is None)
         self._pump.go_on()
+
+    def answer_push(self, data: bytes, *, keep_alive: bool) -> None:
+        """Send the whole answer to a push, and answer the next request, or wait for it; or close."""
+        self._state.total_requests += 1
+        self._answering = None
+        transport = self._transport
+        if transport.is_closing():
+            return
+        self._deadlines.answer_size = len(data)
+        transport.write(data)
+        if not keep_alive:
+            self.close()
+            return
+        self._deadlines.answered(body_has_ended=True)
+        if not self._pump.is_idle:
+            self._pump.go_on()
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
         """Leave the connection to the answer that is under way; requests behind it are not answered."""

@@ -29,6 +29,12 @@ Address = tuple[str, int]
 class Upgrading(Protocol):
     """The connection that a handshake has come on."""
 
+    def admits_head(self) -> bool:
+        """Note that a request head is whole; return whether there is room for the connection, or turn it away."""
+
+    def whom(self, said: Address | None) -> Address | None:
+        """Return the client of a request whose headers name ``said`` as its client."""
+
     def leave(self) -> asyncio.Transport:
         """Watch and read nothing more, and return the transport: another protocol has it."""
 
@@ -73,16 +79,17 @@ class Upgrades:
         self._lines: dict[str | None, bytes] = {}  # of an answer that accepts, by subprotocol
         self._lines_of: Headers = ()  # the default headers that are among them
 
-    def find(self, data: bytes) -> tuple[Known, Differing] | None:
-        """Return what ``data`` means if it is one whole handshake of a known kind; None while the server drains."""
+    def open_known(self, data: bytes, connection: Upgrading) -> bool:
+        """Answer ``data`` if it is one whole handshake of a known kind; return False if it has to be parsed."""
         if self._direct is None or handshake.LAST in self._state.default_headers:
-            return None
-        return self._known.find(data)
-
-    def open_known(self, found: tuple[Known, Differing], client: Address | None, connection: Upgrading) -> bool:
-        """Answer a handshake of a known kind from ``client``; return whether it could be answered without ASGI."""
+            return False
+        found = self._known.find(data)
+        if found is None or not handshake.is_key(found[1].key):
+            return False
         known, differing = found
-        return handshake.is_key(differing.key) and self._open(known.parsed, differing, client, connection)
+        return not connection.admits_head() or self._open(
+            known.parsed, differing, connection.whom(known.client), connection
+        )
 
     def answer(self, request: UpgradeRequest, said: Address | None, data: bytes, connection: Upgrading) -> None:
         """Answer any handshake. ``said`` is the client that its headers name; ``data`` came with its head."""
