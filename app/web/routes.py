@@ -110,6 +110,8 @@ class Routes:
         self._otherwise = edge.otherwise or self.handle
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
         """Around every HTTP request."""
+        self.streams = reads, self.cors
+        """The same of event streams."""
         self.pushes = push, self.cors
         """What a push past ASGI needs: what decides it, and what adds the CORS headers to its answer."""
 

@@ -160,9 +160,9 @@ class Hub:
         return subscription, where
 
     def join(
-        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD
+        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD, *, has_connection: bool = False
     ) -> tuple[Subscription, Beginning] | None:
-        """Open what :meth:`subscribe` does for a caller that has a connection; None if that has to wait for the bus.
+        """Open what :meth:`subscribe` does; None if that has to wait for the bus.
 
         The caller was judged in this turn of the event loop, by the rules in force.
         """
@@ -171,7 +171,10 @@ class Hub:
         if followed is None or where is None:
             return None
         self._count(start, where)
-        return self._add(name, channel, identity, encoding, where, followed), where
+        subscription = self._add(name, channel, identity, encoding, where, followed)
+        if not has_connection:
+            self.sessions.enter(subscription)
+        return subscription, where
 
     def _add(  # noqa: PLR0913, PLR0917 — the parts of a subscription
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
-from app.core.ports.connections import Handover
+from app.core.ports.connections import Handover, ResponseHandover
 from app.wire.request_head import RequestHead
 
 DIRECT = "abide.direct"
@@ -90,6 +90,30 @@ class DirectSockets(Protocol):
 
         ``bearer`` replaces the bearer credential of ``head``, unless it is None; ``client`` is the client's address.
         """
+
+
+DIRECT_STREAMS = "abide.direct_streams"
+"""Where the lifespan's ``state`` has the application's :class:`DirectStreams`."""
+
+
+class AdmittedStream(Protocol):
+    """A request for a response that lasts, which the application answers with 200."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    """The headers of the response."""
+
+    def begin(self, handover: ResponseHandover) -> None:
+        """Send the response. Called once, at once; ``handover`` begins it."""
+
+
+class DirectStreams(Protocol):
+    """Takes requests for responses that last, where they can be accepted at once. As :class:`DirectSockets`."""
+
+    app: object
+    """The ASGI application that it answers for."""
+
+    def admit(self, head: RequestHead, client: str | None) -> AdmittedStream | None:
+        """Decide a ``GET`` from ``client``; None if ASGI has to decide it, refusals included."""
 
 
 DRAIN = "abide.drain"

@@ -44,7 +44,7 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answering", "_app_state", "_arrival", "_client", "_config", "_deadlines", "_fast_push", "_full",
-        "_is_proxied", "_meter", "_pump", "_state", "_transport", "_upgrades",
+        "_is_proxied", "_meter", "_pump", "_state", "_streams", "_transport", "_upgrades",
     )  # fmt: skip
 
     def __init__(
@@ -61,7 +61,7 @@ class HttpProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._meter: Meter = app_state.get(METER, UNMETERED)
         self._fast_push = self._state.fast_push  # None where all requests go by ASGI
-        self._upgrades = self._state.upgrades
+        self._upgrades, self._streams = self._state.upgrades, self._state.streams
         loop, times = _loop or self._state.links.loop, self._state.times(self.times)
         self._deadlines = Deadlines(loop, times, config.timeout_keep_alive, self)
         self._answering: Exchange | PushExchange | None = None
@@ -146,6 +146,8 @@ class HttpProtocol(asyncio.Protocol):
             return
         if head.asks_for_websocket:
             self._upgrade(head)
+        elif self._streams is not None and not self._full and self._streams.begin(head, self):
+            pass  # it lasts
         elif self._fast_push is None or self._full or (parsed := self._fast_push.parse(head)) is None:
             self._begin_exchange(head)
         else:
@@ -196,7 +198,7 @@ class HttpProtocol(asyncio.Protocol):
             awaits_continue=head.awaits_continue,
         )
         server = get_local_addr(self._transport)
-        scope = scope_of(head, self._config, server, *self._client_of(head))
+        scope = scope_of(head, self._config, server, *self.client_of(head))
         scope["state"] = self._app_state.copy()
         if head.method == b"GET" and head.version == "1.1":
             scope["extensions"] = {FANOUT: exchange.hand_over}
@@ -204,7 +206,7 @@ class HttpProtocol(asyncio.Protocol):
         asgi.start(self._state.tasks, exchange.run(self._config.loaded_app, scope))
         return exchange
 
-    def _client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
+    def client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
         """Return the client of a request, and whether it speaks TLS: as a trusted proxy says, if there is one."""
         is_tls = self._transport.get_extra_info("sslcontext") is not None
         if not self._is_proxied:
@@ -213,7 +215,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _upgrade(self, head: RequestHead) -> None:
         """Answer a handshake that has to be parsed."""
-        client, is_tls = self._client_of(head)
+        client, is_tls = self.client_of(head)
         server = get_local_addr(self._transport)
         request = UpgradeRequest(head, is_tls, client, server, self._pump.reader.rest())
         self._upgrades.answer(request, self._state.proxies.read(head.headers).client, self._pump.chunk, self)

@@ -172,7 +172,7 @@ class Sockets:
         line = Line("connection", head.path, None, client)
         try:
             line.take_place(self._limiter.places)
-            admission = self._admit_at_once(head, query_of(query) if query else {}, bearer, line, channel)
+            admission = self._admit_at_once(head, query_of(query), bearer, line, channel)
         except AbideError as error:
             return _refuse(error, line)
         if admission is None:
@@ -195,7 +195,7 @@ class Sockets:
         encoding = _encoding(head, is_detached=True)
         opened = None
         if head.name is not None:
-            opened = self._hub.join(head.name, identity, encoding, start)
+            opened = self._hub.join(head.name, identity, encoding, start, has_connection=True)
             if opened is None:
                 return None
         return Admission(self, head.name, identity, head.speaks_v1, beats, encoding, line, opened, is_judged=True)

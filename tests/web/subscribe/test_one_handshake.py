@@ -1,4 +1,4 @@
-"""One handshake, every way in: the same answer, the same first messages, and the same line of the log."""
+"""One handshake or stream, every way in: the same answer, first messages, and line of the log."""
 
 from __future__ import annotations
 
@@ -129,9 +129,11 @@ class Watched:
 
     def of(self, case: Case) -> Case:
         """Return the case with a position of this server."""
-        return case._replace(
-            path=re.sub(r"@(\d)", lambda found: f"{self.epoch}:{self._first + int(found[1])}", case.path)
-        )
+
+        def placed(text: str) -> str:
+            return re.sub(r"@(\d)", lambda found: f"{self.epoch}:{self._first + int(found[1])}", text)
+
+        return case._replace(path=placed(case.path), headers=tuple(map(placed, case.headers)))
 
     def see(self, case: Case, *, cut: bool = False) -> Seen:
         """Send a handshake, and return what can be seen of it, but for what differs from one to the next."""
@@ -154,7 +156,20 @@ class Watched:
         body = re.sub(rb'"time":\d+', b"", body.replace(self.epoch.encode(), b"@"))
         return Seen(status, tuple(headers), body, self._line(case, logged))
 
-    def _line(self, case: Case, logged: int) -> LogLine:
+    def see_stream(self, case: Case, body: str) -> Seen:
+        """Send a request with a body, read as much as comes at once, and return what can be seen of it."""
+        case, logged = self.of(case), len(self.server.log)
+        lines = (f"GET {case.path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *case.headers, "")
+        with Wire(self.server.port) as wire:
+            wire.send("\r\n".join([*lines, body]).encode())
+            head = wire.read_head().lower().split(b"\r\n")
+            while not wire.received:
+                wire.received += wire.socket.recv(65536)
+            received = re.sub(rb'"time":\d+', b"", wire.received.replace(self.epoch.encode(), b"@"))
+        headers = sorted(line for line in head[1:] if not line.startswith(b"date: "))
+        return Seen(int(head[0].split()[1]), tuple(headers), received, self._line(case, logged, "request"))
+
+    def _line(self, case: Case, logged: int, kind: str = "connection") -> LogLine:
         """Return the one line of a connection that was written after so many others."""
         path = case.path.partition("?")[0]
 
@@ -163,14 +178,14 @@ class Watched:
 
         self.server.wait_log(lambda _: bool(found()))
         (line,) = found()
-        assert line["event"] == "connection"
+        assert line["event"] == kind
         return {name: value for name, value in line.items() if name not in _OF_ONE}
 
 
 _OTHERWISE = (b"date: ", b"content-length: ", b"connection: ", b"sec-websocket-accept: ", b"upgrade: ")
 """Headers that say how the answer is sent."""
 
-_OF_ONE = ("timestamp", "pid", "connection_id", "ms")
+_OF_ONE = ("timestamp", "pid", "connection_id", "request_id", "ms")
 """Fields of the log that are each connection's own."""
 
 
@@ -195,6 +210,32 @@ def test_every_way_in_is_answered_the_same(servers: tuple[Watched, Watched], cas
     assert ours.see(case) == new, "a known head"
     assert ours.see(case, cut=True) == new, "in two parts"
     assert plain.see(case)._replace(headers=new.headers) == new, "plain uvicorn, which has headers of its own"
+
+
+STREAM = "Accept: text/event-stream"
+STREAMS = {
+    "a stream": Case(200, "/lebowski", (STREAM,)),
+    "heartbeats": Case(200, "/lebowski?heartbeat=true", (STREAM,)),
+    "a position": Case(200, "/lebowski?since=@2", (STREAM,)),
+    "the last event": Case(200, "/lebowski", (STREAM, "Last-Event-ID: @1")),
+    "a page": Case(200, "/lebowski", (STREAM, "Origin: https://app.example")),
+    "a key": Case(200, "/keyed", (STREAM, KEY)),
+    "a token": Case(200, "/tokens", (STREAM, f"Authorization: Bearer {GOOD}")),
+    "no key": Case(401, "/keyed", (STREAM,)),
+    "a foreign page": Case(403, "/lebowski", (STREAM, "Origin: https://evil.example")),
+    "no stream": Case(406, "/lebowski"),
+    "a bad position": Case(400, "/lebowski?since=nowhere", (STREAM,)),
+    "no channel": Case(404, "/nope", (STREAM,)),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS.values(), ids=STREAMS.keys())
+def test_every_stream_is_answered_the_same(servers: tuple[Watched, Watched], case: Case) -> None:
+    """Request for an event stream is answered and logged the same at once and by ASGI, where its body has to go."""
+    ours, _ = servers
+    at_once = ours.see_stream(case, "")
+    assert at_once.status == case.status
+    assert ours.see_stream(case, "x") == at_once
 
 
 def test_a_token_that_was_taken_back_opens_nothing_by_a_known_head(servers: tuple[Watched, Watched]) -> None:
