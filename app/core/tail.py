@@ -143,3 +143,10 @@ class Tail:
             self.messages = Messages(batch.first - 1)
         self.messages.extend(batch.messages)
         self._budget.take(self, batch)
+
+    def shows_after(self, offset: int, size: int, since: int) -> bool:
+        """Whether it has all messages past ``offset``: at most ``size``, and none of a time before ``since``."""
+        messages = self.messages
+        if not max(messages.first, self.head - size + 1) <= offset + 1 <= self.head:
+            return False
+        return messages.after(offset, 1, 0)[0].time >= since
