@@ -206,6 +206,27 @@ async def test_many_rows_of_many_channels_go_in_pages(
     assert await trimmed(url, lambda _: HistoryWindow(size=0, ttl=2**31)) == 20
 
 
+async def test_names_that_nobody_uses_are_looked_at_slowly(
+    url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention rests after each page of channels that had nothing to delete, and not while there is."""
+    monkeypatch.setattr(module, "_PAGE_CHANNELS", 10)
+    await sql.execute("INSERT INTO abide.head SELECT 'c' || c, 40, abide.now_ms() FROM generate_series(10, 49) c")
+    await sql.execute("INSERT INTO abide.log SELECT 'c' || c, 40, 1, 0, '1' FROM generate_series(20, 39) c")
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    connection = WorkConnection(parse(url), "abide work")
+    try:
+        assert await trim(connection, lambda _: HOUR, sleep) == 20
+    finally:
+        await connection.close()
+    assert len(rests) == 2
+    assert all(0 < seconds <= 1 for seconds in rests)
+
+
 async def test_one_worker_trims_at_a_time(url: str, sql: asyncpg.Connection) -> None:
     """Retention leaves the work to the worker that is at it."""
     await fill(url, *[1] * 10)
