@@ -15,6 +15,7 @@ from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.epochs import label
 from app.core.message import Position, Published, Record
 from app.core.resume import Gap, Reason, Start, begin
+from tests.bus.conformance import check_forgotten
 from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, until, worker, workers
 
@@ -130,6 +131,19 @@ async def test_names_that_are_idle_are_forgotten(url: str, sql: asyncpg.Connecti
         assert await reader.until(1) == [b"3"]
         assert reader.faults == []
         assert await sql.fetchval("SELECT certified FROM abide.epoch"), "it ends no epoch"
+
+
+async def test_a_position_of_a_forgotten_name_is_its_place_or_a_gap(url: str, sql: asyncpg.Connection) -> None:
+    """Subscriber with a position of a forgotten name gets every later message, and is told of a gap before it."""
+
+    async def forget() -> None:
+        for table in ("log", "head"):
+            await age(sql, 90_000, table)
+        await trimmed(url, lambda _: HOUR)
+        assert await sql.fetchval("SELECT count(*) FROM abide.head") == 0
+
+    async with worker(url) as it:
+        await check_forgotten(it.backend, forget)
 
 
 async def test_who_follows_a_forgotten_name_misses_nothing(url: str, sql: asyncpg.Connection) -> None:
