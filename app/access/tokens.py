@@ -103,6 +103,11 @@ class Tokens:
         self._secrets = [(secret, self._signer(secret)) for secret in settings.secrets]
         self._issuer = self._signer(f"jwks {settings.jwks}".encode())
 
+    @property
+    def generation(self) -> int:
+        """Differs after each change of the issuer's keys."""
+        return 0 if self._keys is None else self._keys.generation
+
     def verify(self, raw: str, digest: bytes) -> Token:
         """Return what a token says; ``digest`` is its SHA-256.
 

@@ -19,6 +19,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from app.bus import heads
+from app.bus.ending import is_ending
 from app.bus.follower import MAX_READY_BYTES, Follower
 from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import LOST, Cluster
@@ -94,7 +95,7 @@ class Consumer:
     async def run(self) -> None:
         """Serve sessions until cancelled."""
         backoff = _SHORTEST_BACKOFF
-        while True:
+        while not is_ending():
             began = time.monotonic()
             try:
                 await self._session()
@@ -262,7 +263,7 @@ class Consumer:
         reason = broker_errors.explain(error)
         self._outcomes.failed("listen", reason, certain=not self.ready.is_set())
         if reason != self._said:
-            _log.warning("listener_lost", reason=reason)
+            _log.warning("listener_lost" if self.ready.is_set() else "not_listening", reason=reason)
         self._said = reason
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import asyncpg
 import structlog
 
-from app.bus.backend import PAGE_BYTES
+from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
 from app.bus.postgres import sql
@@ -24,9 +24,6 @@ from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
 from app.core.tail import fitting
-
-PATIENCE_SECONDS = 5.0
-"""How long a read waits for a database that is away before it is refused."""
 
 _LOOK_SECONDS = 0.02
 

@@ -2,7 +2,7 @@
 
 from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, ResponseHandover, Writer
 from app.core.ports.limiting import LIMITS, InForce, Limits, client_of, unlimited
-from app.core.ports.messaging import Outcome, Publisher, Sink, Source
+from app.core.ports.messaging import Outcome, Publisher, Sink, Source, Submitted
 from app.core.ports.metering import METER, UNMETERED, Meter
 from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
 
@@ -31,6 +31,7 @@ __all__ = [
     "ResponseHandover",
     "Sink",
     "Source",
+    "Submitted",
     "Writer",
     "client_of",
     "unlimited",

@@ -19,8 +19,8 @@ from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Wri
 from app.server import asgi
 from app.server.http.arrivals import Arrival
 from app.server.http.deadlines import Awaited, Deadlines, Times
-from app.server.http.exchange import Exchange
-from app.server.http.fast_push import Parsed, PushExchange
+from app.server.http.exchange import Exchange, scope_of
+from app.server.http.fast_push import FastPush, Parsed, PushExchange
 from app.server.http.forwarded import Address
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
@@ -100,8 +100,13 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not (self._pump.is_idle and self._is_known_push(data)):
-            self._pump.take(data)
+        fast_push = self._fast_push
+        if fast_push is not None and self._answering is None and self._pump.is_idle and not self._full:
+            known = fast_push.cache.find(data)
+            if known is not None:
+                self._begin_known_push(fast_push, *known)
+                return
+        self._pump.take(data)
 
     def pause_writing(self) -> None:
         """Note that the buffer is over its limit, and that the peer has to read."""
@@ -156,18 +161,12 @@ class HttpProtocol(asyncio.Protocol):
 
     # Pushes that are whole.
 
-    def _is_known_push(self, data: bytes) -> bool:
-        """Begin to answer a push whose head is known, and needs no parsing; return whether it is one."""
-        if self._fast_push is None or self._answering is not None or self._full:
-            return False
-        known = self._fast_push.cache.find(data)
-        if known is None:
-            return False
+    def _begin_known_push(self, fast_push: FastPush, parsed: Parsed, body: bytes) -> None:
+        """Begin to answer a push whose head is known, and needs no parsing."""
         if self._arrival.owes_head and not self._arrival.head_came():
-            return True
+            return
         self._deadlines.whole_request_came()
-        self._answering = self._fast_push.begin(self, known[0], self._pusher(known[0]), known[1])
-        return True
+        self._answering = fast_push.begin(self, parsed, self._pusher(parsed), body)
 
     def _begin_push(self, head: RequestHead, parsed: Parsed) -> None:
         """Begin to answer a push: by ASGI unless all of it has come."""
@@ -194,7 +193,8 @@ class HttpProtocol(asyncio.Protocol):
             keep_alive=head.keep_alive,
             awaits_continue=head.awaits_continue,
         )
-        scope = self._scope(head)
+        scope = scope_of(head, self._config, self._server, *self._client_of(head))
+        scope["state"] = self._app_state.copy()
         if head.method == b"GET" and head.version == "1.1":
             scope["extensions"] = {FANOUT: exchange.hand_over}
         self._answering = self._pump.receiver = exchange
@@ -209,26 +209,6 @@ class HttpProtocol(asyncio.Protocol):
             if self._is_proxied
             else (self._client, is_tls)
         )
-
-    def _scope(self, head: RequestHead) -> asgi.Event:
-        path, raw_path, query = head.target
-        client, is_tls = self._client_of(head)
-        root_path = self._config.root_path
-        return {
-            "type": "http",
-            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
-            "http_version": head.version,
-            "server": self._server,
-            "client": client,
-            "scheme": "https" if is_tls else "http",
-            "root_path": root_path,
-            "method": head.method.decode("ascii"),
-            "path": root_path + path,
-            "raw_path": root_path.encode("ascii") + raw_path,
-            "query_string": query,
-            "headers": list(head.headers),
-            "state": self._app_state.copy(),
-        }
 
     def _upgrade(self, head: RequestHead) -> None:
         """Hand the connection over to a WebSocket, and keep nothing of it; refuse an invalid handshake."""
@@ -285,6 +265,22 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._deadlines.answered(body_has_ended=self._pump.receiver is None)
         self._pump.go_on()
+
+    def answer_push(self, data: bytes, *, keep_alive: bool) -> None:
+        """Send the whole answer to a push, and answer the next request, or wait for it; or close."""
+        self._state.total_requests += 1
+        self._answering = None
+        transport = self._transport
+        if transport.is_closing():
+            return
+        self._deadlines.answer_size = len(data)
+        transport.write(data)
+        if not keep_alive:
+            self.close()
+            return
+        self._deadlines.answered(body_has_ended=True)
+        if not self._pump.is_idle:
+            self._pump.go_on()
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
         """Leave the connection to the answer that is under way; requests behind it are not answered."""

@@ -132,6 +132,11 @@ class Authenticator:
         return self._judged(identity)._replace(caller=caller, forwarded=kept, rules=self)
 
     @property
+    def generation(self) -> int:
+        """Differs after each change of the keys that verify tokens: what was identified before is identified anew."""
+        return 0 if self._tokens is None else self._tokens.generation
+
+    @property
     def asks(self) -> bool:
         """Whether an application may know callers that are not identified here."""
         return self._ask is not None

@@ -21,6 +21,7 @@ from typing import Protocol
 import structlog
 from redis.exceptions import RedisError
 
+from app.bus.ending import is_ending
 from app.bus.outcomes import Outcomes
 from app.bus.redis.sessions.address import Address, Server
 from app.bus.redis.sessions.beats import BEAT_SECONDS, DEAF_SECONDS, Beats
@@ -110,8 +111,7 @@ class Subscriber:
 
     async def run(self) -> None:
         """Hear again and again, until it is cancelled."""
-        task = asyncio.current_task()
-        while task is None or not task.cancelling():  # TaskGroup loses a cancellation that meets a failure
+        while not is_ending():
             try:
                 await self._one_session()
             except Exception as error:  # noqa: BLE001 — whatever ended it, there must be another
