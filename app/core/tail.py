@@ -24,6 +24,8 @@ def footprint(messages: Iterable[Message]) -> int:
 
 def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
     """Return as many of the first messages as have at most ``max_bytes`` of data; at least one if there is one."""
+    if len(messages) == 1:
+        return tuple(messages)
     size = 0
     for count, message in enumerate(messages):
         size += len(message.data)
@@ -51,17 +53,23 @@ class Messages:
     @property
     def first(self) -> int:
         """Offset of the oldest message held; ``head + 1`` if there is none."""
-        return self.head + 1 - len(self)
+        return self.head + 1 - len(self._items) + self._start
 
     def oldest(self) -> Message | None:
         """Return the oldest message held."""
         return self._items[self._start] if len(self) else None
 
+    def append(self, message: Message) -> None:
+        """Append the message whose offset follows the head."""
+        self._items.append(message)
+        self.head = message.offset
+
     def extend(self, messages: Iterable[Message]) -> None:
         """Append messages whose offsets follow the head."""
-        self._items.extend(messages)
-        if len(self):
-            self.head = self._items[-1].offset
+        items = self._items
+        items.extend(messages)
+        if items:
+            self.head = items[-1].offset  # the last one dropped had the head's offset, if all were dropped
 
     def drop_through(self, offset: int) -> list[Message]:
         """Forget the messages up to and including ``offset``, and return them."""
@@ -79,6 +87,13 @@ class Messages:
         begin = self._start + max(0, offset + 1 - self.first)
         return fitting(self._items[begin : begin + max_messages], max_bytes)
 
+    def past(self, offset: int) -> tuple[Message, ...]:
+        """Return all messages past ``offset`` that are held."""
+        missing = self.head - offset
+        if missing == 1 and len(self._items) > self._start:
+            return (self._items[-1],)
+        return tuple(self._items[max(self._start, len(self._items) - missing) :]) if missing > 0 else ()
+
 
 class TailBudget:
     """Limits the bytes of all tails of a process: the oldest batch is dropped first, whichever channel it is of."""
@@ -90,8 +105,9 @@ class TailBudget:
 
     def take(self, tail: Tail, batch: Batch) -> None:
         """Count a batch that ``tail`` now holds, and drop the oldest batches until all fit."""
-        size = footprint(batch.messages) + _BATCH_OVERHEAD
-        self._order.append((tail, batch.last, size))
+        messages = batch.messages
+        size = footprint(messages) + _BATCH_OVERHEAD
+        self._order.append((tail, messages[-1].offset, size))
         self._used += size
         while self._used > self._limit:
             oldest, offset, freed = self._order.popleft()
@@ -134,8 +150,9 @@ class Tail:
         consecutive, and a cursor before the hole reads the log.
         """
         self.epoch = self.told = batch.epoch
-        if batch.first != self.head + 1:
-            self.messages = Messages(batch.first - 1)
+        first = batch.messages[0].offset
+        if first != self.messages.head + 1:
+            self.messages = Messages(first - 1)
         self.messages.extend(batch.messages)
         self._budget.take(self, batch)
 

@@ -17,6 +17,7 @@ from app.core.delivery.catchup import Catchup, PageBudget
 from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
+from app.core.delivery.flushes import Flushes
 from app.core.delivery.sessions import Session, Sessions
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError, UnavailableError, bare
@@ -84,6 +85,7 @@ class Hub:
         self._connections: set[Session] = set()
         self._tail_budget = TailBudget(tail_bytes)
         self._blocks = EncodedBlocks()
+        self._flushes = Flushes()
         self._page_budget = PageBudget()
         self._followed: dict[str, _OpenChannel] = {}
         self._locks: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
@@ -266,7 +268,7 @@ class Hub:
             if followed is None:
                 if turn.error is not None and turn.failed_at >= asked:
                     raise copy(turn.error)
-                fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks)
+                fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks, self._flushes)
                 try:
                     await self._source.follow(name, fanout)
                 except UnavailableError as error:
