@@ -1,4 +1,4 @@
-"""What every test may ask for: an event loop and real servers; and which process runs which tests."""
+"""What every test may ask for: an event loop, a browser and real servers; and which process runs which tests."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.scheduler.protocol import Scheduling
 
 from app.bus.postgres import migrate
+from tests.support.chromium import Chromium
 from tests.support.postgres import PostgresServer
 from tests.support.server import Server
 
@@ -112,6 +113,13 @@ def server() -> Iterator[Server]:
     """Start one server with the default channels for all tests that leave it as they found it."""
     with Server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """Start one browser for all tests, which open tabs of their own."""
+    with Chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from app.bus.backend import Backend, BackendHealth
 from app.bus.group_commit import GroupCommit
 from app.core.channel import HistoryWindow
 from app.core.message import Batch, EpochChange, Loss, News, Page, Position, Record
-from app.core.ports import UNMETERED, Meter, Outcome, Sink
+from app.core.ports import UNMETERED, Meter, Sink, Submitted
 
 if TYPE_CHECKING:
     from broadcaster._base import Subscriber  # not exported
@@ -178,8 +178,8 @@ class Bus:
                 await self.unfollow(channel)
             await self._backend.disconnect()
 
-    def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
-        """Append the records in order; return one outcome for each when they are stored."""
+    def publish(self, records: Sequence[Record]) -> Submitted:
+        """Append the records in order; one outcome for each is known when they are stored or refused."""
         return self._commit.publish(records)
 
     async def follow(self, channel: str, sink: Sink) -> None:

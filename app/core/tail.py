@@ -63,6 +63,11 @@ class Messages:
         """Return the oldest message held."""
         return self._items[self._start] if len(self) else None
 
+    def append(self, message: Message) -> None:
+        """Append the message whose offset follows the head."""
+        self._items.append(message)
+        self.head = message.offset
+
     def extend(self, messages: Iterable[Message]) -> None:
         """Append messages whose offsets follow the head."""
         items = self._items
@@ -173,3 +178,10 @@ class Tail:
         if older and last + 1 >= begin and last - first + 1 == len(messages) and self._budget.has_room(older):
             self.messages.prepend(older)
             self._budget.take(self, older)
+
+    def shows_after(self, offset: int, size: int, since: int) -> bool:
+        """Whether it has all messages past ``offset``: at most ``size``, and none of a time before ``since``."""
+        messages = self.messages
+        if not max(messages.first, self.head - size + 1) <= offset + 1 <= self.head:
+            return False
+        return messages.after(offset, 1, 0)[0].time >= since

@@ -16,6 +16,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterable
+from threading import get_ident
 
 import structlog
 from gunicorn.config import Config
@@ -94,27 +95,37 @@ class _Stdout:
         """Whether lines are for a person at a terminal."""
         self._waiting: list[str] = []
         self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that will call flush
+        self._home: tuple[asyncio.AbstractEventLoop | None, int] = None, 0
+        """The loop that wrote last, and its thread."""
+        self._is_due = False
+        """Whether that loop will call flush."""
         atexit.register(self.flush)
 
     def write(self, text: str) -> None:
         """Take whole lines. Any thread may call it: it looks who will write only when the text is there to be found."""
         self._waiting.append(text)
-        loop = self._loop
-        if loop is not None and loop.is_running():
-            return
+        loop, thread = self._home
+        if loop is None or not loop.is_running() or (not self._is_due and get_ident() != thread):
+            self._look()
+        elif not self._is_due:
+            self._is_due = True
+            loop.call_soon(self.flush)
+
+    def _look(self) -> None:
+        """Find out which loop runs here: CPython 3.11 makes a system call for it. Without one, write at once."""
         with self._lock:
-            try:  # only once a turn: CPython 3.11 makes a system call for it
-                self._loop = asyncio.get_running_loop()
+            try:
+                loop = asyncio.get_running_loop()
             except RuntimeError:
                 self.flush()
             else:
-                self._loop.call_soon(self.flush)
+                self._home, self._is_due = (loop, get_ident()), True
+                loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the lines that wait."""
         with self._lock:
-            self._loop = None
+            self._is_due = False
             count = len(self._waiting)
             text = "".join(self._waiting[:count])
             del self._waiting[:count]  # in place, because another thread may be about to add to it

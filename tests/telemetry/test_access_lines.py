@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 import structlog
 
 from app.telemetry import MASK, configure_logging
-from app.web.edge.access import AccessLog
+from app.web.edge.access import AccessLog, Known
 
 REQUEST = {"type": "http", "method": "POST", "path": "/push/news", "client": ("10.0.0.9", 1), "root_path": ""}
 SOCKET = {"type": "websocket", "path": "/news", "client": ("10.0.0.9", 1), "root_path": ""}
@@ -58,6 +59,10 @@ CASES: dict[str, tuple[Mapping[str, Any], list[dict[str, Any]]]] = {
 }
 
 
+async def nothing(*_: object) -> Any:  # noqa: ANN401 — whatever ASGI awaits
+    """Do nothing: the other side of an application that is not looked at."""
+
+
 def main(cases: list[tuple[dict[str, Any], list[dict[str, Any]]]], level: str) -> None:
     """Log each case twice, and then once more with something bound, as any event is logged."""
 
@@ -66,9 +71,6 @@ def main(cases: list[tuple[dict[str, Any], list[dict[str, Any]]]], level: str) -
             await send(message | ({"body": message["body"].encode()} if "body" in message else {}))
         if scope["is_bound"]:
             structlog.contextvars.bind_contextvars(region="fra")
-
-    async def nothing(*_: object) -> Any:  # noqa: ANN401 — whatever
-        pass
 
     async def log_all() -> None:
         for (scope, messages), is_bound in itertools.product(cases, (False, False, True)):
@@ -99,6 +101,17 @@ def logged(*names: str, level: str = "info", **cases: Any) -> list[dict[str, Any
 def all_lines() -> tuple[float, list[dict[str, Any]]]:
     """Return the lines of all cases, and when they were begun."""
     return time.time(), logged(*CASES)
+
+
+async def test_the_number_and_length_of_remembered_access_lines_is_bounded() -> None:
+    """Access lines are remembered up to a number, and with the part of the path that is logged."""
+    with structlog.testing.capture_logs() as lines:
+        for number in range(600):
+            await AccessLog(nothing)({**REQUEST, "path": f"/{number}".ljust(5000, "x")}, nothing, nothing)
+    assert len(lines) == 600
+    remembered = [one for one in gc.get_objects() if isinstance(one, Known)]
+    assert 0 < len(remembered) <= 500
+    assert all(len(str(one.fields["path"])) <= 1024 for one in remembered)
 
 
 _OF_ONE = {"timestamp", "request_id", "connection_id", "ms", "pid"}

@@ -185,20 +185,21 @@ class MemoryBackend(Backend):
         return int(self._monotonic() * 1000)
 
     def _append(self, record: Record, now: int, stamp: int) -> Outcome:
-        if record.key is not None:
+        channel, data, key, _ = record
+        if key is not None:
             try:
                 known = self._keys.find(record, stamp)
             except AbideError as error:
                 return bare(error)
             if known is not None:
                 return Published(Position(self.epoch, known), replayed=True)
-        message = self._logs.append(record.channel, now, stamp, record.data)
-        if record.key is not None:
-            self._keys.add(record, message.offset, stamp)
-        if record.channel in self._cursors:
-            self._behind[record.channel] = None
+        offset = self._logs.append(channel, now, stamp, data).offset
+        if key is not None:
+            self._keys.add(record, offset, stamp)
+        if channel in self._cursors:
+            self._behind[channel] = None
             self._news.set()
-        return Published(Position(self.epoch, message.offset))
+        return Published(Position(self.epoch, offset))
 
     def _trim(self, channel: str, stamp: int) -> bool:
         """Drop some of what is not shown any more; return whether there is more of it."""

@@ -52,4 +52,4 @@ class DirectPush:
             answer(status, headers + added, content)
             write_push(line_id, begun, head.path, client, status, content)
 
-        push(head, client, body, line_id).add_done_callback(send)
+        push(head, client, body, line_id, send)
