@@ -27,6 +27,9 @@ from app.core.ports import Outcome
 KEY_LIFETIME = 600
 """Seconds for which an idempotency key is remembered."""
 
+PATIENCE_SECONDS = 5.0
+"""How long a read, or a commit without a deadline, waits for a log that is away before it is refused."""
+
 PAGE_BYTES = 256 * 1024
 """The most bytes of messages that one read returns; it returns one message at least."""
 
@@ -88,6 +91,10 @@ class Backend(ABC):
     @abstractmethod
     async def next_batch(self) -> News:
         """Wait for the next messages of any followed channel, or for what happened to it. Called by one task."""
+
+    def ready_batch(self) -> News | None:
+        """Return what :meth:`next_batch` would return without a wait; None if it would wait, or cannot tell."""
+        return None
 
     @abstractmethod
     async def health(self) -> BackendHealth:

@@ -15,14 +15,14 @@
 #define KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
-/* What @C, @N, @P and @T stand for in a template; `padding` is a number of bytes. */
+/* What @C, @N or @S, @P and @T stand for in a template; `padding` is a number of bytes. */
 typedef struct { int channel; uint32_t number; size_t padding; uint64_t time; } Values;
 
 typedef struct { const char *name, *format; void *to; } Setting;
 
 /*
- * Returns -1 when nobody listens. `part` chooses the address that it comes from: each has free ports of its own, so that
- * they are found fast.
+ * Returns -1 when nobody listens. From several addresses, as clients come: `part` chooses one. A server bounds the
+ * handshakes of one, and free ports are found fast.
  */
 static int open_socket(int port, int part, bool blocking) {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK), 0);
@@ -46,9 +46,9 @@ static size_t expand(char *to, size_t space, const char *template, Values values
     size_t n = 0;
     for (const char *p = template; *p; p++) {
         if (n + values.padding + 32 > space) errx(1, "a message is larger than %zu bytes", space);
-        if (*p != '@' || !p[1] || !strchr("CNPT", p[1])) to[n++] = *p;
+        if (*p != '@' || !p[1] || !strchr("CNPST", p[1])) to[n++] = *p;
         else if (*++p == 'C') n += (size_t)sprintf(to + n, "%d", values.channel);
-        else if (*p == 'N') n += (size_t)sprintf(to + n, "%u", values.number);
+        else if (*p == 'N' || *p == 'S') n += (size_t)sprintf(to + n, "%u", values.number);
         else if (*p == 'T') n += (size_t)sprintf(to + n, "%lu", (unsigned long)values.time);
         else memset(to + n, 'x', values.padding), n += values.padding;
     }

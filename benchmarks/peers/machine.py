@@ -13,7 +13,8 @@ from pathlib import Path
 
 _PAGE = resource.getpagesize()
 _TICKS = os.sysconf("SC_CLK_TCK")
-_RESERVED_FILES = 200
+RESERVED_FILES = 200
+"""Open files of a server or a client that are no connections of subscribers."""
 _PACKAGES = ("uvicorn", "uvloop", "fastapi", "broadcaster", "websockets", "litestar")
 
 
@@ -35,12 +36,12 @@ def raise_file_limit(wanted: int = 0) -> int:
     Root may exceed the hard limit: it does for ``wanted`` connections.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < wanted + _RESERVED_FILES:
+    if hard < wanted + RESERVED_FILES:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + _RESERVED_FILES,) * 2)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + RESERVED_FILES,) * 2)
             return wanted
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - _RESERVED_FILES
+    return hard - RESERVED_FILES
 
 
 def family(pid: int) -> list[int]:

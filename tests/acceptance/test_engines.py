@@ -17,7 +17,9 @@ from websockets.typing import Subprotocol
 from app.core.engines import ENGINES, Engine
 from tests.support import engines, metrics
 from tests.support.server import Server
+from tests.support.tansu import TansuServer
 from tests.support.tokens import SECRET, bearer, token
+from tests.support.valkey import ValkeyServer
 
 CHANNELS = f"""\
 backend: ${{DATABASE_URL}}
@@ -157,3 +159,32 @@ def test_operators_see_that_it_is_well_and_what_it_did(served: Served) -> None:
     ready = httpx.get(f"{served.server.url}/health/ready")
     assert (ready.status_code, ready.json()["reasons"]) == (200, [])
     assert look["health"]["ready"] is True
+
+
+@pytest.mark.parametrize("name", ["redis", "kafka"])
+def test_an_engine_that_comes_late_is_waited_for(name: str) -> None:
+    """Server without its engine lives, is not ready, refuses pushes, says so in one line, and is ready by itself."""
+    with contextlib.closing(ValkeyServer() if name == "redis" else TansuServer()) as engine:
+        url = f"{name}://127.0.0.1:{engine.port}"
+        with Server(channels=CHANNELS, env={"DATABASE_URL": url}) as server:
+            assert httpx.get(f"{server.url}/health/live").status_code == 200
+            ready = httpx.get(f"{server.url}/health/ready")
+            assert ready.status_code == 503
+            assert f"127.0.0.1:{engine.port}" in str(ready.json()["reasons"])
+            refused = httpx.post(f"{server.url}/push/lebowski", json=1, timeout=PATIENCE)
+            assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+            engine.start()
+            deadline = time.monotonic() + PATIENCE
+            while (ready := httpx.get(f"{server.url}/health/ready")).status_code != 200:
+                assert time.monotonic() < deadline, ready.text
+                time.sleep(0.05)
+            served = Served(server, ENGINES[name])
+            with served.subscribe("lebowski") as socket:
+                assert frame(socket)["type"] == "subscribed"
+                served.push("lebowski", "here")
+                while (received := frame(socket))["type"] == "gap":
+                    pass
+                assert received["data"] == "here"
+            text = server.text()
+            assert "Traceback" not in text
+            assert text.count("not_listening") == 1

@@ -173,26 +173,3 @@ def test_a_history_is_refused_while_it_runs(server: Server) -> None:
     assert "redis:// keeps no history" in str(line["problems"])
     assert push(server, "news", 1)["position"] is None
     server.write_channels(CHANNELS)
-
-
-def test_a_redis_that_comes_late_is_waited_for() -> None:
-    """Server without its Redis lives, is not ready, refuses pushes, says so in one line, and is ready by itself."""
-    redis = ValkeyServer()
-    with Server(channels=CHANNELS, env={"DATABASE_URL": redis.url("redis")}) as server:
-        assert httpx.get(f"{server.url}/health/live").status_code == 200
-        ready = httpx.get(f"{server.url}/health/ready")
-        assert ready.status_code == 503
-        assert redis.place in str(ready.json()["reasons"])
-        refused = httpx.post(f"{server.url}/push/news", json=1, timeout=PATIENCE)
-        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
-        redis.start()
-        with v1(server, "news") as socket:
-            assert frame(socket)["type"] == "subscribed"
-            push(server, "news", "here")
-            while (received := frame(socket))["type"] == "gap":
-                pass
-            assert received["data"] == "here"
-        text = server.text()
-        assert "Traceback" not in text
-        assert text.count("not_listening") == 1
-    redis.close()

@@ -166,7 +166,7 @@ class Run(Crowd):
     """One schedule, played."""
 
     def __init__(self, place: Place, seed: int, load: Load) -> None:
-        super().__init__(place.server.url, Ledger({}, dense=place.world.dense) if place.world.history else LiveLedger())
+        super().__init__(place.server.url, Ledger({}) if place.world.history else LiveLedger())
         self._place = place
         self._world = place.world
         self._load = load
@@ -222,6 +222,7 @@ class Run(Crowd):
             await asyncio.wait(publishers, timeout=self._load.settling)
             self._settled = await self._emptied() and await self.settle(NAMES, seconds=self._load.settling, patience=5)
             self.timeline.note("settled" if self._settled else "gave up")
+            self.ledger.read(await self._world.read(NAMES))
             self._held = {name: await self.held(name) for name in NAMES if self._world.history}
             for task in (*watching, *publishers):
                 task.cancel()

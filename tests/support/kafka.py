@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.conn import create_conn
 from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 
 from app.bus.bus import Bus
 from app.bus.kafka import Declared, KafkaBackend, parse
+from app.bus.kafka.records import KEY
 from app.core.channel import HistoryWindow
 from app.core.message import Record
 from app.core.ports import Outcome
 from tests.support.readers import ALL, Reader, healthy
+
+_UNKNOWN = 3
+"""The code of a topic that does not exist."""
+
+_WAIT_MS = 200
 
 
 @dataclass
@@ -66,6 +75,40 @@ async def kafka_worker(
         if ready:
             await healthy(backend)
         yield KafkaWorker(backend, bus)
+
+
+async def held(port: int, topic: str) -> dict[int, str | None]:
+    """Read what a topic of our server's holds, by its offsets: a JSON text, or None where there is no message.
+
+    There is none in a mark of a transaction, in what was compacted away, and in a record under a key that an earlier
+    one has. Nobody appends or aborts meanwhile.
+    """
+    found: dict[int, str | None] = {}
+    keys: set[bytes] = set()
+    connection = await create_conn("127.0.0.1", port, request_timeout_ms=5000)
+    try:
+        end, head = 0, 1
+        while end < head:
+            request = FetchRequest(_WAIT_MS, 1, 2**22, 1, [(topic, [(0, end, 2**22)])])
+            ((_, ((_, code, _, head, *_, blob),)),) = (await connection.send(request)).topics
+            if code == _UNKNOWN:
+                break
+            assert code == 0, code
+            for batch in _batches(blob):
+                for record in () if batch.is_control_batch else batch:
+                    key = dict(record.headers).get(KEY)
+                    found[record.offset + 1] = None if key in keys else json.loads(record.value)
+                    keys |= {key} if key is not None else set()
+                end = batch.next_offset
+    finally:
+        await connection.close()
+    return {offset: found.get(offset) for offset in range(1, end + 1)}
+
+
+def _batches(blob: bytes | None) -> Iterator[Any]:
+    records = MemoryRecords(blob or b"")
+    while records.has_next():
+        yield records.next_batch()
 
 
 class Others:

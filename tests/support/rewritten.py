@@ -35,7 +35,7 @@ def faults(ledger: Ledger, logs: Iterable[Log], present: Present) -> list[str]:
     wrong = list(ledger.wrong)
     for channel, held in present.items():
         concerned = [log for log in logs if log.channel == channel]
-        wrong += ledger.misplaced(channel, held)
+        wrong += [*ledger.misplaced(channel, held), *_left_out(ledger, channel, held)]
         wrong += [
             f"{channel}: offset {offset} is {short(held.get(offset, ''))}, acknowledged was {short(data)}"
             for offset, data in ledger.acknowledged[channel].items()
@@ -43,7 +43,9 @@ def faults(ledger: Ledger, logs: Iterable[Log], present: Present) -> list[str]:
         ]
         moved = _moved(concerned, held)
         for log in concerned:
-            judged = _plain(log, held, moved, ledger.published(channel)) if log.plain else _positioned(log, held)
+            judged = (
+                _plain(log, held, moved, ledger.published(channel)) if log.plain else _positioned(ledger, log, held)
+            )
             wrong += [f"{log}: {what}" for what in judged]
     return wrong
 
@@ -52,6 +54,8 @@ def faults(ledger: Ledger, logs: Iterable[Log], present: Present) -> list[str]:
 class _Reader:
     """What a subscriber knows while it is told one thing after the other; the methods say what is wrong with it."""
 
+    ledger: Ledger
+    channel: str
     had: dict[int, str] = field(default_factory=dict)
     """Data by offset that no gap has taken back."""
     begin: int | None = None
@@ -88,15 +92,24 @@ class _Reader:
         if self.unsaid is not None:
             yield f"began at {self.unsaid} and not at {self.at}, without a gap"
         offset = offset_of(position)
-        if self.at is None or offset != offset_of(self.at) + 1:
+        if self.at is None or not self.ledger.follows(self.channel, offset_of(self.at), offset, data):
             yield f"{position} ({short(data)}) came after {self.at}"
         self.had[offset] = data
         self.at, self.unsaid, self.told = position, None, False
 
 
-def _positioned(log: Log, held: Mapping[int, str]) -> Iterator[str]:
+def _left_out(ledger: Ledger, channel: str, held: Mapping[int, str]) -> Iterator[str]:
+    """Say which messages of the log a history does not show, though it shows older ones."""
+    present = ledger.present(channel)
+    offsets = range(min(held), max(held)) if held else ()
+    left_out = [o for o in offsets if o not in held and (present is None or present.get(o, "") is not None)]
+    if left_out:
+        yield f"{channel}: the history leaves out {len(left_out)} messages, {_runs(left_out)}"
+
+
+def _positioned(ledger: Ledger, log: Log, held: Mapping[int, str]) -> Iterator[str]:
     """Say where a log is not the present one, and where it was not told so."""
-    reader = _Reader()
+    reader = _Reader(ledger, log.channel)
     for told in log.told:
         match told:
             case Rewritten():

@@ -43,7 +43,7 @@ class SteadyRun(Crowd):
     """One run on one place."""
 
     def __init__(self, place: Place) -> None:
-        super().__init__(place.server.url, Ledger({}, dense=place.world.dense) if place.world.history else LiveLedger())
+        super().__init__(place.server.url, Ledger({}) if place.world.history else LiveLedger())
         self._place = place
         self._over = False
         self._killed = 0
@@ -61,6 +61,7 @@ class SteadyRun(Crowd):
             self._over = True
             await asyncio.gather(*publishers)
             settled = await self.settle(NAMES, seconds=SETTLING)
+            self.ledger.read(await self._place.world.read(NAMES))
             held: Present = {}
             if self._place.world.history:
                 held = {name: await self.held(name) for name in NAMES}

@@ -125,6 +125,10 @@ class Timeline:
         return [line for name, line in self._lines if not name or name in by]
 
 
+Held = Mapping[int, str | None]
+"""What the log of a channel holds at each of its offsets: data, or None where there is no message."""
+
+
 class Saved(NamedTuple):
     """What a copy of the log holds for certain, of each channel."""
 
@@ -138,13 +142,14 @@ NOTHING = Saved({}, {})
 class Ledger:
     """What publishers know: positions of what was acknowledged, what was committed, and what may be stored or not.
 
-    ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing. Where
-    offsets are not ``dense``, one that nobody was told of may have no message.
+    ``sizes`` are the messages that each channel's history shows; where it is not named, nothing is ever missing. Each
+    offset has a message, unless the log itself says otherwise (:meth:`read`).
     """
 
-    def __init__(self, sizes: Mapping[str, int], *, dense: bool = True) -> None:
+    def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
-        self._dense = dense
+        self._lives: dict[str, list[Held]] = defaultdict(list)
+        """What the log itself was read to hold, in one life after the other."""
         self.acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
         """Data of each channel by offset."""
         self.committed: dict[str, set[str]] = defaultdict(set)
@@ -201,6 +206,24 @@ class Ledger:
             self.committed[channel] = set(saved.committed.get(channel, set()))
         self.life += 1
 
+    def read(self, logs: Mapping[str, Held]) -> None:
+        """Note what the log of each channel holds at the end of one of its lives, read without our server."""
+        for channel, held in logs.items():
+            self._lives[channel].append(held)
+
+    def present(self, channel: str) -> Held | None:
+        """Return what the log itself held when it was read last; None if it never was."""
+        return self._lives[channel][-1] if self._lives[channel] else None
+
+    def follows(self, channel: str, at: int, offset: int, data: str) -> bool:
+        """Whether the message at ``offset`` is the next one of the log after ``at``, in whichever life has it."""
+        return offset == at + 1 or any(
+            at < offset
+            and life.get(offset) == data
+            and all(life.get(between, "") is None for between in range(at + 1, offset))
+            for life in self._lives[channel]
+        )
+
     def head(self, channel: str) -> int:
         """Return the highest offset that was acknowledged."""
         return max(self.acknowledged[channel], default=0)
@@ -227,7 +250,8 @@ class Ledger:
         return faults
 
     def _stored(self, channel: str, logs: Iterable[Log]) -> tuple[dict[int, str], list[str]]:
-        """Return data by offset, from what was acknowledged and what anybody was told; and what is there twice."""
+        """Return data by offset, from the log, what was acknowledged and what anybody was told; and what is wrong."""
+        present = self.present(channel)
         stored, faults = dict(self.acknowledged[channel]), []
         for log in logs:
             for told in log.told if log.channel == channel else ():
@@ -235,7 +259,16 @@ class Ledger:
                     data = stored.setdefault(offset_of(told.position), told.data)
                     if data != told.data:
                         faults.append(f"{log}: {told.position} is {short(told.data)}, elsewhere {short(data)}")
+        if present is not None:
+            faults += self._unlike(channel, stored, present)
+            stored |= {offset: data for offset, data in present.items() if data is not None}
         return stored, faults + self.misplaced(channel, stored)
+
+    def _unlike(self, channel: str, known: Mapping[int, str], held: Held) -> Iterator[str]:
+        """Say where the log does not hold what was acknowledged or told."""
+        for offset, data in known.items():
+            if held.get(offset) != data:
+                yield f"{channel}: offset {offset} is {short(data)}, and {held.get(offset)!r} in the log"
 
     def misplaced(self, channel: str, stored: Mapping[int, str]) -> list[str]:
         """Return what is wrong with what is stored, data by offset: what is there twice, not, or not published."""
@@ -251,15 +284,9 @@ class Ledger:
         ]
 
     def _judge(self, log: Log, stored: Mapping[int, str]) -> list[str]:
-        return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log, stored)
+        return self._judge_plain(log, stored) if log.plain else self._judge_positioned(log)
 
-    def _follows(self, offset: int, at: int, stored: Mapping[int, str]) -> bool:
-        """Whether nothing is between two offsets of the log."""
-        if self._dense:
-            return offset == at + 1
-        return at < offset and stored.keys().isdisjoint(range(at + 1, offset))
-
-    def _judge_positioned(self, log: Log, stored: Mapping[int, str]) -> list[str]:
+    def _judge_positioned(self, log: Log) -> list[str]:
         """Check that each message is the one after what the subscriber had, or that a gap says so."""
         faults = []
         at: str | None = None
@@ -277,7 +304,7 @@ class Ledger:
                 case Got(position, data) if position is not None:
                     if unsaid is not None:
                         faults.append(f"began at {unsaid} and not at {at}, without a gap")
-                    if at is None or not self._follows(offset_of(position), offset_of(at), stored):
+                    if at is None or not self.follows(log.channel, offset_of(at), offset_of(position), data):
                         faults.append(f"{position} ({short(data)}) came after {at}")
                     at, unsaid = position, None
                 case _:
@@ -313,7 +340,7 @@ class Ledger:
                 offset = offsets.get(told.data, at + 1)
                 if told.data not in published:
                     faults.append(f"nobody published {short(told.data)}")
-                if at and not self._follows(offset, at, stored):
+                if at and not self.follows(log.channel, at, offset, told.data):
                     faults.append(f"{short(told.data)}, which is {offset}, came after {at}")
                 at = offset
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.rewritten import faults
-from tests.support.verdict import Ledger, Log
+from tests.support.verdict import Got, Ledger, Log
 
 OLD = {offset: f"old {offset}" for offset in range(1, 11)}
 PRESENT = {offset: f"old {offset}" if offset <= 5 else f"new {offset}" for offset in range(1, 13)}
@@ -108,6 +108,32 @@ def test_who_was_not_told_or_has_another_log_is_named(broken: Log, said: str) ->
     """Verdict names a rewrite in silence, a gap in the wrong place or without need, a hole and a double."""
     found = faults(ledger(), [broken], {"a": PRESENT})
     assert any(said in fault for fault in found), found
+
+
+def test_each_life_of_a_log_has_offsets_without_a_message_of_its_own() -> None:
+    """Verdict lets an offset be skipped where the life of the log that the next message is of has no message."""
+    kept, present = ledger(), {offset: data for offset, data in PRESENT.items() if offset != 9}
+    kept.acknowledged["a"].pop(9)
+    kept.read({"a": {offset: data if offset != 8 else None for offset, data in OLD.items()}})
+    kept.read({"a": {offset: present.get(offset) for offset in PRESENT}})
+    reader = Log("s", "a")
+    reader.began("e1:0", resumed=False)
+    for offset in (1, 2, 3, 4, 5, 6, 7, 9, 10):
+        reader.got(f"e1:{offset}", OLD[offset])
+    reader.rewritten()
+    reader = gap(reader, 6)
+    for offset in (6, 7, 8, 10, 11, 12):
+        reader.got(f"e2:{offset}", PRESENT[offset])
+    assert faults(kept, [reader], {"a": present}) == []
+    reader.told = [told for told in reader.told if not isinstance(told, Got) or told.data != "old 7"]
+    assert faults(kept, [reader], {"a": present}) == ["s on a: e1:9 ('old 9') came after e1:6"]
+
+
+def test_a_history_that_leaves_out_a_message_is_named() -> None:
+    """Verdict names offsets of which a history shows nothing, unless the log has no message there."""
+    kept, shown = ledger(), {offset: data for offset, data in PRESENT.items() if offset != 9}
+    kept.acknowledged["a"].pop(9)
+    assert faults(kept, [], {"a": shown}) == ["a: the history leaves out 1 messages, 9"]
 
 
 def test_what_was_stored_for_certain_is_still_there() -> None:

@@ -129,6 +129,49 @@ def test_what_is_in_doubt_may_be_there_once() -> None:
         assert len([fault for fault in kept.faults([told]) if "is stored at" in fault]) == count
 
 
+def holed(*offsets: int | None) -> Ledger:
+    """Return a ledger of what was acknowledged of a log that was read: None where it has no message."""
+    kept = Ledger({})
+    for offset, number in enumerate(offsets, 1):
+        kept.doubt("long", f"{offset}")
+        if number is not None:
+            kept.acknowledge("long", f"e:{number}", f"{number}", 0)
+    return kept
+
+
+def test_an_offset_without_a_message_is_passed_over() -> None:
+    """Verdict lets an offset be skipped where the log has no message, with positions or without, and nowhere else."""
+    kept = holed(1, None, 3, 4)
+    kept.read({"long": {1: "1", 2: None, 3: "3", 4: "4"}})
+    assert kept.faults([tell(log(), 1, 3, 4), plain("1", "3", "4")]) == []
+    assert kept.faults([tell(log(), 1, 4)]) == ["s on long: e:4 ('4') came after e:1"]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (tell(log(), 1, 3, 4), "e:3 ('3') came after e:1"),
+        (plain("1", "3", "4"), "'3', which is 3, came after 1"),
+    ],
+)
+def test_a_stored_message_that_nobody_was_told_is_named(told: Log, said: str) -> None:
+    """Verdict names a message that nobody acknowledged and everybody was denied, though the log has it."""
+    kept = holed(1, None, 3, 4)
+    kept.read({"long": {1: "1", 2: "2", 3: "3", 4: "4"}})
+    assert [fault for fault in kept.faults([told]) if said in fault]
+
+
+def test_a_message_that_the_log_does_not_have_is_named() -> None:
+    """Verdict names what a subscriber was told, or a publisher, where the log has no message or another one."""
+    kept = holed(1, None, 3)
+    kept.doubt("long", "other")
+    kept.read({"long": {1: "1", 2: None, 3: "other"}})
+    assert kept.faults([tell(log(), 1, 2, 3)]) == [
+        "long: offset 3 is '3', and 'other' in the log",
+        "long: offset 2 is '2', and None in the log",
+    ]
+
+
 def test_what_a_transaction_committed_is_to_be_somewhere() -> None:
     """Verdict names a committed message that nobody was told, and takes one at any place."""
     kept = ledger()

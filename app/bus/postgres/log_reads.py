@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import asyncpg
 import structlog
 
-from app.bus.backend import PAGE_BYTES
+from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
 from app.bus.postgres import sql
@@ -26,9 +26,6 @@ from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
 from app.core.tail import fitting
-
-PATIENCE_SECONDS = 5.0
-"""How long a read waits for a database that is away before it is refused."""
 
 TURN_SECONDS = 1.0
 """What a read has at least from its turn on, to connect and to read, however long it waited. To cut it off costs the

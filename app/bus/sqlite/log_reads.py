@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 
 from app.bus import bodies
-from app.bus.backend import PAGE_BYTES
+from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
 from app.bus.sqlite import epoch
@@ -24,10 +24,7 @@ from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
 from app.core.tail import fitting
 
-PATIENCE_SECONDS = 5.0
-"""How long a read waits for a file that is not open, or locked, before it is refused."""
-
-RETRY_SECONDS = 0.1
+_RETRY_SECONDS = 0.1
 
 _FETCH_BYTES, _FETCH_ROWS = 1_000_000, 200
 """The most that a fetch for followers brings of one channel."""
@@ -76,9 +73,9 @@ class LogReads:
                         found = await self._file.reads(function)
             except (FileError, OSError, sqlite3.Error) as error:
                 is_passing = isinstance(error, FileError) or is_locked(error)
-                if not is_passing or time.monotonic() + RETRY_SECONDS > deadline:
+                if not is_passing or time.monotonic() + _RETRY_SECONDS > deadline:
                     raise self._refusal(error) from error
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._outcomes.worked("read")
                 self._said = ""

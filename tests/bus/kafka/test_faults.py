@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus.kafka import KafkaBackend, parse
-from app.bus.kafka.brokers.broker_errors import AtBrokerError
+from app.bus.follower import Follower
+from app.bus.kafka import Declared, KafkaBackend, consumer, parse
+from app.bus.kafka.brokers.broker_errors import WORDING, AtBrokerError
 from app.bus.kafka.brokers.cluster import Cluster
+from app.bus.kafka.consumer import Consumer
+from app.bus.kafka.log import Log
+from app.bus.kafka.topics import Topics
+from app.bus.outcomes import Outcomes
+from app.bus.place import Place
 from app.core.channel import ACCESS
 from app.core.errors import OutcomeUnknownError, TooLargeError, UnavailableError
-from app.core.message import Published, Record
+from app.core.message import Message, Published, Record
 from tests.bus.kafka.conftest import Relayed
 from tests.support.certificate import certificate
 from tests.support.kafka import KafkaWorker, Others, kafka_worker
@@ -30,6 +36,32 @@ async def insist(worker: KafkaWorker, channel: str, text: str, key: str) -> Publ
         if isinstance(outcome, Published):
             return outcome
         assert isinstance(outcome, UnavailableError), repr(outcome)
+
+
+async def test_a_consumer_whose_session_fails_as_it_is_ended_ends(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumer that is cancelled while one of its session's tasks fails has no other session."""
+    monkeypatch.setattr(consumer, "_HEARTBEAT_SECONDS", -1.0)
+    probing = asyncio.Event()
+
+    async def probe() -> None:
+        probing.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError
+
+    async def fetch(_: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
+        return {}
+
+    cluster = Cluster(parse(url))
+    topics = Topics(cluster, "", lambda _: Declared(), lambda _: ALL)
+    log, said = Log(cluster, topics, time.time), Outcomes("not connected yet", WORDING)
+    running = asyncio.create_task(Consumer("here", cluster, topics, log, Follower(fetch), probe, said).run())
+    await probing.wait()
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    await cluster.close()
+    assert done == {running}
 
 
 async def test_no_cut_connection_loses_or_doubles_a_message(relayed: Relayed) -> None:
@@ -215,7 +247,7 @@ async def test_a_refused_login_is_one_line_without_the_password(user: str, mecha
             await backend.connect()
             assert await says(backend, why) == f"127.0.0.1:{broker.port}: {why}"
             await backend.disconnect()
-        assert [line["event"] for line in log] == ["listener_lost"]
+        assert [line["event"] for line in log] == ["not_listening"]
         assert "hunter2" not in f"{log} {backend!r} {parse(url)!r}"
 
 

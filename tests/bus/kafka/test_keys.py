@@ -7,7 +7,8 @@ from app.bus.kafka.records import KEY, SEEN, Stored
 from app.bus.kafka.repeats import repeats
 from app.core.errors import KeyReusedError
 from app.core.message import Published
-from tests.support.kafka import kafka_worker
+from tests.support.kafka import held, kafka_worker
+from tests.support.tansu import TansuServer
 
 
 async def test_keys_hold_across_workers_and_restarts(url: str) -> None:
@@ -42,7 +43,7 @@ async def test_a_key_is_looked_for_in_the_last_ten_minutes_only(url: str) -> Non
         assert new.replayed
 
 
-async def test_a_key_at_the_same_moment_is_one_message(url: str) -> None:
+async def test_a_key_at_the_same_moment_is_one_message(broker: TansuServer, url: str) -> None:
     """Workers that store two messages under one key at the same moment show the first, and tell both its position."""
     async with kafka_worker(url) as one, kafka_worker(url) as other:
         await asyncio.gather(one.publish("a", "0", key="before"), other.publish("a", "0", key="before too"))
@@ -57,6 +58,9 @@ async def test_a_key_at_the_same_moment_is_one_message(url: str) -> None:
         for shown in (await other.texts("a", after=2), [data.decode() for data in reader.log]):
             assert [text for text in shown if text] == ["1"] * 20 + ["2"]
         assert not reader.faults
+    there = await held(broker.port, f"{url.rpartition('/')[2]}a")
+    assert len(there) == last.position.offset
+    assert [str(data) for data in there.values() if data is not None] == ["0", "0", *["1"] * 20, "2"]
 
 
 async def test_a_key_with_another_message_at_the_same_moment_is_refused(url: str) -> None:

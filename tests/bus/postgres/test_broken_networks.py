@@ -8,9 +8,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from app.bus import group_commit
+from app.bus import group_commit, log_backend
 from app.bus.outcomes import Outcomes
-from app.bus.postgres import backend as backend_module
 from app.bus.postgres import log_reads
 from app.bus.postgres.listen import heartbeats, listen_session, listener
 from app.bus.postgres.sessions import session
@@ -110,7 +109,7 @@ async def test_a_silent_link_is_found_dead_and_replaced(
     proxy: FaultProxy, proxied: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worker whose link falls silent turns red within seconds, and goes on where it was when it heals."""
-    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(log_backend, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(session, "COMMAND_SECONDS", 1.0)
@@ -138,7 +137,7 @@ async def test_a_database_that_is_away_at_start_is_waited_for(
     proxy: FaultProxy, proxied: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worker that starts before its database says so once, refuses publishers, and serves when it comes."""
-    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(log_backend, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.3)
     proxy.refuse()
@@ -181,7 +180,7 @@ async def test_a_read_gives_up_when_its_patience_ends(
     proxy: FaultProxy, proxied: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worker refuses a read when the database stays away."""
-    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_backend, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.2)
     async with worker(proxied) as it:
@@ -259,7 +258,7 @@ async def test_a_commit_whose_answer_is_lost_is_unknown(
     proxy: FaultProxy, proxied: str, sql: asyncpg.Connection, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Publisher whose commit was under way when the database vanished is told "unknown", never "not stored"."""
-    monkeypatch.setattr(backend_module, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(log_backend, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(log_reads, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.3)
     async with worker(proxied) as it:

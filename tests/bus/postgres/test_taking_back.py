@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from app.access import windows
-from app.bus.postgres import backend
+from app.bus import log_backend
 from app.bus.postgres.retention import trim
 from app.bus.postgres.sessions.dsn import parse
 from app.bus.postgres.sessions.work_connection import WorkConnection
@@ -191,7 +191,7 @@ async def test_what_is_taken_back_before_a_worker_starts_is_in_the_log_that_it_r
         await sql.execute("BEGIN; SELECT FROM abide.turn WHERE what = 'drain' FOR UPDATE")  # nobody can move
         other = await asyncpg.connect(url)
         await other.execute("SELECT abide.revoke('43')")
-        monkeypatch.setattr(backend, "PATIENCE_SECONDS", 0.3)
+        monkeypatch.setattr(log_backend, "PATIENCE_SECONDS", 0.3)
         with pytest.raises(UnavailableError, match=r"still in abide\.outbox"):
             await it.backend.follow(ACCESS)
         await other.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from anyio.from_thread import BlockingPortal
 
 from tests.support.crowd import Crowd
 from tests.support.proxy import FaultProxy
+from tests.support.verdict import Held
 from tests.support.worlds.fault import Fault
 
 Kinds = Mapping[str, Sequence[str]]
@@ -30,8 +31,6 @@ class World(ABC):
     """By which the log goes back."""
     history: ClassVar[bool] = True
     """Whether it has positions, and keeps what was published."""
-    dense: ClassVar[bool] = True
-    """Whether each offset has a message, whatever happens."""
     networked: ClassVar[bool] = True
     """Whether there is a network between the server and the engine."""
     besides: ClassVar[bool] = False
@@ -59,6 +58,13 @@ class World(ABC):
     async def publish_besides(self, chance: random.Random, channel: str, crowd: Crowd) -> None:
         """Publish a little without our server, where ``besides`` says so."""
         raise NotImplementedError
+
+    async def read(self, channels: Iterable[str]) -> Mapping[str, Held]:  # noqa: ARG002 — of other worlds
+        """Return what the log of each channel holds, read without our server: nothing where each offset has a message.
+
+        Nobody appends meanwhile.
+        """
+        return {}
 
     async def is_empty(self) -> bool:
         """Tell whether all that was published besides is in the log."""

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import structlog
 
+from app.bus.ending import is_ending
 from app.bus.follower import Follower
 from app.bus.outcomes import Outcomes
 from app.bus.postgres.listen import heads, notifications, slow
@@ -86,8 +87,8 @@ class Listener:
         self._asked.set()
 
     async def run(self) -> None:
-        """Have one session after the other; never returns."""
-        while True:
+        """Have one session after the other, until it is cancelled."""
+        while not is_ending():
             try:
                 await self._one_session()
             except Exception as error:  # noqa: BLE001 — whatever ended it, there must be another

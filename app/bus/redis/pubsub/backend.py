@@ -11,14 +11,15 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from app.bus.backend import Backend, BackendHealth, Retention
+from app.bus.backend import PATIENCE_SECONDS, Backend, BackendHealth, Retention
+from app.bus.log_backend import in_time
 from app.bus.outcomes import Outcomes
 from app.bus.redis.pubsub.fence import Fence
 from app.bus.redis.pubsub.hearing import Hearing
 from app.bus.redis.pubsub.publications import topic_of
-from app.bus.redis.pubsub.store import NOT_READY, Store
+from app.bus.redis.pubsub.store import Store
 from app.bus.redis.sessions.address import parse
-from app.bus.redis.sessions.faults import WORDING
+from app.bus.redis.sessions.faults import NOT_READY, WORDING
 from app.bus.redis.sessions.pool import Pool
 from app.bus.redis.sessions.primaries import Primaries
 from app.bus.redis.sessions.router import Router
@@ -28,9 +29,6 @@ from app.core.channel import ACCESS, HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Batch, EpochChange, News, Page, Position, Record
 from app.core.ports import UNMETERED, Meter, Outcome
-
-_PATIENCE_SECONDS = 5.0
-"""How long what needs Redis waits for it."""
 
 _OWN = "$"
 """How the names of the server's own channels begin."""
@@ -85,7 +83,7 @@ class PubSubBackend(Backend):
 
     async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:
         """Publish the records, or store those of the server's own channels; see the contract."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS if deadline is None else deadline
+        deadline = time.monotonic() + PATIENCE_SECONDS if deadline is None else deadline
         if not any(record.channel.startswith(_OWN) for record in records):
             return await self._publish(records, deadline)
         own = [record for record in records if record.channel.startswith(_OWN)]
@@ -114,14 +112,12 @@ class PubSubBackend(Backend):
                 self._fence.move(position.offset)
             return position
         topic = self._topic_of(channel)
+        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._subscriber.add(topic)
-        except BaseException as error:
+            await in_time(self._subscriber.add(topic), deadline, self._outcomes, NOT_READY)
+        except BaseException:
             self._subscriber.remove(topic)
-            if not isinstance(error, TimeoutError):
-                raise
-            raise UnavailableError(NOT_READY) from UnavailableError(self._outcomes.wrong() or "no session yet")
+            raise
         return self._hearing.begin(topic, channel)
 
     async def unfollow(self, channel: str) -> None:

@@ -18,14 +18,12 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from app.bus.outcomes import Outcomes
 from app.bus.redis.pubsub.publications import PUBLISH, REFUSED, TELL, TOPICS, Call, text_to
-from app.bus.redis.sessions.faults import LOST, explain, is_passing, is_refusal
+from app.bus.redis.sessions.faults import LOST, NOT_READY, explain, is_passing, is_refusal
 from app.bus.redis.sessions.router import Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS, Word
 from app.core.errors import AbideError, OutcomeUnknownError, UnavailableError, bare
 from app.core.message import Record
 from app.core.ports import Outcome
-
-NOT_READY = "Redis is not ready: try again in a moment"
 
 _UNKNOWN = (
     "the connection to Redis broke during the publish: the message may be published or not; "

@@ -18,6 +18,9 @@ WORDING = Wording(
     {"commit": "a commit", "listen": "a subscription", "read": "a read"}, waits="s for Redis", late=_WAITS
 )
 
+NOT_READY = "Redis is not ready: try again in a moment"
+"""The text for clients."""
+
 LOST = (OSError, exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, EOFError)
 """The connection is gone, and the outcome of the command is unknown, unless :func:`is_refusal` says otherwise.
 TimeoutError is an OSError."""

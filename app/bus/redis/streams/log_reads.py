@@ -9,23 +9,19 @@ from collections.abc import Sequence
 import structlog
 from redis.exceptions import NoScriptError
 
-from app.bus.backend import PAGE_BYTES, Retention
+from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS, Retention
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
-from app.bus.redis.sessions.faults import LOST, explain, is_passing
+from app.bus.redis.sessions.faults import LOST, NOT_READY, explain, is_passing
 from app.bus.redis.sessions.router import Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS, Word
 from app.bus.redis.streams import names
 from app.bus.redis.streams.commit import head_ttl
 from app.bus.redis.streams.lua import script, words
-from app.bus.redis.streams.store import NOT_READY
 from app.bus.redis.streams.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import MAX_OFFSET, Message, Page
-
-PATIENCE_SECONDS = 5.0
-"""How long a read waits for a server that is away before it is refused."""
 
 EMPTY = "0"
 """The lineage of a channel that nothing is known of. Each lineage ends with it, at offset 1 (store.lua)."""

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.bus.outcomes import Outcomes
-from app.bus.redis.sessions.faults import explain, is_passing, is_refusal
+from app.bus.redis.sessions.faults import NOT_READY, explain, is_passing, is_refusal
 from app.bus.redis.sessions.router import NotSentError, Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS
 from app.bus.redis.streams.commit import Commit, Part, Style
@@ -25,7 +25,6 @@ from app.bus.redis.streams.lua import script, words
 from app.core.errors import AbideError, OutcomeUnknownError, UnavailableError, bare
 from app.core.message import Record
 
-NOT_READY = "Redis is not ready: try again in a moment"
 _REFUSED = "Redis refused this: try again in a moment"
 """The text for clients. The reason contains names and addresses, so only the log and readiness show it."""
 
