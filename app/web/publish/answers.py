@@ -28,10 +28,8 @@ def stored(record: Record, published: Published, *, repeats: bool) -> Reply:
     # Written by hand, because names and epochs have no character that JSON escapes.
     place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"' if epoch else _NOWHERE
     content = f'{{"channel": "{record.channel}", {place}'.encode()
-    if repeats:  # the bytes as they came, not as Python would write them
-        content = b'%b, "message": %b}' % (content, record.data)
-    else:
-        content += b"}"
+    # An envelope's message has the bytes as they came, not as Python would write them.
+    content += b', "message": %b}' % record.data if repeats else b"}"
     return Reply(200, _REPLAYED if is_replayed else _HEADERS, content)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 
 from app.core import data
 from app.core.data import SHOWN
@@ -41,13 +40,8 @@ _LONGEST = 255
 """The most characters of a Content-Type."""
 
 
-class Envelope(NamedTuple):
-    """A message with the name of its channel."""
-
-    channel: str
-    message: bytes
-    """JSON text, UTF-8, checked."""
-    key: str | None
+Envelope = tuple[str, bytes, str | None]
+"""The name of a channel, a message for it as checked JSON text, and its idempotency key."""
 
 
 def media_type(headers: Mapping[str, str]) -> str:
@@ -96,7 +90,8 @@ def as_envelope(kind: str, body: bytes) -> Envelope:
 
     Raises :class:`UnsupportedTypeError` and :class:`~app.core.errors.MalformedError`.
     """
-    check_untyped(kind, body)
+    if kind == UNTYPED:
+        check_untyped(kind, body)
     text = data.decode(body)
     return _plain_envelope(text) or envelope_of(data.members(text, MEMBERS))
 
@@ -116,7 +111,7 @@ def _plain_envelope(text: str) -> Envelope | None:
         if after is None:
             return None
         key = check_key(after[1])
-    return Envelope(before[1], text[begin:end].encode(), key)
+    return before[1], text[begin:end].encode(), key
 
 
 async def read_envelope(kind: str, body: bytes) -> Envelope:
@@ -133,7 +128,7 @@ def envelope_of(members: Members) -> Envelope:
                 msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
                 raise MalformedError(msg)
     key = check_key(data.string(members["key"], "'key'")) if "key" in members else None
-    return Envelope(data.string(members["channel"], "'channel'"), members["message"].encode(), key)
+    return data.string(members["channel"], "'channel'"), members["message"].encode(), key
 
 
 def only_key(header: str | None, member: str | None) -> str | None:

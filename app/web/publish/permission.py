@@ -37,8 +37,8 @@ class Permission:
     """The channel in the path; None if the body names the channel."""
     limit: int
     """The most bytes of the body."""
-    generation: int
-    """Of the authenticator, when it was given."""
+    generation: int | None
+    """Of the authenticator when a token was verified, which has an end, too; None where there is no token."""
     _names: dict[str, Channel] = field(default_factory=dict)
     """Channels of envelopes that the caller may publish to, by the names in them: some of them."""
 

@@ -68,7 +68,9 @@ class Push:
         sender = Sender(peer, peer, request_id)
         head = head.seen_from(peer)
         permission = self._permissions.get(head)
-        if permission is None or permission.generation != self._authenticator.generation:
+        if permission is None or (
+            permission.generation is not None and permission.generation != self._authenticator.generation
+        ):
             admitted = self.admit(head, sender)
             if isinstance(admitted, Reply):
                 _later(answer, admitted)
@@ -106,7 +108,7 @@ class Push:
             return
         identity = permission.identity
         try:
-            if identity is not None and identity.token is not None:
+            if identity is not None and permission.generation is not None:
                 self._authenticator.check(identity)  # time has passed since the caller was identified
             record = None
             if identity is not None and permission.question is None and len(content) <= data.INLINE:
@@ -126,8 +128,10 @@ class Push:
 
     def _permit(self, head: PushHead) -> Permission:
         """Return what the caller may publish; raise the error that refuses the push."""
-        generation = self._authenticator.generation
+        generation: int | None = self._authenticator.generation
         identity = self._authenticator.authenticate(head.caller)
+        if identity is None or identity.token is None:
+            generation = None
         if head.channel is not None:
             channel = self._registry.find(head.channel)
             question = None if identity is None else channel.check_publish(head.channel, identity)
