@@ -69,7 +69,7 @@ class KafkaBackend(LogBackend):
                 if topic is None:
                     await self._topics.make([channel])
         found = await super().follow(channel)
-        self._consumer.wake()
+        self._consumer.wake(channel)
         return found
 
     async def _close(self) -> None:

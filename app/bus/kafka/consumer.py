@@ -13,7 +13,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -23,7 +23,8 @@ from app.bus.ending import is_ending
 from app.bus.follower import MAX_READY_BYTES, Follower
 from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import LOST, Cluster
-from app.bus.kafka.log import Log, Part
+from app.bus.kafka.log import Log
+from app.bus.kafka.records import Part
 from app.bus.kafka.topics import NOWHERE, Topic, Topics
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
@@ -40,6 +41,9 @@ _STARVED_WAIT_SECONDS = 1.0
 """How long a fetch waits if the one before found nothing of what there is: Tansu stops at the end of the wait."""
 
 _HEARTBEAT_SECONDS = 3.0
+_LOOKED_AT_ONCE = 1000
+"""Between two looks at topics that are followed; the most in one look. Where there are more, each has its turn."""
+
 _DISCOVER_SECONDS = 0.25
 _MOST_MISSING = 500
 """Between two looks for topics that do not exist yet; the most in one look."""
@@ -80,6 +84,8 @@ class Consumer:
         self.ready = asyncio.Event()
         """Set once a session has begun."""
         self._changed = asyncio.Event()
+        self._listening: dict[int, asyncio.Task[None]] = {}
+        """What fetches, by the broker."""
         self._due: set[str] = set()
         """Names of topics that are to be looked up now."""
         self._news = asyncio.Event()
@@ -89,7 +95,13 @@ class Consumer:
         """Channels whose head is below what was handed out, and since when."""
         self._left_out: Counter[str] = Counter()
         """How often the next record of a channel was not in a fetch that had later ones."""
-        self._missing_from = 0
+        self._found: dict[str, Topic] = {}
+        """The topics of channels that are followed, until the next heartbeat."""
+        self._missing: list[str] = []
+        """Channels whose topic did not exist when it was last looked at."""
+        self._looked_at = float("-inf")
+        """When :meth:`_wanted` last went through all channels."""
+        self._turns, self._turns_of_missing = _Turns(), _Turns()
         self._said = ""
 
     async def run(self) -> None:
@@ -108,9 +120,11 @@ class Consumer:
             await asyncio.sleep(backoff * (0.5 + random.random()))  # noqa: S311 — spreads reconnections
             backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
-    def wake(self) -> None:
-        """Learn that another channel is followed."""
-        self._changed.set()
+    def wake(self, channel: str) -> None:
+        """Learn that another channel is followed. Whoever fetches from its broker takes it up by the next fetch."""
+        topic = self._topics.known(channel)
+        if topic is not None and topic.leader not in self._listening:
+            self._changed.set()
 
     async def places(self, channels: Sequence[str]) -> Mapping[str, Place]:
         """Read where channels are. One whose topic is of no use is nowhere."""
@@ -135,55 +149,63 @@ class Consumer:
         await self._serve()
 
     async def _serve(self) -> None:
-        listening: dict[int, asyncio.Task[None]] = {}
+        self._listening.clear()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_up())
             while True:
                 self._changed.clear()
                 for leader in {topic.leader for _, topic, _ in self._wanted()} - {-1}:
-                    if leader not in listening:
-                        listening[leader] = tasks.create_task(self._listen(leader))
+                    if leader not in self._listening:
+                        self._listening[leader] = tasks.create_task(self._listen(leader))
                 await self._changed.wait()
 
     async def _listen(self, leader: int) -> None:
         """Fetch from one broker, again and again."""
-        starved = False
+        is_starved = False
         while True:
             wanted = [entry for entry in self._wanted() if entry[1].leader == leader]
             if not wanted or self._follower.held >= MAX_READY_BYTES:
                 await asyncio.sleep(_FULL_SECONDS)
                 continue
             wait = min(_WAIT_SECONDS + _WAIT_PER_TOPIC * len(wanted), _LONGEST_WAIT_SECONDS)
-            if starved:
+            if is_starved:
                 wait = _STARVED_WAIT_SECONDS
             with self._outcomes.under_way("listen"):
                 parts = await self._logs.fetch(leader, "listen", [(topic, end) for _, topic, end in wanted], wait=wait)
             self._outcomes.worked("listen")
             self._follower.seen = time.monotonic()
-            starved = any(
-                parts[topic.name].fetched.head > end and not parts[topic.name].fetched.blob
-                for _, topic, end in wanted
-                if topic.name in parts
-            )
+            is_starved = False
             for channel, topic, end in wanted:
+                part = parts.get(topic.name)
                 if self._topics.is_stale(topic):
                     self._look(topic)
-                elif topic.name in parts and channel in self._follower:
-                    await self._take(channel, topic, end, parts[topic.name])
+                elif part is not None and part.is_quiet(end):
+                    self._settled(channel)
+                elif part is not None and channel in self._follower:
+                    is_starved = is_starved or (part.fetched.head > end and not part.fetched.blob)
+                    await self._take(channel, topic, end, part)
 
     def _wanted(self) -> list[tuple[str, Topic, int]]:
         """Return the channels that are followed, with their topics and the offsets up to which their messages are here.
 
         Leaves out those without a topic, and those whose place has to be read first. ``$access`` comes first.
         """
-        found = []
+        found, missing = [], []
         for channel, (lineage, end) in self._follower.places().items():
-            topic = self._topics.known(channel)
+            topic = self._found.get(channel)
+            if topic is None or not self._topics.has(topic):
+                topic = self._topics.known(channel)
+                if topic is not None:
+                    self._found[channel] = topic
+            if lineage == NOWHERE:
+                missing.append(channel)
             if (topic.lineage if topic else NOWHERE) != lineage or channel in self._unsettled:
                 self._unsettled.add(channel)
             elif topic is not None:
                 found.append((channel, topic, end))
-        found.sort(key=lambda entry: entry[0] != ACCESS)
+        if found and ACCESS in self._follower:
+            found.sort(key=lambda entry: entry[0] != ACCESS)
+        self._missing, self._looked_at = missing, time.monotonic()
         return found
 
     async def _take(self, channel: str, topic: Topic, end: int, part: Part) -> None:
@@ -205,11 +227,15 @@ class Consumer:
             self._left_out[channel] += 1
             await asyncio.sleep(_FULL_SECONDS)
         else:
-            self._low.pop(channel, None)
-            self._left_out.pop(channel, None)
+            self._settled(channel)
             messages = await self._logs.messages(topic, fetched, end)
             if messages and channel in self._follower:
                 self._follower.hear(channel, name(topic.lineage), messages)
+
+    def _settled(self, channel: str) -> None:
+        """Learn that a channel is where it should be."""
+        self._low.pop(channel, None)
+        self._left_out.pop(channel, None)
 
     def _look(self, topic: Topic) -> None:
         """Look a topic up now."""
@@ -217,7 +243,7 @@ class Consumer:
         self._news.set()
 
     async def _keep_up(self) -> None:
-        """Look topics up again: those that are due, those that are missing, and from time to time all."""
+        """Look topics up again: those that are due, those that are missing, and from time to time the others."""
         beat = time.monotonic() + _HEARTBEAT_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
@@ -225,31 +251,28 @@ class Consumer:
                     await self._news.wait()
             self._news.clear()
             due, self._due = self._due, set()
-            followed = self._follower.places()
             if time.monotonic() > beat:
                 beat = time.monotonic() + _HEARTBEAT_SECONDS
-                due |= {self._topics.name(channel) for channel in followed}
+                due |= self._names(self._turns.take(list(self._follower.places()), _LOOKED_AT_ONCE))
+                self._found.clear()
                 await self._probe()
                 if not due:
                     with self._outcomes.under_way("listen"):
                         await self._topics.look([])
                     self._outcomes.worked("listen")
-            due |= self._missing(followed)
+            due |= self._names(self._turns_of_missing.take(self._missing, _MOST_MISSING))
             if due:
                 await self._topics.look(due)
-            await self._settle()
-            self._changed.set()
+            if due or self._unsettled or time.monotonic() - self._looked_at > _DISCOVER_SECONDS:
+                self._wanted()
+                await self._settle()
+                self._changed.set()
 
-    def _missing(self, followed: Mapping[str, Place]) -> set[str]:
-        """Return the names of some of the topics that do not exist yet, others each time."""
-        missing = [channel for channel, place in followed.items() if place.lineage == NOWHERE]
-        begin = self._missing_from if self._missing_from < len(missing) else 0
-        self._missing_from = begin + _MOST_MISSING
-        return {self._topics.name(channel) for channel in missing[begin : begin + _MOST_MISSING]}
+    def _names(self, channels: Iterable[str]) -> set[str]:
+        return {self._topics.name(channel) for channel in channels}
 
     async def _settle(self) -> None:
         """Judge the channels whose topic has changed, or whose messages are not where they were."""
-        self._wanted()
         unsettled = [channel for channel in self._unsettled if channel in self._follower]
         if unsettled:
             before = self._follower.places()
@@ -265,6 +288,19 @@ class Consumer:
         if reason != self._said:
             _log.warning("listener_lost" if self.ready.is_set() else "not_listening", reason=reason)
         self._said = reason
+
+
+class _Turns:
+    """Takes some of a list, others each time."""
+
+    def __init__(self) -> None:
+        self._begin = 0
+
+    def take(self, channels: Sequence[str], most: int) -> Sequence[str]:
+        """Return the next ones, ``most`` at the most."""
+        begin = self._begin if self._begin < len(channels) else 0
+        self._begin = begin + most
+        return channels[begin : begin + most]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from app.bus.backend import PAGE_BYTES
 from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import ANSWER_SECONDS, Cluster, Purpose
-from app.bus.kafka.records import Fetched, Stored
+from app.bus.kafka.brokers.fetch import FetchRequest
+from app.bus.kafka.records import Fetched, Part, Stored
 from app.bus.kafka.repeats import repeats
 from app.bus.kafka.topics import NOWHERE, Oldest, Topic, Topics
 from app.bus.place import Place
@@ -37,13 +36,6 @@ _ATTEMPTS = 5
 _REST_SECONDS = 0.05
 
 
-class Part(NamedTuple):
-    """What a fetch says of one topic."""
-
-    code: int
-    fetched: Fetched
-
-
 class Log:
     """Reads over connections of their own. Methods raise :class:`UnavailableError`, and what the cluster's do."""
 
@@ -63,15 +55,18 @@ class Log:
     ) -> dict[str, Part]:
         """Return, by the topics' names, what they have from Kafka's offsets on; wait so many seconds for anything."""
         asked = {topic.name: topic for topic, _ in wanted}
-        parts = [(topic.name, [(0, offset, most)]) for topic, offset in wanted]
-        request = FetchRequest(int(wait * 1000), 1, max(MAX_BYTES, most), _COMMITTED, parts)
+        offsets = [(topic.name, offset) for topic, offset in wanted]
+        request = FetchRequest(offsets, wait=wait, most=max(MAX_BYTES, most), most_of_one=most)
         answer = await self._cluster.ask(node, purpose, request, seconds=ANSWER_SECONDS + wait)
         found: dict[str, Part] = {}
-        for name, ((_, code, _, head, start, aborted, *_, blob),) in answer.topics:
-            fetched = Fetched(max(start, 0), max(head, 0), blob or b"", aborted or ())
-            found[name] = Part(code, fetched)
+        for name, code, head, start, aborted, blob in answer.parts:
+            topic = asked[name]
+            if not (blob or code) and topic.idle is not None and topic.head == head and topic.start == start:
+                found[name] = topic.idle
+                continue
+            part = found[name] = Part(code, Fetched(start, head, blob, aborted))
             if code == 0:
-                asked[name].start, asked[name].head = fetched.start, fetched.head
+                topic.start, topic.head, topic.idle = start, head, None if blob else part
         return found
 
     async def read(self, topic: Topic, offset: int, *, most: int = PART_BYTES) -> Fetched:

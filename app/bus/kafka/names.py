@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 _LONGEST = 200
 _HASH = 32
@@ -20,6 +21,7 @@ _HASH = 32
 _ENCODED = re.compile(r"[^A-Za-z0-9.-]|\.(?=[0-9a-f]{2})")
 
 
+@lru_cache(maxsize=20_000)
 def topic_of(prefix: str, channel: str) -> str:
     """Return the name of the channel's topic."""
     encoded = _ENCODED.sub(_escape, channel)

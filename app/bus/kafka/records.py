@@ -129,6 +129,18 @@ class Fetched:
             yield batch, batch.is_control_batch or (batch.is_transactional and batch.producer_id in over)
 
 
+class Part(NamedTuple):
+    """What a fetch says of one topic."""
+
+    code: int
+    fetched: Fetched
+
+    def is_quiet(self, end: int) -> bool:
+        """Whether there is nothing past ``end``, and nothing else to see to."""
+        code, fetched = self
+        return code == 0 and fetched.head == end and not fetched.blob
+
+
 def build(records: Sequence[Record], time: int, name: str, seen: int, producer: tuple[int, int, int]) -> bytes:
     """Return a batch of the records; ``producer`` is its id, its epoch and the number of its first record."""
     builder: Any = DefaultRecordBatchBuilder(_MAGIC, 0, 0, *producer, 2**30)

@@ -26,6 +26,7 @@ from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import Cluster
 from app.bus.kafka.brokers.wire import NO_ID, LeadersRequest
 from app.bus.kafka.names import topic_of
+from app.bus.kafka.records import Part
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.epochs import NAME, label
 from app.core.errors import UnavailableError
@@ -101,6 +102,8 @@ class Topic:
     """Kafka's offset of the next record, when it was last read."""
     time: int = 0
     """The time of the newest message that was appended from here."""
+    idle: Part | None = field(default=None, repr=False)
+    """What a fetch from there on has, which is nothing, when it was last read."""
     oldest: Oldest | None = None
     """The oldest record that a history showed, when it was last searched for."""
     opened: int = field(default=0, repr=False)
@@ -127,9 +130,13 @@ class Topics:
         """Return the channel's topic if it was found before."""
         return self._known.get(self.name(channel))
 
+    def has(self, topic: Topic) -> bool:
+        """Whether the topic is still what its name stands for."""
+        return self._known.get(topic.name) is topic
+
     def is_stale(self, topic: Topic) -> bool:
         """Whether connections were made since the topic was looked up, so that it may be another one."""
-        return topic.opened != self._cluster.opened or self._known.get(topic.name) is not topic
+        return topic.opened != self._cluster.opened or not self.has(topic)
 
     def forget(self, topic: Topic) -> None:
         """Look the topic up before it is used again."""

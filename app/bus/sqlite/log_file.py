@@ -18,6 +18,9 @@ from app.bus.sqlite.file.file_faults import NOT_READY, FileError, is_over
 from app.bus.sqlite.file.open_file import Opened, open_file
 from app.bus.sqlite.file.thread import Thread
 
+_CLOSE_SECONDS = 5.0
+"""How long to wait for what is under way: a worker that is stopped in the midst of its turn may never end it."""
+
 _Result = TypeVar("_Result")
 
 
@@ -61,7 +64,7 @@ class LogFile:
         self.is_open.set()
 
     async def close(self) -> None:
-        """Close it after what is under way. Never raises; one that is cancelled goes on in the threads."""
+        """Close it after what is under way. Never raises; if cancelled, or after a while, the threads go on alone."""
         opened, self._opened = self._opened, None
         self.is_open.clear()
         if opened is not None:
@@ -70,7 +73,7 @@ class LogFile:
             self._reading.run(partial(_close_reader, opened, is_read))
             self._closing = self._writing.run(partial(_close, opened, is_read))
         if self._closing is not None:
-            await asyncio.wait((self._closing,))
+            await asyncio.wait((self._closing,), timeout=_CLOSE_SECONDS)
 
     async def end(self) -> None:
         """Close it for good, after what is under way. Never raises."""

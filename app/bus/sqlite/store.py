@@ -24,7 +24,7 @@ from app.bus.sqlite import commit as commits
 from app.bus.sqlite.commit import Commit, Draft
 from app.bus.sqlite.file.file_faults import FileError, ReplacedError, explain, is_in_doubt, unavailable
 from app.bus.sqlite.file.open_file import Opened
-from app.bus.sqlite.file.transactions import begin, transaction, undo
+from app.bus.sqlite.file.transactions import transaction, turn
 from app.bus.sqlite.log_file import LogFile
 from app.core.errors import OutcomeUnknownError, bare
 from app.core.message import Record
@@ -88,13 +88,10 @@ class _Attempt:
     def make(self, opened: Opened) -> Commit:
         """Commit the records. If it raises anything but :class:`_InDoubtError`, nothing is stored."""
         self._wait()
-        begin(opened.writer, self._wait)
-        try:
-            commit = commits.write(opened.writer, self._draft, opened.seen)
+        with turn(opened, self._wait) as connection:
+            commit = commits.write(connection, self._draft, opened.seen)
             if commit.number:
-                self._commit(opened.writer)
-        finally:
-            undo(opened.writer)
+                self._commit(connection)
         opened.seen = max(opened.seen, commit.number)
         try:
             opened.check()
@@ -232,14 +229,14 @@ class Store:
 
     def _try(self, opened: Opened) -> None:
         """Take the lock, and write if there is a doubt about the disk."""
-        writer, size = opened.writer, self._suspect
+        size = self._suspect
         disk = os.statvfs(opened.path.parent)
         if disk.f_bavail * disk.f_frsize < _LEAST_ROOM:
             size = max(size, 1)
         for probe in (bytes(size), None) if size else (None,):
-            with transaction(writer, _PROBE_SECONDS):
+            with transaction(opened, _PROBE_SECONDS):
                 if size:
-                    writer.execute("UPDATE installation SET probe = ?", (probe,))
+                    opened.writer.execute("UPDATE installation SET probe = ?", (probe,))
 
 
 def _end(making: asyncio.Future[Commit]) -> None:

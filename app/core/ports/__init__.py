@@ -4,10 +4,28 @@ from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, Respon
 from app.core.ports.limiting import LIMITS, InForce, Limits, client_of, unlimited
 from app.core.ports.messaging import Outcome, Publisher, Sink, Source, Submitted
 from app.core.ports.metering import METER, UNMETERED, Meter
-from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
+from app.core.ports.serving import (
+    DIRECT,
+    DIRECT_SOCKETS,
+    DIRECT_STREAMS,
+    DRAIN,
+    INTAKE,
+    UNBOUNDED,
+    Admitted,
+    AdmittedStream,
+    Answer,
+    Direct,
+    DirectSockets,
+    DirectStreams,
+    Drain,
+    Intake,
+    Reply,
+)
 
 __all__ = [
     "DIRECT",
+    "DIRECT_SOCKETS",
+    "DIRECT_STREAMS",
     "DRAIN",
     "FANOUT",
     "INTAKE",
@@ -15,8 +33,12 @@ __all__ = [
     "METER",
     "UNBOUNDED",
     "UNMETERED",
+    "Admitted",
+    "AdmittedStream",
     "Answer",
     "Direct",
+    "DirectSockets",
+    "DirectStreams",
     "Drain",
     "Handover",
     "Heartbeat",

@@ -11,6 +11,7 @@ import anyio.to_thread
 import pytest
 import redis
 
+from app.bus.redis.sessions import subscriber
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
 from tests.bus.redis.conftest import streams
@@ -222,6 +223,19 @@ async def test_a_channel_that_is_left_and_joined_again_misses_nothing(server: Va
 
 def _topics(server: ValkeyServer) -> int:
     return len(server.run("PUBSUB", "CHANNELS"))
+
+
+async def test_a_subscription_that_is_never_answered_is_asked_for_again(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker whose connection falls silent before its first subscription is answered makes another one."""
+    monkeypatch.setattr(subscriber, "DEAF_SECONDS", 0.5)
+    async with FaultProxy("127.0.0.1", server.port) as relay:
+        relay.forge(b"*2\r\n$9\r\nSUBSCRIBE", b"*9\r\n$9\r\nSUBSCRIBE")  # it waits for more words
+        async with streams(f"redis-stream://127.0.0.1:{relay.port}", ready=False) as one:
+            await says(one.backend, "no answer in time")
+            relay.heal()
+            await healthy(one.backend)
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,6 @@ from app.bus.redis.sessions.beats import Beats
 from app.bus.redis.sessions.session import Session
 from app.core.errors import UnavailableError
 
-_TOPICS_AT_ONCE = 1000
-"""The most topics that are asked for in one write."""
-
 _TURN = 64
 """How many messages may be taken in before other tasks get their turn."""
 
@@ -61,12 +58,10 @@ class Link:
         if self._is_closed:
             return False
         answers = [self._expect(topic) for topic in topics]
-        for begin in range(0, len(topics), _TOPICS_AT_ONCE):
-            part = topics[begin : begin + _TOPICS_AT_ONCE]
-            if self._prefix:  # one command may only name topics of one slot
-                self._commands += [("SSUBSCRIBE", topic) for topic in part]
-            else:
-                self._commands.append(("SUBSCRIBE", *part))
+        if self._prefix:  # one command may only name topics of one slot
+            self._commands += [("SSUBSCRIBE", topic) for topic in topics]
+        else:
+            self._commands.append(("SUBSCRIBE", *topics))
         self._news.set()
         return all([await answer for answer in answers])
 

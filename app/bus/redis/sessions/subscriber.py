@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -32,6 +32,9 @@ from app.bus.redis.sessions.session import RETRY_SECONDS, connect
 from app.core.errors import UnavailableError
 
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.02, 1.0
+
+_TOPICS_AT_ONCE = 1000
+"""The most topics that are asked for before there is an answer."""
 
 _TAGS = 100_000
 """How many names are tried to find one whose slot a server has: enough for one that has a single slot."""
@@ -172,18 +175,24 @@ class Subscriber:
     async def _subscribe(self) -> None:
         """Subscribe to what is wanted, and to what comes to be wanted meanwhile."""
         for link in self._links.values():
-            await link.add([link.beats.topic])
+            await self._add(link, [link.beats.topic])
         done: set[str] = set()
         while missing := [topic for topic in self._topics if topic not in done]:
             by_server: dict[Server, list[str]] = {}
             for topic in missing:
                 by_server.setdefault(await self._primaries.of(topic), []).append(topic)
             for server, topics in by_server.items():
-                await self._links[server].add(topics)
+                await self._add(self._links[server], topics)
             done.update(missing)
         for topic in done - self._topics.keys():
             self.remove(topic)
         self._up.set()
+
+    async def _add(self, link: Link, topics: Sequence[str]) -> None:
+        """Subscribe to topics; raise TimeoutError where a server does not answer, before beats can show that."""
+        for begin in range(0, len(topics), _TOPICS_AT_ONCE):
+            async with asyncio.timeout(DEAF_SECONDS):
+                await link.add(topics[begin : begin + _TOPICS_AT_ONCE])
 
     async def _beat(self) -> None:
         for link in self._links.values():
