@@ -48,8 +48,8 @@ class SocketHead:
             named = by_name(headers)
         except AbideError as error:
             return cls(path, shown, name, speaks_v1, bare(error))
-        callers = [see(named, peer, protocols=protocols)._replace(client=None) for peer in (None, _HERE)]
-        return cls(path, shown, name, speaks_v1, None, *callers)
+        here = see(named, _HERE, protocols=protocols)._replace(client=None)
+        return cls(path, shown, name, speaks_v1, None, here._replace(is_near=False) if here.is_near else here, here)
 
     def caller_from(self, peer: str | None) -> Caller:
         """Return the caller's credentials for a request from this address; None if it is unknown.
