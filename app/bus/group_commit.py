@@ -149,11 +149,16 @@ class GroupCommit:
                     continue
                 batch = self._take()
                 outcomes = await self._commit(batch)
-                _answer(batch[:_ANSWERED_AT_ONCE], outcomes)
-                if len(batch) > _ANSWERED_AT_ONCE:
-                    answering.create_task(_answer_rest(batch[_ANSWERED_AT_ONCE:], outcomes))
-                del batch, outcomes  # or they would stay in memory until something is published again
-                if self._waiting:  # callbacks have published the next ones; connections get their turn before
+                first, rest = batch[:_ANSWERED_AT_ONCE], batch[_ANSWERED_AT_ONCE:]
+                has_more = bool(self._waiting)
+                if has_more:  # the backend works on that while these are answered
+                    loop.call_soon(_answer, first, outcomes)
+                else:
+                    _answer(first, outcomes)
+                if rest:
+                    answering.create_task(_answer_rest(rest, outcomes))
+                del batch, first, rest, outcomes  # or they would stay in memory until something is published again
+                if self._waiting and not has_more:  # what answered connections had sent ahead: others get their turn
                     await asyncio.sleep(0)
             expiring.cancel()
 
@@ -174,6 +179,10 @@ class GroupCommit:
 
     def _take(self) -> list[Submission]:
         waiting = self._waiting
+        if self._messages <= MAX_BATCH_MESSAGES and self._bytes <= MAX_BATCH_BYTES:  # all that waits
+            taken = list(waiting)
+            waiting.clear()
+            return taken
         taken = [waiting.popleft()]
         messages, size = len(taken[0].records), taken[0].size
         while waiting:

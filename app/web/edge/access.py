@@ -6,10 +6,10 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from http import HTTPStatus
 from random import getrandbits
-from typing import Any, Self
+from typing import Self
 
 import structlog
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
@@ -50,9 +50,9 @@ def write_push(  # noqa: PLR0913, PLR0917 — a push and its answer
     line_id: str, begun: float, path: str, client: str | None, status: int, body: bytes
 ) -> None:
     """Log a push that did not come by ASGI; ``begun`` is by :func:`time.perf_counter`, ``body`` the answer's."""
-    code = _code(status, body)
+    code = None if status < _REFUSED else _code(body)
     known = _known("request", "bytes", "POST", path[:_LONGEST_PATH], status, code, None, None, client)
-    _write(known, line_id, time.perf_counter() - begun, len(body))
+    _writer()(known, line_id, time.perf_counter() - begun, len(body))
 
 
 class AccessLog:
@@ -161,7 +161,8 @@ class Line:
     def take_body(self, body: bytes) -> None:
         """Count a part of the body; that of a refusal has its code."""
         self.bytes += len(body)
-        self.code = _code(self.status, body) or self.code
+        if self.status is not None and self.status >= _REFUSED:
+            self.code = _code(body) or self.code
 
     def write(self) -> None:
         """Log the line, and give its place back: the connection or the request has ended."""
@@ -171,7 +172,7 @@ class Line:
         counted, path = "messages" if lasted else "bytes", self.path[:_LONGEST_PATH]
         close_code, reason = self.close_code, self.close_reason
         known = _known(self.kind, counted, self.method, path, self.status, self.code, close_code, reason, self.client)
-        _write(known, self.id, time.perf_counter() - self._begun, self.messages if lasted else self.bytes)
+        _writer()(known, self.id, time.perf_counter() - self._begun, self.messages if lasted else self.bytes)
 
 
 class Known:
@@ -185,6 +186,10 @@ class Known:
         self.counted = counted
         self.fields = fields
         self.texts: tuple[str, ...] | None = None
+
+    def event(self, line_id: str, seconds: float, count: int) -> dict[str, object]:
+        """Return all fields of one line."""
+        return {f"{self.kind}_id": line_id, **self.fields, "ms": round(seconds * 1000, 1), self.counted: count}
 
 
 @lru_cache(maxsize=_MOST_KNOWN)
@@ -213,24 +218,22 @@ def _known(  # noqa: PLR0913, PLR0917 — all that is cheap to look up together
     return Known(kind, logging.DEBUG if is_quiet else logging.INFO, counted, present)
 
 
-def _code(status: int | None, body: bytes) -> str | None:
-    """Return the code of a refusal, which is in its body."""
-    if status is None or status < _REFUSED or (problem := _PROBLEM.search(body)) is None:
-        return None
-    return problem[1].decode()
+def _code(body: bytes) -> str | None:
+    """Return the code in the body of a refusal."""
+    problem = _PROBLEM.search(body)
+    return None if problem is None else problem[1].decode()
 
 
 @cache
-def _log() -> tuple[structlog.typing.FilteringBoundLogger, Callable[[Known, str, float, int], bool] | None]:
-    """Return the logger, bound once, and its method for access lines; structlog's own loggers have none."""
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger("app.access").bind()
-    return log, getattr(log, "access", None)
+def _writer() -> Callable[[Known, str, float, int], None]:
+    """Return what writes lines: the method for them of the logger, bound once; structlog's own loggers have none."""
+    log = structlog.get_logger("app.access").bind()
+    access: Callable[[Known, str, float, int], None] | None = getattr(log, "access", None)
+    return partial(_write_event, log) if access is None else access
 
 
-def _write(known: Known, line_id: str, seconds: float, count: int) -> None:
-    log, access = _log()
-    if access is not None and access(known, line_id, seconds, count):
-        return
-    fields: dict[str, Any] = {f"{known.kind}_id": line_id, **known.fields}
-    fields |= {"ms": round(seconds * 1000, 1), known.counted: count}
-    (log.debug if known.level == logging.DEBUG else log.info)(known.kind, **fields)
+def _write_event(
+    log: structlog.typing.FilteringBoundLogger, known: Known, line_id: str, seconds: float, count: int
+) -> None:
+    write = log.debug if known.level == logging.DEBUG else log.info
+    write(known.kind, **known.event(line_id, seconds, count))
