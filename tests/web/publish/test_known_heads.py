@@ -18,9 +18,12 @@ from app.core.rights.policy import KEY, Access, Policy
 from app.web.edge.auth import Authenticator
 from app.web.edge.cors import Cors
 from app.web.publish.direct_push import DirectPush
+from app.web.publish.permission import Permission, Sender
 from app.web.publish.push import Push
+from app.web.publish.push_head import PushHead
 from app.wire.request_head import parse
 from tests.web.publish.test_push_outcomes import STORED, Log
+from tests.web.test_remembered import grows_by
 
 NOW = 1_800_000_000.0
 SECRETS = (b"a-secret-of-thirty-two-characters",)
@@ -111,3 +114,29 @@ async def test_a_token_publishes_no_more_when_its_issuer_drops_its_key() -> None
     assert [await served.status(), await served.status()] == [200, 200]
     served.issuer.key, served.issuer.generation = None, 1
     assert await served.status() == 401
+
+
+def test_few_permissions_and_few_names_of_each_are_remembered() -> None:
+    """Push remembers what the callers of some hundred heads may publish, and of each some names that it has used."""
+    registry = Registry((Channel("chat.{room}", publish=KEY),), Channel("defaults"))
+    authenticator = Authenticator(AuthSettings(keys=(Key(b"a-key-of-a-test"),)))
+    push = Push(registry, authenticator, Log(STORED), UNMETERED, Limiter())
+    headers = [(b"content-type", b"text/plain"), (b"authorization", b"Bearer a-key-of-a-test")]
+    loop = asyncio.new_event_loop()
+
+    async def publish(number: int) -> None:
+        head = PushHead.of(f"/push/chat.{number}", headers)
+        push(head, None, b"1", None, lambda _: None)
+        await asyncio.sleep(0)
+
+    assert grows_by(lambda number: loop.run_until_complete(publish(number)), times=3000) < 3_000_000
+    loop.close()
+    enveloped = PushHead.of("/push", [(b"content-type", b"application/json"), headers[1]])
+    admitted = push.admit(enveloped, Sender(None, None))
+    assert isinstance(admitted, Permission)
+
+    def use(number: int) -> None:
+        admitted.channel_named(f"chat.{number}", registry)
+        registry.forget_names()
+
+    assert grows_by(use, times=3000) < 100_000
