@@ -15,13 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, telemetry
 from app.config import Environment
-from app.core.ports import DIRECT, FANOUT
+from app.core.ports import DIRECT, DIRECT_SOCKETS, DIRECT_STREAMS, FANOUT
 from app.service import Service
 from app.web.documents.openapi import DESCRIPTION, SERVERS, SUMMARY, merged
 from app.web.edge.access import AccessLog
 from app.web.edge.prefix import Prefix, enter
 from app.web.publish.direct_push import DirectPush
 from app.web.routes import Routes
+from app.web.subscribe.direct import DirectSockets, DirectStreams
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing  # an extra
@@ -87,7 +88,10 @@ class Abide(FastAPI):
             direct = DirectPush(
                 self, self._environment.root_path, lambda: self._service.routes.pushes, lambda: len(self.routes) > 1
             )
-            yield {**state, DIRECT: direct} if is_direct else state
+            sockets = DirectSockets(self, self._environment.root_path, lambda: self._service.routes.sockets)
+            streams = DirectStreams(self, self._environment.root_path, lambda: self._service.routes.streams)
+            ways = {DIRECT: direct, DIRECT_SOCKETS: sockets, DIRECT_STREAMS: streams}
+            yield {**state, **ways} if is_direct else state
 
     async def publish(self, channel: str, data: object, *, key: str | None = None) -> str:
         """Publish one message from within the process; return its position when it is stored.

@@ -18,6 +18,8 @@ from benchmarks.peers.servers import PEERS, Server
 _SUBSCRIBERS = (10, 100, 1000, 10_000)
 _CHANNELS = (1, 100, 10_000)
 _SOME = ("abide", "blog", "nchan")
+_ITEMS = 100
+"""Messages of an array, each to another channel."""
 
 
 def speed(lab: Lab) -> Section:
@@ -166,6 +168,40 @@ def growth(lab: Lab) -> Section:
     return lab.measure(section, one, rounds=3, only=_SOME)
 
 
+def small(lab: Lab) -> Section:
+    """Measure very many channels with two subscribers each: each push has a message, or an array for many channels."""
+    channels = lab.connections(20_000, 2000) // 2
+    metrics = [
+        Metric("arrays", f"arrays of {_ITEMS}, deliveries/s"),
+        Metric("arrays_cpu", "server CPU µs each", 2),
+        Metric("single", "one message a push, deliveries/s"),
+        Metric("single_cpu", "server CPU µs each", 2),
+    ]
+    goals = [Goal("arrays", 1, "nchan"), Goal("single", 0.6, "nchan")]
+    section = Section("small", f"{channels:,} channels of 2 subscribers each, published to in turn", metrics, goals)
+    section.notes.append(
+        "16 publishers. nchan has no arrays: its figure beside ours is that of one message a push. "
+        "The next message of a channel is sent when both of its subscribers have the one before."
+    )
+
+    def speed(client: Client, server: Server, **how: int) -> tuple[float, float]:
+        client.run(seconds=lab.choose(1, 0.3), **how)
+        before = server.cpu()
+        answer = client.run(seconds=lab.choose(4, 1), **how)
+        return answer.deliveries / answer.seconds, (server.cpu() - before) * 1e6 / answer.deliveries
+
+    def one(server: Server) -> Figures:
+        with lab.client(server) as client:
+            client.connect(subs=2 * channels, channels=channels, pubs=16, lockstep=0)
+            single, single_cpu = speed(client, server)
+            arrays, arrays_cpu = (
+                speed(client, server, items=_ITEMS) if server.peer.name == OURS else (single, single_cpu)
+            )
+        return {"arrays": arrays, "arrays_cpu": arrays_cpu, "single": single, "single_cpu": single_cpu}
+
+    return lab.measure(section, one, only=(OURS, "nchan"))
+
+
 def draw(sections: Sequence[Section]) -> str:
     """Return the plot of :func:`growth`."""
     section = next(section for section in sections if section.name == "growth")
@@ -182,5 +218,12 @@ def draw(sections: Sequence[Section]) -> str:
 
 
 if __name__ == "__main__":
-    measurements = {"speed": speed, "sse": sse, "everyone": everyone, "stalled": stalled, "growth": growth}
+    measurements = {
+        "speed": speed,
+        "sse": sse,
+        "everyone": everyone,
+        "stalled": stalled,
+        "growth": growth,
+        "small": small,
+    }
     sys.exit(main("fanout", "Fan-out beside other servers", measurements, draw))

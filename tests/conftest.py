@@ -1,9 +1,10 @@
-"""What every test may ask for: an event loop and real servers; and which process runs which tests."""
+"""What every test may ask for: an event loop, a browser and real servers; and which process runs which tests."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.scheduler.protocol import Scheduling
 
 from app.bus.postgres import migrate
+from tests.support.chromium import Chromium
 from tests.support.postgres import PostgresServer
 from tests.support.server import Server
 
@@ -57,6 +59,16 @@ def pytest_configure() -> None:
     os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for garbage only among what tests make: the tests and what they import, half a million objects, last."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -101,6 +113,13 @@ def server() -> Iterator[Server]:
     """Start one server with the default channels for all tests that leave it as they found it."""
     with Server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """Start one browser for all tests, which open tabs of their own."""
+    with Chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="session")

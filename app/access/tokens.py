@@ -5,11 +5,12 @@ The algorithm comes from what is configured, never from the token (RFC 8725 §3.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
+import hmac
 import json
 import random
-import re
+import string
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -37,9 +38,10 @@ _MOST_KNOWN = 4096
 _MOST_KNOWN_CHARACTERS = 2 * 1024 * 1024  # claims may take 20 bytes of memory for each
 _SPREAD_SECONDS = 30.0
 _HS256 = "HS256"
-_PART = "(?:[A-Za-z0-9_-]{4})*+(?:[A-Za-z0-9_-]{2,3})?+"  # never gives back, so a bad token costs little
-_COMPACT = re.compile(rf"{_PART}\.{_PART}\.{_PART}", re.ASCII)
-"""Three parts of base64url (RFC 7515 §7.1)."""
+_PARTS = 3
+_OF_COMPACT = (string.ascii_letters + string.digits + "-_.").encode()
+"""The characters of a token in compact form: parts of base64url, and the dots between them (RFC 7515 §7.1)."""
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
 
 IsRevoked = Callable[[str | None, str | None, float | None], bool]
 """Says whether a token with this ``sub``, ``jti`` and ``iat`` was taken back."""
@@ -91,7 +93,6 @@ class Tokens:
         from jwt import PyJWS  # noqa: PLC0415
 
         self._jws = PyJWS()
-        self._hmac = self._jws.get_algorithm_by_name(_HS256)
         self._settings = settings
         self._keys = keys
         self._is_revoked = is_revoked
@@ -100,8 +101,13 @@ class Tokens:
         self._known_characters = 0
         self._generation = 0
         """Of the issuer's keys, when the known tokens were verified."""
-        self._secrets = [(secret, self._signer(secret)) for secret in settings.secrets]
+        self._secrets = [(_Hmac(secret), self._signer(secret)) for secret in settings.secrets]
         self._issuer = self._signer(f"jwks {settings.jwks}".encode())
+
+    @property
+    def generation(self) -> int:
+        """Differs after each change of the issuer's keys."""
+        return 0 if self._keys is None else self._keys.generation
 
     def verify(self, raw: str, digest: bytes) -> Token:
         """Return what a token says; ``digest`` is its SHA-256.
@@ -172,13 +178,10 @@ class Tokens:
         """Return a token's claims and what has verified it."""
         if len(raw) > LONGEST_TOKEN:
             _refuse(f"it has more than {LONGEST_TOKEN} characters")
-        if not _COMPACT.fullmatch(raw):
-            _refuse("it is no JSON Web Token in compact form")
-        signed, _, signature = raw.rpartition(".")
-        head, _, payload = signed.partition(".")
+        head, payload, signature = _parts(raw)
         if len(head) > LONGEST_HEADER:
             _refuse(f"its header has more than {LONGEST_HEADER} characters")
-        signer = self._verify(signed.encode(), _decode(signature), *_header(head))
+        signer = self._verify(b"%b.%b" % (head, payload), _decode(signature), *_header(head))
         claims = _object(payload)
         if claims is None:
             _refuse("its payload is no JSON object")
@@ -188,7 +191,7 @@ class Tokens:
         """Return what has made a signature."""
         if alg == _HS256 and self._secrets:
             for secret, signer in self._secrets:
-                if self._hmac.verify(signed, secret, signature):
+                if secret.has_made(signature, signed):
                     return signer
             _refuse("its signature is of no configured secret")
         if self._keys is None or not isinstance(alg, str) or not isinstance(kid, str | None):
@@ -233,12 +236,42 @@ class Tokens:
         return _shared(_grants(claims, settings.publish_claim), _grants(claims, settings.subscribe_claim))
 
 
-def _decode(part: str) -> bytes:
-    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+class _Hmac:
+    """A secret, with what hashing begins with whatever is signed (RFC 2104), as HS256 needs it."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, secret: bytes) -> None:
+        begun = hashlib.sha256()
+        key = (hashlib.sha256(secret).digest() if len(secret) > begun.block_size else secret).ljust(
+            begun.block_size, b"\0"
+        )
+        self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in key]))
+        self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in key]))
+
+    def has_made(self, signature: bytes, signed: bytes) -> bool:
+        """Whether a signature was made with the secret, in a time that does not depend on how similar it is."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(signed)
+        outer.update(inner.digest())
+        return hmac.compare_digest(outer.digest(), signature)
+
+
+def _parts(raw: str) -> list[bytes]:
+    """Return the header, the payload and the signature of a token."""
+    data = raw.encode("utf-8", "surrogatepass")
+    parts = data.split(b".")
+    if data.translate(None, _OF_COMPACT) or len(parts) != _PARTS or 1 in [len(part) % 4 for part in parts]:
+        _refuse("it is no JSON Web Token in compact form")
+    return parts
+
+
+def _decode(part: bytes) -> bytes:
+    return binascii.a2b_base64(part.translate(_FROM_URL) + b"==")  # more padding than needed is left out
 
 
 @lru_cache(maxsize=64)  # the tokens of one issuer have few headers
-def _header(head: str) -> tuple[object, object]:
+def _header(head: bytes) -> tuple[object, object]:
     """Return ``alg`` and ``kid`` of a token's header."""
     header = _object(head)
     if header is None:
@@ -248,7 +281,7 @@ def _header(head: str) -> tuple[object, object]:
     return header.get("alg"), header.get("kid")
 
 
-def _object(part: str) -> dict[str, Any] | None:
+def _object(part: bytes) -> dict[str, Any] | None:
     """Return the JSON object that a part of a token has; None if it has another value, or none."""
     try:
         found = orjson.loads(_decode(part))
@@ -306,7 +339,7 @@ def _grants(claims: Mapping[str, Any], path: str) -> tuple[str, ...]:
     found = claim(claims, path)
     if found is None:
         return ()
-    if not isinstance(found, list) or not all(isinstance(grant, str) for grant in found):
+    if not isinstance(found, list) or not {str}.issuperset(map(type, found)):
         _refuse(f"its '{path}' is no list of texts")
     if len(found) > MAX_GRANTS:
         _refuse(f"its '{path}' has more than {MAX_GRANTS} entries")

@@ -92,6 +92,10 @@ class Backend(ABC):
     async def next_batch(self) -> News:
         """Wait for the next messages of any followed channel, or for what happened to it. Called by one task."""
 
+    def ready_batch(self) -> News | None:
+        """Return what :meth:`next_batch` would return without a wait; None if it would wait, or cannot tell."""
+        return None
+
     @abstractmethod
     async def health(self) -> BackendHealth:
         """Say at once whether the backend can be used, from what is known and without asking it."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -82,7 +83,8 @@ class Follower:
         """When the heads of all followed channels were last compared with what is here (:func:`time.monotonic`)."""
         self._fetch = fetch
         self._cursors: dict[str, _Cursor] = {}
-        self._ready: dict[str, None] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()
+        """In the order in which they came: the first one of a dict costs a look at each that was removed before it."""
         self._behind: dict[str, None] = {}
         self._size = 0
         self._news = asyncio.Event()
@@ -201,11 +203,17 @@ class Follower:
 
     async def next_batch(self) -> Batch | EpochChange:
         """Wait for the next messages of any channel, or its turn. Raises what ``fetch`` raises; call again then."""
-        while not self._ready or self._is_held or self._is_access_due():
+        while (news := self.ready_batch()) is None:
             if self._behind and not self._is_held:
                 await self._catch_up()
             else:
                 await self._hear()
+        return news
+
+    def ready_batch(self) -> Batch | EpochChange | None:
+        """Return the next messages of any channel, or its turn, if they are here and due; else None."""
+        if not self._ready or self._is_held or self._is_access_due():
+            return None
         channel = ACCESS if ACCESS in self._ready else next(iter(self._ready))
         cursor = self._cursors[channel]
         if cursor.turned is not None:

@@ -92,6 +92,10 @@ class LogBackend(Backend):
             except UnavailableError:
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    def ready_batch(self) -> Batch | EpochChange | None:
+        """Hand out what is at hand."""
+        return self._follower.ready_batch()
+
     async def health(self) -> BackendHealth:
         """Say whether what is sent is stored and heard again."""
         wrong = self._outcomes.wrong()

@@ -69,6 +69,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 # Numbers are only checked, never used: parsed as floats they take no time, however long they are.
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant)
+_scan = _DECODER.scan_once  # type: ignore[attr-defined]  # the stubs leave it out
 
 
 def decode(body: bytes) -> str:
@@ -101,6 +102,20 @@ async def read(body: bytes) -> bytes:
     if len(body) <= INLINE:
         return check_bytes(body)
     return await turns.run(_whole(body))
+
+
+def end_of_value(text: str, position: int, deepest: int = MAX_DEPTH) -> int | None:
+    """Return where the JSON value ends that begins at ``position`` of a small text; None if it needs a closer look.
+
+    That is a text with something invalid, or with so many brackets that it may be nested more than ``deepest`` deep.
+    """
+    if text.count("[") + text.count("{") > deepest:
+        return None
+    try:
+        end: int = _scan(text, position)[1]
+    except (StopIteration, json.JSONDecodeError):
+        return None
+    return end
 
 
 def is_array(body: bytes) -> bool:
@@ -236,6 +251,10 @@ def _check_depth(text: str, deepest: int = MAX_DEPTH) -> None:
 
 
 def _value(text: str, position: int) -> tuple[Any, int]:
+    try:
+        return _scan(text, position)  # type: ignore[no-any-return]
+    except (StopIteration, json.JSONDecodeError):
+        pass  # raw_decode says what is wrong
     try:
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:

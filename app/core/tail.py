@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from app.core.message import Batch, Message, Position
 
@@ -16,6 +17,9 @@ OVERHEAD = 200
 _BATCH_OVERHEAD = 160
 """Bytes that the budget needs for a batch."""
 
+_DATA = itemgetter(Message._fields.index("data"))
+"""Returns the data of a message, in half of the time that its name takes."""
+
 
 def footprint(messages: Iterable[Message]) -> int:
     """Return how many bytes of memory messages need."""
@@ -24,6 +28,8 @@ def footprint(messages: Iterable[Message]) -> int:
 
 def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
     """Return as many of the first messages as have at most ``max_bytes`` of data; at least one if there is one."""
+    if len(messages) == 1 or sum(map(len, map(_DATA, messages))) <= max_bytes:  # as mostly
+        return tuple(messages)
     size = 0
     for count, message in enumerate(messages):
         size += len(message.data)
@@ -51,17 +57,28 @@ class Messages:
     @property
     def first(self) -> int:
         """Offset of the oldest message held; ``head + 1`` if there is none."""
-        return self.head + 1 - len(self)
+        return self.head + 1 - len(self._items) + self._start
 
     def oldest(self) -> Message | None:
         """Return the oldest message held."""
         return self._items[self._start] if len(self) else None
 
+    def append(self, message: Message) -> None:
+        """Append the message whose offset follows the head."""
+        self._items.append(message)
+        self.head = message.offset
+
     def extend(self, messages: Iterable[Message]) -> None:
         """Append messages whose offsets follow the head."""
-        self._items.extend(messages)
-        if len(self):
-            self.head = self._items[-1].offset
+        items = self._items
+        items.extend(messages)
+        if items:
+            self.head = items[-1].offset  # the last one dropped had the head's offset, if all were dropped
+
+    def prepend(self, messages: Sequence[Message]) -> None:
+        """Put back messages whose offsets end before the first."""
+        self._items[: self._start] = messages
+        self._start = 0
 
     def drop_through(self, offset: int) -> list[Message]:
         """Forget the messages up to and including ``offset``, and return them."""
@@ -79,6 +96,13 @@ class Messages:
         begin = self._start + max(0, offset + 1 - self.first)
         return fitting(self._items[begin : begin + max_messages], max_bytes)
 
+    def past(self, offset: int) -> tuple[Message, ...]:
+        """Return all messages past ``offset`` that are held."""
+        missing = self.head - offset
+        if missing == 1 and len(self._items) > self._start:
+            return (self._items[-1],)
+        return tuple(self._items[max(self._start, len(self._items) - missing) :]) if missing > 0 else ()
+
 
 class TailBudget:
     """Limits the bytes of all tails of a process: the oldest batch is dropped first, whichever channel it is of."""
@@ -88,10 +112,14 @@ class TailBudget:
         self._used = 0
         self._order: deque[tuple[Tail, int, int]] = deque()
 
-    def take(self, tail: Tail, batch: Batch) -> None:
-        """Count a batch that ``tail`` now holds, and drop the oldest batches until all fit."""
-        size = footprint(batch.messages) + _BATCH_OVERHEAD
-        self._order.append((tail, batch.last, size))
+    def has_room(self, messages: Iterable[Message]) -> bool:
+        """Whether messages fit without dropping others."""
+        return self._used + footprint(messages) + _BATCH_OVERHEAD <= self._limit
+
+    def take(self, tail: Tail, messages: Sequence[Message]) -> None:
+        """Count messages that ``tail`` now holds, and drop those that were counted longest ago until all fit."""
+        size = footprint(messages) + _BATCH_OVERHEAD
+        self._order.append((tail, messages[-1].offset, size))
         self._used += size
         while self._used > self._limit:
             oldest, offset, freed = self._order.popleft()
@@ -134,7 +162,26 @@ class Tail:
         consecutive, and a cursor before the hole reads the log.
         """
         self.epoch = self.told = batch.epoch
-        if batch.first != self.head + 1:
-            self.messages = Messages(batch.first - 1)
+        first = batch.messages[0].offset
+        if first != self.messages.head + 1:
+            self.messages = Messages(first - 1)
         self.messages.extend(batch.messages)
-        self._budget.take(self, batch)
+        self._budget.take(self, batch.messages)
+
+    def recall(self, messages: Sequence[Message]) -> None:
+        """Take older messages that were read from the log, if they end where the tail begins and there is room.
+
+        After a start the tail is empty, and thousands come back who have missed the same messages.
+        """
+        begin, first, last = self.messages.first, messages[0].offset, messages[-1].offset
+        older = messages[: max(0, begin - first)]
+        if older and last + 1 >= begin and last - first + 1 == len(messages) and self._budget.has_room(older):
+            self.messages.prepend(older)
+            self._budget.take(self, older)
+
+    def shows_after(self, offset: int, size: int, since: int) -> bool:
+        """Whether it has all messages past ``offset``: at most ``size``, and none of a time before ``since``."""
+        messages = self.messages
+        if not max(messages.first, self.head - size + 1) <= offset + 1 <= self.head:
+            return False
+        return messages.after(offset, 1, 0)[0].time >= since

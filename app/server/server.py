@@ -30,7 +30,7 @@ from app.server.drain import STEP, ServerDrain, spread
 from app.server.http.connection import HttpProtocol
 from app.server.http.server_state import ServerState
 from app.server.lasting.link import Link
-from app.server.sockets import prepare
+from app.server.sockets import passes_buffers_on, prepare
 from app.wire.handshake import LAST
 
 _logger = logging.getLogger("uvicorn.error")
@@ -76,6 +76,7 @@ class Server(uvicorn.Server):
         links = self.server_state.links
         links.limits.limit_age(self._max_connection_age)
         self._drain = self.lifespan.state[DRAIN] = ServerDrain(links)
+        links.buffers_are_bound = sockets is not None and all(map(passes_buffers_on, sockets))
         await super().startup(sockets and [same for listener in sockets for same in prepare(listener)])
         if self.started:
             self._on_started()

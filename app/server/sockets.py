@@ -29,6 +29,17 @@ def prepare(listener: socket.socket) -> list[socket.socket]:
     return [listener, *(listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
 
 
+def passes_buffers_on(listener: socket.socket) -> bool:
+    """Whether connections inherit the bounds of their listener's buffers: those of TCP do."""
+    return listener.family in {socket.AF_INET, socket.AF_INET6}
+
+
+def peer_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
+    """Return the host and port of the peer; None if it has none, as on a Unix socket."""
+    name = transport.get_extra_info("peername")
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
+
+
 def set_option(transport: asyncio.BaseTransport, level: int, option: int, value: int | bytes) -> None:
     """Set an option if the transport has an open socket."""
     sock = transport.get_extra_info("socket")

@@ -4,6 +4,7 @@
 ``exporter`` only once the variable :data:`directory.DIRECTORY` is set.
 """
 
-from app.telemetry.logs import MASK, GunicornLogger, announce, announce_warnings, configure_logging, mask_secrets
+from app.telemetry.logs import GunicornLogger, announce, announce_warnings, configure_logging
+from app.telemetry.masking import MASK, mask_secrets
 
 __all__ = ["MASK", "GunicornLogger", "announce", "announce_warnings", "configure_logging", "mask_secrets"]

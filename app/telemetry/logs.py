@@ -12,49 +12,24 @@ from __future__ import annotations
 import asyncio
 import atexit
 import io
-import json
 import logging
-import os
-import re
 import sys
 import threading
-import time
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable
+from threading import get_ident
 
-import orjson
 import structlog
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.telemetry.console import Console, is_news
-
-MASK = "***"
-"""Replaces a secret in a log line."""
+from app.telemetry.json_lines import AccessLogger, masked_json
+from app.telemetry.masking import mask_secrets
+from app.telemetry.origin import clock, process
 
 _OWN_HANDLERS = ("gunicorn.error", "gunicorn.access", "uvicorn.error")
 """Loggers that do not propagate, and so need the handler themselves."""
-
-_SECRET_NAME = re.compile(r"(?i)(?:^|[_\-.])(?:authorization|cookie|passw(?:or)?d|secret|token|jwt|key)s?$")
-
-# In order: a URL's password (a backend's may hold any character, a web address's ends at its
-# path); name=value of queries and reprs; "name": "value" of dicts; credentials; bare JWTs.
-_SECRET_TEXT = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?i)((?<!http)(?<!https)(?<!ws)(?<!wss)://[^\s/:@]*:)\S*@", rf"\1{MASK}@"),
-        (r"(?i)((?:http|ws)s?://[^\s/:@]*:)[^\s/?#]*@", rf"\1{MASK}@"),
-        (r"(?i)((?:passw(?:or)?d|secret|token|jwt|key|ticket)s?=[\"']?)[^\s&\"'#;,)]+", rf"\1{MASK}"),
-        (r"(?im)^([<>] (?:[a-z]+-)?(?:authorization|cookie): ).*", rf"\1{MASK}"),  # as websockets logs headers
-        (
-            r"(?i)((?:authorization|cookie|passw(?:or)?d|secret|token|jwt|key)s?[\"']\s*:\s*b?[\"'])[^\"']+",
-            rf"\1{MASK}",
-        ),
-        (r"(?i)\b(bearer[ .])[\w.~+/=-]+", rf"\1{MASK}"),
-        (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", MASK),
-    )
-)
 
 
 def configure_logging(log_format: str | None, level: str) -> None:
@@ -67,7 +42,7 @@ def configure_logging(log_format: str | None, level: str) -> None:
     _stdout.is_for_people = log_format == "console" or (log_format is None and sys.stdout.isatty())
     if _stdout.is_for_people and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
-    render: list[Processor] = [mask_secrets, _console] if _stdout.is_for_people else [_masked_json]
+    render: list[Processor] = [mask_secrets, _console] if _stdout.is_for_people else [masked_json]
     number = logging.getLevelNamesMapping()[level.upper()]
     handler = logging.StreamHandler(_stdout)
     handler.setFormatter(_formatter(render))
@@ -79,7 +54,7 @@ def configure_logging(log_format: str | None, level: str) -> None:
     structlog.configure(
         processors=[*_COLLECT, *render],
         logger_factory=_Lines,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=type("Logger", (AccessLogger, structlog.make_filtering_bound_logger(number)), {"least": number}),
         cache_logger_on_first_use=True,
     )
 
@@ -120,26 +95,40 @@ class _Stdout:
         """Whether lines are for a person at a terminal."""
         self._waiting: list[str] = []
         self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that will call flush
+        self._home: tuple[asyncio.AbstractEventLoop | None, int] = None, 0
+        """The loop that wrote last, and its thread."""
+        self._is_due = False
+        """Whether that loop will call flush."""
         atexit.register(self.flush)
 
     def write(self, text: str) -> None:
-        """Take whole lines."""
+        """Take whole lines. Any thread may call it: it looks who will write only when the text is there to be found."""
+        self._waiting.append(text)
+        loop, thread = self._home
+        if loop is None or not loop.is_running() or (not self._is_due and get_ident() != thread):
+            self._look()
+        elif not self._is_due:
+            self._is_due = True
+            loop.call_soon(self.flush)
+
+    def _look(self) -> None:
+        """Find out which loop runs here: CPython 3.11 makes a system call for it. Without one, write at once."""
         with self._lock:
-            self._waiting.append(text)
-            if self._loop is not None and self._loop.is_running():
-                return
-            try:  # only once a turn: CPython 3.11 makes a system call for it
-                self._loop = asyncio.get_running_loop()
+            try:
+                loop = asyncio.get_running_loop()
             except RuntimeError:
                 self.flush()
             else:
-                self._loop.call_soon(self.flush)
+                self._home, self._is_due = (loop, get_ident()), True
+                loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the lines that wait."""
         with self._lock:
-            text, self._waiting, self._loop = "".join(self._waiting), [], None
+            self._is_due = False
+            count = len(self._waiting)
+            text = "".join(self._waiting[:count])
+            del self._waiting[:count]  # in place, because another thread may be about to add to it
             if text:
                 try:
                     sys.stdout.write(text)
@@ -158,45 +147,13 @@ class _Lines:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    write = staticmethod(_stdout.write)
+
     def msg(self, line: str) -> None:
         """Write one line."""
         _stdout.write(line + "\n")
 
     debug = info = warning = warn = error = exception = critical = fatal = log = msg
-
-
-def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace secrets in an event at any depth: by the names of fields, and by what values look like."""
-    return {name: _masked(name, value) for name, value in event.items()}
-
-
-def _masked(name: object, value: object) -> object:  # noqa: PLR0911 — a table of types
-    if value is None or value is True or value is False:
-        return value
-    if type(name) is str and _is_secret(name):
-        return MASK
-    if type(value) is str:
-        return _mask_text(value)
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _masked(key, item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_masked(None, item) for item in value]
-    return _mask_text(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
-
-
-@lru_cache(maxsize=1000)
-def _is_secret(name: str) -> bool:
-    return _SECRET_NAME.search(name) is not None
-
-
-def _mask_text(text: str) -> str:
-    if not (_is_suspicious(text) or "'" in text or '"' in text):
-        return text
-    for pattern, replacement in _SECRET_TEXT:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def _install(handler: logging.Handler, level: int) -> None:
@@ -231,76 +188,6 @@ def _formatter(render: list[Processor]) -> logging.Formatter:
     )
 
 
-def _masked_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    """Do what ``mask_secrets`` and ``json.dumps`` do, but mask only lines that may need it: masking is costly.
-
-    A line needs no masking if its fields are flat and have harmless names, and no text in it starts like a
-    secret. A backslash gives away a quote inside a value.
-    """
-    if _are_harmless(tuple(event)):
-        line = _encode(event)
-        if not (line.find("{", 1) > 0 or "[" in line or '\\"' in line or "'" in line or _is_suspicious(line)):
-            return line
-    return _encode(mask_secrets(_, __, event))
-
-
-def _encode(event: Mapping[str, object]) -> str:
-    """Return a line in ASCII, which every reader takes for text on one line."""
-    try:
-        line = orjson.dumps(event, default=str).decode()
-    except orjson.JSONEncodeError:  # names that are not strings, integers over 64 bits, lone surrogates
-        return _encode_anything(event)
-    return line if line.isascii() else _encode_anything(event)
-
-
-_encode_anything = json.JSONEncoder(default=str, separators=(",", ":")).encode
-
-
-@lru_cache(maxsize=1000)
-def _are_harmless(names: tuple[str, ...]) -> bool:
-    return not any(map(_is_secret, names))
-
-
-def _is_suspicious(text: str) -> bool:
-    """Whether one of the patterns could match, except the one that needs a quote."""
-    if "://" in text or "=" in text or "eyJ" in text:
-        return True
-    lower = text.lower()
-    return "bearer" in lower or "authorization" in lower
-
-
-class _Process:
-    """This process's id, read once: a system call for each line costs too much."""
-
-    def __init__(self) -> None:
-        self.look()
-        os.register_at_fork(after_in_child=self.look)
-
-    def look(self) -> None:
-        self.id = os.getpid()
-
-
-_process = _Process()
-
-
-class _Clock:
-    """Tells the time in ISO 8601, UTC; it formats each second only once."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._text = ""
-
-    def now(self) -> str:
-        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{nanoseconds // 1000:06d}Z"
-
-
-_clock = _Clock()
-
-
 _stack_info = structlog.processors.StackInfoRenderer()
 
 
@@ -315,11 +202,11 @@ def _begin(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Put the fields of every line first; strip the line breaks that end some of uvicorn's messages."""
     record = event.get("_record")
     first = {
-        "timestamp": _clock.now(),
+        "timestamp": clock.now(),
         "level": _LEVELS.get(method, method),
         "logger": record.name if record is not None else logger.name,
         "event": str(event["event"]).strip(),
-        "pid": _process.id,
+        "pid": process.id,
     }
     return {**first, **event, **first}
 

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import add
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -100,8 +100,9 @@ class Metrics:
 
     def published(self, messages: Mapping[str, int]) -> None:
         """Count messages that were stored."""
+        waiting = self._published.waiting
         for channel, count in messages.items():
-            self._published.waiting[channel] += count
+            waiting[channel] += count
 
     def heard(self, seconds: float) -> None:
         """Count one round trip."""
@@ -223,16 +224,20 @@ class Metrics:
         return Counter(name, means, [label], registry=self._registry)
 
     def _histogram(self, name: str, means: str, bounds: tuple[float, ...]) -> Noted:
-        return Noted(Histogram(name, means, registry=self._registry, buckets=bounds))
+        return Noted(name, means, self._registry, bounds)
 
     def _gauge(self, name: str, means: str, over_workers: str, *labels: str) -> Gauge:
         return Gauge(name, means, labels, registry=self._registry, multiprocess_mode=over_workers)  # type: ignore[arg-type]
 
 
 async def _in_slices(steps: Iterator[None]) -> None:
-    for number, _ in enumerate(steps, start=1):
-        if number % _SLICE == 0:
-            await asyncio.sleep(0)
+    try:
+        for number, _ in enumerate(steps, start=1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+    finally:  # when the worker stops meanwhile, nobody else has what was taken
+        for _ in steps:
+            pass
 
 
 def expose(accept: str, single: CollectorRegistry | None = None) -> tuple[bytes, str]:

@@ -5,6 +5,7 @@ Writing one costs a microsecond, so the hot paths only add, and :mod:`app.teleme
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from operator import add
@@ -23,53 +24,68 @@ Label = Callable[[str], str | None]
 """Returns the declared name of a channel's name; None if it is not declared."""
 
 
-class Noted:
-    """A histogram without labels, whose observations wait in a list."""
+class Buckets(Histogram):
+    """A histogram without labels, which is written a bucket at a time instead of an observation at a time."""
 
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
+    def __init__(self, name: str, means: str, registry: CollectorRegistry, bounds: tuple[float, ...]) -> None:
+        super().__init__(name, means, registry=registry, buckets=bounds)
+        self.bounds = bounds
+
+    def zeros(self) -> list[int]:
+        """Return a count for each bucket: up to each of the bounds, and beyond."""
+        return [0] * (len(self.bounds) + 1)
+
+    def write(self, counts: list[int], total: float) -> Iterator[None]:
+        """Write observations, one bucket at a time; ``total`` is the sum of their values."""
+        self._sum.inc(total)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+                yield
+
+
+class Noted(Buckets):
+    """A histogram whose observations wait in a list."""
+
+    def __init__(self, name: str, means: str, registry: CollectorRegistry, bounds: tuple[float, ...]) -> None:
+        super().__init__(name, means, registry, bounds)
         self._waiting: list[float] = []
         self.note = self._waiting.append
         """Take one observation."""
 
     def flush(self) -> Iterator[None]:
-        """Write what waits, one observation at a time."""
+        """Write what waits; counts one observation at a time."""
         waiting = self._waiting.copy()
         self._waiting.clear()
         return self._write(waiting)
 
     def _write(self, waiting: list[float]) -> Iterator[None]:
+        counts = self.zeros()
         for value in waiting:
-            self._histogram.observe(value)
+            counts[bisect_left(self.bounds, value)] += 1
             yield
+        yield from self.write(counts, sum(waiting))
 
 
-class Ages(Histogram):
-    """A histogram without labels, whose observations wait in plain numbers."""
+class Ages(Buckets):
+    """A histogram whose observations wait in plain numbers."""
 
     def __init__(self, name: str, means: str, registry: CollectorRegistry) -> None:
-        super().__init__(name, means, registry=registry, buckets=BOUNDS)
-        self.waiting, self.seconds = [0] * (len(BOUNDS) + 1), 0.0
-        self._settled = [0] * (len(BOUNDS) + 1)
+        super().__init__(name, means, registry, BOUNDS)
+        self.waiting, self.seconds = self.zeros(), 0.0
+        self._settled = self.zeros()
 
     def settle(self) -> list[int]:
         """Take what waits, and return it."""
-        waiting, self.waiting = self.waiting, [0] * len(self.waiting)
+        waiting, self.waiting = self.waiting, self.zeros()
         self._settled = list(map(add, self._settled, waiting))
         return waiting
 
     def flush(self) -> Iterator[None]:
         """Write what was settled, one bucket at a time."""
-        settled, self._settled = self._settled, [0] * len(self._settled)
+        settled, self._settled = self._settled, self.zeros()
         seconds, self.seconds = self.seconds, 0.0
-        return self._write(settled, seconds)
-
-    def _write(self, waiting: list[int], seconds: float) -> Iterator[None]:
-        self._sum.inc(seconds)
-        for bucket, count in zip(self._buckets, waiting, strict=True):
-            if count:
-                bucket.inc(count)
-                yield
+        return self.write(settled, seconds)
 
 
 class Tallied:
@@ -93,19 +109,23 @@ class Tallied:
         return waiting
 
     def flush(self, label: Label = str) -> Iterator[None]:
-        """Write what waits, one number at a time, labelled by ``label``; names without a label are left out."""
+        """Write what waits, one number a label; looks up one name at a time. Names without a label are left out."""
         self.settle()
         settled, self._settled = self._settled, Tally()
         return self._pass_on(settled, label)
 
     def _pass_on(self, waiting: Tally[str], label: Label) -> Iterator[None]:
+        labelled: Tally[str] = Tally()
         for name, count in waiting.items():
             value = label(name)
             if value is not None:
-                self._counter.labels(value).inc(count)
-                self._labelled(value, count)
+                labelled[value] += count
             else:
                 self._unlabelled(name, count)
+            yield
+        for value, count in labelled.items():  # a family has many names
+            self._counter.labels(value).inc(count)
+            self._labelled(value, count)
             yield
 
     def _labelled(self, value: str, count: int) -> None:

@@ -11,7 +11,6 @@ last two spans are made when both are known.
 from __future__ import annotations
 
 import time
-from asyncio import CancelledError, Future
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from app.core.channel import HistoryWindow
 from app.core.message import Batch, EpochChange, Page, Position, Published, Record
-from app.core.ports import Meter, Outcome, Publisher, Sink, Source
+from app.core.ports import Meter, Publisher, Sink, Source, Submitted
 
 _LIMIT = 10_000
 """The most messages whose way is not complete, and the most channels. The oldest are given up."""
@@ -178,33 +177,25 @@ class _Publisher:
         self._tracer = tracer
         self._ways = ways
 
-    def publish(self, records: Sequence[Record]) -> Future[list[Outcome]]:
+    def publish(self, records: Sequence[Record]) -> Submitted:
         attributes: dict[str, str | int] = {"abide.channel": records[0].channel, "abide.messages": len(records)}
         span = self._tracer.start_span("commit", kind=SpanKind.PRODUCER, attributes=attributes)
         try:
-            outcomes = self._publisher.publish(records)
+            submitted = self._publisher.publish(records)
         except BaseException as error:
-            _fail(span, error)
+            span.record_exception(error)
+            span.set_status(StatusCode.ERROR, str(error))
+            span.end()
             raise
-        outcomes.add_done_callback(partial(self._committed, span, records))
-        return outcomes
+        submitted.add_done_callback(partial(self._committed, span, records))
+        return submitted
 
-    def _committed(self, span: trace.Span, records: Sequence[Record], done: Future[list[Outcome]]) -> None:
-        error = CancelledError() if done.cancelled() else done.exception()
-        if error is not None:
-            _fail(span, error)
-            return
+    def _committed(self, span: trace.Span, records: Sequence[Record], done: Submitted) -> None:
         span.end()
         context = trace.set_span_in_context(span)
         for record, outcome in zip(records, done.result(), strict=True):
             if isinstance(outcome, Published) and outcome.position.epoch and not outcome.replayed:
                 self._ways.committed(record.channel, outcome.position.offset, context)
-
-
-def _fail(span: trace.Span, error: BaseException) -> None:
-    span.record_exception(error)
-    span.set_status(StatusCode.ERROR, str(error))
-    span.end()
 
 
 class _Source:

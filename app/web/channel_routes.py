@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Scope
 from app.core.channel import Channel, Registry
 from app.web.publish.push_head import ENVELOPED, NAMED
 from app.web.subscribe.reads import HISTORY
-from app.web.subscribe.websocket import ECHO, MANY
+from app.web.subscribe.socket_head import ECHO, MANY
 
 _READ = frozenset({"GET", "HEAD"})
 _PUBLISH = frozenset({"POST"})

@@ -100,15 +100,18 @@ class Routes:
         doors = edge.doors or Doors(edge.authenticator)
         push = Push(edge.registry, edge.authenticator, edge.publisher, edge.meter, edge.limiter)
         self._push = AsgiPush(push, edge.limiter.intake)
-        self._sockets = Sockets(edge.registry, edge.authenticator, doors, edge.hub, edge.publisher, edge.limiter)
+        self.sockets = Sockets(edge.registry, edge.authenticator, doors, edge.hub, edge.publisher, edge.limiter)
+        """Admits WebSockets, by ASGI or past it."""
         reads = Reads(edge.registry, edge.authenticator, edge.hub, edge.source, edge.limiter.places)
-        self.channels = ChannelRoutes(edge.registry, self._push, self._sockets, reads)
+        self.channels = ChannelRoutes(edge.registry, self._push, self.sockets, reads)
         self.pages = _pages(edge)
         """The FastAPI application with the pages and the OpenAPI document."""
         self._pages = _methods(self.pages)
         self._otherwise = edge.otherwise or self.handle
         self.cors = Cors(self._dispatch, edge.authenticator.origins)
         """Around every HTTP request."""
+        self.streams = reads, self.cors
+        """The same of event streams."""
         self.pushes = push, self.cors
         """What a push past ASGI needs: what decides it, and what adds the CORS headers to its answer."""
 
@@ -155,7 +158,7 @@ class Routes:
         """Refuse a path that has no route; for a push or a WebSocket to an unknown channel, its handler does."""
         path = get_route_path(scope)
         if scope["type"] == "websocket":
-            await self._sockets(scope, receive, send)
+            await self.sockets(scope, receive, send)
         elif path.startswith(NAMED):
             app = self._push if scope["method"] == "POST" else _not_allowed(scope, PUSH.methods or ())
             await app(scope, receive, send)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ LAST = (b"connection", b"close")
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE = 16
 _VERSION = b"13"
+_SWITCHING = status_line(101) + b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
 _ONCE = frozenset({b"sec-websocket-key", b"sec-websocket-version"})
 _CHECKED = _ONCE | {b"sec-websocket-protocol"}
 
@@ -91,13 +91,25 @@ def scope(request: UpgradeRequest, asgi_version: str, root_path: str, subprotoco
     }
 
 
-def switching(key: bytes, headers: Headers, subprotocol: str | None) -> bytes:
-    """Return the response that opens the WebSocket. Raises ValueError for headers that HTTP does not allow."""
+def accepting(key: bytes, lines: bytes) -> bytes:
+    """Return the response that opens the WebSocket; ``lines`` are of :func:`accepting_lines`."""
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
+    return b"%bSec-WebSocket-Accept: %b%b" % (_SWITCHING, binascii.b2a_base64(digest, newline=False), lines)
+
+
+def accepting_lines(headers: Headers, subprotocol: str | None) -> bytes:
+    """Return what follows the key in such a response. Raises ValueError for headers that HTTP does not allow."""
     if subprotocol is not None:
         headers = [*headers, (b"sec-websocket-protocol", subprotocol.encode())]
-    ours = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n" % b64encode(digest)
-    return status_line(101) + ours + header_lines(header for header in headers if header != LAST)
+    return b"\r\n" + header_lines(header for header in headers if header != LAST)
+
+
+def is_key(key: bytes) -> bool:
+    """Whether the value of Sec-WebSocket-Key is one."""
+    try:
+        return len(binascii.a2b_base64(key, strict_mode=True)) == _KEY_SIZE
+    except binascii.Error:
+        return False
 
 
 def response(status: int, headers: Headers, body: bytes) -> bytes:
@@ -115,11 +127,7 @@ def text_response(status: int, headers: Headers, text: str | None = None) -> byt
 
 def _key(found: dict[bytes, list[bytes]]) -> bytes:
     (key,) = found.get(b"sec-websocket-key", (b"",))
-    try:
-        size = len(binascii.a2b_base64(key, strict_mode=True))
-    except binascii.Error:
-        size = 0
-    if size != _KEY_SIZE:
+    if not is_key(key):
         msg = "The sec-websocket-key header is not 16 bytes in base64."
         raise RefusalError(msg)
     return key

@@ -2,23 +2,30 @@
  * fanclient: many subscribers and a few HTTP publishers in one thread, for the benchmarks beside it.
  *
  *   fanclient [name=value]...     A line on stdin is a command, with more settings; a line of JSON answers it.
- *   connect     open `subs` subscribers of channel 0, and `idle` more, each on a channel of its own from 1 on
- *   run         publish to channel 0 for `seconds` or `count` messages; done when all have been delivered
+ *   connect     open `subs` subscribers, spread over `channels` from 0 on, and `idle` more, each on a channel of its own
+ *               after those; with `held`, done when every subscriber has all messages that are held
+ *   run         publish to each of `channels` in turn, for `seconds` or `count` messages; done when all have been delivered
  *
  *   port, push_port     of 127.0.0.1; push_port 0 means the same port
- *   path, push          targets of the subscribers and of POST; @C stands for the channel's number
+ *   path, push          targets of the subscribers and of POST; @C stands for the channel's number, and in a path @S for
+ *                       the offset after which this subscriber resumes
+ *   held, missed        so many messages, numbered from 0, are in the log of channel 0 before the subscribers come; a
+ *                       subscriber resumes after one of the last `missed`. Without @S it gets only what is new
  *   sse                 1: the subscribers read Server-Sent Events, each a chunk of HTTP/1.1; 0: they are WebSockets
  *   body, header        of POST; @N stands for the message's number, which must arrive as "n":<number>, and @P for
  *                       padding up to `size` bytes
+ *   items               0: a push has one message; else it has an array of so many, each written as `body`
+ *   ask                 more lines of each subscriber's request, without the last line's end
  *   tokens              a file of tokens, one a line, of which each subscriber's request carries the next
  *   stalled, inflight   so many of the subscribers never read; so many handshakes are under way at once
  *   pubs, rate          publisher connections; messages a second, each due at its time. 0 is a closed loop: with
  *   lockstep=1          every connection sends one at the same time, and the next when all subscribers have all; with
- *   lockstep=0          each sends its next as soon as its last is answered
+ *   lockstep=0          each sends its next as soon as its last is answered; of several channels, each gets its next
+ *                       message when its subscribers have the one before
  *   patience            seconds without progress after which it has failed
  *
- * Every subscriber must get every message once, in the order in which the first of them got it; a single publisher's in
- * the order of its numbers. If not, or if a connection ends, it says why on stderr and its exit status is 1.
+ * Every subscriber must get every message of its channel once, in the order in which the first of them got it; a single
+ * publisher's, and those of each of several channels, in the order of their numbers. If not, or if a connection ends, it says why on stderr and its exit status is 1.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,25 +41,25 @@
 
 #include "samples.h"
 
-enum { BUFFER = 1 << 18, EVENTS = 1024, CONNECTIONS = 1 << 16, PUBLISHERS = 256, MESSAGES = 1 << 22 };
+enum { BUFFER = 1 << 18, EVENTS = 1024, CONNECTIONS = 1 << 16, PUBLISHERS = 256, MESSAGES = 1 << 22, ADDRESSES = 8 };
 
 /* The example of RFC 6455, so that the right answer is known. */
 #define KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 static struct {
-    int port, push_port, subs, idle, stalled, inflight, pubs, lockstep, sse;
-    char path[256], push[256], body[512], header[1024], tokens[256];
-    unsigned size, count;
+    int port, push_port, subs, channels, idle, stalled, inflight, pubs, items, lockstep, sse;
+    char path[256], push[256], body[512], header[1024], tokens[256], ask[256];
+    unsigned size, count, held, missed;
     double rate, seconds, patience;
-} s = {.path = "/@C", .push = "/push/@C", .body = "{\"n\":@N,\"p\":\"@P\"}", .header = "Accept: */*", .inflight = 100,
-       .pubs = 1, .lockstep = 1, .size = 128, .count = UINT32_MAX, .seconds = 1, .patience = 30};
+} s = {.path = "/@C", .push = "/push/@C", .body = "{\"n\":@N,\"p\":\"@P\"}", .header = "Accept: */*", .channels = 1,
+       .inflight = 100, .missed = 1, .pubs = 1, .lockstep = 1, .size = 128, .count = UINT32_MAX, .seconds = 1, .patience = 30};
 
 static const struct { const char *name, *format; void *to; } settings[] = {
     {"port", "%d", &s.port}, {"push_port", "%d", &s.push_port}, {"path", "%255[^\n]", s.path},
     {"push", "%255[^\n]", s.push}, {"body", "%511[^\n]", s.body}, {"header", "%1023[^\n]", s.header},
-    {"tokens", "%255[^\n]", s.tokens},
-    {"subs", "%d", &s.subs}, {"idle", "%d", &s.idle}, {"stalled", "%d", &s.stalled}, {"inflight", "%d", &s.inflight},
+    {"tokens", "%255[^\n]", s.tokens}, {"ask", "%255[^\n]", s.ask}, {"held", "%u", &s.held}, {"missed", "%u", &s.missed},
+    {"subs", "%d", &s.subs}, {"channels", "%d", &s.channels}, {"items", "%d", &s.items}, {"idle", "%d", &s.idle}, {"stalled", "%d", &s.stalled}, {"inflight", "%d", &s.inflight},
     {"pubs", "%d", &s.pubs}, {"lockstep", "%d", &s.lockstep}, {"size", "%u", &s.size}, {"count", "%u", &s.count},
     {"sse", "%d", &s.sse}, {"rate", "%lf", &s.rate}, {"seconds", "%lf", &s.seconds}, {"patience", "%lf", &s.patience}};
 
@@ -62,7 +69,7 @@ typedef struct {
     int fd, channel;
     State state;
     bool busy;       /* a publisher that waits for its answer */
-    uint32_t got;    /* messages so far */
+    uint32_t got;    /* messages so far, and those before the one where it resumes */
     uint64_t began;  /* when it connected; a publisher: when its message was due */
     uint32_t kept;   /* bytes of an incomplete frame or answer, in keep */
     uint8_t *keep;
@@ -70,12 +77,12 @@ typedef struct {
 
 static int epoll;
 static Conn conns[CONNECTIONS], pubs[PUBLISHERS];
-static int n_conns, n_pubs, n_pending, n_open, receivers;
+static int n_conns, n_pubs, n_pending, n_open, n_current, receivers;
 static uint8_t buffer[BUFFER + 16];
 
 /* By number of the message: when it was due, and how many still lack it. By place in the common order: its number. */
 static struct { uint64_t due; uint32_t lacking; } messages[MESSAGES];
-static uint32_t order[MESSAGES], n_ordered, published, answered, complete;
+static uint32_t order[MESSAGES], n_ordered, published, complete, pushed, answered;
 static uint64_t delivered, progressed;
 static Samples latency, last, push;
 
@@ -84,7 +91,7 @@ static void watch(Conn *c, int operation, uint32_t events) {
     if (epoll_ctl(epoll, operation, c->fd, &event)) err(1, "epoll_ctl");
 }
 
-/* Addresses of their own for every few thousand connections, so that free ports are found fast. */
+/* From several addresses, as clients come: a server bounds the handshakes of one, and free ports are found fast. */
 static int open_socket(int port, int number, bool blocking) {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK), 0);
     if (fd < 0) err(1, "socket");
@@ -92,7 +99,7 @@ static int open_socket(int port, int number, bool blocking) {
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    uint32_t source = INADDR_LOOPBACK + 1 + (uint32_t)(number / 4000);
+    uint32_t source = INADDR_LOOPBACK + 1 + (uint32_t)(number % ADDRESSES);
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(source)};
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -101,14 +108,14 @@ static int open_socket(int port, int number, bool blocking) {
     return fd;
 }
 
-/* Writes `template` with its tokens replaced; returns the length. */
+/* Writes `template` with its tokens replaced, @N and @S by `number`; returns the length. */
 static size_t expand(char *to, size_t space, const char *template, int channel, uint32_t number, size_t padding) {
     size_t n = 0;
     for (const char *p = template; *p; p++) {
         if (n + padding + 16 > space) errx(1, "a message is larger than %zu bytes", space);
-        if (*p != '@' || !p[1] || !strchr("CNP", p[1])) to[n++] = *p;
+        if (*p != '@' || !p[1] || !strchr("CNPS", p[1])) to[n++] = *p;
         else if (*++p == 'C') n += (size_t)sprintf(to + n, "%d", channel);
-        else if (*p == 'N') n += (size_t)sprintf(to + n, "%u", number);
+        else if (*p != 'P') n += (size_t)sprintf(to + n, "%u", number);
         else memset(to + n, 'x', padding), n += padding;
     }
     to[n] = 0;
@@ -117,7 +124,10 @@ static size_t expand(char *to, size_t space, const char *template, int channel, 
 
 static void start_subscriber(int number) {
     Conn *c = &conns[number];
-    c->channel = number < s.subs ? 0 : number - s.subs + 1;
+    c->channel = number < s.subs ? number % s.channels : number - s.subs + s.channels;
+    c->got = s.held;
+    if (strstr(s.path, "@S")) c->got -= (uint32_t)number * 7919u % s.missed; /* a prime: neighbours differ widely */
+    n_current += c->got == s.held;
     c->began = now_ns();
     c->fd = open_socket(s.port, number, false);
     watch(c, EPOLL_CTL_ADD, EPOLLOUT);
@@ -141,11 +151,12 @@ static const char *next_token(void) {
 
 static void send_request(Conn *c) {
     char path[256], request[8192];
-    expand(path, sizeof path, s.path, c->channel, 0, 0);
+    expand(path, sizeof path, s.path, c->channel, c->got, 0);
     const char *kind = s.sse ? "Accept: text/event-stream\r\n"
                              : "Upgrade: websocket\r\nConnection: Upgrade\r\n"
                                "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n";
-    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s%s\r\n", path, s.port, kind, next_token());
+    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s%s%s%s\r\n", path, s.port, kind, next_token(),
+                     s.ask, *s.ask ? "\r\n" : "");
     if (send(c->fd, request, (size_t)n, MSG_NOSIGNAL) != n) err(1, "request");
     c->state = ASKING;
     watch(c, EPOLL_CTL_MOD, EPOLLIN);
@@ -166,12 +177,8 @@ static size_t take_head(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     return (size_t)(end - p) + 4;
 }
 
-static void take_message(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
-    const uint8_t *found = memmem(p, n < 64 ? n : 64, "\"n\":", 4);
-    int who = (int)(c - conns);
-    if (!found || c->channel) errx(1, "subscriber %d got what was never published: %.*s", who, (int)n, (const char *)p);
-    uint32_t number = (uint32_t)strtoul((const char *)found + 4, NULL, 10);
-    if (number >= published) errx(1, "subscriber %d got message %u, which was never published", who, number);
+/* Fails unless a message is the next one of the only channel, in the order in which the others get them. */
+static void check_order(Conn *c, int who, uint32_t number) {
     if (c->got == n_ordered) {
         if (messages[number].lacking != (uint32_t)receivers) errx(1, "subscriber %d got message %u again", who, number);
         if (s.pubs == 1 && number != n_ordered) errx(1, "message %u came where %u was due", number, n_ordered);
@@ -179,8 +186,25 @@ static void take_message(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     } else if (order[c->got] != number) {
         errx(1, "subscriber %d got message %u where another got %u", who, number, order[c->got]);
     }
+}
+
+static void take_message(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
+    const uint8_t *found = memmem(p, n < 256 ? n : 256, "\"n\":", 4);
+    int who = (int)(c - conns);
+    if (!found && memmem(p, n < 32 ? n : 32, "\"subscribed\"", 12)) return;
+    if (!found || c->channel >= s.channels)
+        errx(1, "subscriber %d got what was never published: %.*s", who, (int)n, (const char *)p);
+    uint32_t number = (uint32_t)strtoul((const char *)found + 4, NULL, 10), channels = (uint32_t)s.channels;
+    if (number >= published) errx(1, "subscriber %d got message %u, which was never published", who, number);
+    if (channels == 1) check_order(c, who, number);
+    else if (number != c->got * channels + (uint32_t)c->channel)
+        errx(1, "subscriber %d of channel %d got message %u as its %u.", who, c->channel, number, c->got + 1);
     c->got++;
     delivered++;
+    if (number < s.held) {
+        n_current += c->got == s.held;
+        return;
+    }
     sample(&latency, now - messages[number].due);
     if (--messages[number].lacking == 0) {
         complete++;
@@ -227,18 +251,41 @@ static size_t take_chunks(Conn *c, const uint8_t *p, size_t n, uint64_t now) {
     return done;
 }
 
+/* Writes a message to the next channel; returns its length. */
+static size_t write_message(char *to, size_t space, uint64_t due) {
+    size_t padding = s.size > strlen(s.body) ? s.size - strlen(s.body) : 0;
+    if (published == MESSAGES) errx(1, "more than %d messages", MESSAGES);
+    messages[published].due = due;
+    messages[published].lacking = (uint32_t)(receivers / s.channels);
+    if (!receivers) complete++;
+    return expand(to, space, s.body, (int)(published % (uint32_t)s.channels), published, padding);
+}
+
+/* Whether the channels of the next push have nothing under way; a single channel may. */
+static bool may_publish(void) {
+    uint32_t channels = (uint32_t)s.channels, next = published + (s.items ? (uint32_t)s.items : 1);
+    if (channels == 1) return true;
+    for (uint32_t number = published; number < next; number++)
+        if (number >= channels && messages[number - channels].lacking) return false;
+    return true;
+}
+
 static void publish(Conn *c, uint64_t due) {
     static char body[BUFFER], path[256], request[BUFFER + 2048];
-    size_t padding = s.size > strlen(s.body) ? s.size - strlen(s.body) : 0;
-    size_t size = expand(body, sizeof body, s.body, 0, published, padding);
-    expand(path, sizeof path, s.push, 0, 0, 0);
+    size_t size = 0;
+    expand(path, sizeof path, s.push, (int)(published % (uint32_t)s.channels), 0, 0);
+    for (int i = 0; i < (s.items ? s.items : 1); i++) {
+        if (s.items) body[size++] = i ? ',' : '[';
+        size += write_message(body + size, sizeof body - size - 2, due);
+        published++;
+    }
+    if (s.items) body[size++] = ']';
+    body[size] = 0;
     int n = sprintf(request, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
                     "Content-Length: %zu\r\n%s\r\n\r\n%s", path, s.push_port, size, s.header, body);
-    if (published == MESSAGES) errx(1, "more than %d messages", MESSAGES);
-    messages[published].due = c->began = due;
-    messages[published++].lacking = (uint32_t)receivers;
-    if (!receivers) complete++;
+    c->began = due;
     c->busy = true;
+    pushed++;
     if (send(c->fd, request, (size_t)n, MSG_NOSIGNAL) != n) err(1, "push"); /* blocks */
 }
 
@@ -300,8 +347,8 @@ static void check_progress(uint64_t now) {
     uint64_t progress = delivered + answered + published + (uint64_t)n_open;
     if (progress != before) before = progress, progressed = now;
     if ((double)(now - progressed) / 1e9 > s.patience)
-        errx(1, "nothing for %.0f s: %d of %d connections open, %u of %u pushes answered, %u messages with all",
-             s.patience, n_open, n_conns, answered, published, complete);
+        errx(1, "nothing for %.0f s: %d of %d connections open, %d current, %u of %u pushes answered, %u of %u messages with all",
+             s.patience, n_open, n_conns, n_current, answered, pushed, complete, published);
 }
 
 static void print_answer(uint32_t count, uint64_t deliveries, uint64_t began, clock_t cpu) {
@@ -317,25 +364,27 @@ static void print_answer(uint32_t count, uint64_t deliveries, uint64_t began, cl
 static void do_connect(void) {
     int total = s.subs + s.idle;
     if (n_conns || total > CONNECTIONS) errx(1, "connect comes once, with at most %d", CONNECTIONS);
+    if (s.channels > 1 && (s.stalled || s.held || s.subs % s.channels)) errx(1, "each channel has as many that read");
+    for (; published < s.held; published++) order[n_ordered++] = published, complete++;
     clock_t cpu = clock();
     uint64_t began = now_ns();
     latency.count = 0;
-    while (n_open < total) {
+    while (n_open < total || n_current < (s.held ? total : 0)) {
         while (n_conns < total && n_pending < s.inflight) start_subscriber(n_conns++);
         poll_for(10);
         check_progress(now_ns());
     }
     receivers = s.subs - s.stalled;
-    print_answer(0, 0, began, cpu);
+    print_answer(0, delivered, began, cpu);
 }
 
 static void publish_due(uint64_t now, uint64_t *due) {
     if (s.rate > 0) {
         for (int i = 0; i < s.pubs && *due <= now; i++)
             if (!pubs[i].busy) publish(&pubs[i], *due), *due += (uint64_t)(1e9 / s.rate);
-    } else if (!s.lockstep || (answered == published && complete == published)) {
+    } else if (!s.lockstep || (answered == pushed && complete == published)) {
         for (int i = 0; i < s.pubs; i++)
-            if (!pubs[i].busy) publish(&pubs[i], now);
+            if (!pubs[i].busy && may_publish()) publish(&pubs[i], now);
     }
 }
 
@@ -348,7 +397,7 @@ static void do_run(void) {
     clock_t cpu = clock();
     for (uint64_t now = began;; now = now_ns()) {
         bool over = s.rate > 0 ? due >= end : now >= end || published - first >= s.count;
-        if (over && answered == published && complete == published) break;
+        if (over && answered == pushed && complete == published) break;
         if (!over) publish_due(now, &due);
         uint64_t wait = !over && s.rate > 0 && due > now ? (due - now) / 1000000 : 100;
         poll_for(wait < 100 ? (int)wait : 100);

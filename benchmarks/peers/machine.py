@@ -13,7 +13,8 @@ from pathlib import Path
 
 _PAGE = resource.getpagesize()
 _TICKS = os.sysconf("SC_CLK_TCK")
-_RESERVED_FILES = 200
+RESERVED_FILES = 200
+"""Open files of a server or a client that are no connections of subscribers."""
 _PACKAGES = ("uvicorn", "uvloop", "fastapi", "broadcaster", "websockets", "litestar")
 
 
@@ -33,7 +34,7 @@ def raise_file_limit() -> int:
     """Raise the limit of open files as far as it goes; return how many connections one process may have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - _RESERVED_FILES
+    return hard - RESERVED_FILES
 
 
 def family(pid: int) -> list[int]:

@@ -136,7 +136,8 @@ def _broadcast(place: Place) -> list[str]:
 
 
 def _nchan(place: Place) -> list[str]:
-    return nginx.command(place.folder, place.port, machine.raise_file_limit())
+    files = machine.raise_file_limit() + machine.RESERVED_FILES
+    return nginx.command(place.folder, place.port, files)
 
 
 def _without_litestar() -> str | None:

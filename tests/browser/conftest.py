@@ -1,4 +1,4 @@
-"""One browser for all tests here, with a tab for each, and one server for the tests of the console."""
+"""A tab for each test, and one server for the tests of the console."""
 
 from __future__ import annotations
 
@@ -23,12 +23,6 @@ channels:
   quiet: {publish: anyone}
   "chat.{room}": {publish: anyone}
 """
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Chromium]:
-    with Chromium() as chromium:
-        yield chromium
 
 
 @pytest.fixture

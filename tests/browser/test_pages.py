@@ -85,6 +85,7 @@ def test_console_works_under_any_path(page: Page, url: str) -> None:
     page.open(f"{url}/")
     give_key(page)
     click(page, "#list button[data-channel='orders']")
+    page.until("document.querySelector('#channel-title').textContent === 'orders'")  # not the busiest, opened by itself
     page.until(OPEN)
     page.run("document.querySelector('#publish-form').requestSubmit()")
     page.until("document.querySelector('#messages').textContent.includes('world')")

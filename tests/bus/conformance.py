@@ -1,6 +1,7 @@
 """The contract of :mod:`app.bus.backend` as tests; every backend's test class inherits them."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import pytest
@@ -10,6 +11,7 @@ from app.core.channel import ACCESS, HistoryWindow
 from app.core.epochs import label
 from app.core.errors import KeyReusedError
 from app.core.message import Batch, Position, Published, Record
+from app.core.resume import Reason, Start, begin
 
 ALL = HistoryWindow(size=1_000_000, ttl=86_400)
 
@@ -69,6 +71,44 @@ async def collect(subject: Subject, count: int) -> list[Batch]:
 
 def flat(batches: list[Batch]) -> list[tuple[str, int, str]]:
     return [(batch.channel, m.offset, m.data.decode()) for batch in batches for m in batch.messages]
+
+
+async def returns(backend: Backend, channel: str, since: Position) -> tuple[Reason | None, list[str]]:
+    """Return the reason of the gap that a subscriber with this position is told of, and all messages that it gets."""
+    page = await backend.read(channel, since.offset, 1000, ALL)
+    where = begin(Start(since=since), page.lineage, page.first, page.head)
+    reason = None if where.gap is None else where.gap.reason
+    return reason, [message.data.decode() for message in page.messages if message.offset > where.cursor]
+
+
+async def check_forgotten(backend: Backend, forget: Callable[[], Awaitable[None]]) -> None:
+    """Fail unless each position of a forgotten name begins at its exact place, or with a gap that is told.
+
+    ``forget`` makes everything stored old, and has the backend forget the names that hold nothing.
+    """
+
+    async def publish(channel: str, *texts: str) -> list[Position]:
+        outcomes = await backend.append(records(channel, *texts))
+        return [outcome.position for outcome in outcomes if isinstance(outcome, Published)]
+
+    short, long = await publish("short", "1", "2", "3"), await publish("long", "1", "2", "3", "4", "5")
+    *older, newest = long
+    for again in range(2):
+        await forget()
+        for since in (*short, *older):
+            assert await returns(backend, "short", since) == (Reason.EXPIRED, [])
+            assert await returns(backend, "long", since) == (Reason.EXPIRED, [])
+        if not again:
+            assert await returns(backend, "long", newest) == (None, []), "it has all that there was"
+        (at,) = await publish("short", "6")
+        assert at.offset > newest.offset, "no position comes twice"
+        for since in (*short, *older):
+            assert await returns(backend, "short", since) == (Reason.EXPIRED, ["6"])
+        (at,) = await publish("long", "6")
+        assert at.offset > newest.offset
+        for since in older:
+            assert await returns(backend, "long", since) == (Reason.EXPIRED, ["6"])
+        assert await returns(backend, "long", newest) == (Reason.EXPIRED if again else None, ["6"])
 
 
 class Conformance:
@@ -251,8 +291,8 @@ class Conformance:
         """Backend returns a page of at most PAGE_BYTES, or of one message, and goes on from there."""
         sizes = [PAGE_BYTES // 2, PAGE_BYTES // 2, 1, PAGE_BYTES + 1, *[1000] * 600]
         written = ["1" * size for size in sizes]
-        for begin in range(0, len(written), 50):
-            await append(subject, "a", *written[begin : begin + 50])
+        for at in range(0, len(written), 50):
+            await append(subject, "a", *written[at : at + 50])
         pages, after = [], 0
         while after < len(written):
             page = await subject.backend.read("a", after, 1000, ALL)

@@ -282,6 +282,34 @@ async def test_a_listener_that_waits_for_something_cancelled_is_started_again(mo
         assert await sink.wait_for(1) == ["1"]
 
 
+class HalfReadyBackend(MemoryBackend):
+    """Hands out the first batch, and fails once when it is asked for what else is at hand."""
+
+    handed_over = 0
+    failures = 1
+
+    def ready_batch(self) -> Batch | None:
+        if self.handed_over and self.failures:
+            self.failures -= 1
+            msg = "a bug"
+            raise RuntimeError(msg)
+        batch = super().ready_batch()
+        self.handed_over += batch is not None
+        return batch
+
+
+async def test_a_listener_that_fails_half_way_hands_over_what_it_has() -> None:
+    """Bus hands over the batches that it has taken when the backend fails at the next one, and logs the failure."""
+    bus, sinks = Bus(HalfReadyBackend(lambda _: ALL)), [Collector(), Collector()]
+    with capture_logs() as logs:
+        async with bus.running():
+            await bus.follow("a", sinks[0])
+            await bus.follow("b", sinks[1])
+            await bus.publish([Record("a", b"1"), Record("b", b"2")])
+            assert [await sink.wait_for(1) for sink in sinks] == [["1"], ["2"]]
+    assert [line["event"] for line in logs] == ["listener_failed"]
+
+
 class FloodBackend(MemoryBackend):
     """Has a batch ready whenever it is asked, so that its listener never has to wait."""
 

@@ -138,6 +138,62 @@ async def test_who_is_answered_first_is_appended_while_the_rest_is_answered(
     assert sorted(text for batch in log.batches[2:] for text in batch) == ["12", "13", "14"]
 
 
+async def test_the_next_append_begins_before_the_last_is_answered(group: GroupCommit, log: Log) -> None:
+    """GroupCommit gives the backend what waits before it answers, so that neither waits for the other."""
+    appends: list[int] = []
+    first = group.publish([Record("c", b"1")])
+    first.add_done_callback(lambda _: appends.append(len(log.batches)))
+    await log.entered.wait()
+    second = group.publish([Record("c", b"2")])
+    log.gate.set()
+    await asyncio.gather(first, second)
+    assert appends == [2]
+
+
+async def test_publishers_that_publish_at_once_again_leave_the_loop_to_others(group: GroupCommit, log: Log) -> None:
+    """GroupCommit lets the event loop turn after each batch, though the answers of each publish the next."""
+    log.gate.set()
+    left, turns = 100, 0
+
+    def again(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            group.publish([Record("c", b"1")]).add_done_callback(again)
+
+    again(None)
+    while left:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 99
+
+
+async def test_what_is_known_is_told_later(group: GroupCommit, log: Log) -> None:
+    """Submission that is settled calls back nonetheless, and never within the call that asks for it."""
+    log.gate.set()
+    submission = group.publish([Record("c", b"1")])
+    with pytest.raises(asyncio.InvalidStateError):
+        submission.result()
+    outcomes = await submission
+    told: list[list[Outcome]] = []
+    submission.add_done_callback(lambda one: told.append(one.result()))
+    assert told == []
+    await asyncio.sleep(0)
+    assert told == [outcomes]
+    assert await submission is outcomes
+
+
+async def test_a_bug_of_one_publisher_is_not_the_next_ones(group: GroupCommit, log: Log) -> None:
+    """GroupCommit reports a callback that fails to the loop, and tells the others."""
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    broken, fine = group.publish([Record("c", b"1")]), publish(group, "2")
+    broken.add_done_callback(lambda _: 1 / 0)
+    log.gate.set()
+    assert len(await fine) == 1
+    assert [type(error) for error in reported] == [ZeroDivisionError]
+
+
 async def test_a_backend_that_answers_too_little_fails_its_batch(group: GroupCommit, log: Log) -> None:
     """GroupCommit whose backend answers fewer outcomes than there are records fails them all, and goes on."""
     log.gate.set()

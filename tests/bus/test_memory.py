@@ -17,7 +17,7 @@ from app.core.errors import OverloadedError
 from app.core.message import Position, Published, Record
 from app.core.resume import Gap, Reason, Start
 from app.core.rights.policy import ANONYMOUS
-from tests.bus.conformance import ALL, Conformance, append, texts
+from tests.bus.conformance import ALL, Conformance, append, check_forgotten, texts
 
 
 class MemorySubject:
@@ -176,6 +176,17 @@ async def test_no_offset_comes_twice(subject: MemorySubject) -> None:
     assert await append(subject, "a", "4") == [4]
     page = await subject.backend.read("b", 0, 10, ALL)
     assert (page.first, page.head, page.messages) == (4, 3, ())
+
+
+async def test_a_position_of_a_forgotten_name_is_its_place_or_a_gap(subject: MemorySubject) -> None:
+    """Subscriber with a position of a forgotten name gets every later message, and is told of a gap before it."""
+    subject.retention["short"] = subject.retention["long"] = HistoryWindow(size=10, ttl=60)
+
+    async def forget() -> None:
+        await subject.age(200)
+        await subject.backend.sweep()
+
+    await check_forgotten(subject.backend, forget)
 
 
 async def test_a_key_keeps_no_data(subject: MemorySubject) -> None:

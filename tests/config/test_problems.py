@@ -322,8 +322,14 @@ def test_whatever_else_is_wrong_in_the_file_is_pointed_at(judge: Judge, row: Row
     judge(row)
 
 
+@pytest.fixture(scope="module")
+def editor_schema() -> jsonschema_rs.Validator:
+    """Return what an editor holds a file against."""
+    return jsonschema_rs.validator_for(json_schema())
+
+
 @pytest.fixture
-def judge(problems: Problems, expected: Expected) -> Judge:
+def judge(problems: Problems, expected: Expected, editor_schema: jsonschema_rs.Validator) -> Judge:
     """Return what asserts place, path and wording of a row's problem, and what an editor would show."""
 
     def assert_row(row: Row) -> None:
@@ -332,7 +338,7 @@ def judge(problems: Problems, expected: Expected) -> Judge:
         problem = next(problem for problem in problems(text) if problem.key_path == path)
         assert (problem.line, problem.column) == place
         assert fragment in problem.message
-        assert not editor or not jsonschema_rs.validator_for(json_schema()).is_valid(yaml.safe_load(text))
+        assert not editor or not editor_schema.is_valid(yaml.safe_load(text))
 
     return assert_row
 

@@ -14,6 +14,7 @@ from app.config import json_schema
 from app.config.environment import Environment
 
 ROOT = Path(__file__).parents[2]
+SCHEMA = json_schema()
 VARIABLES = [
     "HOST",
     "PORT",
@@ -34,26 +35,25 @@ VARIABLES = [
 
 def keys() -> dict[str, Any]:
     """Return every key of the file with its schema, by the section and its own name."""
-    schema = json_schema()
-    sections = {"": schema, **schema["$defs"]}
+    sections = {"": SCHEMA, **SCHEMA["$defs"]}
     return {f"{name}.{key}": value for name, part in sections.items() for key, value in part["properties"].items()}
 
 
 def test_the_committed_schema_is_what_the_command_writes() -> None:
     """Committed schema is what `bin/abide schema > config/channels.schema.json` writes."""
     text = (ROOT / "config" / "channels.schema.json").read_text(encoding="utf-8")
-    assert text == json.dumps(json_schema(), indent=2) + "\n"
+    assert text == json.dumps(SCHEMA, indent=2) + "\n"
 
 
 def test_the_schema_is_a_valid_json_schema() -> None:
     """Schema is itself a valid JSON Schema."""
-    jsonschema_rs.meta.validate(json_schema())
+    jsonschema_rs.meta.validate(SCHEMA)
 
 
 def test_the_schema_takes_the_shipped_file() -> None:
     """Schema takes the shipped file, its variables included."""
     shipped = yaml.safe_load((ROOT / "config" / "channels.yaml").read_text(encoding="utf-8"))
-    jsonschema_rs.validate(json_schema(), shipped)
+    jsonschema_rs.validate(SCHEMA, shipped)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_the_schema_takes_the_shipped_file() -> None:
 )
 def test_the_schema_takes_what_the_loader_takes(text: str) -> None:
     """Schema takes what the loader takes."""
-    jsonschema_rs.validate(json_schema(), yaml.safe_load(text))
+    jsonschema_rs.validate(SCHEMA, yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(("name", "schema"), keys().items())
 def test_every_key_is_described_in_the_schema(name: str, schema: dict[str, Any]) -> None:
     """Schema describes every key."""
-    target = json_schema()["$defs"].get(schema.get("$ref", "").rpartition("/")[2], {})
+    target = SCHEMA["$defs"].get(schema.get("$ref", "").rpartition("/")[2], {})
     assert schema.get("description") or target.get("description"), name
 
 

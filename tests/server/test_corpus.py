@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.reading import strict
 from tests.support.reading.corpus import BEHIND, ENDS, TOPICS, Entry, Message, entries
 from tests.support.reading.judge import Reading, arrangements, is_right, reading, try_reading
-from tests.support.reading.ours import Ours
+from tests.support.reading.ours import Ours, Outcome
 
 SMALL = 200
 """Bytes of an entry that is cut everywhere."""
@@ -59,6 +61,20 @@ def of(topic: str) -> list[Entry]:
     return [entry for entry in entries() if entry.topic == topic]
 
 
+class Case(NamedTuple):
+    """An entry, how often it is sent, and the streams that this is: whole, and then in pieces."""
+
+    entry: Entry
+    times: int
+    streams: list[Sequence[bytes]]
+
+
+def read(ours: Ours, cases: Iterable[Case]) -> Iterator[tuple[Case, list[Outcome]]]:
+    """Return the cases with what becomes of their streams, which all come side by side."""
+    outcomes = iter(ours.read(stream for case in cases for stream in case.streams))
+    return ((case, list(islice(outcomes, len(case.streams)))) for case in cases)
+
+
 def told(entry: Entry, times: int, what: object) -> str:
     return f"{entry.name!r}, sent {times or 'once, alone'}: {what}"
 
@@ -75,19 +91,19 @@ def test_the_corpus_is_large_and_well_formed() -> None:
 def test_each_request_is_answered_or_refused_as_the_corpus_says(ours: Ours, topic: str) -> None:
     """Server answers each entry, and what is pipelined behind it, or refuses it and closes the connection."""
     wrong = []
-    for entry in of(topic):
-        for times, stream in arrangements(entry):
-            (outcome,) = ours.read([[stream]])
-            got = try_reading(outcome)
-            if isinstance(got, str) or not is_right(entry, times, got):
-                wrong.append(told(entry, times, f"{got}"[:400]))
+    cases = [Case(entry, times, [[stream]]) for entry in of(topic) for times, stream in arrangements(entry)]
+    for (entry, times, _), (outcome,) in read(ours, cases):
+        got = try_reading(outcome)
+        if isinstance(got, str) or not is_right(entry, times, got):
+            wrong.append(told(entry, times, f"{got}"[:400]))
     assert not wrong, f"{len(wrong)} are wrong:\n" + "\n".join(wrong)
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_pieces_in_which_a_request_comes_do_not_matter(ours: Ours, topic: str) -> None:
     """Server reads the same in a stream that is whole and in one that is cut anywhere into two, three or all bytes."""
-    wrong = []
+    wrong: list[str] = []
+    cases: list[Case] = []
     heads: Counter[bytes] = Counter()
     for entry in of(topic):
         for number, (times, stream) in enumerate(arrangements(entry)):
@@ -96,14 +112,15 @@ def test_the_pieces_in_which_a_request_comes_do_not_matter(ours: Ours, topic: st
                 pieces.append([stream[at : at + 1] for at in range(len(stream))])
                 if not ours.direct:
                     pieces += everywhere(stream, len(entry.sent), heads)
-            first, *others = ours.read([[stream], *pieces])
-            whole = try_reading(first)
-            # Which of several bounds a large request meets first may depend on what has come.
-            wrong += [
-                told(entry, times, f"whole {whole}, cut {got}"[:700])
-                for got in {try_reading(outcome) for outcome in set(others)} - {whole}
-                if len(entry.sent) <= SMALL or isinstance(got, str) or not is_right(entry, times, got)
-            ]
+            cases.append(Case(entry, times, [[stream], *pieces]))
+    for (entry, times, _), (first, *others) in read(ours, cases):
+        whole = try_reading(first)
+        # Which of several bounds a large request meets first may depend on what has come.
+        wrong += [
+            told(entry, times, f"whole {whole}, cut {got}"[:700])
+            for got in {try_reading(outcome) for outcome in set(others)} - {whole}
+            if len(entry.sent) <= SMALL or isinstance(got, str) or not is_right(entry, times, got)
+        ]
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(wrong)
 
 
@@ -130,9 +147,8 @@ def here_and_there(stream: bytes, seed: str) -> Iterator[Sequence[bytes]]:
 def test_no_request_is_read_in_another_way_than_h11_reads_it(ours: Ours, topic: str) -> None:
     """Server sees the messages that h11 sees, headers included, or refuses one and closes."""
     wrong = []
-    for entry in of(topic):
-        times, stream = arrangements(entry)[-1]
-        (outcome,) = ours.read([[stream]])
+    cases = [Case(entry, times, [[stream]]) for entry in of(topic) for times, stream in arrangements(entry)[-1:]]
+    for (entry, times, [[stream]]), (outcome,) in read(ours, cases):
         got, theirs = try_reading(outcome), strict.read(stream)
         if isinstance(got, str) or not agrees(got, theirs, ours, lenient=entry.name in H11_REFUSES):
             wrong.append(told(entry, times, f"ours {got}, h11's {theirs}"[:1000]))

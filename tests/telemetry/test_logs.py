@@ -220,6 +220,27 @@ async def test_the_lines_of_one_turn_are_one_write(monkeypatch: pytest.MonkeyPat
     assert events == [["one", "two"], ["three", "four"]]
 
 
+async def test_no_line_is_lost_between_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line of any thread is written once and in its thread's order, while the loop writes what others have said."""
+    configure_logging("json", "info")
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+    log = structlog.get_logger("app")
+
+    def tell(thread: int) -> None:
+        for number in range(500):
+            log.info("told", thread=thread, number=number)
+
+    threads = [asyncio.create_task(asyncio.to_thread(tell, thread)) for thread in range(4)]
+    while not all(thread.done() for thread in threads):
+        log.info("turned")
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    told = [line for line in map(json.loads, written.getvalue().splitlines()) if line["event"] == "told"]
+    for thread in range(4):
+        assert [line["number"] for line in told if line["thread"] == thread] == list(range(500))
+
+
 async def test_a_log_that_cannot_be_written_keeps_nobody_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """Line that cannot be written is dropped: the disk is full, or a pipe or a terminal is gone."""
     configure_logging("json", "info")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -43,6 +44,18 @@ async def test_labels_are_always_declared_names(metrics: Metrics) -> None:
     assert published == {'abide_published_total{channel="news"}': 2, 'abide_published_total{channel="chat.{room}"}': 7}
     assert found['abide_delivered_total{channel="chat.{room}"}'] == 6
     assert found["abide_undeclared_total"] == 11
+
+
+async def test_no_count_is_lost_when_the_worker_stops(metrics: Metrics) -> None:
+    """Counts of many channels are all written though the task that writes them is cancelled meanwhile."""
+    metrics.published({f"chat.{number}": 1 for number in range(2000)})
+    writing = asyncio.create_task(metrics.flush_in_slices())
+    await asyncio.sleep(0)
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+    assert writing.cancelled()
+    assert (await samples(metrics))['abide_published_total{channel="chat.{room}"}'] == 2000
 
 
 async def test_every_series_begins_at_zero(metrics: Metrics) -> None:

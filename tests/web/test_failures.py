@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -277,7 +277,7 @@ def test_a_bug_of_a_delivery_ends_its_subscriptions(world: World, monkeypatch: p
     """Subscribers that could not be sent a message are closed, not left without it; those of other channels stay."""
     encode = Encoding.__call__
 
-    def fail(encoding: Encoding, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
+    def fail(encoding: Encoding, channel: str, epoch: str, messages: Sequence[Message]) -> bytes:
         if channel == "c":
             msg = "a bug of the encoding"
             raise RuntimeError(msg)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -66,8 +67,11 @@ class MemoryBackend(Backend):
         self._logs = MemoryLogs(log_bytes, self._cursors)
         self._keys = MemoryKeys(max_keys)
         self._sweeping: asyncio.Task[None] | None = None
-        self._behind: dict[str, None] = {}
-        """Followed channels with more to hand out, the longest waiting first."""
+        self._behind: OrderedDict[str, None] = OrderedDict()
+        """Followed channels with more to hand out, the longest waiting first.
+
+        No dict: its first key costs a look at each key that was removed before it.
+        """
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -146,16 +150,21 @@ class MemoryBackend(Backend):
 
     async def next_batch(self) -> Batch:
         """Hand out the messages of the channel that has waited longest, or what was taken back, as one batch."""
-        while True:
-            while not self._behind:
-                self._news.clear()
-                await self._news.wait()
+        while (batch := self.ready_batch()) is None:
+            self._news.clear()
+            await self._news.wait()
+        return batch
+
+    def ready_batch(self) -> Batch | None:
+        """Hand out what is there."""
+        while self._behind:
             channel = ACCESS if ACCESS in self._behind else next(iter(self._behind))
             del self._behind[channel]
             found = self._next(channel)
             self._trim(channel, self._stamp())
             if found:
                 return Batch(channel, self.epoch, found)
+        return None
 
     async def health(self) -> BackendHealth:
         """Memory is always there."""
@@ -176,20 +185,21 @@ class MemoryBackend(Backend):
         return int(self._monotonic() * 1000)
 
     def _append(self, record: Record, now: int, stamp: int) -> Outcome:
-        if record.key is not None:
+        channel, data, key, _ = record
+        if key is not None:
             try:
                 known = self._keys.find(record, stamp)
             except AbideError as error:
                 return bare(error)
             if known is not None:
                 return Published(Position(self.epoch, known), replayed=True)
-        message = self._logs.append(record.channel, now, stamp, record.data)
-        if record.key is not None:
-            self._keys.add(record, message.offset, stamp)
-        if record.channel in self._cursors:
-            self._behind[record.channel] = None
+        offset = self._logs.append(channel, now, stamp, data).offset
+        if key is not None:
+            self._keys.add(record, offset, stamp)
+        if channel in self._cursors:
+            self._behind[channel] = None
             self._news.set()
-        return Published(Position(self.epoch, message.offset))
+        return Published(Position(self.epoch, offset))
 
     def _trim(self, channel: str, stamp: int) -> bool:
         """Drop some of what is not shown any more; return whether there is more of it."""

@@ -52,7 +52,7 @@ class MemoryLog:
 
     def append(self, message: Message, stamp: int) -> None:
         """Take one more message."""
-        self.messages.extend((message,))
+        self.messages.append(message)
         self._stamps.append(stamp)
         self.used, self.is_unused = stamp, False
 
@@ -152,8 +152,8 @@ class MemoryLogs:
         self._used += len(data) + OVERHEAD
         if log.entry < 0:
             self._enqueue(channel, log)
-        while self._used > self._most and (self._queue or self._moving):
-            self._drop_oldest()
+        if self._used > self._most:
+            self._make_room()
         return message
 
     def trim(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
@@ -178,6 +178,10 @@ class MemoryLogs:
         _, number, channel = entry
         log = self._logs.get(channel)
         return log if log is not None and log.entry == number else None
+
+    def _make_room(self) -> None:
+        while self._used > self._most and (self._queue or self._moving):
+            self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         moving = self._moving and not (self._queue and self._queue[0] < self._moving[0])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 from app.bus.backend import KEY_LIFETIME
@@ -26,6 +28,16 @@ _SEPARATOR = SEPARATOR.encode()
 _JUMP_MS = 1000
 """A channel's time goes on while the clock is back by no more than this; a clock that jumped further is followed."""
 
+_MOVE = """
+    UPDATE head SET head = head + ?2, time = iif(time > ?3 AND time <= ?3 + ?4, time, ?3) WHERE channel = ?1
+    RETURNING id, head, time, lineage
+"""
+_BEGIN = "INSERT INTO head (channel, head, time, lineage) VALUES (?, ?, ?, ?)"
+
+_position: Callable[[Iterable[str | int]], Position] = partial(tuple.__new__, Position)
+_published: Callable[[Iterable[Position | bool]], Published] = partial(tuple.__new__, Published)
+"""Make the outcomes of a commit without a call of Python's for each."""
+
 
 class Segment(NamedTuple):
     """A row of the log: messages of one channel, with consecutive offsets."""
@@ -39,14 +51,39 @@ class Segment(NamedTuple):
     body: bytes
 
 
-class _Place(NamedTuple):
-    """Where a channel is in the transaction that is open."""
+class Draft:
+    """Records on their way into the log, put in order before the file is locked."""
 
-    id: int | None
-    """Its number in the table of heads; None if it has none yet."""
-    head: int
-    time: int
-    lineage: str
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self.lanes: dict[str, list[int]] = {}
+        """Which records each channel gets, unless their keys are known."""
+        self.keyed: dict[tuple[str, str], int] = {}
+        """The first record of each key."""
+        self.repeats: dict[int, int] = {}
+        """Records that have the key of an earlier one, which is the value."""
+        for index, record in enumerate(records):
+            channel, _, key, _ = record
+            if key is not None:
+                leader = self.keyed.setdefault((channel, record.scoped_key), index)
+                if leader != index:
+                    self.repeats[index] = leader
+                    continue
+            lane = self.lanes.get(channel)
+            if lane is None:
+                self.lanes[channel] = [index]
+            else:
+                lane.append(index)
+
+
+class _Lane(NamedTuple):
+    """What one channel gets in the transaction that is open."""
+
+    channel: str
+    records: list[Record]
+    now: int
+    """Milliseconds since 1970."""
+    present: Present
 
 
 @dataclass(slots=True)
@@ -60,67 +97,51 @@ class Commit:
     has_begun_epoch: bool = False
 
 
-def write(connection: sqlite3.Connection, records: Sequence[Record], seen: int) -> Commit:
+def write(connection: sqlite3.Connection, draft: Draft, seen: int) -> Commit:
     """Write the records in the transaction that is open; ``seen`` is how many commits the log had at least.
 
-    Where the log has gone back, an epoch begins first.
+    Where the log has gone back, an epoch begins first. Undo the transaction if the commit has no number.
     """
-    present = epoch.read(connection)
-    commit = Commit(has_begun_epoch=epoch.is_over(present, seen))
+    present = epoch.count(connection)
+    commit = Commit(has_begun_epoch=epoch.is_over(present, seen + 1))
     if commit.has_begun_epoch:
         present = epoch.change(connection, seen)
     now = int(time.time() * 1000)
-    outcomes: dict[int, Outcome] = {}
-    repeats: dict[int, int] = {}
-    lanes = _lanes(connection, records, now, present, outcomes, repeats)
-    for indexes in lanes.values():
-        mine = [records[index] for index in indexes]
-        outcomes.update(zip(indexes, _append(connection, commit.segments, mine, now, present), strict=True))
-    for index, leader in repeats.items():
-        outcomes[index] = _repeated(records[index], records[leader], outcomes[leader])
-    commit.outcomes = [outcomes[index] for index in range(len(records))]
-    if lanes or commit.has_begun_epoch:
-        commit.number = present.commits + 1
-        connection.execute("UPDATE installation SET commits = ?", (commit.number,))
+    known = _known(connection, draft, now, present)
+    outcomes = dict(known)
+    for channel, lane in draft.lanes.items():
+        if indexes := [index for index in lane if index not in known] if known else lane:
+            records = [draft.records[index] for index in indexes]
+            stored = _append(connection, commit.segments, _Lane(channel, records, now, present))
+            outcomes.update(zip(indexes, stored, strict=True))
+    for index, leader in draft.repeats.items():
+        outcomes[index] = _repeated(draft.records[index], draft.records[leader], outcomes[leader])
+    commit.outcomes = [outcomes[index] for index in range(len(draft.records))]
+    if commit.segments or commit.has_begun_epoch:
+        commit.number = present.commits
     return commit
 
 
-def _lanes(  # noqa: PLR0913, PLR0917 — the transaction, and what it fills
-    connection: sqlite3.Connection,
-    records: Sequence[Record],
-    now: int,
-    present: Present,
-    outcomes: dict[int, Outcome],
-    repeats: dict[int, int],
-) -> dict[str, list[int]]:
-    """Return which records are to be stored, by channel; the others have an outcome, or repeat one of these."""
-    lanes: dict[str, list[int]] = {}
-    first: dict[tuple[str, str], int] = {}
-    for index, record in enumerate(records):
-        if record.key is not None:
-            scoped = record.channel, record.scoped_key
-            if (leader := first.setdefault(scoped, index)) != index:
-                repeats[index] = leader
-                continue
-            if known := _known(connection, record, now, present):
-                outcomes[index] = known
-                continue
-        lanes.setdefault(record.channel, []).append(index)
-    return lanes
+def _known(connection: sqlite3.Connection, draft: Draft, now: int, present: Present) -> dict[int, Outcome]:
+    """Return the outcomes of records whose keys were used before."""
+    found = {index: _stored(connection, draft.records[index], now, present) for index in draft.keyed.values()}
+    return {index: outcome for index, outcome in found.items() if outcome is not None}
 
 
-def _known(connection: sqlite3.Connection, record: Record, now: int, present: Present) -> Outcome | None:
+def _stored(connection: sqlite3.Connection, record: Record, now: int, present: Present) -> Outcome | None:
     """Return the outcome of a record whose key was used before; None if its key is new."""
-    found = connection.execute(
-        "SELECT hash, position FROM key WHERE channel = ? AND key = ? AND time > ?",
+    row = connection.execute(
+        "SELECT k.hash, k.position, h.head, h.lineage FROM key k LEFT JOIN head h ON h.channel = k.channel"
+        " WHERE k.channel = ? AND k.key = ? AND k.time > ?",
         (record.channel, record.scoped_key, now - KEY_LIFETIME * 1000),
     ).fetchone()
-    if found is None:
+    if row is None:
         return None
-    hash_, offset = found
+    hash_, offset, head, lineage = row
     if hash_ != _hash(record):
         return KeyReusedError.of(record.key)
-    return Published(Position(label(_place(connection, record.channel, present).lineage), offset), replayed=True)
+    lineage = present.lineage if head is None else epoch.continued(lineage, head, present.lineage)
+    return Published(Position(label(lineage), offset), replayed=True)
 
 
 def _repeated(record: Record, leader: Record, outcome: Outcome) -> Outcome:
@@ -130,57 +151,55 @@ def _repeated(record: Record, leader: Record, outcome: Outcome) -> Outcome:
     return Published(outcome.position, replayed=True) if record.data == leader.data else KeyReusedError.of(record.key)
 
 
-def _place(connection: sqlite3.Connection, channel: str, present: Present) -> _Place:
-    row = connection.execute("SELECT id, head, time, lineage FROM head WHERE channel = ?", (channel,)).fetchone()
-    if row is None:
-        return _Place(None, present.floor, 0, present.lineage)
-    id_, head, time_, lineage = row
-    return _Place(id_, head, time_, epoch.continued(lineage, head, present.lineage))
-
-
-def _append(
-    connection: sqlite3.Connection, segments: list[Segment], records: Sequence[Record], now: int, present: Present
-) -> list[Outcome]:
+def _append(connection: sqlite3.Connection, segments: list[Segment], lane: _Lane) -> Iterable[Outcome]:
     """Append the records of one channel, add their segments, and return their outcomes."""
-    channel = records[0].channel
-    id_, before, taken, lineage = _place(connection, channel, present)
-    now = taken if 0 < taken - now <= _JUMP_MS else now
-    head = before + len(records)
-    if id_ is None:
-        id_ = connection.execute(
-            "INSERT INTO head (channel, head, time, lineage) VALUES (?, ?, ?, ?)", (channel, head, now, lineage)
-        ).lastrowid
-    else:
-        connection.execute("UPDATE head SET head = ?, time = ?, lineage = ? WHERE id = ?", (head, now, lineage, id_))
-    last, belongs = before, name(lineage)
-    for datas in _parts([record.data for record in records]):
-        last += len(datas)
-        segment = Segment(channel, belongs, last, len(datas), now, _SEPARATOR.join(datas))
-        connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", (id_, *segment[2:]))
-        segments.append(segment)
-    if keys := list(_keys(records, before, now)):
+    id_, head, now, lineage = _move(connection, lane)
+    first = head - len(lane.records) + 1
+    last, belongs = first - 1, name(lineage)
+    for n, body in _bodies([record.data for record in lane.records]):
+        last += n
+        connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", (id_, last, n, now, body))
+        segments.append(Segment(lane.channel, belongs, last, n, now, body))
+    if keys := [
+        (lane.channel, record.scoped_key, _hash(record), offset, now)
+        for offset, record in enumerate(lane.records, first)
+        if record.key is not None
+    ]:
         connection.executemany("INSERT OR REPLACE INTO key VALUES (?, ?, ?, ?, ?)", keys)
-    named = label(lineage)
-    return [Published(Position(named, offset)) for offset in range(before + 1, head + 1)]
+    positions = map(_position, zip(repeat(label(lineage)), range(first, head + 1), strict=False))
+    return map(_published, zip(positions, repeat(False), strict=False))  # noqa: FBT003 — nothing was replayed
 
 
-def _keys(records: Iterable[Record], before: int, now: int) -> Iterator[tuple[object, ...]]:
-    for offset, record in enumerate(records, before + 1):
-        if record.key is not None:
-            yield record.channel, record.scoped_key, _hash(record), offset, now
+def _move(connection: sqlite3.Connection, lane: _Lane) -> tuple[int, int, int, str]:
+    """Move the channel's head; return the channel's number, the head, the time of its messages, and its lineage."""
+    channel, records, now, present = lane
+    row = connection.execute(_MOVE, (channel, len(records), now, _JUMP_MS)).fetchone()
+    if row is None:
+        head, lineage = present.floor + len(records), present.lineage
+        begun = connection.execute(_BEGIN, (channel, head, now, lineage))
+        return int(begun.lastrowid or 0), head, now, lineage
+    id_, head, now, before = row
+    lineage = epoch.continued(before, head - len(records), present.lineage)
+    if lineage != before:
+        connection.execute("UPDATE head SET lineage = ? WHERE id = ?", (lineage, id_))
+    return id_, head, now, lineage
 
 
-def _parts(datas: list[bytes]) -> Iterator[list[bytes]]:
-    """Cut a channel's messages into segments of at most :data:`SEGMENT_BYTES`, or of one message."""
+def _bodies(datas: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Cut a channel's messages into segments of at most :data:`SEGMENT_BYTES`, or of one message; yield n and body."""
+    whole = _SEPARATOR.join(datas)
+    if len(whole) <= SEGMENT_BYTES:
+        yield len(datas), whole
+        return
     part: list[bytes] = []
     size = 0
     for data in datas:
         if part and size + len(data) + 1 > SEGMENT_BYTES:
-            yield part
+            yield len(part), _SEPARATOR.join(part)
             part, size = [], 0
         part.append(data)
         size += len(data) + 1
-    yield part
+    yield len(part), _SEPARATOR.join(part)
 
 
 def _hash(record: Record) -> bytes:

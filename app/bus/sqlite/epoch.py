@@ -31,6 +31,14 @@ def read(connection: sqlite3.Connection) -> Present:
     return Present(*row)
 
 
+def count(connection: sqlite3.Connection) -> Present:
+    """Count a commit, and return what there is with it, in the transaction that is open."""
+    row = connection.execute(
+        "UPDATE installation SET commits = commits + 1 RETURNING name, lineage, floor, commits"
+    ).fetchone()
+    return Present(*row)
+
+
 def begin(connection: sqlite3.Connection, seen: int) -> Present:
     """Begin an epoch, in a transaction of its own; see :func:`change`."""
     connection.execute("BEGIN IMMEDIATE")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,10 @@ from app.bus.sqlite import epoch
 from app.bus.sqlite.epoch import Present
 from app.bus.sqlite.file.file_faults import NOT_READY, FileError, is_over
 from app.bus.sqlite.file.open_file import Opened, open_file
+from app.bus.sqlite.file.thread import Thread
+
+_CLOSE_SECONDS = 5.0
+"""How long to wait for what is under way: a worker that is stopped in the midst of its turn may never end it."""
 
 _Result = TypeVar("_Result")
 
@@ -32,12 +37,14 @@ class LogFile:
         self._seen = Seen()
         self._loop: asyncio.AbstractEventLoop
         self._opened: Opened | None = None
-        self._closing: Future[None] | None = None
+        self._fresh: Opened | None = None
+        """What the thread that writes has opened last."""
+        self._closing: asyncio.Future[None] | None = None
         """The last time that it was closed."""
         self._before: Opened | None = None
         """What was open before, and is closed."""
-        self._writing = ThreadPoolExecutor(1, "sqlite-write")
-        self._reading = ThreadPoolExecutor(1, "sqlite-read")
+        self._writing = Thread("sqlite-write")
+        self._reading = Thread("sqlite-read")
 
     @property
     def folder(self) -> Path:
@@ -48,25 +55,25 @@ class LogFile:
         """Open it. Raises :class:`FileError`, OSError and sqlite3's errors."""
         self.lost.clear()
         self._loop = asyncio.get_running_loop()
-        opening = self._writing.submit(self._open)
         try:
-            self._opened = await asyncio.wrap_future(opening)
+            self._opened = await self._writing.run(self._open)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_unused)
+            self._writing.run(self._close_unused)
             raise
         self._seen.note()
         self.is_open.set()
 
     async def close(self) -> None:
-        """Close it after what is under way. Never raises; one that is cancelled goes on in the threads."""
+        """Close it after what is under way. Never raises; if cancelled, or after a while, the threads go on alone."""
         opened, self._opened = self._opened, None
         self.is_open.clear()
         if opened is not None:
             self._before = opened
-            reader = self._reading.submit(opened.reader.close)
-            self._closing = self._writing.submit(_close, opened, reader)
+            is_read = threading.Event()
+            self._reading.run(partial(_close_reader, opened, is_read))
+            self._closing = self._writing.run(partial(_close, opened, is_read))
         if self._closing is not None:
-            await asyncio.wait((asyncio.wrap_future(self._closing),))
+            await asyncio.wait((self._closing,), timeout=_CLOSE_SECONDS)
 
     async def end(self) -> None:
         """Close it for good, after what is under way. Never raises."""
@@ -74,22 +81,27 @@ class LogFile:
         if self._before is not None:
             self._before.claim.release()
         for thread in (self._reading, self._writing):
-            thread.shutdown(wait=False)
+            thread.end()
 
-    def writes(self, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
-        """Run a function in the thread that writes. The future raises what it raises, and :class:`FileError`."""
-        return self._in(self._writing, function)
+    def writes(
+        self, function: Callable[[Opened], _Result], late: Callable[[_Result], object] | None = None
+    ) -> asyncio.Future[_Result]:
+        """Run a function in the thread that writes. The future raises what it raises, and :class:`FileError`.
+
+        ``late`` is called with what it returns if the future is done before.
+        """
+        return self._writing.run(partial(self._run, function), late)
 
     def reads(self, function: Callable[[sqlite3.Connection, Present], _Result]) -> asyncio.Future[_Result]:
         """Run a function in the thread that reads, in one snapshot of the log; otherwise as :meth:`writes`.
 
         The future raises :class:`WentBackError` if the log has gone back.
         """
-        return self._in(self._reading, lambda opened: _in_snapshot(opened, function))
+        return self._reading.run(partial(self._run, partial(_in_snapshot, function)))
 
     async def check(self) -> None:
         """Raise :class:`FileError` unless the path leads to the file that is open, and only this machine uses it."""
-        await self._in(self._reading, lambda opened: opened.claim.check(opened.identity))
+        await self._reading.run(partial(self._run, lambda opened: opened.claim.check(opened.identity)))
         if self.lost.is_set():
             msg = f"{self.path}: the file failed, and is opened again"
             raise FileError(msg)
@@ -100,17 +112,20 @@ class LogFile:
             self._opened.seen = max(self._opened.seen, commits)
 
     def _open(self) -> Opened:
-        return open_file(self.path, self._before, may_create=not self._seen)
+        self._fresh = None
+        self._fresh = open_file(self.path, self._before, may_create=not self._seen)
+        return self._fresh
+
+    def _close_unused(self) -> None:
+        """Close what was opened for nobody."""
+        if self._fresh is not None:
+            self._fresh.close()
+            self._fresh.claim.release()
 
     def _now(self) -> Opened:
         if self._opened is None:
             raise FileError(self.reason)
         return self._opened
-
-    def _in(self, thread: ThreadPoolExecutor, function: Callable[[Opened], _Result]) -> asyncio.Future[_Result]:
-        future = asyncio.get_running_loop().run_in_executor(thread, self._run, function)
-        future.add_done_callback(_look_away)
-        return future
 
     def _run(self, function: Callable[[Opened], _Result]) -> _Result:
         opened = self._now()
@@ -123,27 +138,21 @@ class LogFile:
             raise
 
 
-def _close_unused(opening: Future[Opened]) -> None:
-    """Close what was opened for nobody."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
-        opening.result().claim.release()
+def _close_reader(opened: Opened, is_done: threading.Event) -> None:
+    try:
+        opened.reader.close()
+    finally:
+        is_done.set()
 
 
-def _close(opened: Opened, reader: Future[None]) -> None:
+def _close(opened: Opened, is_read: threading.Event) -> None:
     """Close the file in the thread that writes, after the one that reads has let go of it."""
-    wait((reader,))
+    is_read.wait()
     with contextlib.suppress(sqlite3.Error, OSError):
         opened.close()
 
 
-def _look_away(future: asyncio.Future[_Result]) -> None:
-    """Take the exception of what nobody may wait for any more."""
-    if not future.cancelled():
-        future.exception()
-
-
-def _in_snapshot(opened: Opened, function: Callable[[sqlite3.Connection, Present], _Result]) -> _Result:
+def _in_snapshot(function: Callable[[sqlite3.Connection, Present], _Result], opened: Opened) -> _Result:
     seen, connection = opened.seen, opened.reader
     connection.execute("BEGIN")
     try:

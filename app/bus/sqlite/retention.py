@@ -116,7 +116,7 @@ def _delete(page: _Page, windows: Sequence[HistoryWindow], opened: Opened) -> in
             break
     if not found:
         return 0
-    with transaction(opened.writer):
+    with transaction(opened):
         for id_, upto, _ in found:
             opened.writer.execute("DELETE FROM log WHERE channel = ? AND last <= ?", (id_, upto))
     return sum(rows for _, _, rows in found)
@@ -151,7 +151,7 @@ def _forget(page: _Page, windows: Sequence[HistoryWindow], opened: Opened) -> No
     ]
     if not idle:
         return
-    with transaction(opened.writer):
+    with transaction(opened):
         opened.writer.executemany(
             "DELETE FROM head WHERE id = ? AND time < ? AND NOT EXISTS (SELECT 1 FROM log WHERE channel = head.id)",
             idle,
@@ -166,7 +166,7 @@ def _delete_keys(opened: Opened) -> int:
     ).fetchone()
     if not expired:
         return 0
-    with transaction(opened.writer):
+    with transaction(opened):
         opened.writer.execute("UPDATE key SET time = ? WHERE time > ?", (now, now + 1000))
         return opened.writer.execute(
             "DELETE FROM key WHERE (channel, key) IN"
@@ -180,7 +180,7 @@ def give_back(opened: Opened) -> None:
     (free,) = opened.writer.execute("PRAGMA freelist_count").fetchone()
     (pages,) = opened.writer.execute("PRAGMA page_count").fetchone()
     if free >= _FREE_PAGES and free * _FREE_SHARE >= pages:
-        with transaction(opened.writer):
+        with transaction(opened):
             for _ in range(_GIVEN_BACK):  # Python ends the statement after its first step, which is one page
                 opened.writer.execute("PRAGMA incremental_vacuum(1)")
 

@@ -16,16 +16,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 
 from app.bus.outcomes import Outcomes
 from app.bus.sqlite import commit as commits
-from app.bus.sqlite.commit import Commit
+from app.bus.sqlite.commit import Commit, Draft
 from app.bus.sqlite.file.file_faults import FileError, ReplacedError, explain, is_in_doubt, unavailable
 from app.bus.sqlite.file.open_file import Opened
-from app.bus.sqlite.file.transactions import begin, transaction, undo
+from app.bus.sqlite.file.transactions import transaction, turn
 from app.bus.sqlite.log_file import LogFile
 from app.core.errors import OutcomeUnknownError, bare
 from app.core.message import Record
@@ -52,6 +51,10 @@ Told = Callable[[Commit], None]
 """Is told of a commit that is stored."""
 
 
+class _DeadlineError(Exception):
+    """The deadline has come, and the thread has not answered."""
+
+
 class _GivenUpError(Exception):
     """The deadline has come before COMMIT."""
 
@@ -64,7 +67,7 @@ class _Attempt:
     """One commit: the thread that writes makes it, while the event loop waits for it."""
 
     def __init__(self, records: Sequence[Record], deadline: float) -> None:
-        self._records = records
+        self._draft = Draft(records)
         self.deadline = deadline
         self._lock = threading.Lock()
         self._is_given_up = False
@@ -72,22 +75,23 @@ class _Attempt:
         self.locked: sqlite3.OperationalError | None = None
         """Why it waits for its turn."""
 
-    def give_up(self) -> bool:
-        """Make no commit any more; return False if COMMIT has begun."""
+    def give_up(self) -> BaseException:
+        """Make no commit any more, unless COMMIT has begun; return why none was made, or that it is not known."""
         with self._lock:
             self._is_given_up = not self._is_committing
-            return self._is_given_up
+        if self._is_given_up:
+            return self.locked or TimeoutError()
+        doubt = _InDoubtError()
+        doubt.__cause__ = TimeoutError()
+        return doubt
 
     def make(self, opened: Opened) -> Commit:
         """Commit the records. If it raises anything but :class:`_InDoubtError`, nothing is stored."""
         self._wait()
-        begin(opened.writer, self._wait)
-        try:
-            commit = commits.write(opened.writer, self._records, opened.seen)
+        with turn(opened, self._wait) as connection:
+            commit = commits.write(connection, self._draft, opened.seen)
             if commit.number:
-                self._commit(opened.writer)
-        finally:
-            undo(opened.writer)
+                self._commit(connection)
         opened.seen = max(opened.seen, commit.number)
         try:
             opened.check()
@@ -106,7 +110,7 @@ class _Attempt:
                 raise _GivenUpError
             self._is_committing = True
         try:
-            connection.execute("COMMIT")
+            connection.commit()  # fewer hand-overs between threads than by execute()
         except sqlite3.Error as error:
             if is_in_doubt(error):
                 raise _InDoubtError from error
@@ -153,19 +157,19 @@ class Store:
                 tell(commit)
             return commit
 
-        making = self._file.writes(make)
-        await asyncio.wait((making,), timeout=attempt.deadline - time.monotonic())
-        if making.done():
-            error = making.exception()
-            if error is None:
-                return making.result()
-            return (attempt.locked or TimeoutError()) if isinstance(error, _GivenUpError) else error
-        making.add_done_callback(partial(_end_late, hear))
-        if attempt.give_up():
+        making = self._file.writes(make, late=hear)
+        left = max(0.0, attempt.deadline - time.monotonic())
+        timer = asyncio.get_running_loop().call_later(left, _end, making)
+        try:
+            return await making
+        except _DeadlineError:
+            return attempt.give_up()
+        except _GivenUpError:
             return attempt.locked or TimeoutError()
-        doubt = _InDoubtError()
-        doubt.__cause__ = TimeoutError()
-        return doubt
+        except Exception as error:  # noqa: BLE001 — it is returned
+            return error
+        finally:
+            timer.cancel()
 
     async def _opened_again(self, deadline: float) -> None:
         """Wait until the file is open, or the deadline has come."""
@@ -225,17 +229,17 @@ class Store:
 
     def _try(self, opened: Opened) -> None:
         """Take the lock, and write if there is a doubt about the disk."""
-        writer, size = opened.writer, self._suspect
+        size = self._suspect
         disk = os.statvfs(opened.path.parent)
         if disk.f_bavail * disk.f_frsize < _LEAST_ROOM:
             size = max(size, 1)
         for probe in (bytes(size), None) if size else (None,):
-            with transaction(writer, _PROBE_SECONDS):
+            with transaction(opened, _PROBE_SECONDS):
                 if size:
-                    writer.execute("UPDATE installation SET probe = ?", (probe,))
+                    opened.writer.execute("UPDATE installation SET probe = ?", (probe,))
 
 
-def _end_late(hear: Told, making: asyncio.Future[Commit]) -> None:
-    """Let this process hear what was stored after the deadline."""
-    if not making.cancelled() and making.exception() is None:
-        hear(making.result())
+def _end(making: asyncio.Future[Commit]) -> None:
+    """Wait no longer."""
+    if not making.done():
+        making.set_exception(_DeadlineError())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from app.core.epochs import name
@@ -46,7 +47,7 @@ class PageBudget:
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
         self._used = 0
-        self._sizes: dict[tuple[Catchup, tuple[int, int]], int] = {}
+        self._sizes: OrderedDict[tuple[Catchup, tuple[int, int]], int] = OrderedDict()
 
     def take(self, catchup: Catchup, key: tuple[int, int], page: Page) -> None:
         """Count a page, and drop the oldest pages until all fit."""

@@ -7,6 +7,7 @@ the same offsets for everybody, and each encoded block is cached.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from app.core.delivery.encodings import Encoding
@@ -33,7 +34,7 @@ class EncodedBlocks:
 
     def __init__(self, limit: int = BLOCKS_BYTES) -> None:
         self._limit = limit
-        self._kept: dict[_Key, bytes] = {}
+        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
         self._size = 0
 
     def encode(self, channel: str, epoch: str, encoding: Encoding, messages: Sequence[Message]) -> bytes:
@@ -48,7 +49,7 @@ class EncodedBlocks:
             block = self._kept[key] = encoding(channel, epoch, messages)
             self._size += len(block) + _OVERHEAD
             while self._size > self._limit:
-                self._size -= len(self._kept.pop(next(iter(self._kept)))) + _OVERHEAD
+                self._size -= len(self._kept.popitem(last=False)[1]) + _OVERHEAD
         return block
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,12 @@ class Encoding:
     wrap: Callable[[bytes], bytes]
     """Returns a text as a frame, a chunk and so on; also for texts that are not messages, such as a gap."""
 
-    def __call__(self, channel: str, epoch: str, messages: Iterable[Message]) -> bytes:
+    def __call__(self, channel: str, epoch: str, messages: Sequence[Message]) -> bytes:
         """Return the encoded messages, joined."""
         write, wrap = self.write, self.wrap
+        if len(messages) == 1:  # as most are
+            message = messages[0]
+            return wrap(write(channel, epoch, message)) if message.data else b""
         return b"".join([wrap(write(channel, epoch, message)) for message in messages if message.data])
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
+from app.core.delivery.flushes import Flushes
 from app.core.delivery.live import LiveGroup
 from app.core.epochs import label, shared
 from app.core.errors import AbideError
@@ -24,8 +25,6 @@ from app.core.tail import Tail, TailBudget
 
 SLICE = 2000
 """The most writes in one turn of the loop, so that thousands of subscribers do not block everything else."""
-
-_EVERYTHING = 2**63
 
 
 class FanoutMember(Protocol):
@@ -60,6 +59,7 @@ class Fanout(Generic[SubscriptionT]):
     __slots__ = (
         "_before",
         "_behind",
+        "_flushes",
         "_joining",
         "_live",
         "_messages",
@@ -74,13 +74,14 @@ class Fanout(Generic[SubscriptionT]):
         "tail",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 — the hub alone makes them
         self,
         name: str,
         budget: TailBudget,
         meter: Meter = UNMETERED,
         slow: set[SubscriptionT] | None = None,
         blocks: EncodedBlocks | None = None,
+        flushes: Flushes | None = None,
     ) -> None:
         self.name = name
         self.tail = Tail(budget)
@@ -89,6 +90,8 @@ class Fanout(Generic[SubscriptionT]):
         """Cached encodings for subscriptions that are not live; shared by all channels of the hub."""
         self.slow: set[SubscriptionT] = set() if slow is None else slow
         """Subscriptions whose writer is full; shared by all channels of the hub."""
+        self._flushes = flushes or Flushes()
+        """Shared by all channels of the hub."""
         self._live: dict[tuple[Encoding, type[Writer]], LiveGroup[SubscriptionT, Writer]] = {}
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
@@ -231,7 +234,7 @@ class Fanout(Generic[SubscriptionT]):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._flushes.join(self._flush)
 
     def _flush(self) -> None:
         """Write what has arrived since the last time to all live subscriptions."""
@@ -254,10 +257,24 @@ class Fanout(Generic[SubscriptionT]):
         if messages:
             self._before, self._sent = self._sent, messages[-1].offset
             self._messages, self._oldest = len(messages), messages[0].time
+            if self._write_at_once(messages):
+                self._finish()
+                return
             self._payloads = self._encode(messages)
             for group in self._live.values():
                 group.begin()
         self._write_slice()
+
+    def _write_at_once(self, messages: tuple[Message, ...]) -> bool:
+        """Write to all live subscriptions if they are one group that fits into a turn, as mostly; else return False."""
+        if len(self._live) != 1:
+            return False
+        (group,) = self._live.values()
+        if len(group.members) > SLICE:
+            return False
+        written = group.write_to_all(group.encoding(self.name, self.tail.epoch, messages))
+        self.meter.delivered(self.name, written * self._messages, self._oldest)
+        return True
 
     def _news(self) -> tuple[Message, ...]:
         """Return the messages to write; if the tail no longer has all of them, make everybody catch up instead."""
@@ -265,9 +282,9 @@ class Fanout(Generic[SubscriptionT]):
             for subscription in self._all_leave():
                 subscription.advance()
             return ()
-        return self.tail.messages.after(self._sent, _EVERYTHING, _EVERYTHING)
+        return self.tail.messages.past(self._sent)
 
-    def _encode(self, messages: Iterable[Message]) -> dict[Encoding, bytes]:
+    def _encode(self, messages: Sequence[Message]) -> dict[Encoding, bytes]:
         name, epoch = self.name, self.tail.epoch
         return {encoding: encoding(name, epoch, messages) for encoding in {encoding for encoding, _ in self._live}}
 
@@ -285,9 +302,10 @@ class Fanout(Generic[SubscriptionT]):
 
     def _finish(self) -> None:
         self._payloads = {}
-        joining, self._joining = self._joining, []
-        for subscription in joining:
-            if subscription in self._behind:
-                subscription.advance()
+        if self._joining:
+            joining, self._joining = self._joining, []
+            for subscription in joining:
+                if subscription in self._behind:
+                    subscription.advance()
         if self.tail.head != self._sent:
             self._schedule()

@@ -17,6 +17,7 @@ from app.core.delivery.catchup import Catchup, PageBudget
 from app.core.delivery.encoded_blocks import EncodedBlocks
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.fanout import Fanout
+from app.core.delivery.flushes import Flushes
 from app.core.delivery.sessions import Session, Sessions
 from app.core.delivery.subscription import Subscription
 from app.core.errors import AbideError, ChannelRemovedError, DisconnectedError, ExpiredError, UnavailableError, bare
@@ -84,6 +85,7 @@ class Hub:
         self._connections: set[Session] = set()
         self._tail_budget = TailBudget(tail_bytes)
         self._blocks = EncodedBlocks()
+        self._flushes = Flushes()
         self._page_budget = PageBudget()
         self._followed: dict[str, _OpenChannel] = {}
         self._locks: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
@@ -119,11 +121,15 @@ class Hub:
         self.judge = judge or _as_it_is
         await turns.run(self._judge_all())
 
-    def admit(self, connection: Session) -> None:
-        """Apply all later rules to a connection until :meth:`leave`. It must have its writer."""
+    def admit(self, connection: Session, *, is_judged: bool = False) -> None:
+        """Apply all later rules to a connection until :meth:`leave`. It must have its writer.
+
+        ``is_judged`` says that its caller was judged in this turn of the event loop, by the rules in force.
+        """
         self._connections.add(connection)
         self.sessions.enter(connection)
-        self._judge_connection(connection)  # the rules may have changed since its handshake
+        if not is_judged:
+            self._judge_connection(connection)  # the rules may have changed since its handshake
 
     def leave(self, connection: Session) -> None:
         """Forget a connection that has ended."""
@@ -144,22 +150,55 @@ class Hub:
         followed = self._followed.get(name) or await self._follow(name)
         followed.opening += 1
         try:
-            where = await self._begin(name, followed, start)
-            fanout = followed.fanout
-            subscription = Subscription(name, channel, identity, encoding, where.cursor, fanout, followed.catchup)
-            fanout.add(subscription)
-            self.subscribers[channel.name] += 1
+            where = self._begin_at_once(name, followed, start) or await self._begin(name, followed, start)
+            subscription = self._add(name, channel, identity, encoding, where, followed)
         finally:
             followed.opening -= 1
             self._leave_if_idle(name)
-        if start.since is not None:
-            self.meter.resumed(complete=where.resumed)
-        if where.gap is not None:
-            self.meter.missed(where.gap.reason)
+        self._count(start, where)
         if not has_connection:
             self.sessions.enter(subscription)
         self._judge(subscription)  # the rules may have changed while the bus answered
         return subscription, where
+
+    def join(
+        self, name: str, identity: Identity, encoding: Encoding, start: Start = _HEAD, *, has_connection: bool = False
+    ) -> tuple[Subscription, Beginning] | None:
+        """Open what :meth:`subscribe` does; None if that has to wait for the bus.
+
+        The caller was judged in this turn of the event loop, by the rules in force.
+        """
+        channel, followed = self._registry.find(name), self._followed.get(name)
+        where = None if followed is None else self._begin_at_once(name, followed, start)
+        if followed is None or where is None:
+            return None
+        self._count(start, where)
+        subscription = self._add(name, channel, identity, encoding, where, followed)
+        if not has_connection:
+            self.sessions.enter(subscription)
+        return subscription, where
+
+    def _add(  # noqa: PLR0913, PLR0917 — the parts of a subscription
+        self,
+        name: str,
+        channel: Channel,
+        identity: Identity,
+        encoding: Encoding,
+        where: Beginning,
+        followed: _OpenChannel,
+    ) -> Subscription:
+        fanout = followed.fanout
+        subscription = Subscription(name, channel, identity, encoding, where.cursor, fanout, followed.catchup)
+        fanout.add(subscription)
+        self.subscribers[channel.name] += 1
+        return subscription
+
+    def _count(self, start: Start, where: Beginning) -> None:
+        """Count how a subscription begins."""
+        if start.since is not None:
+            self.meter.resumed(complete=where.resumed)
+        if where.gap is not None:
+            self.meter.missed(where.gap.reason)
 
     def disconnect(self, sub: str, name: str | None) -> None:
         """End what a subject has open on a channel, or everywhere; it may come back."""
@@ -191,12 +230,22 @@ class Hub:
         self._followed[subscription.name].fanout.remove(subscription)
         self._leave_if_idle(subscription.name)
 
-    async def _begin(self, name: str, followed: _OpenChannel, start: Start) -> Beginning:
-        tail = followed.fanout.tail
+    def _begin_at_once(self, name: str, followed: _OpenChannel, start: Start) -> Beginning | None:
+        """Return where to begin; None if only the log can tell."""
+        tail, since = followed.fanout.tail, start.since
         if start.is_head:
             return begin(start, tail.epoch, tail.head + 1, tail.head)
-        if tail.epoch and start.since == (tail.epoch, tail.head):
-            return Beginning(tail.head, resumed=True, gap=None)
+        if since is None or not tail.epoch or since.epoch != tail.epoch:
+            return None
+        if since.offset != tail.head:
+            history = self._registry.history(name)
+            fresh = int((time.time() - history.ttl / 2) * 1000)  # the log's clock may be another
+            if not tail.shows_after(since.offset, history.size, fresh):
+                return None
+        return Beginning(since.offset, resumed=True, gap=None)
+
+    async def _begin(self, name: str, followed: _OpenChannel, start: Start) -> Beginning:
+        tail = followed.fanout.tail
         # In a rolling restart thousands resume while the head moves: they share one read, whatever the head is.
         page = await (followed.catchup.window() if start.since else followed.catchup.window(tail.head))
         if start.since and start.since.offset > max(page.head, tail.head):
@@ -219,7 +268,7 @@ class Hub:
             if followed is None:
                 if turn.error is not None and turn.failed_at >= asked:
                     raise copy(turn.error)
-                fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks)
+                fanout = Fanout(name, self._tail_budget, self.meter, self.slow, self._blocks, self._flushes)
                 try:
                     await self._source.follow(name, fanout)
                 except UnavailableError as error:

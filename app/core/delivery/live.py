@@ -44,6 +44,13 @@ class LiveGroup(Generic[MemberT, WriterT]):
         """Whether every member has been written the payload."""
         return not self._rest
 
+    def write_to_all(self, payload: bytes) -> int:
+        """Write the payload to every member; return to how many."""
+        writers = list(self.members.values())
+        if payload:
+            self.writer_class.write_all(writers, payload)
+        return len(writers)
+
     def write(self, payload: bytes, limit: int) -> int:
         """Write the payload to at most ``limit`` of the members that wait for it; return to how many.
 

@@ -214,6 +214,7 @@ class Subscription:
         elif messages:
             if messages[0].offset > self.cursor + 1:  # the log has a hole: a row was deleted or left out
                 self._skip_to(messages[0].offset, Reason.EXPIRED)
+            self._fanout.tail.recall(messages)
             self._send(fitting(messages, MAX_BYTES))
         elif self._writer is not None:  # this process has heard of messages that the log does not show: wait for more
             if not self._writer.is_full():  # else :meth:`writable` goes on

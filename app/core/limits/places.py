@@ -39,6 +39,13 @@ class Places:
         self._count += 1
         self._taken[client] += 1
 
+    def has_room(self, address: str | None) -> bool:
+        """Whether there is a place for a client."""
+        limits = self._in_force()
+        most = limits.connections_per_address
+        is_free = most is None or self._taken[client_of(address)] < most
+        return is_free and self._count < limits.connections
+
     def give_back(self, address: str | None) -> None:
         """Give a place back."""
         client = client_of(address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from app.core import turns
@@ -31,8 +32,11 @@ class RateLimits:
         self._meter = meter
         self._clock = clock
         self._most = most_buckets
-        self._full_at: dict[Key, int] = {}
-        """The buckets, in the order of their last use."""
+        self._full_at: OrderedDict[Key, int] = OrderedDict()
+        """The buckets, in the order of their last use.
+
+        No dict: its first key costs a look at each key that was removed before it.
+        """
 
     def __len__(self) -> int:
         """Return how many buckets are remembered."""
@@ -64,7 +68,7 @@ class RateLimits:
             self._full_at.pop(key, None)  # so that the newest are last
             self._full_at[key] = full_at
         while len(self._full_at) > self._most:
-            del self._full_at[next(iter(self._full_at))]
+            self._full_at.popitem(last=False)
 
     async def forget(self) -> None:
         """Forget the buckets that are full, as those of publishers are who publish nothing."""

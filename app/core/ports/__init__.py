@@ -2,12 +2,30 @@
 
 from app.core.ports.connections import FANOUT, Handover, Heartbeat, Peer, ResponseHandover, Writer
 from app.core.ports.limiting import LIMITS, InForce, Limits, client_of, unlimited
-from app.core.ports.messaging import Outcome, Publisher, Sink, Source
+from app.core.ports.messaging import Outcome, Publisher, Sink, Source, Submitted
 from app.core.ports.metering import METER, UNMETERED, Meter
-from app.core.ports.serving import DIRECT, DRAIN, INTAKE, UNBOUNDED, Answer, Direct, Drain, Intake, Reply
+from app.core.ports.serving import (
+    DIRECT,
+    DIRECT_SOCKETS,
+    DIRECT_STREAMS,
+    DRAIN,
+    INTAKE,
+    UNBOUNDED,
+    Admitted,
+    AdmittedStream,
+    Answer,
+    Direct,
+    DirectSockets,
+    DirectStreams,
+    Drain,
+    Intake,
+    Reply,
+)
 
 __all__ = [
     "DIRECT",
+    "DIRECT_SOCKETS",
+    "DIRECT_STREAMS",
     "DRAIN",
     "FANOUT",
     "INTAKE",
@@ -15,8 +33,12 @@ __all__ = [
     "METER",
     "UNBOUNDED",
     "UNMETERED",
+    "Admitted",
+    "AdmittedStream",
     "Answer",
     "Direct",
+    "DirectSockets",
+    "DirectStreams",
     "Drain",
     "Handover",
     "Heartbeat",
@@ -31,6 +53,7 @@ __all__ = [
     "ResponseHandover",
     "Sink",
     "Source",
+    "Submitted",
     "Writer",
     "client_of",
     "unlimited",

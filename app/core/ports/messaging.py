@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
 from app.core.channel import HistoryWindow
 from app.core.errors import AbideError
@@ -14,11 +13,24 @@ Outcome = Published | AbideError
 """What became of one record: stored, or refused and why."""
 
 
+class Submitted(Protocol):
+    """Records that were given to a :class:`Publisher`: a future of one outcome for each, in their order."""
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Call ``callback`` with this when the outcomes are known, and never within this call."""
+
+    def result(self) -> list[Outcome]:
+        """Return the outcomes, which are known."""
+
+    def __await__(self) -> Generator[Any, None, list[Outcome]]:
+        """Wait for the outcomes."""
+
+
 class Publisher(Protocol):
     """Appends messages to the log."""
 
-    def publish(self, records: Sequence[Record]) -> asyncio.Future[list[Outcome]]:
-        """Append the records in order and return one outcome for each, when they are stored.
+    def publish(self, records: Sequence[Record]) -> Submitted:
+        """Append the records in order; the outcomes are known when they are stored or refused.
 
         Raises :class:`~app.core.errors.OverloadedError` at once if too many records are waiting already.
         """

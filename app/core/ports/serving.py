@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
+from app.core.ports.connections import Handover, ResponseHandover
 from app.wire.request_head import RequestHead
 
 DIRECT = "abide.direct"
@@ -13,7 +14,7 @@ DIRECT = "abide.direct"
 
 
 class Reply(NamedTuple):
-    """The answer to a push."""
+    """The answer to a push, or the refusal of a handshake."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -46,6 +47,73 @@ class Direct(Protocol):
 
         ``head`` is what :meth:`parse` has returned, ``client`` the address that the push comes from.
         """
+
+
+DIRECT_SOCKETS = "abide.direct_sockets"
+"""Where the lifespan's ``state`` has the application's :class:`DirectSockets`."""
+
+
+class Admitted(Protocol):
+    """A handshake that the application accepts."""
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that it accepts."""
+
+    def begin(self, handover: Handover) -> None:
+        """Serve the WebSocket. Called once, at once; ``handover`` opens it."""
+
+
+class DirectSockets(Protocol):
+    """Takes handshakes of WebSockets that can be decided by their request head, without ASGI's task, events and scope.
+
+    As with :class:`Direct`, the same handshakes are answered the same over ASGI, only slower.
+    """
+
+    app: object
+    """The ASGI application that it answers for."""
+
+    def parse(self, head: RequestHead, subprotocols: Sequence[str]) -> object | None:
+        """Return what the request head of a handshake says; None of one that needs ASGI.
+
+        The server may remember it for heads that differ only in their query and their bearer credential.
+        """
+
+    def admit(
+        self,
+        head: Any,  # noqa: ANN401 — what ``parse`` has returned
+        query: bytes,
+        bearer: bytes | None,
+        client: str | None,
+    ) -> Admitted | Reply | None:
+        """Decide a handshake, and return the refusal if it is refused; None if ASGI has to decide it.
+
+        ``bearer`` replaces the bearer credential of ``head``, unless it is None; ``client`` is the client's address.
+        """
+
+
+DIRECT_STREAMS = "abide.direct_streams"
+"""Where the lifespan's ``state`` has the application's :class:`DirectStreams`."""
+
+
+class AdmittedStream(Protocol):
+    """A request for a response that lasts, which the application answers with 200."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    """The headers of the response."""
+
+    def begin(self, handover: ResponseHandover) -> None:
+        """Send the response. Called once, at once; ``handover`` begins it."""
+
+
+class DirectStreams(Protocol):
+    """Takes requests for responses that last, where they can be accepted at once. As :class:`DirectSockets`."""
+
+    app: object
+    """The ASGI application that it answers for."""
+
+    def admit(self, head: RequestHead, client: str | None) -> AdmittedStream | None:
+        """Decide a ``GET`` from ``client``; None if ASGI has to decide it, refusals included."""
 
 
 DRAIN = "abide.drain"

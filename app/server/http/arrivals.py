@@ -6,6 +6,7 @@ many owe one, the one that has owed it longest makes room: a client that sends i
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from app.core.ports import client_of
@@ -20,6 +21,9 @@ RETRY_SECONDS = 5
 class Guest(Protocol):
     """A connection that may be turned away."""
 
+    def head_is_late(self) -> None:
+        """Close: the request head that it owes has not come in time."""
+
     def turn_away(self, error: RefusalError) -> None:
         """Answer with the refusal, and close."""
 
@@ -27,20 +31,23 @@ class Guest(Protocol):
 class Arrival:
     """One connection, from its beginning until it ends or becomes a link."""
 
-    __slots__ = ("_address", "_arrivals", "_guest", "_has_begun", "owes_head")
+    __slots__ = ("_address", "_arrivals", "_guest", "_has_begun", "due", "owes_head")
 
     def __init__(self, arrivals: Arrivals, guest: Guest, address: str | None) -> None:
         self.owes_head = False
         """Whether a request head has to come: the first one, or the rest of a later one."""
+        self.due = 0.0
+        """By when, on the loop's clock, the head has to come; valid while it is owed."""
         self._arrivals = arrivals
         self._guest: Guest | None = guest  # None once it has ended: else each would keep the other
         self._address = address
         self._has_begun = False  # whether a first request head has come
 
-    def await_head(self) -> None:
-        """Note that a request head has to come; harmless if it is noted."""
+    def await_head(self, seconds: float) -> None:
+        """Note that a request head has to come within ``seconds``; harmless if it is noted."""
         if not self.owes_head and self._guest is not None:
             self.owes_head = True
+            self.due = self._arrivals.loop.time() + seconds
             self._arrivals.add_debtor(self, self._address)
 
     def head_came(self) -> bool:
@@ -64,6 +71,12 @@ class Arrival:
         if self._guest is not None:
             self._guest.turn_away(error)
 
+    def is_late(self) -> None:
+        """Close the connection, whose time is over."""
+        self._pay()
+        if self._guest is not None:
+            self._guest.head_is_late()
+
     def _pay(self) -> None:
         if self.owes_head:
             self.owes_head = False
@@ -78,6 +91,8 @@ class Arrivals:
 
     def __init__(self, context: LinkContext) -> None:
         self._context = context
+        self.loop = context.loop
+        self._timer: asyncio.TimerHandle | None = None  # None while nobody is watched
         self._debtors: dict[Arrival, None] = {}
         """Those that owe a request head, the oldest first."""
         self._debtors_of: dict[str, dict[Arrival, None]] = {}
@@ -92,6 +107,8 @@ class Arrivals:
     def add_debtor(self, arrival: Arrival, address: str | None) -> None:
         """Add a connection that owes a request head; turn the oldest away if there are too many."""
         self._debtors[arrival] = None
+        if self._timer is None:
+            self._timer = self.loop.call_at(arrival.due, self._look)
         most = self._context.configured.handshakes
         if address is not None:
             of_address = self._debtors_of.setdefault(address, {})
@@ -132,6 +149,20 @@ class Arrivals:
             self._begun_of[address] -= 1
             if not self._begun_of[address]:
                 del self._begun_of[address]
+
+    def _look(self) -> None:
+        """End those that owe a request head too long.
+
+        One timer watches the oldest of them, so that a head that comes in time needs none. If a reload has shortened
+        the time, the others wait for those that still have the longer one.
+        """
+        self._timer = None
+        now = self.loop.time()
+        while (oldest := next(iter(self._debtors), None)) is not None:
+            if oldest.due > now:
+                self._timer = self.loop.call_at(oldest.due, self._look)
+                break
+            oldest.is_late()
 
     def _make_room(self, oldest: Arrival, status: int, why: str) -> None:
         self._context.meter.limited("handshakes")

@@ -13,20 +13,19 @@ from typing import Any, ClassVar
 
 import uvicorn.server
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import get_local_addr
 
 from app.core.ports import FANOUT, METER, UNMETERED, Heartbeat, Meter, Peer, Writer
 from app.server import asgi
 from app.server.http.arrivals import Arrival
 from app.server.http.deadlines import Awaited, Deadlines, Times
-from app.server.http.exchange import Exchange
-from app.server.http.fast_push import Parsed, PushExchange
+from app.server.http.exchange import Exchange, scope_of
+from app.server.http.fast_push import FastPush, Parsed, PushExchange
 from app.server.http.forwarded import Address
 from app.server.http.request_pump import RequestPump
 from app.server.http.server_state import ServerState
-from app.server.lasting.asgi_websocket import Opening
 from app.server.lasting.stream import StreamProtocol
-from app.server.sockets import abort, limit_send_buffer
+from app.server.sockets import abort, limit_send_buffer, peer_address
 from app.wire.handshake import RefusalError, UpgradeRequest, text_response
 from app.wire.http1 import Headers
 from app.wire.request_head import BadRequestError, RequestHead
@@ -45,7 +44,7 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answering", "_app_state", "_arrival", "_client", "_config", "_deadlines", "_fast_push", "_full",
-        "_is_proxied", "_meter", "_pump", "_scheme", "_server", "_state", "_transport",
+        "_is_proxied", "_meter", "_pump", "_state", "_streams", "_transport", "_upgrades",
     )  # fmt: skip
 
     def __init__(
@@ -62,18 +61,17 @@ class HttpProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._meter: Meter = app_state.get(METER, UNMETERED)
         self._fast_push = self._state.fast_push  # None where all requests go by ASGI
-        loop, times = _loop or asyncio.get_running_loop(), self._state.times(self.times)
+        self._upgrades, self._streams = self._state.upgrades, self._state.streams
+        loop, times = _loop or self._state.links.loop, self._state.times(self.times)
         self._deadlines = Deadlines(loop, times, config.timeout_keep_alive, self)
         self._answering: Exchange | PushExchange | None = None
         self._full = False  # whether more is buffered than should be added to
         self._transport: asyncio.Transport
-        """Valid once connected, as are the next six."""
+        """Valid once connected, as are the next four."""
         self._pump: RequestPump
         self._arrival: Arrival
-        self._server: tuple[str, int | None] | None = None
         self._client: Address | None = None
         self._is_proxied = False  # whether the peer is a proxy that is trusted
-        self._scheme = "http"
 
     # Called by the transport.
 
@@ -81,10 +79,8 @@ class HttpProtocol(asyncio.Protocol):
         """Begin to wait for the first request head."""
         self._transport = transport
         self._pump = RequestPump(self, transport, self._deadlines, self._state.links.backlog)
-        self._server = get_local_addr(transport)
-        self._client = get_remote_addr(transport)
+        self._client = peer_address(transport)
         self._is_proxied = self._state.proxies.trust(self._client and self._client[0])
-        self._scheme = "https" if is_ssl(transport) else "http"
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
         self._state.links.sockets += 1
         self._arrival = self._state.arrivals.welcome(self, self._client if not self._is_proxied else None)
@@ -100,8 +96,15 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as its turn has come."""
-        if not (self._pump.is_idle and self._is_known_push(data)):
-            self._pump.take(data)
+        if self._answering is None and self._pump.is_idle and not self._full:
+            fast_push = self._fast_push
+            known = None if fast_push is None else fast_push.cache.find(data)
+            if fast_push is not None and known is not None:
+                self._begin_known_push(fast_push, *known)
+                return
+            if self._upgrades.open_known(data, self):
+                return
+        self._pump.take(data)
 
     def pause_writing(self) -> None:
         """Note that the buffer is over its limit, and that the peer has to read."""
@@ -131,14 +134,20 @@ class HttpProtocol(asyncio.Protocol):
     def await_head(self) -> None:
         """Give the peer its time for a request head, which has begun or is the first."""
         self._deadlines.await_head()
-        self._arrival.await_head()
+        self._arrival.await_head(self._deadlines.times.header)
+
+    def admits_head(self) -> bool:
+        """Note that a request head is whole; return whether there is room for the connection, or turn it away."""
+        return not self._arrival.owes_head or self._arrival.head_came()
 
     def begin(self, head: RequestHead) -> None:
         """Answer a request by the shortest way that it can take."""
-        if self._arrival.owes_head and not self._arrival.head_came():
+        if not self.admits_head():
             return
         if head.asks_for_websocket:
             self._upgrade(head)
+        elif self._streams is not None and not self._full and self._streams.begin(head, self):
+            pass  # it lasts
         elif self._fast_push is None or self._full or (parsed := self._fast_push.parse(head)) is None:
             self._begin_exchange(head)
         else:
@@ -156,18 +165,12 @@ class HttpProtocol(asyncio.Protocol):
 
     # Pushes that are whole.
 
-    def _is_known_push(self, data: bytes) -> bool:
-        """Begin to answer a push whose head is known, and needs no parsing; return whether it is one."""
-        if self._fast_push is None or self._answering is not None or self._full:
-            return False
-        known = self._fast_push.cache.find(data)
-        if known is None:
-            return False
-        if self._arrival.owes_head and not self._arrival.head_came():
-            return True
+    def _begin_known_push(self, fast_push: FastPush, parsed: Parsed, body: bytes) -> None:
+        """Begin to answer a push whose head is known, and needs no parsing."""
+        if not self.admits_head():
+            return
         self._deadlines.whole_request_came()
-        self._answering = self._fast_push.begin(self, known[0], self._pusher(known[0]), known[1])
-        return True
+        self._answering = fast_push.begin(self, parsed, self.whom(parsed.client), body)
 
     def _begin_push(self, head: RequestHead, parsed: Parsed) -> None:
         """Begin to answer a push: by ASGI unless all of it has come."""
@@ -177,11 +180,11 @@ class HttpProtocol(asyncio.Protocol):
             return
         if parsed.keep_alive:
             self._fast_push.cache.remember(self._pump.chunk, parsed, body)
-        self._answering = self._fast_push.begin(self, parsed, self._pusher(parsed), body)
+        self._answering = self._fast_push.begin(self, parsed, self.whom(parsed.client), body)
 
-    def _pusher(self, parsed: Parsed) -> Address | None:
-        """Return the client of a push."""
-        return parsed.client if self._is_proxied and parsed.client else self._client
+    def whom(self, said: Address | None) -> Address | None:
+        """Return the client of a request whose headers name ``said`` as its client."""
+        return said if self._is_proxied and said else self._client
 
     # Other requests.
 
@@ -194,55 +197,33 @@ class HttpProtocol(asyncio.Protocol):
             keep_alive=head.keep_alive,
             awaits_continue=head.awaits_continue,
         )
-        scope = self._scope(head)
+        server = get_local_addr(self._transport)
+        scope = scope_of(head, self._config, server, *self.client_of(head))
+        scope["state"] = self._app_state.copy()
         if head.method == b"GET" and head.version == "1.1":
             scope["extensions"] = {FANOUT: exchange.hand_over}
         self._answering = self._pump.receiver = exchange
         asgi.start(self._state.tasks, exchange.run(self._config.loaded_app, scope))
         return exchange
 
-    def _client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
+    def client_of(self, head: RequestHead) -> tuple[Address | None, bool]:
         """Return the client of a request, and whether it speaks TLS: as a trusted proxy says, if there is one."""
-        is_tls = self._scheme == "https"
-        return (
-            self._state.proxies.client(head.headers, self._client, is_tls)
-            if self._is_proxied
-            else (self._client, is_tls)
-        )
-
-    def _scope(self, head: RequestHead) -> asgi.Event:
-        path, raw_path, query = head.target
-        client, is_tls = self._client_of(head)
-        root_path = self._config.root_path
-        return {
-            "type": "http",
-            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
-            "http_version": head.version,
-            "server": self._server,
-            "client": client,
-            "scheme": "https" if is_tls else "http",
-            "root_path": root_path,
-            "method": head.method.decode("ascii"),
-            "path": root_path + path,
-            "raw_path": root_path.encode("ascii") + raw_path,
-            "query_string": query,
-            "headers": list(head.headers),
-            "state": self._app_state.copy(),
-        }
+        is_tls = self._transport.get_extra_info("sslcontext") is not None
+        if not self._is_proxied:
+            return self._client, is_tls
+        return self._state.proxies.client(head.headers, self._client, is_tls)
 
     def _upgrade(self, head: RequestHead) -> None:
-        """Hand the connection over to a WebSocket, and keep nothing of it; refuse an invalid handshake."""
-        client, is_tls = self._client_of(head)
-        request = UpgradeRequest(head, is_tls, client, self._server, self._pump.reader.rest())
-        try:
-            opening = Opening.of(request, self._config, self._state)
-        except RefusalError as error:
-            self.turn_away(error)
-            return
+        """Answer a handshake that has to be parsed."""
+        client, is_tls = self.client_of(head)
+        server = get_local_addr(self._transport)
+        request = UpgradeRequest(head, is_tls, client, server, self._pump.reader.rest())
+        self._upgrades.answer(request, self._state.proxies.read(head.headers).client, self._pump.chunk, self)
+
+    def leave(self) -> asyncio.Transport:
+        """Hand the connection over to another protocol, and keep nothing of it."""
         self._let_go()
-        links = self._state.links
-        websocket = self._state.websocket_class(self._transport, links)
-        opening.start(websocket, self._config, self._state, links)
+        return self._transport
 
     def turn_away(self, error: RefusalError) -> None:
         """Answer with a refusal, and close."""
@@ -285,6 +266,22 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._deadlines.answered(body_has_ended=self._pump.receiver is None)
         self._pump.go_on()
+
+    def answer_push(self, data: bytes, *, keep_alive: bool) -> None:
+        """Send the whole answer to a push, and answer the next request, or wait for it; or close."""
+        self._state.total_requests += 1
+        self._answering = None
+        transport = self._transport
+        if transport.is_closing():
+            return
+        self._deadlines.answer_size = len(data)
+        transport.write(data)
+        if not keep_alive:
+            self.close()
+            return
+        self._deadlines.answered(body_has_ended=True)
+        if not self._pump.is_idle:
+            self._pump.go_on()
 
     def hand_over(self, head: bytes, peer: Peer, heartbeat: Heartbeat) -> Writer:
         """Leave the connection to the answer that is under way; requests behind it are not answered."""
@@ -333,6 +330,10 @@ class HttpProtocol(asyncio.Protocol):
         """Whether the peer cannot send its body, because the server does not read or has not told it to go on."""
         receiver = self._pump.receiver
         return not self.is_reading or (receiver is not None and receiver.awaits_continue)
+
+    def head_is_late(self) -> None:
+        """Close the connection: a request head has not come in time."""
+        self.peer_is_late(to_read=False)
 
     def peer_is_late(self, *, to_read: bool) -> None:
         """Close the connection, and count the bound that its peer has met; to be idle meets none."""

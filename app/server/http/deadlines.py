@@ -80,7 +80,7 @@ class Deadlines:
 
     __slots__ = (
         "_body_began", "_body_size", "_connection", "_fires_at", "_full_since", "_idle_seconds", "_loop", "_read_by",
-        "_sent_by", "_timer", "_times", "_was_excused", "answer_size", "awaited",
+        "_sent_by", "_timer", "_was_excused", "answer_size", "awaited", "times",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +92,8 @@ class Deadlines:
         self.answer_size = 0
         """Bytes of the answer that were written so far; kept by the connection."""
         self._loop = loop
-        self._times = times
+        self.times = times
+        """What the peer is given."""
         self._idle_seconds = idle_seconds
         self._connection: TimedConnection | None = connection  # None once stopped: else each would keep the other
         self._timer: asyncio.TimerHandle | None = None
@@ -112,10 +113,9 @@ class Deadlines:
     # What the peer sends.
 
     def await_head(self) -> None:
-        """Wait for a request head, of which nothing or a part has come."""
-        if self.awaited is not _REQUEST_HEAD:
-            self.awaited = _REQUEST_HEAD
-            self._send_within(self._times.header)
+        """Wait for a request head, of which nothing or a part has come: ``arrivals.py`` watches it."""
+        self.awaited = _REQUEST_HEAD
+        self._sent_by = inf
 
     def whole_request_came(self) -> None:
         """Wait for nothing until :meth:`answered`, which comes so soon that the timer may stay as it is."""
@@ -136,8 +136,8 @@ class Deadlines:
         """Wait for the next piece of the body; one that only has to end keeps its deadline."""
         if self.awaited is not _REST_OF_BODY:
             self.awaited = _BODY
-            whole = self._body_began + self._times.for_body(self._body_size)
-            self._sent_by = min(self._loop.time() + self._times.body, whole)
+            whole = self._body_began + self.times.for_body(self._body_size)
+            self._sent_by = min(self._loop.time() + self.times.body, whole)
             self._watch()
 
     def body_ended(self) -> None:
@@ -154,7 +154,7 @@ class Deadlines:
     def buffer_is_full(self) -> None:
         """Wait for the peer to read: more of the answer is buffered than should be."""
         self._full_since = min(self._full_since, self._loop.time())
-        self._read_by = self._full_since + self._times.for_answer(self.answer_size)
+        self._read_by = self._full_since + self.times.for_answer(self.answer_size)
         self._watch()
 
     def buffer_has_room(self) -> None:
@@ -170,11 +170,11 @@ class Deadlines:
             self._send_within(self._idle_seconds)
         else:
             self.awaited = _REST_OF_BODY
-            self._send_within(self._times.linger)
+            self._send_within(self.times.linger)
 
     def closing(self, buffered: int) -> None:
         """Wait for the peer to read the last ``buffered`` bytes."""
-        self._read_by = self._loop.time() + self._times.for_answer(buffered)
+        self._read_by = self._loop.time() + self.times.for_answer(buffered)
         self._watch()
 
     # The timer.
@@ -211,7 +211,7 @@ class Deadlines:
             self._watch()
         elif self.awaited is _BODY and self._excuses(connection):
             self._body_began = now
-            self._sent_by = now + self._times.body
+            self._sent_by = now + self.times.body
             self._watch()
         else:
             connection.peer_is_late(to_read=False)

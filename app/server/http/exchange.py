@@ -12,8 +12,11 @@ import logging
 from enum import Enum, auto
 from typing import Protocol
 
+from uvicorn.config import Config
+
 from app.core.ports import Heartbeat, Peer, Writer
 from app.server.asgi import Application, Event
+from app.server.http.forwarded import Address
 from app.wire.http1 import (
     CHUNKED,
     CLOSE,
@@ -25,6 +28,7 @@ from app.wire.http1 import (
     known_block,
     response_head,
 )
+from app.wire.request_head import RequestHead
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n"
@@ -278,3 +282,29 @@ class Exchange:
         news, self._news = self._news, None
         if news is not None:
             news.set()
+
+
+def scope_of(
+    head: RequestHead,
+    config: Config,
+    server: tuple[str, int | None] | None,
+    client: Address | None,
+    is_tls: bool,  # noqa: FBT001 — the peer's
+) -> Event:
+    """Return the ASGI scope of a request, without its ``state``."""
+    path, raw_path, query = head.target
+    root_path = config.root_path
+    return {
+        "type": "http",
+        "asgi": {"version": config.asgi_version, "spec_version": "2.3"},
+        "http_version": head.version,
+        "server": server,
+        "client": client,
+        "scheme": "https" if is_tls else "http",
+        "root_path": root_path,
+        "method": head.method.decode("ascii"),
+        "path": root_path + path,
+        "raw_path": root_path.encode("ascii") + raw_path,
+        "query_string": query,
+        "headers": list(head.headers),
+    }

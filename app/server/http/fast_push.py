@@ -15,34 +15,62 @@ from uvicorn.config import Config
 from app.core.ports import DIRECT, Direct
 from app.server.http.forwarded import Address, TrustedProxies
 from app.server.http.request_head_cache import RequestHeadCache
-from app.wire.http1 import Headers, known_block, response_head
+from app.wire.http1 import CLOSE, Headers, known_block, status_line
 from app.wire.request_head import RequestHead
+
+_MOST_ANSWER_HEADS = 64
 
 
 class PushConnection(Protocol):
     """What the exchange of a push needs from its connection."""
 
-    def write(self, data: bytes) -> None:
-        """Send bytes unless the connection is closing."""
-
-    def close(self) -> None:
-        """Close the connection after sending the written bytes."""
-
-    def answered(self) -> None:
-        """Go on to the next request."""
+    def answer_push(self, data: bytes, *, keep_alive: bool) -> None:
+        """Send a whole answer, unless the connection is closing; go on to the next request, or close."""
 
     @property
     def default_headers(self) -> Headers:
-        """The headers of every answer."""
+        """The headers of every answer: another object whenever they are others."""
+
+
+class AnswerHeads:
+    """The heads of answers to pushes. Most answers of one second have the same, but for the length of the body."""
+
+    def __init__(self) -> None:
+        self._server: Headers = ()
+        self._known: dict[tuple[int, Headers, bool], tuple[bytes, bytes, bool]] = {}
+        """What stands before the length and behind it, and whether another request may follow; with those headers."""
+
+    def find(
+        self,
+        server: Headers,
+        status: int,
+        headers: tuple[tuple[bytes, bytes], ...],
+        keep_alive: bool,  # noqa: FBT001 — of a hot path
+    ) -> tuple[bytes, bytes, bool]:
+        """Return the head's bytes before and behind the length of the body, and whether another request may follow.
+
+        ``server`` are the headers of every answer of the server, ``headers`` those of this one.
+        """
+        if server is not self._server or len(self._known) > _MOST_ANSWER_HEADS:
+            self._server, self._known = server, {}
+        key = status, headers, keep_alive
+        known = self._known.get(key)
+        if known is None:
+            theirs, ours = known_block(tuple(server)), known_block(headers)
+            keep_alive = keep_alive and not (theirs.closes or ours.closes)
+            begin = b"%b%b%bcontent-length: " % (status_line(status), theirs.lines, ours.lines)
+            known = self._known[key] = begin, b"\r\n%b\r\n" % (b"" if keep_alive else CLOSE), keep_alive
+        return known
 
 
 class PushExchange:
     """One push, until its answer is sent."""
 
-    __slots__ = ("_connection", "keep_alive")
+    __slots__ = ("_connection", "_heads", "keep_alive")
 
-    def __init__(self, connection: PushConnection, *, keep_alive: bool) -> None:
+    def __init__(self, connection: PushConnection, heads: AnswerHeads, *, keep_alive: bool) -> None:
         self._connection: PushConnection | None = connection
+        self._heads = heads
         self.keep_alive = keep_alive
         """Whether the connection stays open after the answer."""
 
@@ -51,13 +79,8 @@ class PushExchange:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        server, ours = known_block(tuple(connection.default_headers)), known_block(headers)
-        keep_alive = self.keep_alive and not (server.closes or ours.closes)
-        lines = b"%b%bcontent-length: %d\r\n" % (server.lines, ours.lines, len(body))
-        connection.write(response_head(status, lines, keep_alive=keep_alive) + body)
-        if not keep_alive:
-            connection.close()
-        connection.answered()
+        begin, end, keep_alive = self._heads.find(connection.default_headers, status, headers, self.keep_alive)
+        connection.answer_push(b"%b%d%b%b" % (begin, len(body), end, body), keep_alive=keep_alive)
 
     def disconnect(self) -> None:
         """Note that the connection is lost."""
@@ -86,6 +109,7 @@ class FastPush:
         self._proxies = proxies
         self.cache: RequestHeadCache[Parsed] = RequestHeadCache()
         """The heads that were parsed before."""
+        self._answer_heads = AnswerHeads()
 
     @classmethod
     def of(cls, config: Config, app_state: Mapping[str, Any], proxies: TrustedProxies) -> FastPush | None:
@@ -104,6 +128,6 @@ class FastPush:
 
     def begin(self, connection: PushConnection, parsed: Parsed, client: Address | None, body: bytes) -> PushExchange:
         """Pass a push from ``client`` to the application, which answers later."""
-        exchange = PushExchange(connection, keep_alive=parsed.keep_alive)
+        exchange = PushExchange(connection, self._answer_heads, keep_alive=parsed.keep_alive)
         self._direct(parsed.push, client and client[0], body, exchange.answer)
         return exchange

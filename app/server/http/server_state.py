@@ -13,9 +13,11 @@ from app.core.ports import LIMITS, Limits
 from app.server.http.arrivals import Arrivals
 from app.server.http.deadlines import Times
 from app.server.http.fast_push import FastPush
+from app.server.http.fast_stream import FastStreams
 from app.server.http.forwarded import TrustedProxies
 from app.server.lasting.limits import Timeouts
 from app.server.lasting.link_context import LinkContext
+from app.server.lasting.upgrades import Upgrades
 from app.server.lasting.websocket import WebSocketProtocol
 
 
@@ -77,3 +79,13 @@ class ServerState(uvicorn.server.ServerState):
     def fast_push(self) -> FastPush | None:
         """Passes whole pushes to the application; None if it takes none. Made with the first connection."""
         return FastPush.of(self._config, self.links.app_state, self.proxies)
+
+    @cached_property
+    def streams(self) -> FastStreams | None:
+        """Begins responses that last; None if the application takes none so. Made with the first connection."""
+        return FastStreams.of(self._config, self.links.app_state)
+
+    @cached_property
+    def upgrades(self) -> Upgrades:
+        """Answers handshakes. Made with the first connection."""
+        return Upgrades(self._config, self, self.links.app_state, self.links, self.websocket_class)

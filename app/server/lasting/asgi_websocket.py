@@ -6,15 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.core.ports import FANOUT, Heartbeat, Peer, Writer
 from app.server import asgi
 from app.server.asgi import Application, Event
-from app.server.lasting.link_context import LinkContext
 from app.server.lasting.websocket import WebSocketProtocol
 from app.wire import frames, handshake
 from app.wire.close_codes import CloseCode
@@ -32,31 +30,6 @@ class _WebSocketPhase(Enum):
     OPEN = auto()
     DETACHED = auto()  # handed over
     ENDED = auto()
-
-
-class Opening(NamedTuple):
-    """A valid handshake, before the application has seen it."""
-
-    key: bytes
-    scope: Event
-    rest: bytes
-    """Bytes that came behind it."""
-
-    @classmethod
-    def of(cls, request: handshake.UpgradeRequest, config: Config, server_state: ServerState) -> Opening:
-        """Check a request that asks for a WebSocket. Raises :class:`~app.wire.handshake.RefusalError`."""
-        handshake.check_server(server_state.default_headers)
-        key, subprotocols = handshake.check(request)
-        scope = handshake.scope(request, config.asgi_version, config.root_path, subprotocols)
-        return cls(key, scope, request.rest)
-
-    def start(
-        self, connection: WebSocketProtocol, config: Config, server_state: ServerState, context: LinkContext
-    ) -> None:
-        """Let ``connection`` take its transport over, and run the application for it."""
-        self.scope["state"] = dict(context.app_state)
-        peer = AsgiWebSocket(connection, self.key, server_state, context.max_size)
-        peer.start(config.loaded_app, self.scope, self.rest)
 
 
 class AsgiWebSocket:
@@ -183,7 +156,8 @@ class AsgiWebSocket:
 
     def _accept(self, event: Event) -> None:
         headers = [*self._server_state.default_headers, *event.get("headers", ())]
-        self._connection.accept(handshake.switching(self._key, headers, event.get("subprotocol")))
+        lines = handshake.accepting_lines(headers, event.get("subprotocol"))
+        self._connection.accept(handshake.accepting(self._key, lines))
         self._phase = _WebSocketPhase.OPEN
 
     def _send(self, event: Event) -> None:

@@ -178,7 +178,8 @@ class Link(asyncio.Protocol, Swept):
 
     def _limit_buffers(self) -> None:
         self._transport.set_write_buffer_limits(self.high_water, self.low_water)
-        limit_send_buffer(self._transport)
+        if not self._context.buffers_are_bound:
+            limit_send_buffer(self._transport)
 
     def _write_indirectly(self, data: bytes) -> None:
         if self._state is not LinkState.OPEN:

@@ -31,6 +31,8 @@ class LinkContext:
         self.max_size = max_size
         self.silence = timeouts.silence
         """Seconds after which a silent peer is given up; None for never."""
+        self.buffers_are_bound = False
+        """Whether connections inherit the bounds of their buffers from their listener."""
         self.sockets = 0
         """How many connections are open, links and others."""
         self.is_over = False

@@ -46,7 +46,7 @@ class StreamProtocol(Link):
         self._limit_buffers()
         if _USER_TIMEOUT is not None and self._context.silence:
             set_option(self._transport, socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._context.silence * 1000))
-        self.write(head)
+        self._transport.write(head)  # leaves together with what the peer writes now
         if self._context.is_over:
             self._context.loop.call_soon(self.shutdown)
 

@@ -14,7 +14,7 @@ from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
 from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, Question
 from app.core.rights.token import EVERYTHING, Token
-from app.web.edge.caller import see_request
+from app.web.edge.caller import see_request, without_secrets
 from app.web.edge.loopback import is_local
 from app.web.edge.origins import OPAQUE, Origins
 
@@ -130,6 +130,11 @@ class Authenticator:
         headers = tuple([header for header in forwarded.headers if header[0] in self._forward])
         kept = forwarded._replace(headers=headers)
         return self._judged(identity)._replace(caller=caller, forwarded=kept, rules=self)
+
+    @property
+    def generation(self) -> int:
+        """Differs after each change of the keys that verify tokens: what was identified before is identified anew."""
+        return 0 if self._tokens is None else self._tokens.generation
 
     @property
     def asks(self) -> bool:
@@ -287,7 +292,7 @@ def name_of(sub: str | None) -> str:
 
 def for_connection(identity: Identity, caller: Caller) -> Identity:
     """Return an identity that a connection keeps: with what its caller showed, but for secrets."""
-    return identity._replace(caller=caller._replace(bearer=None, ticket=None, headers={}))
+    return identity._replace(caller=without_secrets(caller))
 
 
 def _cookie(header: str, name: str) -> str | None:

@@ -55,6 +55,22 @@ def see_request(request: HTTPConnection) -> Caller:
     return see_scope(request.scope, by_name(request.scope["headers"]))
 
 
+def with_bearer(caller: Caller, bearer: str) -> Caller:
+    """Return a caller with another bearer credential, which takes precedence over a ticket."""
+    return Caller(
+        digest_of(bearer), caller.is_near, caller.origin, caller.is_own, caller.is_elsewhere, caller.is_cross_site,
+        bearer, None, caller.client, caller.headers,
+    )  # fmt: skip
+
+
+def without_secrets(caller: Caller) -> Caller:
+    """Return a caller as its connection keeps it."""
+    return Caller(
+        caller.digest, caller.is_near, caller.origin, caller.is_own, caller.is_elsewhere, caller.is_cross_site,
+        None, None, caller.client,
+    )  # fmt: skip
+
+
 def peer(scope: Scope) -> str | None:
     """Return the address that a request comes from; None if it is not known, or may be a proxy's.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
@@ -21,6 +22,9 @@ _SINGLE = (
 TICKET = "ticket"
 """The query parameter for a ticket."""
 
+_ONE_PLAIN = re.compile(rb"([a-z]+)=([A-Za-z0-9._:~-]*)")
+"""A query of one parameter that has no character with another meaning."""
+
 _PARAMETERS = ("since", "last", "limit", "wait", "heartbeat", TICKET)
 """Query parameters that this server reads."""
 
@@ -38,6 +42,11 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def query_of(query: bytes) -> dict[str, str]:
     """Return the query parameters; raise :class:`MalformedError` for too many, or if one of ours appears twice."""
+    if not query:
+        return {}
+    plain = _ONE_PLAIN.fullmatch(query)
+    if plain is not None:  # as most have it: it needs no parser
+        return {plain[1].decode(): plain[2].decode()}
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope, Send
@@ -12,6 +13,7 @@ from app.core.errors import AbideError, MalformedError
 from app.core.ports import Intake, Reply
 from app.web.edge.caller import peer
 from app.web.edge.request import address
+from app.web.publish.permission import Sender
 from app.web.publish.push import Push, no_room, too_large
 from app.web.publish.push_head import PushHead
 
@@ -32,20 +34,28 @@ class AsgiPush:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body within its limit, and send the answer."""
         head = PushHead.of(get_route_path(scope), scope["headers"], scope["query_string"])
-        reply = self._push.admit(head, peer(scope), address(scope))
+        sender = Sender(peer(scope), address(scope))
+        reply = self._push.admit(head, sender)
         lingers = isinstance(reply, Reply)
         if not isinstance(reply, Reply):
-            admission, held = reply, HeldBody(receive, self._intake)
+            permission, held = reply, HeldBody(receive, self._intake)
             try:
-                content = await held.read(admission.limit)
+                content = await held.read(permission.limit)
             except AbideError as error:
-                reply, lingers = self._push.refuse(error), True
+                reply, lingers = self._push.refuse(error, sender), True
             else:
                 held.release()  # from here on, decide() counts the body
-                reply = await self._push.decide(admission, content)
+                answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+                self._push.decide(permission, sender, content, partial(_set, answered))
+                reply = await answered
             finally:
                 held.release()
         await (_linger if lingers and reply.status in _UNREAD else _send)(reply, receive, send)
+
+
+def _set(answered: asyncio.Future[Reply], reply: Reply) -> None:
+    if not answered.done():  # the request may have been given up
+        answered.set_result(reply)
 
 
 class HeldBody:

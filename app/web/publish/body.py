@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from app.core import data
 from app.core.data import SHOWN
-from app.core.errors import UnsupportedTypeError
+from app.core.errors import MalformedError, UnsupportedTypeError
+from app.core.message import check_key
 from app.core.scan import Members
 
 JSON = "application/json"
@@ -21,14 +22,26 @@ UNTYPED = "*/*"
 MEMBERS = frozenset({"channel", "message", "key"})
 """The members that an envelope may have."""
 
+_ENOUGH = frozenset({"channel", "message"})
+
 _OF_PAGES = frozenset({"origin", "referer", "sec-fetch-site"})
 """Headers that browsers send. A form from a browser stays a form: any site's page can make it send one."""
 
 _OBJECT_OR_ARRAY = re.compile(rb"[ \t\n\r]*+[{\[]")
 """The beginning of a JSON object or array. A form cannot begin so: it escapes these brackets."""
 
+_S = r"[ \t\n\r]*+"
+_STRING = r'"([^"\\\x00-\x1f]*+)"'
+# What most envelopes have around their message: the channel before it, perhaps a key behind it, and no escapes.
+_BEFORE = re.compile(rf'{_S}\{{{_S}"channel"{_S}:{_S}{_STRING}{_S},{_S}"message"{_S}:{_S}')
+_AFTER = re.compile(rf'(?:{_S},{_S}"key"{_S}:{_S}{_STRING})?{_S}\}}{_S}')
+
 _LONGEST = 255
 """The most characters of a Content-Type."""
+
+
+Envelope = tuple[str, bytes, str | None]
+"""The name of a channel, a message for it as checked JSON text, and its idempotency key."""
 
 
 def media_type(headers: Mapping[str, str]) -> str:
@@ -72,19 +85,58 @@ async def read_data(kind: str, body: bytes) -> bytes:
     return await (data.read_text(body) if kind == TEXT else data.read(body))
 
 
-def as_envelope(kind: str, body: bytes) -> Members:
-    """Return the members of a small envelope: a JSON object with a message and the name of its channel.
+def as_envelope(kind: str, body: bytes) -> Envelope:
+    """Return a small envelope: a JSON object with a message and the name of its channel.
 
     Raises :class:`UnsupportedTypeError` and :class:`~app.core.errors.MalformedError`.
     """
-    check_untyped(kind, body)
-    return data.members(data.decode(body), MEMBERS)
+    if kind == UNTYPED:
+        check_untyped(kind, body)
+    text = data.decode(body)
+    return _plain_envelope(text) or envelope_of(data.members(text, MEMBERS))
 
 
-async def read_envelope(kind: str, body: bytes) -> Members:
+def _plain_envelope(text: str) -> Envelope | None:
+    """Return what :func:`envelope_of` does, for most envelopes; None for one that needs a closer look."""
+    before = _BEFORE.match(text)
+    if before is None:
+        return None
+    begin = before.end()
+    end = data.end_of_value(text, begin, data.ENVELOPE_DEPTH)
+    if end is None:
+        return None
+    key = None
+    if text[end:] != "}":
+        after = _AFTER.fullmatch(text, end)
+        if after is None:
+            return None
+        key = check_key(after[1])
+    return before[1], text[begin:end].encode(), key
+
+
+async def read_envelope(kind: str, body: bytes) -> Envelope:
     """Do the same as :func:`as_envelope` for a body of any size."""
     check_untyped(kind, body)
-    return await data.read_members(body, MEMBERS)
+    return envelope_of(await data.read_members(body, MEMBERS))
+
+
+def envelope_of(members: Members) -> Envelope:
+    """Return the envelope with these members. Raises :class:`~app.core.errors.MalformedError`."""
+    if members.keys() != _ENOUGH:
+        for name in ("channel", "message"):
+            if name not in members:
+                msg = f'{name!r} is missing: send {{"channel": "…", "message": …}}'
+                raise MalformedError(msg)
+    key = check_key(data.string(members["key"], "'key'")) if "key" in members else None
+    return data.string(members["channel"], "'channel'"), members["message"].encode(), key
+
+
+def only_key(header: str | None, member: str | None) -> str | None:
+    """Return the idempotency key of a push, which is a header or a member of its envelope; None if it has none."""
+    if header is not None and member is not None:
+        msg = "the push has an Idempotency-Key header and a 'key': send only one of them"
+        raise MalformedError(msg)
+    return header if member is None else member
 
 
 def check_kind(kind: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from app.core.ports import Answer, Reply
-from app.web.edge.access import Line
+from app.web.edge.access import new_id, write_push
 from app.web.edge.cors import Cors
 from app.web.edge.prefix import within
 from app.web.publish.push import Push
@@ -42,15 +43,13 @@ class DirectPush:
 
     def __call__(self, head: PushHead, client: str | None, body: bytes, answer: Answer) -> None:
         """Decide a push, call ``answer`` once, later, and write its access log line."""
-        line = Line("request", head.path, "POST", client)
+        line_id, begun = new_id(), time.perf_counter()
         push, cors = self._in_force()
         added = cors.added(head.origin)
 
         def send(reply: Reply) -> None:
             status, headers, content = reply
             answer(status, headers + added, content)
-            line.status = status
-            line.take_body(content)
-            line.write()
+            write_push(line_id, begun, head.path, client, status, content)
 
-        push(head, client, body, line.id).add_done_callback(send)
+        push(head, client, body, line_id, send)

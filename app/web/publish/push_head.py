@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.core.errors import AbideError, bare, of_bug
 from app.core.message import check_key
@@ -20,7 +20,7 @@ ENVELOPED, NAMED = "/push", "/push/"
 _HERE = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PushHead:
     """A parsed head. It does not say who the caller is, because keys are revoked and tokens expire."""
 
@@ -34,8 +34,6 @@ class PushHead:
     """Why the headers cannot be read; the fields below then have their defaults."""
     caller: Caller = NOBODY
     """The caller's credentials."""
-    caller_here: Caller = NOBODY
-    """The caller's credentials if the request comes from this machine."""
     length: int = 0
     """Bytes of the body by Content-Length; 0 if the head has none."""
     unfit: AbideError | None = None
@@ -44,6 +42,8 @@ class PushHead:
     """The body's media type."""
     key: str | None = None
     """The idempotency key in the header."""
+    here: PushHead | None = None
+    """The same head if the request comes from this machine; None if that makes no difference."""
 
     @classmethod
     def of(cls, path: str, headers: Sequence[tuple[bytes, bytes]], query: bytes = b"") -> PushHead:
@@ -54,19 +54,20 @@ class PushHead:
             named = by_name(headers)
             unfit, kind, key = _fitness(named, is_enveloped=channel is None)
             ticket = query_of(query).get(TICKET) if TICKET.encode() in query else None
-            callers = see(named, None, ticket=ticket), see(named, _HERE, ticket=ticket)
+            caller, caller_here = see(named, None, ticket=ticket), see(named, _HERE, ticket=ticket)
         except AbideError as error:
             return cls(path, channel, origin, bare(error))
         except Exception as error:  # noqa: BLE001 — Push.refuse logs a bug
             return cls(path, channel, origin, of_bug(error))
-        return cls(path, channel, origin, None, *callers, _length(named), unfit, kind, key)
+        head = cls(path, channel, origin, None, caller, _length(named), unfit, kind, key)
+        return replace(head, here=replace(head, caller=caller_here)) if caller_here.is_near else head
 
-    def caller_from(self, peer: str | None) -> Caller:
-        """Return the caller's credentials for a request from this address; None if it is unknown.
+    def seen_from(self, peer: str | None) -> PushHead:
+        """Return the head of a request from this address; None if it is unknown.
 
-        They do not name the address itself: most requests need no more, and share one object.
+        It does not name the address itself: most requests need no more, and share one object.
         """
-        return self.caller_here if self.caller_here.is_near and peer is not None and is_loopback(peer) else self.caller
+        return self if self.here is None or peer is None or not is_loopback(peer) else self.here
 
 
 def is_push(path: str) -> bool:

@@ -12,13 +12,15 @@ from app.core.delivery.hub import Hub
 from app.core.errors import AbideError
 from app.core.limits.places import Places
 from app.core.ports import Source
-from app.web.edge.access import LINE
+from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, for_connection
-from app.web.edge.caller import see_scope
+from app.web.edge.caller import see, see_scope
+from app.web.edge.cors import Cors, origin_of
 from app.web.edge.problems import ProblemResponse, describe
 from app.web.edge.request import TICKET, by_name, query_of
 from app.web.subscribe import sse
 from app.web.subscribe.history import HistoryReader
+from app.wire.request_head import RequestHead
 
 HISTORY = "/history"
 """The end of the path of a channel's history."""
@@ -50,6 +52,33 @@ class Reads:
             response = ProblemResponse.of(AbideError("the server failed to answer; its log says why"))
         if response is not None:
             await response(scope, receive, send)
+
+    def admit(self, path: str, head: RequestHead, client: str | None, cors: Cors) -> sse.StreamAdmission | None:
+        """Admit a reader of an event stream as over ASGI, but without waiting.
+
+        Returns None if that has to wait, if it is refused, and for any other request: ASGI decides then.
+        """
+        name = path[1:]
+        channel = self._registry.get(name)
+        if channel is None or self._authenticator.asks or not self._places.has_room(client):
+            return None
+        try:
+            headers, query = by_name(head.headers), query_of(head.target.query)
+            if not sse.is_wanted(headers):
+                return None
+            caller = see(headers, client, ticket=query.get(TICKET))
+            identity = self._authenticator.authenticate(caller)
+            if identity is None:
+                return None
+            channel.check_subscribe(name, identity)
+            request = sse.StreamRequest.of(name, for_connection(identity, caller), headers, query)
+        except AbideError:
+            return None
+        line = Line("request", path, "GET", client)
+        admission = sse.admit(self._hub, request, line, cors.added(origin_of(head.headers)))
+        if admission is not None:
+            line.take_place(self._places)
+        return admission
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
         """Return the response; None if it was an event stream, which is already sent or handed over."""

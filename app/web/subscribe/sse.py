@@ -140,6 +140,30 @@ def _beat(encoding: Encoding, *, visible: bool) -> Heartbeat:
     return Heartbeat(encoding.wrap(_heartbeat() if visible else _COMMENT), COMMENT_SECONDS)
 
 
+class StreamAdmission(NamedTuple):
+    """A request that was admitted past ASGI: an :class:`~app.core.ports.AdmittedStream`."""
+
+    hub: Hub
+    request: StreamRequest
+    opened: Opened
+    line: Line
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    def begin(self, handover: ResponseHandover) -> None:
+        """Connect the stream to its writer, and let it begin."""
+        self.line.status = 200
+        stream = EventStream(self.hub, self.request.name, encodings.SSE_CHUNKS, self.line)
+        _begin(stream, self.request, self.opened, handover)
+
+
+def admit(
+    hub: Hub, request: StreamRequest, line: Line, added: tuple[tuple[bytes, bytes], ...]
+) -> StreamAdmission | None:
+    """Open the stream of an admitted request at once; None if that has to wait. ``added`` are more headers of it."""
+    opened = hub.join(request.name, request.identity, encodings.SSE_CHUNKS, request.start)
+    return None if opened is None else StreamAdmission(hub, request, opened, line, (*_HEADERS, *added))
+
+
 class EventStream:
     """One event stream of one channel. A :class:`~app.core.ports.Peer` and a subscriber."""
 

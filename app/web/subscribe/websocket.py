@@ -2,69 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache, partial
+from typing import NamedTuple
 
 from starlette._utils import get_route_path  # as FastAPI has it: Starlette gives it no other name
 from starlette.types import Receive, Scope, Send
 
-from app.core.channel import Registry
+from app.core.channel import Channel, Registry
 from app.core.delivery import encodings
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError, MalformedError
+from app.core.errors import AbideError
 from app.core.limits.limiter import Limiter
-from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher
-from app.core.resume import Beginning, Start
+from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher, Reply
+from app.core.resume import Beginning
 from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, for_connection
-from app.web.edge.caller import see_scope
+from app.web.edge.caller import peer, with_bearer
 from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse
-from app.web.edge.request import TICKET, by_name, query_of
+from app.web.edge.request import TICKET, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
 from app.web.subscribe.plain import PlainSocket
+from app.web.subscribe.socket_head import ECHO, SocketHead
 from app.web.subscribe.v1 import SUBPROTOCOL, V1Socket
 from app.wire.close_codes import CloseCode
 
-MANY, ECHO = "/ws", "/echo"
-"""The path of sockets for any number of channels, and of those that answer what they are sent."""
-
 MAX_ECHO = 4096
 """The most bytes of a message that ``/echo`` answers."""
+
+_MOST_KNOWN = 1000
+"""The most identities that are remembered by their heads."""
 
 HEARTBEAT_SECONDS = 20.0
 """The longest time between two heartbeats: as often as the server pings."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    """A handshake that was admitted."""
+class Admission(NamedTuple):
+    """A handshake that was admitted. It is the :class:`~app.core.ports.Admitted` of one past ASGI."""
 
+    sockets: Sockets
     name: str | None
     """The channel's, or None on ``/ws``."""
     identity: Identity
     speaks_v1: bool
-    query: dict[str, str]
-    handover: Handover | None
+    wants_heartbeat: bool
+    encoding: Encoding
     line: Line
+    opened: tuple[Subscription, Beginning] | None
+    """The subscription of the path; None on ``/ws``, which starts without one."""
+    is_judged: bool
+    """Whether the caller was judged in this turn of the event loop."""
 
     @property
-    def encoding(self) -> Encoding:
-        if self.speaks_v1:
-            return encodings.V1_TEXTS if self.handover is None else encodings.V1_FRAMES
-        return encodings.PLAIN_TEXTS if self.handover is None else encodings.PLAIN_FRAMES
+    def subprotocol(self) -> str | None:
+        """The subprotocol that is accepted."""
+        return SUBPROTOCOL if self.speaks_v1 else None
 
     @property
     def heartbeat(self) -> Heartbeat | None:
-        return _beat(self.encoding) if heartbeat.is_wanted(self.query) else None
+        """The heartbeat; None if none is wanted."""
+        return _beat(self.encoding) if self.wants_heartbeat else None
+
+    def begin(self, handover: Handover) -> None:
+        """Create the connection's peer, connect it to its writer, and let it begin."""
+        self.line.kept = True
+        self.sockets.begin(self, handover)
 
 
 class Sockets:
-    """The ASGI application for WebSockets: admits each handshake, and passes the connection to its form."""
+    """The ASGI application for WebSockets: admits each handshake, and passes the connection to its form.
+
+    A handshake that can be decided at once need not come by ASGI: :meth:`admit`.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 — what a handshake and its connection use
         self,
@@ -81,6 +95,10 @@ class Sockets:
         self._hub = hub
         self._publisher = publisher
         self._limiter = limiter
+        self._known: dict[tuple[SocketHead, bool], Identity] = {}
+        """Who sends these heads, where that changes only with the settings."""
+
+    # Over ASGI.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one handshake; a refusal before the upgrade is an HTTP response with a status."""
@@ -88,92 +106,182 @@ class Sockets:
         try:
             scope[LINE].take_place(self._limiter.places)
             query = query_of(scope["query_string"])
-            caller = see_scope(scope, by_name(scope["headers"]), query.get(TICKET))
-            identity = for_connection(await self._authenticator.identify(caller), caller)
-            if get_route_path(scope) == ECHO:
+            head = SocketHead.of(get_route_path(scope), scope["path"], scope["headers"], scope["subprotocols"])
+            if head.unreadable is not None:
+                raise head.unreadable
+            identity = await self._identify(head, query, peer(scope))
+            if head.path == ECHO:
                 identity.check()
                 await _echo(receive, send)
                 return
-            request = await self._admit(scope, query, identity)
-            opened = await self._open(request)
+            handover: Handover | None = scope.get("extensions", {}).get(FANOUT)
+            admission = await self._admit(head, query, identity, scope[LINE], is_detached=handover is not None)
         except AbideError as error:
             await ProblemResponse.of(error)(scope, receive, send)
             return
-        await self._serve(request, opened, receive, send)
+        await self._serve(admission, handover, receive, send)
 
-    async def _admit(self, scope: Scope, query: dict[str, str], identity: Identity) -> _Admission:
-        path = get_route_path(scope)
-        name = None if path == MANY else path[1:]
-        speaks_v1 = SUBPROTOCOL in scope["subprotocols"]
+    async def _identify(self, head: SocketHead, query: Mapping[str, str], client: str | None) -> Identity:
+        caller = head.caller_from(client)._replace(client=client)
+        if caller.bearer is None:
+            caller = caller._replace(ticket=query.get(TICKET))
+        return for_connection(await self._authenticator.identify(caller), caller)
+
+    async def _admit(
+        self, head: SocketHead, query: Mapping[str, str], identity: Identity, line: Line, *, is_detached: bool
+    ) -> Admission:
+        name, encoding = head.name, _encoding(head, is_detached=is_detached)
         if name is not None:
             question = self._registry.find(name).check_subscribe(name, identity)
             identity = await self._authenticator.admitted(question, identity)
         elif not self._authenticator.asks:
             identity.check()
-        if name is None and not speaks_v1:
-            msg = f"{scope['path']} speaks only {SUBPROTOCOL}: ask for it in Sec-WebSocket-Protocol"
-            raise MalformedError(msg)
-        if heartbeat.is_wanted(query) and not speaks_v1:
-            msg = f"a plain socket carries nothing but messages: 'heartbeat' needs {SUBPROTOCOL}"
-            raise MalformedError(msg)
-        handover = scope.get("extensions", {}).get(FANOUT)
-        return _Admission(name, identity, speaks_v1, query, handover, scope[LINE])
+        start, beats = head.read(query)
+        opened = None
+        if name is not None:
+            opened = await self._hub.subscribe(name, identity, encoding, start, has_connection=True)
+        return Admission(self, name, identity, head.speaks_v1, beats, encoding, line, opened, is_judged=False)
 
-    async def _open(self, request: _Admission) -> tuple[Subscription, Beginning] | None:
-        """Open the subscription of the path; return None for ``/ws``, which starts without one."""
-        start = Start.parse(request.query.get("since"), request.query.get("last"))
-        if request.name is None:
-            if not start.is_head:
-                msg = "a socket for several channels takes no 'since' or 'last': send them with each subscribe"
-                raise MalformedError(msg)
-            return None
-        return await self._hub.subscribe(request.name, request.identity, request.encoding, start, has_connection=True)
-
-    async def _serve(
-        self, request: _Admission, opened: tuple[Subscription, Beginning] | None, receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, admission: Admission, handover: Handover | None, receive: Receive, send: Send) -> None:
         """Hand the connection over if the server can take it; otherwise serve it over ASGI to its end."""
         try:
-            subprotocol = SUBPROTOCOL if request.speaks_v1 else None
-            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+            await send({"type": "websocket.accept", "subprotocol": admission.subprotocol})
         except BaseException:
-            if opened is not None:
-                self._hub.unsubscribe(opened[0])
+            if admission.opened is not None:
+                self._hub.unsubscribe(admission.opened[0])
             raise
-        request.line.kept = True
-        begin = partial(self._begin, request, opened)
-        if request.handover is not None:
-            begin(request.handover)
+        admission.line.kept = True
+        if handover is not None:
+            self.begin(admission, handover)
         else:
-            await serve_websocket(begin, receive, send)
+            await serve_websocket(partial(self.begin, admission), receive, send)
 
-    def _begin(self, request: _Admission, opened: tuple[Subscription, Beginning] | None, handover: Handover) -> Peer:
+    # Past ASGI.
+
+    def admit(
+        self, head: SocketHead, query: bytes, bearer: bytes | None, client: str | None
+    ) -> Admission | Reply | None:
+        """Decide a handshake as over ASGI, and return the refusal if it is refused.
+
+        Returns None if deciding has to wait, or if an application around may know the path. ``bearer`` replaces the
+        credential of ``head``.
+        """
+        channel = None if head.name is None else self._registry.get(head.name)
+        if self._authenticator.asks or (channel is None and head.name is not None):
+            return None
+        line = Line("connection", head.path, None, client)
+        try:
+            line.take_place(self._limiter.places)
+            admission = self._admit_at_once(head, query_of(query), bearer, line, channel)
+        except AbideError as error:
+            return _refuse(error, line)
+        if admission is None:
+            self._limiter.places.give_back(client)
+        return admission
+
+    def _admit_at_once(
+        self, head: SocketHead, query: dict[str, str], bearer: bytes | None, line: Line, channel: Channel | None
+    ) -> Admission | None:
+        if head.unreadable is not None:
+            raise head.unreadable
+        identity = self._identity_at_once(head, query, bearer, line.client)
+        if identity is None:
+            return None
+        if channel is None or head.name is None:
+            identity.check()
+        else:
+            channel.check_subscribe(head.name, identity)
+        start, beats = head.read(query)
+        encoding = _encoding(head, is_detached=True)
+        opened = None
+        if head.name is not None:
+            opened = self._hub.join(head.name, identity, encoding, start, has_connection=True)
+            if opened is None:
+                return None
+        return Admission(self, head.name, identity, head.speaks_v1, beats, encoding, line, opened, is_judged=True)
+
+    def _identity_at_once(
+        self, head: SocketHead, query: dict[str, str], bearer: bytes | None, client: str | None
+    ) -> Identity | None:
+        """Return the caller's identity; None if that has to wait."""
+        caller = head.caller_from(client)
+        if bearer is not None:
+            caller = with_bearer(caller, bearer.decode("ascii"))
+        elif caller.bearer is None:
+            ticket = query.get(TICKET)
+            if ticket is not None:
+                caller = caller._replace(ticket=ticket)
+            else:
+                return self._identity_of(head, client)
+        identity = self._authenticator.authenticate(caller)
+        return None if identity is None else for_connection(identity, caller)
+
+    def _identity_of(self, head: SocketHead, client: str | None) -> Identity | None:
+        """Return the identity of a caller that shows nothing but its head."""
+        caller = head.caller_from(client)
+        known = self._known.get((head, caller.is_near))
+        if known is not None:
+            return known
+        identity = self._authenticator.authenticate(caller)
+        if identity is None:
+            return None
+        kept = for_connection(identity, caller)
+        if identity.token is None and identity.fault is None:  # in a cookie, which expires
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[head, caller.is_near] = kept
+        return kept
+
+    # Both.
+
+    def begin(self, admission: Admission, handover: Handover) -> Peer:
         """Create the connection's peer, connect it to its writer, and let it begin."""
-        if request.speaks_v1:
-            session = V1Socket(
-                self._hub,
-                self._doors,
-                self._publisher,
-                self._limiter,
-                request.identity,
-                request.line,
-                request.encoding,
-                request.name,
-            )
-            writer = handover(session, request.heartbeat)
-            if request.heartbeat is not None:  # the first one says when to expect the next
-                writer.write(request.heartbeat.data)
-            session.begin(writer, *(opened or (None, None)))
-            self._hub.admit(session)
-            return session
-        assert opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
-        subscription, where = opened
+        form = self._v1(admission, handover) if admission.speaks_v1 else self._plain(admission, handover)
+        self._hub.admit(form, is_judged=admission.is_judged)
+        return form
+
+    def _v1(self, admission: Admission, handover: Handover) -> V1Socket:
+        session = V1Socket(
+            self._hub,
+            self._doors,
+            self._publisher,
+            self._limiter,
+            admission.identity,
+            admission.line,
+            admission.encoding,
+            admission.name,
+        )
+        beat = admission.heartbeat
+        writer = handover(session, beat)
+        if beat is not None:  # the first one says when to expect the next
+            writer.write(beat.data)
+        session.begin(writer, *(admission.opened or (None, None)))
+        return session
+
+    def _plain(self, admission: Admission, handover: Handover) -> PlainSocket:
+        assert admission.opened is not None  # noqa: S101 — only /ws has none, and /ws speaks abide.v1
+        subscription, where = admission.opened
         plain = PlainSocket(
-            self._hub, self._doors, self._publisher, self._limiter, request.identity, request.line, subscription
+            self._hub, self._doors, self._publisher, self._limiter, admission.identity, admission.line, subscription
         )
         plain.begin(handover(plain), where)
-        self._hub.admit(plain)
         return plain
+
+
+def _refuse(error: AbideError, line: Line) -> Reply:
+    """Return the refusal of a handshake, and write its line of the log."""
+    problem = ProblemResponse.of(error)
+    body = bytes(problem.body)
+    line.status = problem.status_code
+    line.take_body(body)
+    line.write()
+    return Reply(problem.status_code, tuple(problem.raw_headers), body)
+
+
+def _encoding(head: SocketHead, *, is_detached: bool) -> Encoding:
+    if head.speaks_v1:
+        return encodings.V1_FRAMES if is_detached else encodings.V1_TEXTS
+    return encodings.PLAIN_FRAMES if is_detached else encodings.PLAIN_TEXTS
 
 
 @cache

@@ -15,6 +15,7 @@ from app.core.channel import Channel, HistoryWindow, Registry
 from app.core.epochs import label
 from app.core.message import Position, Published, Record
 from app.core.resume import Gap, Reason, Start, begin
+from tests.bus.conformance import check_forgotten
 from tests.support.postgres import PostgresServer
 from tests.support.readers import ALL, until, worker, workers
 
@@ -132,6 +133,19 @@ async def test_names_that_are_idle_are_forgotten(url: str, sql: asyncpg.Connecti
         assert await sql.fetchval("SELECT certified FROM abide.epoch"), "it ends no epoch"
 
 
+async def test_a_position_of_a_forgotten_name_is_its_place_or_a_gap(url: str, sql: asyncpg.Connection) -> None:
+    """Subscriber with a position of a forgotten name gets every later message, and is told of a gap before it."""
+
+    async def forget() -> None:
+        for table in ("log", "head"):
+            await age(sql, 90_000, table)
+        await trimmed(url, lambda _: HOUR)
+        assert await sql.fetchval("SELECT count(*) FROM abide.head") == 0
+
+    async with worker(url) as it:
+        await check_forgotten(it.backend, forget)
+
+
 async def test_who_follows_a_forgotten_name_misses_nothing(url: str, sql: asyncpg.Connection) -> None:
     """Reader of a name that is forgotten goes on, without a gap, where it begins again."""
     await fill(url, *[1] * 9, channel="b")
@@ -204,6 +218,27 @@ async def test_many_rows_of_many_channels_go_in_pages(
     assert await trimmed(url, lambda _: HistoryWindow(size=1, ttl=2**31)) == 20 * 39
     assert await sql.fetchval("SELECT count(*) FROM abide.log") == 20
     assert await trimmed(url, lambda _: HistoryWindow(size=0, ttl=2**31)) == 20
+
+
+async def test_names_that_nobody_uses_are_looked_at_slowly(
+    url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention rests after each page of channels that had nothing to delete, and not while there is."""
+    monkeypatch.setattr(module, "_PAGE_CHANNELS", 10)
+    await sql.execute("INSERT INTO abide.head SELECT 'c' || c, 40, abide.now_ms() FROM generate_series(10, 49) c")
+    await sql.execute("INSERT INTO abide.log SELECT 'c' || c, 40, 1, 0, '1' FROM generate_series(20, 39) c")
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    connection = WorkConnection(parse(url), "abide work")
+    try:
+        assert await trim(connection, lambda _: HOUR, sleep) == 20
+    finally:
+        await connection.close()
+    assert len(rests) == 2
+    assert all(0 < seconds <= 1 for seconds in rests)
 
 
 async def test_one_worker_trims_at_a_time(url: str, sql: asyncpg.Connection) -> None:

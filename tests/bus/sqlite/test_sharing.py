@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import random
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from app.bus.sqlite import SqliteBackend
+from app.bus.sqlite.file.turn import Turn
 from app.core.channel import ACCESS
+from app.core.errors import UnavailableError
 from app.core.message import Published, Record
 from tests.bus.sqlite.conftest import Run
 from tests.support.readers import ALL, Ledger, Reader, Worker, until, worker_of
@@ -50,6 +53,20 @@ async def test_workers_that_store_at_once_take_turns(run: Run) -> None:
         await publishing
         await ledger.check_log(one.backend, readers)
     assert len(readers[0].log) == 960
+
+
+async def test_a_worker_waits_for_its_turn_until_the_deadline(run: Run, path: Path) -> None:
+    """Worker refuses what waits too long behind a worker that is stopped in its turn, and stores what comes later."""
+    async with run() as worker:
+        other = Turn(Path(f"{path}-workers"))
+        with contextlib.closing(other), other:
+            with pytest.raises(UnavailableError):
+                await worker.backend.append([Record("a", b"late")], deadline=time.monotonic() + 0.2)
+            waiting = asyncio.ensure_future(worker.publish("a", "1"))
+            await asyncio.sleep(0)
+        (outcome,) = await waiting
+        assert isinstance(outcome, Published)
+        assert outcome.position.offset == 1
 
 
 async def test_a_burst_reaches_every_worker(run: Run) -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.bus.bus import Bus
 from app.bus.memory import MemoryBackend
 from app.core.channel import Channel, HistoryWindow, Registry, SlowSubscriber
-from app.core.delivery import fanout
+from app.core.delivery import catchup, fanout
 from app.core.delivery.catchup import Catchup
 from app.core.delivery.encodings import PLAIN_FRAMES, Encoding
 from app.core.delivery.hub import Hub
@@ -475,6 +475,31 @@ async def test_a_storm_of_subscribers_reads_the_log_a_few_times(worlds: Worlds) 
         expected = frames(*map(str, range(offset, 1000)))
         assert await pipe.read(len(expected)) == expected
     assert reads < 20
+
+
+async def test_what_one_subscriber_read_of_the_log_serves_the_others(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tail of a fresh process takes what is read from the log, so that those who come later need not read it."""
+    monkeypatch.setattr(catchup, "KEEP_SECONDS", 0)
+    world = await worlds.make()
+    await world.publish(*map(str, range(600)))
+    reads: list[int] = []
+    read = world.backend.read
+
+    async def noted(channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
+        reads.append(limit)
+        return await read(channel, after, limit, history)
+
+    world.backend.read = noted  # type: ignore[method-assign]
+    for offset in (300, 200, 100, 0, 599):
+        reads.clear()
+        pipe = await world.attach(start=Start(since=Position(world.backend.epoch, offset)))
+        expected = frames(*map(str, range(offset, 600)))
+        assert await pipe.read(len(expected)) == expected
+    assert not any(reads), "no messages are read for the last one"
+    await world.publish("live")
+    assert await pipe.read(len(frames("599", "live"))) == frames("599", "live")
 
 
 async def test_a_log_that_went_back_is_a_gap(worlds: Worlds) -> None:

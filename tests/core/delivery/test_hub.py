@@ -201,7 +201,7 @@ async def test_a_subscription_says_where_it_stands(world: World) -> None:
 
 
 async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hub asks the log once for what the history shows, however many resume and whatever is published meanwhile."""
+    """Hub asks the log once for what the history shows, however many resume from before what is in memory."""
     asked: list[int] = []
 
     async def counted(channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
@@ -209,14 +209,45 @@ async def test_who_resumes_while_the_head_moves_on_shares_a_read(world: World, m
         return await MemoryBackend.read(world.backend, channel, after, limit, history)
 
     monkeypatch.setattr(world.backend, "read", counted)
+    await world.publish(*map(str, range(20)))
     async with world.subscribe("c", ANONYMOUS) as live:
-        await world.publish("first")
         for number in range(20):
             await world.publish(str(number))
             await read(live, 1)
             where = await world.resume(number)
             assert where == Beginning(number, resumed=True, gap=None)
     assert asked == [0]
+
+
+async def test_who_resumes_from_what_is_in_memory_reads_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hub does not ask the log about a position whose next message is in memory, however the head moves."""
+
+    async def refused(*_: object) -> Page:
+        raise AssertionError
+
+    monkeypatch.setattr(world.backend, "read", refused)
+    async with world.subscribe("c", ANONYMOUS) as live:
+        for number in range(20):
+            await world.publish(str(number))
+            await read(live, 1)
+            for since in (0, number, number + 1):
+                assert await world.resume(since) == Beginning(since, resumed=True, gap=None)
+
+
+@pytest.mark.parametrize("history", [HistoryWindow(size=3), HistoryWindow(ttl=1)], ids=["too many", "too old"])
+async def test_a_message_in_memory_that_the_history_hides_is_not_sent(history: HistoryWindow) -> None:
+    """Hub asks the log about a position whose next message may have left the history, though it is in memory."""
+    world = World(history)
+    async with world.bus.running(), world.subscribe("c", ANONYMOUS) as live:
+        await world.publish("1")
+        await read(live, 1)
+        if history.ttl == 1:
+            await asyncio.sleep(1.1)
+        await world.publish("2", "3", "4")
+        await read(live, 3)
+        where = await world.resume(0)
+        assert not where.resumed
+        assert where.gap is not None
 
 
 async def test_who_resumes_is_told_of_a_gap_that_came_after_the_shared_read() -> None:

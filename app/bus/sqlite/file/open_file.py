@@ -14,6 +14,7 @@ from app.bus.sqlite.file.claim import Claim, Identity, identify
 from app.bus.sqlite.file.file_faults import ElsewhereError, FileError, ReplacedError, WentBackError
 from app.bus.sqlite.file.location import misplaced
 from app.bus.sqlite.file.steps import prepare
+from app.bus.sqlite.file.turn import Turn
 
 _LOCK_SECONDS = 0.25
 """How long reads, and what is done when the file is opened, wait for a lock."""
@@ -35,6 +36,7 @@ class Opened:
     path: Path
     identity: Identity
     claim: Claim
+    turn: Turn
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     seen: int
@@ -60,8 +62,8 @@ class Opened:
 
     def close(self) -> None:
         """Close it, but keep the claim: the last worker that does so moves the write-ahead log into the file."""
-        for connection in (self.reader, self.writer):
-            connection.close()
+        for part in (self.reader, self.writer, self.turn):
+            part.close()
 
 
 def open_file(path: Path, before: Opened | None, *, may_create: bool) -> Opened:
@@ -142,6 +144,7 @@ def _wal(path: Path) -> Path:
 def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create: bool) -> Opened:
     writer = _connection(path, "rwc" if may_create and is_first else "rw")
     reader: sqlite3.Connection | None = None
+    turn: Turn | None = None
     try:
         writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file only: others stay as they are
         _keep_log(writer, path)
@@ -150,15 +153,17 @@ def _connect(path: Path, claim: Claim, seen: int, *, is_first: bool, may_create:
             seen = epoch.begin(writer, seen).commits
         reader = _connection(path, "rw")
         reader.execute("PRAGMA query_only = ON")
+        turn = Turn(claim.folder)
         identity = _identity(path)
         writer.execute("PRAGMA busy_timeout = 0")  # transactions.py waits
         if is_first:
             claim.share(identity, identify(_wal(path)))
     except BaseException:
-        for connection in filter(None, (reader, writer)):
-            connection.close()
+        for part in (reader, writer, turn):
+            if part is not None:
+                part.close()
         raise
-    return Opened(path, identity, claim, writer, reader, seen)
+    return Opened(path, identity, claim, turn, writer, reader, seen)
 
 
 def _keep_log(connection: sqlite3.Connection, path: Path) -> None:

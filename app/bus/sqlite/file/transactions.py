@@ -1,7 +1,4 @@
-"""Transactions that write: one at a time over all workers, so each waits for its turn.
-
-SQLite's own wait sleeps for up to 25 ms at the least, which is longer than some commits of others take.
-"""
+"""Transactions that write: one at a time over all workers, so each waits for its turn."""
 
 from __future__ import annotations
 
@@ -11,20 +8,47 @@ import time
 from collections.abc import Callable, Iterator
 
 from app.bus.sqlite.file.file_faults import is_locked
+from app.bus.sqlite.file.open_file import Opened
 
 PATIENCE_SECONDS = 3.0
-"""How long a transaction of the server's own, such as the retention's, waits for its turn."""
+"""How long a transaction of the server's own, such as the retention's, waits for another program's lock."""
 
-_SHORTEST_SLEEP, _LONGEST_SLEEP, _GROWTH = 0.0001, 0.01, 1.3
-"""Seconds between two attempts, and their growth: small while other workers commit, which takes them a millisecond."""
+_SLEEP_SECONDS = 0.005
+"""Between two attempts while another program has the lock; SQLite's own wait sleeps for 25 ms and more."""
+
+Waits = Callable[[sqlite3.OperationalError], object]
+"""Is told why the file is locked before each further attempt; it may raise."""
 
 
-def begin(connection: sqlite3.Connection, waits: Callable[[sqlite3.OperationalError], object]) -> None:
-    """Begin a transaction that writes as soon as nobody else has one.
+@contextlib.contextmanager
+def turn(opened: Opened, waits: Waits) -> Iterator[sqlite3.Connection]:
+    """Begin a transaction that writes when its turn has come and no other program has one; undo it unless committed.
 
-    ``waits`` is called with the reason before each further attempt; it may raise. Raises sqlite3's errors.
+    Raises what ``waits`` raises, and sqlite3's errors.
     """
-    sleep = _SHORTEST_SLEEP
+    with opened.turn:
+        _begin(opened.writer, waits)
+        try:
+            yield opened.writer
+        finally:
+            _undo(opened.writer)
+
+
+@contextlib.contextmanager
+def transaction(opened: Opened, seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Begin a transaction within so many seconds; commit it at the end, or undo it if that raises."""
+    deadline = time.monotonic() + seconds
+
+    def wait(error: sqlite3.OperationalError) -> None:
+        if time.monotonic() > deadline:
+            raise error
+
+    with turn(opened, wait) as connection:
+        yield
+        connection.commit()
+
+
+def _begin(connection: sqlite3.Connection, waits: Waits) -> None:
     while True:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -34,28 +58,10 @@ def begin(connection: sqlite3.Connection, waits: Callable[[sqlite3.OperationalEr
             waits(error)
         else:
             return
-        time.sleep(sleep)
-        sleep = min(_GROWTH * sleep, _LONGEST_SLEEP)
+        time.sleep(_SLEEP_SECONDS)
 
 
-@contextlib.contextmanager
-def transaction(connection: sqlite3.Connection, seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Begin a transaction within so many seconds; commit it at the end, or undo it if that raises."""
-    deadline = time.monotonic() + seconds
-
-    def wait(error: sqlite3.OperationalError) -> None:
-        if time.monotonic() > deadline:
-            raise error
-
-    begin(connection, wait)
-    try:
-        yield
-        connection.execute("COMMIT")
-    finally:
-        undo(connection)
-
-
-def undo(connection: sqlite3.Connection) -> None:
+def _undo(connection: sqlite3.Connection) -> None:
     """Undo the transaction if one is open. Never raises: an error before has undone it as well."""
     if connection.in_transaction:
         with contextlib.suppress(sqlite3.Error):

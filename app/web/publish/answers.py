@@ -1,0 +1,62 @@
+"""The answers to pushes: where a message is, or why it was refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from app.core.errors import AbideError, NoRoomError, of_bug
+from app.core.message import Published, Record
+from app.core.ports import Meter, Reply
+from app.web.edge.problems import ProblemResponse, describe_error
+
+_log = structlog.get_logger(__name__)
+
+_NOWHERE = '"position": null, "offset": null, "epoch": null'
+"""The place of a message where the backend has no positions."""
+
+_HEADERS = ((b"content-type", b"application/json"),)
+_REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
+
+
+def stored(record: Record, published: Published, *, repeats: bool) -> Reply:
+    """Return the answer to a push of one message that is stored; it ``repeats`` the message of an envelope."""
+    (epoch, offset), is_replayed = published
+    # Written by hand, because names and epochs have no character that JSON escapes.
+    place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"' if epoch else _NOWHERE
+    content = f'{{"channel": "{record.channel}", {place}'.encode()
+    # An envelope's message has the bytes as they came, not as Python would write them.
+    content += b', "message": %b}' % record.data if repeats else b"}"
+    return Reply(200, _REPLAYED if is_replayed else _HEADERS, content)
+
+
+def of_array(results: Sequence[tuple[str, Published] | AbideError], meter: Meter) -> Reply:
+    """Return the answer to an array: what became of each item, with the name of its channel if it is stored."""
+    for result in results:
+        if isinstance(result, AbideError):
+            meter.refused(result.code)
+    items = [describe_error(result) if isinstance(result, AbideError) else _item(*result) for result in results]
+    return Reply(200, _HEADERS, json.dumps(items).encode())
+
+
+def refused(error: Exception, meter: Meter, request_id: str | None) -> Reply:
+    """Count a refusal and return its answer. An unexpected error is logged and answered with 500."""
+    if not isinstance(error, AbideError) or error.code == AbideError.code:
+        _log.error("push_failed", exc_info=error, **({} if request_id is None else {"request_id": request_id}))
+        meter.failed("request")
+        error = of_bug()
+    meter.refused(error.code)
+    if isinstance(error, NoRoomError):
+        meter.limited("bodies_held")
+    problem = ProblemResponse.of(error)
+    headers = tuple([header for header in problem.raw_headers if header[0] != b"content-length"])
+    return Reply(problem.status_code, headers, bytes(problem.body))
+
+
+def _item(name: str, published: Published) -> dict[str, Any]:
+    position = published.position
+    epoch, offset = position if position.epoch else (None, None)
+    return {"channel": name, "position": position.text, "offset": offset, "epoch": epoch}

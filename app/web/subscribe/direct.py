@@ -1,0 +1,53 @@
+"""Handshakes of WebSockets and requests for event streams, which our server passes on without ASGI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from app.core.ports import Reply
+from app.web.edge.cors import Cors
+from app.web.edge.prefix import within
+from app.web.subscribe.reads import Reads
+from app.web.subscribe.socket_head import ECHO, SocketHead
+from app.web.subscribe.sse import StreamAdmission
+from app.web.subscribe.websocket import Admission, Sockets
+from app.wire.request_head import RequestHead
+
+
+class DirectStreams:
+    """The application's :class:`~app.core.ports.DirectStreams`."""
+
+    def __init__(self, app: object, root_path: str, in_force: Callable[[], tuple[Reads, Cors]]) -> None:
+        """``in_force`` returns what the current settings made."""
+        self.app = app
+        self._root_path = root_path
+        self._in_force = in_force
+
+    def admit(self, head: RequestHead, client: str | None) -> StreamAdmission | None:
+        """Admit a reader of an event stream; None of any other request, and of one that is refused or has to wait."""
+        path = within(self._root_path, head.target.path)
+        reads, cors = self._in_force()
+        return None if path is None else reads.admit(path, head, client, cors)
+
+
+class DirectSockets:
+    """The application's :class:`~app.core.ports.DirectSockets`."""
+
+    def __init__(self, app: object, root_path: str, in_force: Callable[[], Sockets]) -> None:
+        """``in_force`` returns what the current settings made."""
+        self.app = app
+        self._root_path = root_path
+        self._in_force = in_force
+
+    def parse(self, head: RequestHead, subprotocols: Sequence[str]) -> SocketHead | None:
+        """Return the parsed request head of a channel's or of ``/ws``'s handshake; None of another one."""
+        path = within(self._root_path, head.target.path)
+        if path is None or path == ECHO:
+            return None
+        return SocketHead.of(path, head.target.path, head.headers, subprotocols)
+
+    def admit(
+        self, head: SocketHead, query: bytes, bearer: bytes | None, client: str | None
+    ) -> Admission | Reply | None:
+        """Decide a handshake; None if that has to wait, or if no channel has the path."""
+        return self._in_force().admit(head, query, bearer, client)

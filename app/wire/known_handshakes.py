@@ -1,0 +1,101 @@
+"""Request heads of handshakes that were read before. Those of many clients differ in three places only."""
+
+from __future__ import annotations
+
+import string
+from typing import Generic, NamedTuple, TypeVar
+
+from app.wire.http1 import Headers
+
+MOST_HEADS = 500
+LONGEST_HEAD = 4096
+"""The most remembered request heads, and the most bytes of one."""
+
+T = TypeVar("T")
+
+_KEYS = (b"\r\nSec-WebSocket-Key: ", b"\r\nsec-websocket-key: ")
+_KEY_LENGTH = 24
+_BEARERS = (b"\r\nAuthorization: Bearer ", b"\r\nauthorization: Bearer ")
+_VERSION = b" HTTP/1.1\r\n"
+_END = b"\r\n\r\n"
+_OF_TOKENS = string.ascii_letters.encode() + string.digits.encode() + b"-._~+/="
+"""The characters of a bearer token (RFC 6750 §2.1)."""
+_OF_QUERIES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+
+
+class Differing(NamedTuple):
+    """What differs between the handshakes of one kind of client."""
+
+    key: bytes
+    """The value of Sec-WebSocket-Key, which may be no valid key."""
+    query: bytes
+    """The query of the target; empty without one."""
+    bearer: bytes | None
+    """The credential of ``Authorization: Bearer``; None where the request head has another form of it, or none."""
+
+
+class KnownHandshakes(Generic[T]):
+    """Maps request heads to what they mean: those of one kind mean the same but for their :class:`Differing` parts."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, T] = {}
+        """By a head without its differing parts."""
+
+    def find(self, data: bytes) -> tuple[T, Differing] | None:
+        """Return what a handshake means, and its differing parts, if ``data`` is one whole head of a known kind."""
+        parts = _cut(data)
+        if parts is None:
+            return None
+        known = self._known.get(parts[0])
+        return None if known is None else (known, parts[1])
+
+    def remember(self, data: bytes, headers: Headers, meaning: T) -> None:
+        """Remember what a handshake means, if ``data`` is one whole head; ``headers`` are what it has."""
+        if len(data) > LONGEST_HEAD or data.find(_END) != len(data) - len(_END):
+            return
+        parts = _cut(data)
+        if parts is None or (parts[1].bearer is not None and _count(headers, b"authorization") > 1):
+            return
+        if len(self._known) >= MOST_HEADS:
+            self._known.clear()
+        self._known[parts[0]] = meaning
+
+
+def _cut(data: bytes) -> tuple[bytes, Differing] | None:
+    """Return a request head without its differing parts, and these.
+
+    The parts can be put back in one way only, so two heads of one kind are equal but for them. They have only
+    characters that may be in their place, so that both are valid, or none is.
+    """
+    at = _behind(_KEYS, data)
+    if not at:
+        return None
+    end = at + _KEY_LENGTH
+    key, rest = data[at:end], data[:at] + data[end:]
+    bearer, query = None, b""
+    at = _behind(_BEARERS, rest)
+    if at:
+        end = rest.find(b"\r\n", at)
+        bearer, rest = rest[at:end], rest[:at] + rest[end:]
+        if bearer.translate(None, _OF_TOKENS):
+            return None
+    end = rest.find(_VERSION)
+    at = rest.find(b"?", 0, end) + 1
+    if at:
+        query, rest = rest[at:end], rest[:at] + rest[end:]
+        if query.translate(None, _OF_QUERIES):
+            return None
+    return rest, Differing(key, query, bearer)
+
+
+def _behind(texts: tuple[bytes, ...], data: bytes) -> int:
+    """Return where the first of the texts that is there ends; 0 if there is none."""
+    for text in texts:
+        at = data.find(text)
+        if at >= 0:
+            return at + len(text)
+    return 0
+
+
+def _count(headers: Headers, name: bytes) -> int:
+    return sum(1 for other, _ in headers if other == name)
