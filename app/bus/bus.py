@@ -151,7 +151,7 @@ class Bus:
     def __init__(self, backend: Backend, meter: Meter = UNMETERED) -> None:
         self._backend = backend
         self._meter = meter
-        self._commit = GroupCommit(backend.append, meter)
+        self._commit = GroupCommit(backend.append, meter, answers_first=backend.answers_first)
         self._followed: dict[str, _Followed] = {}
         self._broadcast = Broadcast(backend=_Events(backend, self._followed))
 
