@@ -49,6 +49,13 @@ class BackendHealth:
 class Backend(ABC):
     """One implementation of the log. It begins disconnected, lives in one event loop and cannot be reused."""
 
+    answers_first = False
+    """Whether publishers are answered before the next append begins, so that those who publish again are in it.
+
+    That makes fewer and larger appends, for a backend whose appends take this process's own time. Others work on an
+    append while the last one is answered.
+    """
+
     @abstractmethod
     async def connect(self) -> None:
         """Connect, or return while still trying: :meth:`health` says which."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -26,8 +26,8 @@ from broadcaster import Broadcast, BroadcastBackend, Event
 from app.bus.backend import Backend, BackendHealth
 from app.bus.group_commit import GroupCommit
 from app.core.channel import HistoryWindow
-from app.core.message import Batch, EpochChange, Loss, News, Page, Position
-from app.core.ports import UNMETERED, Meter, Sink
+from app.core.message import Batch, EpochChange, Loss, News, Page, Position, Record
+from app.core.ports import UNMETERED, Meter, Sink, Submitted
 
 if TYPE_CHECKING:
     from broadcaster._base import Subscriber  # not exported
@@ -151,9 +151,7 @@ class Bus:
     def __init__(self, backend: Backend, meter: Meter = UNMETERED) -> None:
         self._backend = backend
         self._meter = meter
-        self._commit = GroupCommit(backend.append, meter)
-        self.publish = self._commit.publish
-        """Append records in order; one outcome for each is known when they are stored or refused."""
+        self._commit = GroupCommit(backend.append, meter, answers_first=backend.answers_first)
         self._followed: dict[str, _Followed] = {}
         self._broadcast = Broadcast(backend=_Events(backend, self._followed))
 
@@ -179,6 +177,10 @@ class Bus:
             for channel in list(self._followed):
                 await self.unfollow(channel)
             await self._backend.disconnect()
+
+    def publish(self, records: Sequence[Record]) -> Submitted:
+        """Append the records in order; one outcome for each is known when they are stored or refused."""
+        return self._commit.publish(records)
 
     async def follow(self, channel: str, sink: Sink) -> None:
         """Hand ``sink`` what is appended from now on. One sink per channel at a time."""

@@ -104,10 +104,14 @@ Append = Callable[[Sequence[Record], float], Awaitable[list[Outcome]]]
 
 
 class GroupCommit:
-    """Feeds ``append`` one batch at a time from a bounded queue."""
+    """Feeds ``append`` one batch at a time from a bounded queue.
 
-    def __init__(self, append: Append, meter: Meter = UNMETERED) -> None:
+    ``answers_first`` is as in :class:`~app.bus.backend.Backend`.
+    """
+
+    def __init__(self, append: Append, meter: Meter = UNMETERED, *, answers_first: bool = False) -> None:
         self._append = append
+        self._answers_first = answers_first
         self._meter = meter
         self._waiting: deque[Submission] = deque()
         self._messages = 0
@@ -150,15 +154,15 @@ class GroupCommit:
                 batch = self._take()
                 outcomes = await self._commit(batch)
                 first, rest = batch[:_ANSWERED_AT_ONCE], batch[_ANSWERED_AT_ONCE:]
-                has_more = bool(self._waiting)
-                if has_more:  # the backend works on that while these are answered
+                begins_first = bool(self._waiting) and not self._answers_first
+                if begins_first:  # the backend works on that while these are answered
                     loop.call_soon(_answer, first, outcomes)
                 else:
                     _answer(first, outcomes)
                 if rest:
                     answering.create_task(_answer_rest(rest, outcomes))
                 del batch, first, rest, outcomes  # or they would stay in memory until something is published again
-                if self._waiting and not has_more:  # what answered connections had sent ahead: others get their turn
+                if self._waiting and not begins_first:  # some were answered and have sent again: others get their turn
                     await asyncio.sleep(0)
             expiring.cancel()
 

@@ -9,10 +9,10 @@ from app.config.backends.backend_settings import BackendSettings
 from app.config.backends.url import mask
 from app.config.deployment import check_deployment, most_workers
 from app.config.diagnostics import ConfigError, Diagnostic, first_of
+from app.config.editor_schema import json_schema
 from app.config.environment import Environment
 from app.config.last_good import LAST_GOOD
 from app.config.load import line_of, load
-from app.config.model import json_schema
 from app.config.options import OPTIONS, Option
 from app.config.reload.differences import differences
 from app.config.reload.watch import watch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from app.config.values import names, units
@@ -42,7 +42,7 @@ _LIMITS = DefaultLimits()
 class Section(BaseModel):
     """One mapping of the file. An empty section counts as absent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -330,21 +330,3 @@ def known_keys(location: tuple[str | int, ...]) -> list[str]:
     path = tuple(_ANY if at == 1 and location[0] == "channels" else part for at, part in enumerate(location))
     section = _SECTIONS.get(path, File)  # type: ignore[arg-type]  # a place in a list is in none of them
     return [field.alias or name for name, field in section.model_fields.items()]
-
-
-class _Schema(GenerateJsonSchema):
-    """Leaves out the titles that pydantic derives from the keys."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401, ARG002 — pydantic's signature
-        return False
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the YAML file, for editors. It accepts exactly what the loader accepts."""
-    schema = File.model_json_schema(schema_generator=_Schema)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **schema,
-        "title": "channels.yaml",
-        "type": "object",
-    }

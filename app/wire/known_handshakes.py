@@ -16,10 +16,15 @@ T = TypeVar("T")
 _KEYS = (b"\r\nSec-WebSocket-Key: ", b"\r\nsec-websocket-key: ")
 _KEY_LENGTH = 24
 _BEARERS = (b"\r\nAuthorization: Bearer ", b"\r\nauthorization: Bearer ")
+_PROTOCOLS = (b"\r\nSec-WebSocket-Protocol: ", b"\r\nsec-websocket-protocol: ")
+_BEARER = b"bearer."
+"""How a subprotocol with a credential begins: browsers can send no Authorization with a handshake."""
 _VERSION = b" HTTP/1.1\r\n"
 _END = b"\r\n\r\n"
 _OF_TOKENS = string.ascii_letters.encode() + string.digits.encode() + b"-._~+/="
 """The characters of a bearer token (RFC 6750 §2.1)."""
+_OF_PROTOCOLS = _OF_TOKENS.replace(b"/", b"").replace(b"=", b"")
+"""Those of them that a subprotocol may have."""
 _OF_QUERIES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 
 
@@ -31,7 +36,8 @@ class Differing(NamedTuple):
     query: bytes
     """The query of the target; empty without one."""
     bearer: bytes | None
-    """The credential of ``Authorization: Bearer``; None where the request head has another form of it, or none."""
+    """The credential of ``Authorization: Bearer``, or else of the subprotocol ``bearer.…``; None where the request head
+    has another form of it, or none."""
 
 
 class KnownHandshakes(Generic[T]):
@@ -54,7 +60,7 @@ class KnownHandshakes(Generic[T]):
         if len(data) > LONGEST_HEAD or data.find(_END) != len(data) - len(_END):
             return
         parts = _cut(data)
-        if parts is None or (parts[1].bearer is not None and _count(headers, b"authorization") > 1):
+        if parts is None or (parts[1].bearer is not None and not _has_one_bearer(headers)):
             return
         if len(self._known) >= MOST_HEADS:
             self._known.clear()
@@ -73,11 +79,10 @@ def _cut(data: bytes) -> tuple[bytes, Differing] | None:
     end = at + _KEY_LENGTH
     key, rest = data[at:end], data[:at] + data[end:]
     bearer, query = None, b""
-    at = _behind(_BEARERS, rest)
+    at, end, allowed = _place_of_bearer(rest)
     if at:
-        end = rest.find(b"\r\n", at)
         bearer, rest = rest[at:end], rest[:at] + rest[end:]
-        if bearer.translate(None, _OF_TOKENS):
+        if bearer.translate(None, allowed):
             return None
     end = rest.find(_VERSION)
     at = rest.find(b"?", 0, end) + 1
@@ -97,5 +102,24 @@ def _behind(texts: tuple[bytes, ...], data: bytes) -> int:
     return 0
 
 
-def _count(headers: Headers, name: bytes) -> int:
-    return sum(1 for other, _ in headers if other == name)
+def _place_of_bearer(head: bytes) -> tuple[int, int, bytes]:
+    """Return where the credential begins and ends, and its characters; zeros if it has none in a known form."""
+    at = _behind(_BEARERS, head)
+    if at:
+        return at, head.find(b"\r\n", at), _OF_TOKENS
+    begin = _behind(_PROTOCOLS, head)
+    if begin:
+        end = head.find(b"\r\n", begin)
+        at = head.find(_BEARER, begin, end)
+        if at >= 0 and head[at - 1 : at] == b" ":
+            comma = head.find(b",", at, end)
+            return at + len(_BEARER), end if comma < 0 else comma, _OF_PROTOCOLS
+    return 0, 0, b""
+
+
+def _has_one_bearer(headers: Headers) -> bool:
+    """Whether there is one credential only: which one counts is the application's business."""
+    authorizations = [value for name, value in headers if name == b"authorization"]
+    protocols = [value for name, value in headers if name == b"sec-websocket-protocol"]
+    bearers = sum(value.count(_BEARER) for value in protocols)
+    return len(authorizations) + bearers == 1 and len(protocols) <= 1

@@ -150,6 +150,20 @@ async def test_the_next_append_begins_before_the_last_is_answered(group: GroupCo
     assert appends == [2]
 
 
+async def test_who_is_answered_first_is_in_the_next_append_where_few_are_better(log: Log) -> None:
+    """Publisher that publishes as soon as it is answered is appended together with what has waited."""
+    group = GroupCommit(log.append, answers_first=True)
+    task = asyncio.create_task(group.run())
+    group.publish([Record("c", b"1")]).add_done_callback(lambda _: group.publish([Record("c", b"3")]))
+    await log.entered.wait()
+    waiting = publish(group, "2")
+    log.gate.set()
+    await waiting
+    assert log.batches == [["1"], ["2", "3"]]
+    group.close()
+    await task
+
+
 async def test_publishers_that_publish_at_once_again_leave_the_loop_to_others(group: GroupCommit, log: Log) -> None:
     """GroupCommit lets the event loop turn after each batch, though the answers of each publish the next."""
     log.gate.set()

@@ -10,6 +10,7 @@ from app.bus.backend import KEY_LIFETIME
 from app.bus.bus import Bus
 from app.bus.memory.backend import LOG_BYTES, MemoryBackend
 from app.bus.memory.keys import MAX_KEYS
+from app.bus.memory.log import MemoryLogs
 from app.core.channel import ACCESS, Channel, HistoryWindow, Registry
 from app.core.delivery.encodings import PLAIN_FRAMES
 from app.core.delivery.hub import Hub
@@ -326,3 +327,18 @@ async def test_it_says_what_it_holds(subject: MemorySubject) -> None:
     """MemoryBackend's repr counts its channels."""
     await subject.backend.append([Record("a", b"1")])
     assert repr(subject.backend) == "<MemoryBackend 1 channels, 0 followed>"
+
+
+def test_a_log_keeps_little_beyond_its_history() -> None:
+    """Log holds at most a sixteenth more messages than its history while others come, and none for much longer."""
+    window = HistoryWindow(size=160, ttl=16)
+    logs = MemoryLogs(LOG_BYTES, ())
+    for _ in range(170):
+        logs.append("a", 0, 0, b"1")
+    assert not logs.is_overdue("a", window, 17_000)
+    assert logs.is_overdue("a", window, 17_001)
+    logs.append("a", 0, 0, b"1")
+    assert logs.is_overdue("a", window, 0)
+    assert not logs.trim("a", window, 0)
+    assert not logs.is_overdue("a", window, 0)
+    assert not logs.is_overdue("b", window, 0)

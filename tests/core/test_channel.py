@@ -111,3 +111,25 @@ def test_operators_may_publish_where_only_they_may() -> None:
         channel.check_publish("c", ANONYMOUS)
     with pytest.raises(ForbiddenError, match=r"set auth\.keys"):
         channel.check_publish("c", Identity(reason="no keys are configured", keys_exist=False))
+
+
+class Name(str):
+    """A name that counts how often somebody looks at its end, as a search for its family does."""
+
+    __slots__ = ()
+    looks = 0
+
+    def endswith(self, end: str) -> bool:  # type: ignore[override]
+        """Count, and tell."""
+        Name.looks += 1
+        return super().endswith(end)
+
+
+def test_the_family_of_each_of_many_names_is_searched_once() -> None:
+    """Registry remembers the families of twenty thousand names, so that their messages in turns cost no search."""
+    registry = Registry((Channel("chat.{room}"),), Channel(""))
+    names = [Name(f"chat.{number}") for number in range(20_000)]
+    for _ in range(2):
+        for name in names:
+            assert registry.find(name).name == "chat.{room}"
+    assert Name.looks == len(names)

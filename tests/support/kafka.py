@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -28,6 +29,7 @@ _UNKNOWN = 3
 """The code of a topic that does not exist."""
 
 _WAIT_MS = 200
+_READ_SECONDS = 30.0
 
 
 @dataclass
@@ -85,21 +87,22 @@ async def held(port: int, topic: str) -> dict[int, str | None]:
     """
     found: dict[int, str | None] = {}
     keys: set[bytes] = set()
+    end, head = 0, 1
     connection = await create_conn("127.0.0.1", port, request_timeout_ms=5000)
     try:
-        end, head = 0, 1
-        while end < head:
-            request = FetchRequest(_WAIT_MS, 1, 2**22, 1, [(topic, [(0, end, 2**22)])])
-            ((_, ((_, code, _, head, *_, blob),)),) = (await connection.send(request)).topics
-            if code == _UNKNOWN:
-                break
-            assert code == 0, code
-            for batch in _batches(blob):
-                for record in () if batch.is_control_batch else batch:
-                    key = dict(record.headers).get(KEY)
-                    found[record.offset + 1] = None if key in keys else json.loads(record.value)
-                    keys |= {key} if key is not None else set()
-                end = batch.next_offset
+        async with asyncio.timeout(_READ_SECONDS):
+            while end < head:
+                request = FetchRequest(_WAIT_MS, 1, 2**22, 1, [(topic, [(0, end, 2**22)])])
+                ((_, ((_, code, _, head, *_, blob),)),) = (await connection.send(request)).topics
+                if code == _UNKNOWN:
+                    break
+                assert code == 0, code
+                for batch in _batches(blob):
+                    for record in () if batch.is_control_batch else batch:
+                        key = dict(record.headers).get(KEY)
+                        found[record.offset + 1] = None if key in keys else json.loads(record.value)
+                        keys |= {key} if key is not None else set()
+                    end = batch.next_offset
     finally:
         await connection.close()
     return {offset: found.get(offset) for offset in range(1, end + 1)}

@@ -62,10 +62,40 @@ def test_a_head_that_may_mean_something_else_is_not_found(data: bytes) -> None:
     assert known(request("/orders?since=a:1", add=(BEARER,))).find(data) is None
 
 
-def test_parts_that_another_line_repeats_are_not_remembered() -> None:
-    """Head with two credentials is not remembered: whether they are the same is a part of its meaning."""
-    data = request("/orders", add=(BEARER, BEARER))
+@pytest.mark.parametrize("form", ["bearer.{}", "abide.v1, bearer.{}", "bearer.{}, abide.v1"])
+def test_a_credential_of_a_page_differs_too(form: str) -> None:
+    """Head whose credential is a subprotocol, as a page has to send it, is found whatever the credential is."""
+    first, other = (request("/orders", add=(f"Sec-WebSocket-Protocol: {form.format(one)}",)) for one in ("a.b", "c-d"))
+    found = known(first).find(other)
+    assert found is not None
+    assert found[0] == first
+    assert found[1].bearer == b"c-d"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (BEARER, BEARER),
+        (BEARER, "AUTHORIZATION: Bearer other"),
+        (BEARER, "Sec-WebSocket-Protocol: bearer.x"),
+        ("AUTHORIZATION: Bearer other", "Sec-WebSocket-Protocol: bearer.x"),
+        ("Authorization: Basic eDp5", "Sec-WebSocket-Protocol: bearer.x"),
+        ("Sec-WebSocket-Protocol: bearer.x, bearer.y",),
+        ("Sec-WebSocket-Protocol: bearer.x", "Sec-WebSocket-Protocol: bearer.y"),
+        ("Sec-WebSocket-Protocol: bearer.x", "Sec-WebSocket-Protocol: other"),
+    ],
+)
+def test_a_head_with_several_credentials_is_not_remembered(lines: tuple[str, ...]) -> None:
+    """Head with two credentials is not remembered: which of them counts is a part of its meaning."""
+    data = request("/orders", add=lines)
     assert known(data).find(data) is None
+
+
+def test_a_subprotocol_that_is_no_token_is_not_found() -> None:
+    """Head is not found where the credential has a character that no subprotocol has."""
+    first = request("/orders", add=("Sec-WebSocket-Protocol: bearer.x",))
+    for credential in ("x/y", "x=", "x y", "x;y"):
+        assert known(first).find(request("/orders", add=(f"Sec-WebSocket-Protocol: bearer.{credential}",))) is None
 
 
 def test_a_key_of_another_length_is_no_key_of_the_same_head() -> None:

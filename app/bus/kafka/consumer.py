@@ -37,6 +37,9 @@ _LONGEST_WAIT_SECONDS = 0.5
 _WAIT_PER_TOPIC = 0.0002
 """How long a fetch waits. A topic that is followed meanwhile is in the next one, so it is short, but not for many."""
 
+_REST_PER_TOPIC, _LEAST_REST_SECONDS = 0.000_004, 0.001
+"""The pause after a fetch: about as long as a request that names so many topics takes the worker; none for few."""
+
 _STARVED_WAIT_SECONDS = 1.0
 """How long a fetch waits if the one before found nothing of what there is: Tansu stops at the end of the wait."""
 
@@ -47,6 +50,9 @@ _LOOKED_AT_ONCE = 1000
 _DISCOVER_SECONDS = 0.25
 _MOST_MISSING = 500
 """Between two looks for topics that do not exist yet; the most in one look."""
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at what is followed while nothing is fetched."""
 
 _LOW_SECONDS = 2.0
 """A head below what was handed out counts after this time: a new leader may need a moment to know the head."""
@@ -123,7 +129,9 @@ class Consumer:
     def wake(self, channel: str) -> None:
         """Learn that another channel is followed. Whoever fetches from its broker takes it up by the next fetch."""
         topic = self._topics.known(channel)
-        if topic is not None and topic.leader not in self._listening:
+        if topic is None:
+            self._missing.append(channel)
+        elif topic.leader not in self._listening:
             self._changed.set()
 
     async def places(self, channels: Sequence[str]) -> Mapping[str, Place]:
@@ -184,6 +192,8 @@ class Consumer:
                 elif part is not None and channel in self._follower:
                     is_starved = is_starved or (part.fetched.head > end and not part.fetched.blob)
                     await self._take(channel, topic, end, part)
+            if (rest := _REST_PER_TOPIC * len(wanted)) > _LEAST_REST_SECONDS:
+                await asyncio.sleep(rest)
 
     def _wanted(self) -> list[tuple[str, Topic, int]]:
         """Return the channels that are followed, with their topics and the offsets up to which their messages are here.
@@ -263,7 +273,7 @@ class Consumer:
             due |= self._names(self._turns_of_missing.take(self._missing, _MOST_MISSING))
             if due:
                 await self._topics.look(due)
-            if due or self._unsettled or time.monotonic() - self._looked_at > _DISCOVER_SECONDS:
+            if due or self._unsettled or time.monotonic() - self._looked_at > _LOOK_SECONDS:
                 self._wanted()
                 await self._settle()
                 self._changed.set()

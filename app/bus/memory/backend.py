@@ -92,7 +92,8 @@ class MemoryBackend(Backend):
         now, stamp = int(self._clock() * 1000), self._stamp()
         outcomes = [self._append(record, now, stamp) for record in records]
         for channel in {record.channel for record in records}:
-            self._trim(channel, stamp)
+            if self._logs.is_overdue(channel, self._retention(channel), stamp):
+                self._trim(channel, stamp)
         return outcomes
 
     async def sweep(self) -> None:

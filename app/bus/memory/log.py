@@ -27,6 +27,10 @@ _LOG_OVERHEAD = 550
 _DROPPED_AT_ONCE = 1000
 """The most messages dropped in one step: a quarter of a millisecond."""
 
+_SLACK = 16
+"""One in so many of the messages of a history may be kept beyond it while others come: to drop each of them by itself
+takes longer than to store one."""
+
 _Entry = list[Any]
 """An entry of the queue: the stamp of the log's oldest message, or of one that it had before; a serial number, which
 orders entries of the same millisecond; and the channel. It is a list, because CPython keeps two thousand freed
@@ -73,6 +77,13 @@ class MemoryLog:
         """Whether the history shows every message held, as it mostly does."""
         oldest = self.oldest()
         return oldest is None or (len(self.messages) <= history.size and oldest >= stamp - history.ttl * 1000)
+
+    def is_overdue(self, history: HistoryWindow, stamp: int) -> bool:
+        """Whether more is held beyond the history than may wait for the next sweep."""
+        held = len(self._stamps) - self._gone
+        if held > history.size + history.size // _SLACK:
+            return True
+        return held > 0 and self._stamps[self._gone] < stamp - history.ttl * 1000 * (_SLACK + 1) // _SLACK
 
     def first_shown(self, history: HistoryWindow, stamp: int) -> int:
         """Return the offset of the oldest message that the history shows at this moment."""
@@ -155,6 +166,11 @@ class MemoryLogs:
         if self._used > self._most:
             self._make_room()
         return message
+
+    def is_overdue(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
+        """Whether a channel holds so much beyond its history that some of it is dropped at once."""
+        log = self._logs.get(channel)
+        return log is not None and log.is_overdue(history, stamp)
 
     def trim(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
         """Forget some of what the history no longer shows; return whether there is more of it."""

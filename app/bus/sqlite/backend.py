@@ -22,6 +22,8 @@ from app.core.ports import UNMETERED, Meter, Outcome
 class SqliteBackend(LogBackend):
     """The log in the file at ``path``."""
 
+    answers_first = True
+
     def __init__(self, path: Path, *, retention: Retention, meter: Meter = UNMETERED) -> None:
         self._retention = retention
         self._file = LogFile(path)

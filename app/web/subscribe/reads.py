@@ -70,7 +70,8 @@ class Reads:
             identity = self._authenticator.authenticate(caller)
             if identity is None:
                 return None
-            channel.check_subscribe(name, identity)
+            if channel.check_subscribe(name, identity) is not None:
+                return None
             request = sse.StreamRequest.of(name, for_connection(identity, caller), headers, query)
         except AbideError:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -108,7 +109,7 @@ class Sockets:
             query = query_of(scope["query_string"])
             head = SocketHead.of(get_route_path(scope), scope["path"], scope["headers"], scope["subprotocols"])
             if head.unreadable is not None:
-                raise head.unreadable
+                raise copy(head.unreadable)  # the head is remembered, and keeps no traceback
             identity = await self._identify(head, query, peer(scope))
             if head.path == ECHO:
                 identity.check()
@@ -175,6 +176,9 @@ class Sockets:
             admission = self._admit_at_once(head, query_of(query), bearer, line, channel)
         except AbideError as error:
             return _refuse(error, line)
+        except BaseException:  # a bug
+            self._limiter.places.give_back(client)
+            raise
         if admission is None:
             self._limiter.places.give_back(client)
         return admission
@@ -183,14 +187,14 @@ class Sockets:
         self, head: SocketHead, query: dict[str, str], bearer: bytes | None, line: Line, channel: Channel | None
     ) -> Admission | None:
         if head.unreadable is not None:
-            raise head.unreadable
+            raise copy(head.unreadable)  # the head is remembered, and keeps no traceback
         identity = self._identity_at_once(head, query, bearer, line.client)
         if identity is None:
             return None
         if channel is None or head.name is None:
             identity.check()
-        else:
-            channel.check_subscribe(head.name, identity)
+        elif channel.check_subscribe(head.name, identity) is not None:
+            return None
         start, beats = head.read(query)
         encoding = _encoding(head, is_detached=True)
         opened = None

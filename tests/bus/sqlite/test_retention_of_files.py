@@ -43,6 +43,11 @@ def count(path: Path, table: str) -> int:
     return int(rows)
 
 
+def written(path: Path) -> int:
+    """Return how many bytes the write-ahead log has."""
+    return Path(f"{path}-wal").stat().st_size
+
+
 async def test_what_no_history_shows_is_deleted_after_a_minute(run: Run, path: Path) -> None:
     """Retention deletes by size and by age, in any number of channels, and leaves alone what is young."""
     windows = {"c0": THREE, "c1": HOUR, "c2": HistoryWindow(size=0, ttl=60)}
@@ -57,6 +62,18 @@ async def test_what_no_history_shows_is_deleted_after_a_minute(run: Run, path: P
         assert [message.data for message in page.messages] == [b"7", b"8", b"9"]
         age(path, 3600)
         await until(lambda: count(path, "log") == 0, "everything is gone")
+
+
+async def test_what_is_deleted_is_not_written_again(run: Run, path: Path) -> None:
+    """Retention writes a small part of what it deletes."""
+    async with run(retention=lambda _: THREE) as worker:
+        for _ in range(43):
+            await worker.publish("a", "x" * 50_000)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        age(path, 61)
+        await until(lambda: count(path, "log") == 3, "forty are gone")
+        assert written(path) < 40 * 50_000 / 2
 
 
 async def test_keys_are_deleted_when_they_have_expired(run: Run, path: Path) -> None:

@@ -8,6 +8,7 @@ are subscribed again, because who reloads its state then misses nothing later.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -63,7 +64,7 @@ class Hearing:
         self._meter = meter
         self._cursors: dict[str, _Cursor] = {}
         """By topic."""
-        self._ready: dict[str, None] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()
         """The topics that have something to hand out, the longest waiting first."""
         self._floor = 0
         """No channel begins before this offset: so none has one twice."""

@@ -193,6 +193,7 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
             "checkpoint_fullfsync = ON",
             f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
             f"journal_size_limit = {WAL_BYTES}",
+            "secure_delete = FAST",  # some libraries write all over what is deleted, as much as was stored
             "cell_size_check = ON",
             "trusted_schema = OFF",
             "temp_store = MEMORY",
