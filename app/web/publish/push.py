@@ -141,7 +141,8 @@ class Push:
         return Permission(head, identity, None, None, MAX_BODY, generation)
 
     def _remember(self, permission: Permission) -> None:
-        if permission.lasts:
+        # Once a token has ended, an application may still admit its holder, and has to be asked.
+        if permission.lasts and (permission.generation is None or not self._authenticator.asks):
             if len(self._permissions) >= _MOST_PERMISSIONS:
                 self._permissions.clear()
             self._permissions[permission.head] = permission
