@@ -9,7 +9,8 @@ from app.wire.http1 import Headers
 
 MOST_HEADS = 500
 LONGEST_HEAD = 4096
-"""The most remembered request heads, and the most bytes of one."""
+"""The most remembered request heads, and the most bytes of one that is remembered or found: parts of a longer one may
+be too long."""
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class KnownHandshakes(Generic[T]):
 
     def remember(self, data: bytes, headers: Headers, meaning: T) -> None:
         """Remember what a handshake means, if ``data`` is one whole head; ``headers`` are what it has."""
-        if len(data) > LONGEST_HEAD or data.find(_END) != len(data) - len(_END):
+        if data.find(_END) != len(data) - len(_END):
             return
         parts = _cut(data)
         if parts is None or (parts[1].bearer is not None and not _has_one_bearer(headers)):
@@ -68,12 +69,12 @@ class KnownHandshakes(Generic[T]):
 
 
 def _cut(data: bytes) -> tuple[bytes, Differing] | None:
-    """Return a request head without its differing parts, and these.
+    """Return a request head without its differing parts, and these; None for one that is not remembered.
 
     The parts can be put back in one way only, so two heads of one kind are equal but for them. They have only
     characters that may be in their place, so that both are valid, or none is.
     """
-    at = _behind(_KEYS, data)
+    at = _behind(_KEYS, data) if len(data) <= LONGEST_HEAD else 0
     if not at:
         return None
     end = at + _KEY_LENGTH

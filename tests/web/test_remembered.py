@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
+from app.access.auth_settings import AuthSettings
+from app.bus.bus import Bus
+from app.bus.memory.backend import MemoryBackend
 from app.core.channel import Channel, Registry
+from app.core.delivery.hub import Hub
 from app.core.errors import UnsupportedTypeError
+from app.core.ports import UNMETERED
+from app.core.rights.policy import ANYONE, Access, Policy
 from app.server.http.forwarded import TrustedProxies
+from app.web.edge.auth import Authenticator
+from app.web.operate.health import ConfigState, Health
 from app.web.publish import body
+from app.web.publish.push_head import PushHead
+from app.web.routes import Edge, Routes
+from app.web.subscribe.socket_head import SocketHead
 
 
 def grows_by(work: Callable[[int], object], *, times: int) -> int:
@@ -22,6 +34,15 @@ def grows_by(work: Callable[[int], object], *, times: int) -> int:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return held
+
+
+def an_edge() -> Edge:
+    """Return what the routes need, with a channel for all publishers and one for no subscriber."""
+    open_to_all, sealed = Channel("open", publish=ANYONE), Channel("sealed", subscribe=Policy((Access.NOBODY,)))
+    registry = Registry((open_to_all, sealed), Channel("defaults"))
+    bus = Bus(MemoryBackend(registry.history))
+    health = Health(bus.health, lambda: ConfigState(hash="", error=None))
+    return Edge(registry, Authenticator(AuthSettings()), bus, bus, Hub(bus, registry), health, UNMETERED, None, "0")
 
 
 def test_remembered_names_of_a_family_are_bounded() -> None:
@@ -48,3 +69,18 @@ def test_long_forwarded_addresses_are_not_remembered() -> None:
         assert proxies.read([(b"x-forwarded-for", b"192.0.2.%d" % number + b"x" * 60_000)]).client is not None
 
     assert grows_by(read, times=200) < 200_000
+
+
+def test_callers_with_long_request_heads_are_not_remembered() -> None:
+    """Server remembers who sends a push or a handshake only if their headers are short."""
+    routes = Routes(an_edge())
+
+    def send(number: int) -> None:
+        headers = [(b"content-type", b"application/json"), (b"x-%d" % number, b"x" * 60_000)]
+        routes.sockets.admit(SocketHead.of("/sealed", "/sealed", headers, ()), b"", None, None)
+        routes.pushes[0](PushHead.of("/push/open", headers), None, b"", None, lambda _: None)
+
+    async def send_all() -> int:
+        return grows_by(send, times=50)
+
+    assert asyncio.run(send_all()) < 500_000

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
+from app.wire.request_head import parse
 
 MANY = 2000
 HELD_AT_MOST = 0.05  # seconds of the loop's own work: no other's, however busy the machine is
@@ -68,6 +70,14 @@ def test_asyncapi_names_all_of_many_channels() -> None:
     document = describe(channels, "0")
     assert len(document["channels"]) == MANY + 1
     assert sum(operation["action"] == "send" for operation in document["operations"].values()) == 2 * MANY + 1
+
+
+def test_a_stream_that_only_the_routes_know_is_left_to_asgi(edges: dict[int, Edge]) -> None:
+    """Stream of a channel that a reload declares is not begun past ASGI before the hub knows the channel, too."""
+    reads, cors = Routes(replace(edges[MANY], hub=edges[1].hub)).streams
+    head = parse(b"GET /channel-7 HTTP/1.1\r\nHost: abide\r\nAccept: text/event-stream\r\n\r\n")
+    assert head is not None
+    assert reads.admit("/channel-7", head, None, cors) is None
 
 
 @pytest.mark.usefixtures("uncollected")

@@ -112,3 +112,12 @@ def test_few_and_short_heads_are_remembered() -> None:
     assert remembered.find(heads[-1]) is not None
     long = request("/orders", add=(f"X-A: {'a' * LONGEST_HEAD}",))
     assert known(long).find(long) is None
+
+
+@pytest.mark.parametrize(("path", "bearer"), [("/orders?since=%b", b"a"), ("/orders?since=a", b"%b")])
+def test_a_long_head_of_a_known_kind_is_not_found(path: str, bearer: bytes) -> None:
+    """Head that its query or its credential makes too long is not found: the parser has bounds for both."""
+    data = request(path, add=(f"Authorization: Bearer {bearer.decode()}",))
+    remembered = known(data % b"a")
+    assert remembered.find(data % b"b") is not None
+    assert remembered.find(data % (b"b" * LONGEST_HEAD)) is None

@@ -14,6 +14,9 @@ from app.core.errors import MalformedError
 MAX_PARAMETERS = 100
 """The most parameters of a query."""
 
+_MOST_REMEMBERED = 4096
+"""The most characters of headers that are remembered: no server remembers a longer request head."""
+
 _SINGLE = (
     "authorization", "content-encoding", "content-length", "content-type", "idempotency-key", "last-event-id", "origin",
 )  # fmt: skip
@@ -38,6 +41,11 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     if len(found) != len(headers):
         _check_single(headers, found)
     return found
+
+
+def are_short(headers: Mapping[str, str]) -> bool:
+    """Whether headers may be remembered: some thousand of any size would take all memory."""
+    return sum(map(len, headers)) + sum(map(len, headers.values())) <= _MOST_REMEMBERED
 
 
 def query_of(query: bytes) -> dict[str, str]:

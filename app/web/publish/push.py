@@ -19,6 +19,7 @@ from app.core.message import Record
 from app.core.ports import Meter, Publisher, Reply, Submitted
 from app.core.rights.policy import Identity
 from app.web.edge.auth import Authenticator
+from app.web.edge.request import are_short
 from app.web.publish import answers, body
 from app.web.publish.in_turns import PushInTurns
 from app.web.publish.permission import Permission, Sender
@@ -141,7 +142,9 @@ class Push:
         return Permission(head, identity, None, None, MAX_BODY, generation)
 
     def _remember(self, permission: Permission) -> None:
-        if permission.lasts:
+        # Once a token has ended, an application may still admit its holder, and has to be asked.
+        lasts = permission.lasts and (permission.generation is None or not self._authenticator.asks)
+        if lasts and are_short(permission.head.caller.headers):
             if len(self._permissions) >= _MOST_PERMISSIONS:
                 self._permissions.clear()
             self._permissions[permission.head] = permission

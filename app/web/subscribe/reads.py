@@ -73,10 +73,10 @@ class Reads:
             if channel.check_subscribe(name, identity) is not None:
                 return None
             request = sse.StreamRequest.of(name, for_connection(identity, caller), headers, query)
+            line = Line("request", path, "GET", client)
+            admission = sse.admit(self._hub, request, line, cors.added(origin_of(head.headers)))
         except AbideError:
             return None
-        line = Line("request", path, "GET", client)
-        admission = sse.admit(self._hub, request, line, cors.added(origin_of(head.headers)))
         if admission is not None:
             line.take_place(self._places)
         return admission

@@ -25,7 +25,7 @@ from app.web.edge.auth import Authenticator, for_connection
 from app.web.edge.caller import peer, with_bearer
 from app.web.edge.doors import Doors
 from app.web.edge.problems import ProblemResponse
-from app.web.edge.request import TICKET, query_of
+from app.web.edge.request import TICKET, are_short, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
 from app.web.subscribe.plain import PlainSocket
@@ -230,7 +230,8 @@ class Sockets:
         if identity is None:
             return None
         kept = for_connection(identity, caller)
-        if identity.token is None and identity.fault is None:  # in a cookie, which expires
+        # A token in a cookie expires.
+        if identity.token is None and identity.fault is None and are_short(head.caller.headers):
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[head, caller.is_near] = kept
