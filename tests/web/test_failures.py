@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,17 +18,19 @@ from websockets.typing import Subprotocol
 from app.access.auth_settings import AuthSettings
 from app.core.channel import Channel, Registry
 from app.core.delivery.encoded_blocks import EncodedBlocks
-from app.core.delivery.encodings import Encoding
+from app.core.delivery.encodings import V1_FRAMES, Encoding
 from app.core.delivery.hub import Hub
 from app.core.errors import UnavailableError
+from app.core.limits.limiter import Limiter
 from app.core.message import Batch, Message, Page, Position, Record
-from app.core.ports import Meter, Sink
-from app.core.rights.policy import ANYONE
+from app.core.ports import Limits, Meter, Reply, Sink
+from app.core.rights.policy import ANONYMOUS, ANYONE
 from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 from app.web.subscribe import sse
+from app.web.subscribe.socket_head import SocketHead
 from app.web.subscribe.v1 import V1Socket
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
@@ -102,8 +105,8 @@ class World:
         registry = Registry(channels, Channel("defaults"))
         self.hub = Hub(self.log, registry, meter=self.meter)
         health = Health(log, lambda: ConfigState(hash="", error=None))
-        edge = Edge(registry, Authenticator(AuthSettings()), log, log, self.hub, health, self.meter, None, "0")
-        self.server = LocalServer(AccessLog(Routes(edge)), **options)
+        self.edge = Edge(registry, Authenticator(AuthSettings()), log, log, self.hub, health, self.meter, None, "0")
+        self.server = LocalServer(AccessLog(Routes(self.edge)), **options)
 
     def connect(self, path: str, *, v1: bool = False) -> ClientConnection:
         return connect(f"ws://127.0.0.1:{self.server.port}{path}", subprotocols=V1 if v1 else None)
@@ -161,6 +164,30 @@ def test_a_bug_of_what_a_socket_calls_closes_it(
     line = reported(logged, world)
     assert line["path"] == "/c"
     assert "bug of the" in str(line["exc_info"])
+
+
+async def test_a_bug_of_a_handshake_past_asgi_gives_its_place_back(logged: list[EventDict]) -> None:
+    """Handshake that meets a bug is answered with 500, logged with the trace, and leaves its place to the next one."""
+
+    class Forgetful(Tally):
+        def resumed(self, *, complete: bool) -> None:  # noqa: ARG002 — a port's signature
+            msg = "a bug of the meter"
+            raise RuntimeError(msg)
+
+    world = World()
+    meter = Forgetful()  # type: ignore[abstract] # what is not counted is not told
+    hub = Hub(world.log, world.hub.registry, meter=meter)
+    limiter = Limiter(Limits(connections=1))
+    await hub.subscribe("c", ANONYMOUS, V1_FRAMES)
+    sockets = Routes(replace(world.edge, hub=hub, limiter=limiter)).sockets
+    for _ in range(2):
+        reply = sockets.admit(SocketHead.of("/c", "/c", (), ()), b"since=e:5", None, None)
+        assert isinstance(reply, Reply)
+        assert reply.status == 500
+        assert b"a bug" not in reply.body
+    assert limiter.places.has_room(None)
+    assert meter.failures == {"connection": 2}
+    assert [line["event"] for line in logged] == ["connection_failed", "connection"] * 2
 
 
 def test_a_bug_of_one_subscription_closes_its_connection(world: World, logged: list[EventDict]) -> None:

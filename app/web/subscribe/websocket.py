@@ -15,7 +15,7 @@ from app.core.delivery import encodings
 from app.core.delivery.encodings import Encoding
 from app.core.delivery.hub import Hub
 from app.core.delivery.subscription import Subscription
-from app.core.errors import AbideError
+from app.core.errors import AbideError, of_bug
 from app.core.limits.limiter import Limiter
 from app.core.ports import FANOUT, Handover, Heartbeat, Peer, Publisher, Reply
 from app.core.resume import Beginning
@@ -28,6 +28,7 @@ from app.web.edge.problems import ProblemResponse
 from app.web.edge.request import TICKET, are_short, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
+from app.web.subscribe.guard import report
 from app.web.subscribe.plain import PlainSocket
 from app.web.subscribe.socket_head import ECHO, SocketHead
 from app.web.subscribe.v1 import SUBPROTOCOL, V1Socket
@@ -176,9 +177,9 @@ class Sockets:
             admission = self._admit_at_once(head, query_of(query), bearer, line, channel)
         except AbideError as error:
             return _refuse(error, line)
-        except BaseException:  # a bug
-            self._limiter.places.give_back(client)
-            raise
+        except Exception as error:  # noqa: BLE001 — reported with its trace
+            report(error, line, self._hub.meter)
+            return _refuse(of_bug(error), line)
         if admission is None:
             self._limiter.places.give_back(client)
         return admission
