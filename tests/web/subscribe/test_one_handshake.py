@@ -20,7 +20,7 @@ from tests.web.conftest import PLAIN
 SECRET = "s" * 32
 CHANNELS = f"""
 backend: memory://
-auth: {{keys: "first-key-1", tokens: {{secret: {SECRET}}}}}
+auth: {{keys: "first-key-1", tokens: {{secret: {SECRET}, cookie: session}}}}
 origins: ["https://app.example"]
 operators: key
 channels:
@@ -41,6 +41,7 @@ def token(**claims: object) -> str:
 
 
 GOOD = token(sub="walter", subscribe=["tokens"], room="bowling")
+COOKIE = f"Cookie: session={GOOD}"
 EXPIRED = token(exp=int(time.time()) - 3600)
 
 
@@ -78,6 +79,8 @@ CASES = {
     "a token": Case(101, "/tokens", (f"Authorization: Bearer {GOOD}",)),
     "a token in a subprotocol": Case(101, "/tokens", (f"{V1}, bearer.{GOOD}",), 1),
     "a claim": Case(101, "/chat.bowling", (f"Authorization: Bearer {GOOD}",)),
+    "a token in a cookie": Case(101, "/tokens", (COOKIE,)),
+    "a cookie that came along": Case(403, "/tokens", (COOKIE, "Sec-Fetch-Site: cross-site")),
     "a foreign page": Case(403, "/lebowski", ("Origin: https://evil.example",)),
     "no key": Case(401, "/keyed"),
     "a wrong key": Case(401, "/keyed", ("Authorization: Bearer wrong-key-3",)),
@@ -222,6 +225,7 @@ STREAMS = {
     "a page": Case(200, "/lebowski", (STREAM, "Origin: https://app.example"), 2),
     "a key": Case(200, "/keyed", (STREAM, KEY), 2),
     "a token": Case(200, "/tokens", (STREAM, f"Authorization: Bearer {GOOD}"), 2),
+    "a cookie that came along": Case(403, "/tokens", (STREAM, COOKIE, "Sec-Fetch-Site: cross-site")),
     "no key": Case(401, "/keyed", (STREAM,)),
     "a foreign page": Case(403, "/lebowski", (STREAM, "Origin: https://evil.example")),
     "no stream": Case(406, "/lebowski"),
