@@ -32,6 +32,7 @@ from app.web.routes import Edge, Routes
 from app.web.subscribe import sse
 from app.web.subscribe.socket_head import SocketHead
 from app.web.subscribe.v1 import V1Socket
+from app.wire.request_head import parse
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 
@@ -166,20 +167,26 @@ def test_a_bug_of_what_a_socket_calls_closes_it(
     assert "bug of the" in str(line["exc_info"])
 
 
+class Forgetful(Tally):
+    """Meter with a bug."""
+
+    def resumed(self, *, complete: bool) -> None:  # noqa: ARG002 — a port's signature
+        msg = "a bug of the meter"
+        raise RuntimeError(msg)
+
+
+async def forgetful_routes(meter: Meter, limiter: Limiter) -> Routes:
+    """Return routes whose channel `c` is followed, and where whoever resumes meets the bug."""
+    world = World()
+    hub = Hub(world.log, world.hub.registry, meter=meter)
+    await hub.subscribe("c", ANONYMOUS, V1_FRAMES)
+    return Routes(replace(world.edge, hub=hub, limiter=limiter))
+
+
 async def test_a_bug_of_a_handshake_past_asgi_gives_its_place_back(logged: list[EventDict]) -> None:
     """Handshake that meets a bug is answered with 500, logged with the trace, and leaves its place to the next one."""
-
-    class Forgetful(Tally):
-        def resumed(self, *, complete: bool) -> None:  # noqa: ARG002 — a port's signature
-            msg = "a bug of the meter"
-            raise RuntimeError(msg)
-
-    world = World()
-    meter = Forgetful()  # type: ignore[abstract] # what is not counted is not told
-    hub = Hub(world.log, world.hub.registry, meter=meter)
-    limiter = Limiter(Limits(connections=1))
-    await hub.subscribe("c", ANONYMOUS, V1_FRAMES)
-    sockets = Routes(replace(world.edge, hub=hub, limiter=limiter)).sockets
+    meter, limiter = Forgetful(), Limiter(Limits(connections=1))  # type: ignore[abstract] # what is not counted is not told
+    sockets = (await forgetful_routes(meter, limiter)).sockets
     for _ in range(2):
         reply = sockets.admit(SocketHead.of("/c", "/c", (), ()), b"since=e:5", None, None)
         assert isinstance(reply, Reply)
@@ -188,6 +195,17 @@ async def test_a_bug_of_a_handshake_past_asgi_gives_its_place_back(logged: list[
     assert limiter.places.has_room(None)
     assert meter.failures == {"connection": 2}
     assert [line["event"] for line in logged] == ["connection_failed", "connection"] * 2
+
+
+async def test_a_stream_past_asgi_that_meets_a_bug_is_left_to_asgi() -> None:
+    """Request for an event stream that meets a bug goes to ASGI, which reports it, and takes no place before."""
+    limiter = Limiter(Limits(connections=1))
+    meter = Forgetful()  # type: ignore[abstract] # what is not counted is not told
+    reads, cors = (await forgetful_routes(meter, limiter)).streams
+    head = parse(b"GET /c?since=e:5 HTTP/1.1\r\nHost: here\r\nAccept: text/event-stream\r\n\r\n")
+    assert head is not None
+    assert reads.admit("/c", head, None, cors) is None
+    assert limiter.places.has_room(None)
 
 
 def test_a_bug_of_one_subscription_closes_its_connection(world: World, logged: list[EventDict]) -> None:

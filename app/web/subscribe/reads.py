@@ -75,7 +75,7 @@ class Reads:
             request = sse.StreamRequest.of(name, for_connection(identity, caller), headers, query)
             line = Line("request", path, "GET", client)
             admission = sse.admit(self._hub, request, line, cors.added(origin_of(head.headers)))
-        except AbideError:
+        except Exception:  # noqa: BLE001 — a refusal; or a bug, which ASGI meets again, and reports
             return None
         if admission is not None:
             line.take_place(self._places)
