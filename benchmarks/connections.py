@@ -21,7 +21,9 @@ def connects(lab: Lab) -> Section:
     """Measure how fast WebSockets are opened, a hundred handshakes under way at once."""
     count = lab.connections(2000, 300)
     metrics = [Metric("rate", "connects/s"), Metric("p99", "p99 of a handshake, ms", 1)]
-    section = Section("connects", f"Opening {count:,} WebSockets", metrics, [Goal("rate", 2, "blog")])
+    section = Section(
+        "connects", f"Opening {count:,} WebSockets", metrics, [Goal("rate", 8, "blog"), Goal("rate", 0.4, "nchan")]
+    )
 
     def one(server: Server) -> Figures:
         with lab.client(server) as client:

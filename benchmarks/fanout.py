@@ -35,9 +35,9 @@ def speed(lab: Lab) -> Section:
     ]
     goals = [
         Goal("single", 4.5, "blog"),
-        Goal("single", 1.1, "nchan"),
+        Goal("single", 1.3, "nchan"),
         Goal("burst", 15, "blog"),
-        Goal("burst", 5, "nchan"),
+        Goal("burst", 6, "nchan"),
         Goal("p99", 1.2, "nchan", at_least=False),
     ]
 
