@@ -36,7 +36,9 @@ from app.core.delivery.hub import Hub
 from app.core.errors import AbideError, UnavailableError
 from app.core.limits.limiter import Limiter
 from app.core.ports import INTAKE, LIMITS, METER, Publisher
+from app.core.tail import tail_bytes
 from app.open_backend import open_backend
+from app.server.machine_memory import memory_limit
 from app.telemetry.activity import BOUNDS, BUSY_SECONDS
 from app.telemetry.counts import Count, Counted, Counts
 from app.telemetry.metrics import Metrics
@@ -88,11 +90,9 @@ class Service:
         self._limiter = Limiter(self._settings.limits, self._metrics)
         self._tracing = tracing
         self._publisher: Publisher = tracing.publisher(self._bus) if tracing else self._bus
-        self._hub = Hub(
-            tracing.source(self._bus) if tracing else self._bus,
-            self._settings.registry,
-            meter=tracing.meter(self._metrics) if tracing else self._metrics,
-        )
+        meter = tracing.meter(self._metrics) if tracing else self._metrics
+        source = tracing.source(self._bus) if tracing else self._bus
+        self._hub = Hub(source, self._settings.registry, meter=meter, tail_bytes=tail_bytes(memory_limit()))
         self._revocations = Revocations(
             self._token_seconds, on_revoked=self._close_revoked, on_disconnect=self._hub.disconnect
         )

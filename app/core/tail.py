@@ -17,8 +17,20 @@ OVERHEAD = 200
 _BATCH_OVERHEAD = 160
 """Bytes that the budget needs for a batch."""
 
+TAIL_BYTES = 64 * 1024 * 1024
+"""The most bytes of all tails of a process."""
+
+_SHARE = 32
+"""All tails of a process take at most one in so many bytes of the machine: in a rolling restart with two workers, four
+processes have tails."""
+
 _DATA = itemgetter(Message._fields.index("data"))
 """Returns the data of a message, in half of the time that its name takes."""
+
+
+def tail_bytes(memory: int) -> int:
+    """Return how many bytes all tails of a process may take on a machine with so many bytes of memory."""
+    return min(TAIL_BYTES, memory // _SHARE)
 
 
 def footprint(messages: Iterable[Message]) -> int:

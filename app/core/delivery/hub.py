@@ -25,11 +25,8 @@ from app.core.message import Page
 from app.core.ports import UNMETERED, Meter, Source
 from app.core.resume import Beginning, Start, begin
 from app.core.rights.policy import ANONYMOUS, Identity
-from app.core.tail import TailBudget
+from app.core.tail import TAIL_BYTES, TailBudget
 from app.core.turns import Pace, Steps
-
-TAIL_BYTES = 64 * 1024 * 1024
-"""The most bytes that all tails of a process hold together."""
 
 _HEAD = Start()
 

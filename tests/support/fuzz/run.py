@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from app.core.delivery.hub import TAIL_BYTES
+from app.core.tail import TAIL_BYTES
 from tests.support import metrics
 from tests.support.fuzz.client import PATIENCE, Client, WrongError, play
 from tests.support.fuzz.scripts import NEVER, Script, script
