@@ -121,6 +121,29 @@ def test_the_landing_page_shows_what_all_workers_do(console: Page, server: Serve
     assert console.run("return location.hash") == "#chat.busy"
 
 
+def test_a_choice_is_not_overtaken_by_the_busiest_channel(console: Page, server: Server) -> None:
+    """Channel that one has clicked opens, although the busiest becomes known before the browser tells of the click."""
+    console.command(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+            const hold = (event) => event.stopImmediatePropagation();
+            addEventListener('hashchange', hold);
+            globalThis.tellOfTheClick = () => {
+                removeEventListener('hashchange', hold);
+                dispatchEvent(new Event('hashchange'));
+            };
+        """,
+    )
+    console.open(f"{server.url}/")
+    console.until("document.querySelector('#busiest-none').checkVisibility()")
+    click(console, "#list button[data-channel='orders']")
+    for number in range(30):
+        push(server, "chat.busy", number)
+    console.until("document.querySelector('#busiest .name')?.textContent === 'chat.busy'")
+    console.run("tellOfTheClick()")
+    console.until(f"{text('#channel-title')} === 'orders'")
+
+
 def test_a_chart_is_read_by_arrow_keys_and_over_a_range(console: Page, server: Server) -> None:
     """Chart has axes, tells the values under the arrow keys, and shows as much time as is chosen."""
     console.open(f"{server.url}/")

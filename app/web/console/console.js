@@ -42,6 +42,7 @@ const view = channel({ client: () => abide, policy: (name) => list.policy(name),
 const list = channels({ onChoose: choose, onListed: listed, onRefused: refused });
 const look = overview({ onLook: looked, onRefused: lookRefused, onChoose: choose });
 let isClosed = false; // the overview was refused, whatever a channel says
+let followed = ""; // the part of the address that was last shown; it differs while a click is on its way here
 
 /** Go to a channel, which the address then names. */
 function choose(name) {
@@ -52,6 +53,7 @@ function choose(name) {
 
 /** Show what the address names: a channel, and perhaps a position. It may contain any text. */
 function follow() {
+  followed = location.hash;
   const [encoded, position, ...rest] = location.hash.slice(1).split("/");
   let name = "";
   try {
@@ -71,7 +73,7 @@ function looked(seen) {
   byId("forget").hidden = credential() === "";
   list.take(seen);
   const busy = seen.busiest.find(({ channel: name }) => !isFamily(name));
-  if (!view.isOpen() && busy) {
+  if (!view.isOpen() && location.hash === followed && busy) {
     history.replaceState(null, "", linkOf(busy.channel)); // nobody chose it: the way back is not to an empty page
     follow();
   }
