@@ -40,11 +40,11 @@ INPUTS = {
     "T_burst": Input(
         0.83, "µs", "the same, of sixteen that are published together", "`benchmarks.fanout --only speed`"
     ),
-    "T_push": Input(37, "µs", "CPU time of a push in its worker", "`benchmarks.publish`: 1 s / pushes a second"),
+    "T_push": Input(19, "µs", "CPU time of a push in its worker", "`benchmarks.publish`: 1 s / pushes a second"),
     "T_hear": Input(
         37, "µs", "CPU time of a push in each other worker, on Postgres", "`benchmarks.bus --only hearing`"
     ),
-    "T_connect": Input(100, "µs", "CPU time of a connect", "`benchmarks.connections --only connects`"),
+    "T_connect": Input(37, "µs", "CPU time of a connect", "`benchmarks.connections --only connects`"),
     "P_push": Input(7, "µs", "CPU time of a push in PostgreSQL", "`benchmarks.bus --only hearing`"),
     "P_hear": Input(28, "µs", "the same, for each worker that hears it", "`benchmarks.bus --only hearing`"),
 }
