@@ -36,9 +36,9 @@ INPUTS = {
     "M_worker": Input(42, "MiB", "each worker", "the same, by the difference of 1, 2 and 4 workers"),
     "K_user": Input(3.7, "KiB", "a connection in its worker", "`benchmarks.machine --only idle`"),
     "K_kernel": Input(3.8, "KiB", "a connection in the kernel: socket, file, epoll", "the same"),
-    "T_delivery": Input(6.2, "µs", "CPU time of a delivery", "`benchmarks.fanout --only speed`, one at a time"),
+    "T_delivery": Input(5.3, "µs", "CPU time of a delivery", "`benchmarks.fanout --only speed`, one at a time"),
     "T_burst": Input(
-        0.83, "µs", "the same, of sixteen that are published together", "`benchmarks.fanout --only speed`"
+        0.66, "µs", "the same, of sixteen that are published together", "`benchmarks.fanout --only speed`"
     ),
     "T_push": Input(19, "µs", "CPU time of a push in its worker", "`benchmarks.publish`: 1 s / pushes a second"),
     "T_hear": Input(
