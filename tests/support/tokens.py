@@ -26,7 +26,7 @@ def signed(payload: object, header: object = None, secret: str | bytes = SECRET)
 
 
 def token(secret: str = SECRET, **claims: object) -> str:
-    """Return a good token of six hours, as some are made long before their test; ``claims`` join ``exp`` and ``iat``."""
+    """Return a good token, of six hours because some are made long before their test; ``claims`` come on top."""
     now = time.time()
     return signed({"exp": int(now + 6 * 3600), "iat": int(now), **claims}, secret=secret)
 
