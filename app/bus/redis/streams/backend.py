@@ -89,4 +89,5 @@ class StreamsBackend(LogBackend):
         await self._trimmer.trim(grace)
 
     async def _close(self) -> None:
+        self._reads.close()
         await asyncio.gather(self._work.close(), self._read.close())

@@ -12,13 +12,13 @@ from redis.exceptions import NoScriptError
 from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS, Retention
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
+from app.bus.reads.together import Together
 from app.bus.redis.sessions.faults import LOST, NOT_READY, explain, is_passing
 from app.bus.redis.sessions.router import Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS, Word
 from app.bus.redis.streams import names
 from app.bus.redis.streams.commit import head_ttl
 from app.bus.redis.streams.lua import script, words
-from app.bus.redis.streams.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import MAX_OFFSET, Message, Page
@@ -41,7 +41,7 @@ class LogReads:
         self._retention = retention
         self._said = ""
         """Why the last read was given up; empty since one worked."""
-        self._begun = Together(self._begin, _PLACES_AT_ONCE)
+        self._begun = Together(self._begin, _PLACES_AT_ONCE, NOT_READY)
         self.secrets: dict[str, bytes] = {}
         """What seals publications (publications.py), by channel: of those whose place was read."""
 
@@ -53,7 +53,7 @@ class LogReads:
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is; begin its first epoch if it has none."""
-        return await self._begun.get(channel)
+        return await self._begun.ask(channel)
 
     async def places(self, channels: Sequence[str]) -> dict[str, Place]:
         """Read where channels are."""
@@ -76,6 +76,10 @@ class LogReads:
             head, lineage, secret, _, *rest = answer
             found[channel] = self._place(channel, (head, lineage, secret)), _messages(*rest)
         return found
+
+    def close(self) -> None:
+        """Refuse what waits."""
+        self._begun.close()
 
     async def renew(self) -> None:
         """Use other connections from now on: the servers' names may lead elsewhere."""
