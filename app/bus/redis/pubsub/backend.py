@@ -12,14 +12,13 @@ import time
 from collections.abc import Sequence
 
 from app.bus.backend import PATIENCE_SECONDS, Backend, BackendHealth, Retention
-from app.bus.log_backend import in_time
 from app.bus.outcomes import Outcomes
 from app.bus.redis.pubsub.fence import Fence
 from app.bus.redis.pubsub.hearing import Hearing
 from app.bus.redis.pubsub.publications import topic_of
 from app.bus.redis.pubsub.store import Store
 from app.bus.redis.sessions.address import parse
-from app.bus.redis.sessions.faults import NOT_READY, WORDING
+from app.bus.redis.sessions.faults import WORDING
 from app.bus.redis.sessions.pool import Pool
 from app.bus.redis.sessions.primaries import Primaries
 from app.bus.redis.sessions.router import Router
@@ -67,10 +66,8 @@ class PubSubBackend(Backend):
     async def connect(self) -> None:
         """Begin to connect, and return at once: a server that is away at start is waited for."""
         await self._log.connect()
-        self._listening = [
-            asyncio.create_task(self._subscriber.run(), name="redis-pubsub"),
-            asyncio.create_task(self._subscriber.add(self._fence.topic), name="redis-fence"),
-        ]
+        self._subscriber.want(self._fence.topic)
+        self._listening = [asyncio.create_task(self._subscriber.run(), name="redis-pubsub")]
 
     async def disconnect(self) -> None:
         """Stop listening and close the connections."""
@@ -78,6 +75,7 @@ class PubSubBackend(Backend):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._subscriber.close()
         self._fence.close()
         await asyncio.gather(self._work.close(), self._log.disconnect())
 
@@ -112,9 +110,8 @@ class PubSubBackend(Backend):
                 self._fence.move(position.offset)
             return position
         topic = self._topic_of(channel)
-        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
-            await in_time(self._subscriber.add(topic), deadline, self._outcomes, NOT_READY)
+            await self._subscriber.add(topic)
         except BaseException:
             self._subscriber.remove(topic)
             raise
