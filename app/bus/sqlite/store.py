@@ -222,7 +222,8 @@ class Store:
         return [bare(unknown)] * len(records)
 
     def _doubt(self, error: BaseException) -> str:
-        reason = explain(error, self._file.path)
+        is_away = isinstance(error, TimeoutError) and not self._file.is_open.is_set()
+        reason = self._file.reason if is_away else explain(error, self._file.path)
         self._suspect = max(self._suspect, 1)
         self._outcomes.failed("commit", reason)
         return reason

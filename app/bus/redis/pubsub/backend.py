@@ -82,6 +82,8 @@ class PubSubBackend(Backend):
     async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:
         """Publish the records, or store those of the server's own channels; see the contract."""
         deadline = time.monotonic() + PATIENCE_SECONDS if deadline is None else deadline
+        if not self._subscriber.ready.is_set():
+            await in_time(self._subscriber.ready.wait(), deadline, self._outcomes, NOT_READY)
         if not any(record.channel.startswith(_OWN) for record in records):
             return await self._publish(records, deadline)
         own = [record for record in records if record.channel.startswith(_OWN)]
