@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from app.server import garbage
+from app.server import garbage, open_files
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
 from app.server.server import Server
@@ -69,6 +69,7 @@ class AbideWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         garbage.settle()
+        open_files.raise_limit()
         self.config.app = self.wsgi
         server = Server(
             self.config,
