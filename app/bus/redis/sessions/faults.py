@@ -69,6 +69,9 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
 )
 """What to do, by the class of a network error; the first that fits counts."""
 
+_IN_SCRIPT = re.compile(r"\.? script: (?:\S+, )?on @user_script:\d+\.?$")
+"""What says where in one of our functions it was. The same error of another function is no other error."""
+
 _ERRNO = re.compile(r"\[Errno (\d+)\] Connect call failed|Error (\d+) (?:connecting|while)")
 
 
@@ -103,6 +106,7 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
     words = (
         str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0].rstrip(".") or type(error).__name__
     )
+    words = _IN_SCRIPT.sub("", words)
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
 
