@@ -38,6 +38,8 @@ EXISTS = 36
 CLOSED = "the connection was closed"
 _LOGIN = "the port may want TLS (kafkas://), or a login"
 
+_NO_TLS = "a port without TLS takes kafka:// only, and no kafka.tls"
+
 _CHECK = "check the host and port in the URL, and that the broker runs"
 
 _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
@@ -68,7 +70,11 @@ def at(host: str, port: int, error: BaseException, *, connecting: bool = False) 
     """Return the error with its broker's address."""
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     reason = explain(error)
-    return AtBrokerError(f"{place}: {reason}: {_LOGIN}" if connecting and reason == CLOSED else f"{place}: {reason}")
+    if connecting and reason == CLOSED:
+        reason = f"{reason}: {_LOGIN}"
+    elif connecting and isinstance(error, TimeoutError):
+        reason = f"{reason}; {_NO_TLS}"
+    return AtBrokerError(f"{place}: {reason}")
 
 
 def explain(error: BaseException) -> str:
