@@ -156,7 +156,7 @@ async def test_a_file_that_is_gone_until_the_deadline_is_said(
     run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worker whose file is gone says so also where the deadline comes before the last attempt is answered."""
-    monkeypatch.setattr(store, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.0)
     async with run() as worker:
         await asyncio.to_thread(path.unlink)
         with pytest.raises(UnavailableError) as refusal:
