@@ -13,8 +13,7 @@ from app.core.channel import MAX_MESSAGE_SIZE, HistoryWindow
 from app.core.epochs import label, shared
 from app.core.errors import UnavailableError
 from app.core.message import Position, Published
-from tests.bus.kafka.conftest import prefix
-from tests.support.kafka import Others, batch_of, kafka_worker
+from tests.support.kafka import Others, batch_of, kafka_worker, prefix
 
 NAMES = [
     "a.b", "a_b", "a-b", "a:b", "a|b", "a@b", "a+b", "a=b", "a~b", "a'b", "$access", "$tickets", "a.5fb", "a_5fb",
