@@ -162,11 +162,14 @@ class Topics:
         return {channel: problems.get(name) or self._known.get(name) for channel, name in names.items()}
 
     async def look(self, names: Collection[str]) -> dict[str, UnavailableError]:
-        """Ask the brokers for topics; return why those that cannot be channels cannot."""
+        """Ask the brokers for topics; return why those that cannot be channels cannot.
+
+        Some brokers answer with all topics when they are asked for none.
+        """
         answer = await self._cluster.topics(sorted(names))
         opened = self._cluster.opened
         problems: dict[str, UnavailableError] = {}
-        for code, name, identity, _, partitions, *_ in answer.topics:
+        for code, name, identity, _, partitions, *_ in answer.topics if names else ():
             problem = _problem(code, name, identity, partitions)
             if problem is not None:
                 problems[name] = problem

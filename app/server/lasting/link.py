@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import Enum, auto
 from functools import partial
-from itertools import repeat
 from operator import methodcaller
 from typing import ClassVar, Self
 
@@ -95,23 +94,19 @@ class Link(asyncio.Protocol, Swept):
 
     @classmethod
     def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
-        """Send the same bytes to many links.
+        """Send the same bytes to many links; with a few of them, or with thousands, a link costs its system call.
 
-        The loop over the links runs in C, so that a delivery costs little more than its system call. A call that
-        fails ends that loop; its link is written to by itself, and the loop goes on behind it.
+        This is :meth:`write` in a loop without a call for each link.
         """
-        size = len(data)
-        calls = map(os.write, [link._descriptor for link in writers], repeat(data))  # noqa: SLF001 — its own class
-        sent: list[int] = []  # bytes, link by link
-        while len(sent) < len(writers):
+        size, write = len(data), os.write
+        for link in writers:
             try:
-                sent.extend(calls)  # up to the one that fails
+                sent = write(link._descriptor, data)  # noqa: SLF001 — its own class
             except OSError:
-                writers[len(sent)].write(data)
-                sent.append(size)
-        if sent.count(size) < len(sent):
-            for link, count in zip(writers, sent, strict=True):
-                link._keep(data, count)  # noqa: SLF001 — as above
+                link.write(data)
+            else:
+                if sent != size:
+                    link._keep(data, sent)  # noqa: SLF001 — as above
 
     def _keep(self, data: bytes, sent: int) -> None:
         """Leave to the transport what the kernel did not take."""

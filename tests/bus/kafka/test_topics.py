@@ -93,6 +93,17 @@ async def test_a_topic_that_cannot_be_a_channel_is_refused_by_its_name(
             assert isinstance((await worker.publish("orders", "1"))[0], Published)
 
 
+async def test_topics_that_no_channel_names_are_not_looked_at(
+    url: str, others: Others, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Worker says nothing of a topic that is no channel's, though a broker that is asked for none names all of them."""
+    topic = f"erp.{prefix()}other"
+    await others.create(topic, 3)
+    async with kafka_worker(url) as worker:
+        assert isinstance((await worker.publish("mine", "1"))[0], Published)
+    assert topic not in capsys.readouterr().out
+
+
 async def test_a_history_ends_where_its_window_does(url: str, others: Others) -> None:
     """Worker finds the oldest message of a history among many, by size and by age."""
     topic, now = f"erp.{prefix()}old", 1_700_000_000

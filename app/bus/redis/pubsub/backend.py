@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 
 from app.bus.backend import PATIENCE_SECONDS, Backend, BackendHealth, Retention
+from app.bus.log_backend import in_time
 from app.bus.outcomes import Outcomes
 from app.bus.redis.pubsub.fence import Fence
 from app.bus.redis.pubsub.hearing import Hearing
 from app.bus.redis.pubsub.publications import topic_of
 from app.bus.redis.pubsub.store import Store
 from app.bus.redis.sessions.address import parse
-from app.bus.redis.sessions.faults import WORDING
+from app.bus.redis.sessions.faults import NOT_READY, WORDING
 from app.bus.redis.sessions.pool import Pool
 from app.bus.redis.sessions.primaries import Primaries
 from app.bus.redis.sessions.router import Router
@@ -82,6 +83,8 @@ class PubSubBackend(Backend):
     async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:
         """Publish the records, or store those of the server's own channels; see the contract."""
         deadline = time.monotonic() + PATIENCE_SECONDS if deadline is None else deadline
+        if not self._subscriber.ready.is_set():
+            await in_time(self._subscriber.ready.wait(), deadline, self._outcomes, NOT_READY)
         if not any(record.channel.startswith(_OWN) for record in records):
             return await self._publish(records, deadline)
         own = [record for record in records if record.channel.startswith(_OWN)]

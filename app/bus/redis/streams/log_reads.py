@@ -74,7 +74,10 @@ class LogReads:
         return await self._begun[primary].ask(channel)
 
     async def places(self, channels: Sequence[str]) -> dict[str, Place]:
-        """Read where channels are."""
+        """Read where channels are that are followed; begin an epoch of those that are gone.
+
+        So followers are told of the loss with positions of the next messages.
+        """
         found: dict[str, Place] = {}
         for begin in range(0, len(channels), _PLACES_AT_ONCE):
             part = channels[begin : begin + _PLACES_AT_ONCE]
@@ -82,6 +85,8 @@ class LogReads:
             requests = [Request(head, ("HMGET", head, "head", "lineage", "secret")) for head in heads]
             answers = await self._ask("place", requests)
             found |= {name: self._place(name, answer) for name, answer in zip(part, answers, strict=True)}
+            if gone := [name for name in part if found[name].lineage == EMPTY]:
+                found |= zip(gone, await self._begin(gone), strict=True)
         return found
 
     async def behind(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
