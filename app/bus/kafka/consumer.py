@@ -234,6 +234,8 @@ class Consumer:
                 self._unsettled.add(channel)
             elif topic is not None and self._aside.get(channel, now) <= now:
                 found.append((channel, topic, end))
+        if self._left_out:  # a broker sends a batch that is larger than what is asked of a topic where nothing precedes
+            found.sort(key=lambda entry: entry[0] not in self._left_out)
         if found and ACCESS in self._follower:
             found.sort(key=lambda entry: entry[0] != ACCESS)
         self._missing, self._looked_at = missing, now
