@@ -77,7 +77,7 @@ class Log:
     ) -> dict[str, Part]:
         """Return, by the topics' names, what they have from Kafka's offsets on; wait so many seconds for anything."""
         asked = {topic.name: topic for topic, _ in wanted}
-        offsets = [(topic.name, offset) for topic, offset in wanted]
+        offsets = [(topic.name, topic.leader_epoch, offset) for topic, offset in wanted]
         request = FetchRequest(offsets, wait=wait, most=max(MAX_BYTES, most), most_of_one=most)
         answer = await self._cluster.ask(node, purpose, request, seconds=ANSWER_SECONDS + wait)
         found: dict[str, Part] = {}

@@ -10,10 +10,12 @@ import pytest
 from app.bus.kafka import Declared, parse, store
 from app.bus.kafka.brokers.cluster import Cluster
 from app.bus.kafka.producer import Producer
+from app.core.epochs import name
 from app.core.errors import UnavailableError
 from app.core.message import Published
 from tests.support.electing import FETCH, ElectingCluster
 from tests.support.kafka import KafkaWorker, kafka_worker, prefix
+from tests.support.readers import ALL
 
 _UNAUTHORISED = 29
 
@@ -48,6 +50,18 @@ async def test_a_leader_takes_over_without_a_loss(electing: ElectingCluster, top
             assert await published(worker, "a", f"{number}", '"x"') == [2 * number + 1, 2 * number + 2]
         assert await reader.until(8) == [b"0", b'"x"', b"1", b'"x"', b"2", b'"x"', b"3", b'"x"']
         assert not reader.faults
+
+
+async def test_a_leader_that_was_replaced_meanwhile_is_noticed(electing: ElectingCluster, topics: str) -> None:
+    """Position in a topic whose leader was another one meanwhile, and is the same again, is of the new term."""
+    electing.lead(f"{topics}a", 1)
+    async with kafka_worker(electing.url(), declared=lambda channel: Declared(topics + channel)) as worker:
+        assert await published(worker, "a", "1") == [1]
+        before = (await worker.bus.read("a", 0, 10, ALL)).lineage
+        electing.lead(f"{topics}a", 2)
+        electing.lead(f"{topics}a", 1)
+        after = (await worker.bus.read("a", 0, 10, ALL)).lineage
+        assert name(after) != name(before)
 
 
 async def test_a_topic_without_a_leader_holds_up_no_other(
