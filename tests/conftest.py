@@ -16,11 +16,14 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.scheduler.protocol import Scheduling
+from xdist.workermanage import WorkerController
 
 from app.bus.postgres import migrate
 from tests.support.chromium import Chromium
 from tests.support.postgres import PostgresServer
 from tests.support.server import Server
+
+pytest_plugins = ["tests.support.hangs"]
 
 ServerFactory = Callable[..., Server]
 
@@ -50,6 +53,11 @@ ROOM = 6 * 2**30
 """Bytes that temporary files may take: those of twenty PostgreSQLs and some browsers, at the most."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of Kafka use a broker that runs already, such as Apache Kafka's."""
+    parser.addoption("--kafka", metavar="HOST:PORT", help="a broker for tests/bus/test_kafka.py and tests/bus/kafka")
+
+
 def pytest_configure() -> None:
     """Trust no certificates of the machine: each client of httpx would read all of them, which takes 16 ms.
 
@@ -71,11 +79,25 @@ def pytest_collection() -> Iterator[None]:
     return result
 
 
+class FileScheduling(LoadFileScheduling):
+    """Give a process whole files, whose tests share servers; a test that ends its process is not tried in another."""
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Return the test that a process has ended in, if any; what it had still to do goes to others."""
+        for tests in self.assigned_work[node].values():
+            for name, done in tests.items():
+                if not done:
+                    tests[name] = True
+                    super().remove_node(node)
+                    return name
+        return super().remove_node(node)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
-    """Give a process whole files, whose tests share servers; :func:`pytest_collection_modifyitems` says which first."""
+    """Leave it to :func:`pytest_collection_modifyitems` which file comes first."""
     config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -92,6 +92,8 @@ def warnings(environment: Environment, settings: Settings, variables: AbstractSe
         found.append(
             f"memory:// is served to other machines ({host}): a stop loses all messages; set DATABASE_URL to keep them"
         )
+    if settings.backend.min_replicas and settings.backend.engine.name == "redis":
+        found.append("redis.min_replicas is without effect: redis:// keeps no messages; redis-stream:// keeps them")
     collector = environment.otlp_endpoint
     if collector is not None and not collector.startswith(("http://", "https://")):
         found.append("OTEL_EXPORTER_OTLP_ENDPOINT is no URL such as http://collector:4318: spans cannot be sent")

@@ -21,7 +21,7 @@ TAIL_BYTES = 64 * 1024 * 1024
 """The most bytes of all tails of a process."""
 
 _SHARE = 32
-"""All tails of a process take at most one in so many bytes of the machine: in a rolling restart with two workers, four
+"""All tails of a process take at most one in so many bytes of the machine: in a rolling restart with two workers, three
 processes have tails."""
 
 _DATA = itemgetter(Message._fields.index("data"))

@@ -24,6 +24,16 @@ _STEADY = 20_000
 """The most blocks by which two checks differ when memory use is steady."""
 
 
+def share() -> None:
+    """Exempt what the master has imported from collection. Call it before the first worker is forked.
+
+    A collection writes to every object that it looks at. In a worker it would copy nearly every page that the worker
+    shares with the master.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def settle() -> None:
     """Exempt everything that start-up has loaded, and collect the rest rarely. Call it once, before serving.
 

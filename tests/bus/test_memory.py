@@ -58,6 +58,17 @@ async def test_the_log_is_bounded_by_size(subject: MemorySubject) -> None:
     assert await texts(subject, "a", history=ALL) == ["7", "8", "9"]
 
 
+async def test_a_follower_gets_more_than_the_history_holds(subject: MemorySubject) -> None:
+    """MemoryBackend lets go of what the history no longer covers only when it has handed it out."""
+    subject.retention["a"] = HistoryWindow(size=3, ttl=1000)
+    await subject.backend.follow("a")
+    for number in range(10):
+        await append(subject, "a", str(number))
+    assert [message.data for message in (await subject.backend.next_batch()).messages] == [b"%d" % n for n in range(10)]
+    await append(subject, "a", "10")
+    assert await texts(subject, "a", history=ALL) == ["8", "9", "10"]
+
+
 async def test_the_log_is_bounded_by_age_though_nobody_publishes_there(subject: MemorySubject) -> None:
     """MemoryBackend lets go of old messages of an idle channel when it sweeps."""
     subject.retention["a"] = HistoryWindow(size=10, ttl=60)

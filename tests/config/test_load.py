@@ -226,6 +226,11 @@ LOSES = "memory:// is served to other machines (HOST={}): a stop loses all messa
 @pytest.mark.parametrize(
     ("text", "variables", "warnings"),
     [
+        (
+            "backend: redis://h\nredis: {min_replicas: 1}\nchannels: {a: {publish: nobody}}",
+            {},
+            ["redis.min_replicas is without effect: redis:// keeps no messages; redis-stream:// keeps them"],
+        ),
         ("channels: {a: {publish: anyone}}", {}, ["anyone may publish to 'a'"]),
         ("channels: {a: {}}", {}, ["nobody can push to 'a': set auth.keys"]),
         *(

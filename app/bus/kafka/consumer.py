@@ -135,8 +135,17 @@ class Consumer:
             self._changed.set()
 
     async def places(self, channels: Sequence[str]) -> Mapping[str, Place]:
-        """Read where channels are. One whose topic is of no use is nowhere."""
+        """Read where channels are. One whose topic is of no use is nowhere.
+
+        Makes a topic that is gone, so that subscribers are told of the loss with positions of its next messages.
+        """
         found = await self._topics.find(channels)
+        had = self._follower.places([channel for channel, topic in found.items() if topic is None])
+        if gone := [channel for channel, place in had.items() if place.lineage != NOWHERE]:
+            with contextlib.suppress(UnavailableError):  # where we may create none, its publisher does
+                for begin in range(0, len(gone), _AT_ONCE):
+                    await self._topics.make(gone[begin : begin + _AT_ONCE])
+            found |= await self._topics.find(gone)
         topics = {channel: topic if isinstance(topic, Topic) else None for channel, topic in found.items()}
         names, places = list(topics), dict[str, Place]()
         for begin in range(0, len(names), _AT_ONCE):

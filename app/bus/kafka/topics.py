@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from app.bus.kafka.brokers.cluster import Cluster
 from app.bus.kafka.brokers.wire import NO_ID, LeadersRequest
 from app.bus.kafka.names import topic_of
 from app.bus.kafka.records import Part
+from app.bus.reads.together import Together
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.epochs import NAME, label
 from app.core.errors import UnavailableError
@@ -43,6 +44,9 @@ KEPT_SECONDS = 60
 
 _LEADERS = 6
 """How many earlier leaders a lineage goes back, at most."""
+
+_LOOKED_AT_ONCE = 1000
+"""How many topics that are asked for one by one are looked up with one request."""
 
 _KNOWN = 20_000
 """The most topics that are remembered."""
@@ -121,6 +125,7 @@ class Topics:
         self._known: dict[str, Topic] = {}
         self._creating = asyncio.Lock()
         self._told: set[str] = set()
+        self._looks = Together(self._look_at_each, _LOOKED_AT_ONCE, broker_errors.NOT_READY)
 
     def name(self, channel: str) -> str:
         """Return the name of the channel's topic."""
@@ -149,15 +154,22 @@ class Topics:
         """
         names = {channel: self.name(channel) for channel in channels}
         asked = {name for name in names.values() if (known := self._known.get(name)) is None or self.is_stale(known)}
-        problems = await self.look(asked) if asked else {}
+        problems: dict[str, UnavailableError] | dict[str, UnavailableError | None] = {}
+        if len(asked) == 1:
+            problems = {name: await self._looks.ask(name) for name in asked}
+        elif asked:
+            problems = await self.look(asked)
         return {channel: problems.get(name) or self._known.get(name) for channel, name in names.items()}
 
     async def look(self, names: Collection[str]) -> dict[str, UnavailableError]:
-        """Ask the brokers for topics; return why those that cannot be channels cannot."""
+        """Ask the brokers for topics; return why those that cannot be channels cannot.
+
+        Some brokers answer with all topics when they are asked for none.
+        """
         answer = await self._cluster.topics(sorted(names))
         opened = self._cluster.opened
         problems: dict[str, UnavailableError] = {}
-        for code, name, identity, _, partitions, *_ in answer.topics:
+        for code, name, identity, _, partitions, *_ in answer.topics if names else ():
             problem = _problem(code, name, identity, partitions)
             if problem is not None:
                 problems[name] = problem
@@ -168,6 +180,14 @@ class Topics:
                 self._learn(name, identity, partitions[0], opened)
         await self._complete([topic for name in names if (topic := self._known.get(name)) and not topic.lineage])
         return problems
+
+    async def _look_at_each(self, names: Sequence[str]) -> list[UnavailableError | None]:
+        problems = await self.look(names)
+        return [problems.get(name) for name in names]
+
+    def close(self) -> None:
+        """Refuse what waits."""
+        self._looks.close()
 
     async def make(self, channels: Iterable[str]) -> None:
         """Create the topics of channels that are ours and have none."""
@@ -237,25 +257,36 @@ class Topics:
         if epoch == 0:
             topic.lineage = lineage(identity, [])
 
-    async def _complete(self, topics: list[Topic]) -> None:
-        """Ask where the leaders of topics began, for their lineages."""
-        for topic in topics:
-            if topic.leader >= 0:
-                topic.lineage = await self._lineage(topic)
+    async def _complete(self, topics: Iterable[Topic]) -> None:
+        """Ask where the leaders of topics began, for their lineages: each that appended something, the newest first."""
+        open_ = {topic.name: _Leaders(topic, topic.leader_epoch) for topic in topics if topic.leader >= 0}
+        while asked := [one for one in open_.values() if one.epoch > 0 and len(one.began) < _LEADERS]:
+            by_broker: dict[int, list[_Leaders]] = {}
+            for one in asked:
+                by_broker.setdefault(one.topic.leader, []).append(one)
+            for broker, some in by_broker.items():
+                request = LeadersRequest([(one.topic.name, one.epoch - 1) for one in some])
+                for name, ((code, _, earlier, end),) in (await self._cluster.ask(broker, "read", request)).topics:
+                    open_[name].learn(code, earlier, end)
+        for one in open_.values():
+            one.topic.lineage = lineage(one.topic.id, one.began, whole=one.epoch <= 0)
 
-    async def _lineage(self, topic: Topic) -> str:
-        """Return the topic's lineage: each leader that appended something, and where it began, the newest first."""
-        found: list[tuple[int, int]] = []
-        epoch = topic.leader_epoch
-        while epoch > 0 and len(found) < _LEADERS:
-            answer = await self._cluster.ask(topic.leader, "read", LeadersRequest(topic.name, epoch - 1))
-            ((_, ((code, _, earlier, end),)),) = answer.topics
-            if code:
-                raise KafkaError(broker_errors.of_code(code, f"topic {topic.name}"))
-            if not found or end + 1 < found[-1][1]:
-                found.append((epoch, max(end, 0) + 1))
-            epoch = min(earlier, epoch - 1) if end > 0 else 0
-        return lineage(topic.id, found, whole=epoch <= 0)
+
+@dataclass(slots=True)
+class _Leaders:
+    """What is known of a topic's leaders, from the newest back to the one that is counted ``epoch``."""
+
+    topic: Topic
+    epoch: int
+    began: list[tuple[int, int]] = field(default_factory=list)
+
+    def learn(self, code: int, earlier: int, end: int) -> None:
+        """Learn where the log of the leader before ended, and its own count. Raises KafkaError."""
+        if code:
+            raise KafkaError(broker_errors.of_code(code, f"topic {self.topic.name}"))
+        if not self.began or end + 1 < self.began[-1][1]:
+            self.began.append((self.epoch, max(end, 0) + 1))
+        self.epoch = min(earlier, self.epoch - 1) if end > 0 else 0
 
 
 def position(topic: Topic | None, offset: int) -> Position:

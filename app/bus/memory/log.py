@@ -143,11 +143,15 @@ class MemoryLogs:
             self._logs = dict(self._logs)
             self._peak = len(self._logs)
 
-    def forget_idle(self, channel: str, before: int) -> None:
-        """Forget a channel that holds nothing and was not used since ``before``."""
+    def sweep(self, channel: str, history: HistoryWindow, stamp: int, handed_out: int | None = None) -> bool:
+        """Do what :meth:`trim` does, and forget the channel if it has held nothing for as long as its history."""
         log = self._logs.get(channel)
-        if log is not None and log.used < before:
+        if log is None:
+            return False
+        is_more = not log.shows_all(history, stamp) and self.trim(channel, history, stamp, handed_out)
+        if log.used < stamp - history.ttl * 1000:
             self._forget_empty(channel, log)
+        return is_more
 
     def forget_unused(self, channel: str) -> None:
         """Forget a channel that nobody has published to since it was begun."""
@@ -172,12 +176,17 @@ class MemoryLogs:
         log = self._logs.get(channel)
         return log is not None and log.is_overdue(history, stamp)
 
-    def trim(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
-        """Forget some of what the history no longer shows; return whether there is more of it."""
+    def trim(self, channel: str, history: HistoryWindow, stamp: int, handed_out: int | None = None) -> bool:
+        """Forget some of what the history no longer shows; return whether there is more of it.
+
+        Of a followed channel, only messages up to ``handed_out`` are forgotten.
+        """
         log = self._logs.get(channel)
         if log is None or log.shows_all(history, stamp):
             return False
         first, last = log.messages.first, log.first_shown(history, stamp) - 1
+        if handed_out is not None:
+            last = min(last, handed_out)
         if last >= first:
             self._used -= log.drop_through(min(last, first + _DROPPED_AT_ONCE - 1))
         return last >= first + _DROPPED_AT_ONCE

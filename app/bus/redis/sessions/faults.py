@@ -26,7 +26,8 @@ LOST = (OSError, exceptions.ConnectionError, exceptions.TimeoutError, exceptions
 TimeoutError is an OSError."""
 
 _HOST = "check the host in the URL, and whether this machine can reach it"
-_RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey server"
+_TLS = "a port with TLS needs rediss in the URL, and one without it redis"
+_RUNS = f"check that Redis runs, and that the port is that of a Redis or Valkey server; {_TLS}"
 
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
@@ -45,6 +46,7 @@ _BY_TEXT = (
     ("DB index is out of range|SELECT is not allowed", "correct the number of the database at the end of the URL"),
     ("NOREPLICAS|not enough good replicas", "Redis has fewer replicas than it was told to wait for: add one"),
     ("max number of clients", "each worker takes up to 5 connections: raise maxclients, or run fewer workers"),
+    ("SENTINEL", "this is no sentinel: name the sentinels in the URL, or write redis-stream:// without +sentinel"),
     ("No such master", "correct the service's name in the URL: SENTINEL MASTERS lists them"),
     ("unknown command|non.deterministic commands",
         "this Redis is older than 7.0, or its host has renamed or disabled the command"),
@@ -92,7 +94,7 @@ def is_refusal(error: BaseException) -> bool:
 def explain(error: BaseException, *, connecting: bool = False) -> str:
     """Say in one line what is wrong and what to do. An :class:`UnavailableError` already says it."""
     if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
-        return f"no answer in time: {_HOST if connecting else _WAITS}"
+        return f"no answer in time: {f'{_HOST}; {_TLS}' if connecting else _WAITS}"
     if isinstance(error, UnavailableError):
         return str(error)
     if isinstance(error, exceptions.MovedError):
