@@ -66,7 +66,9 @@ def borrow(sock: socket.socket) -> socket.SocketType:
 
     Its system call costs a twentieth less than that of :func:`os.write`, which takes a detour by the kernel's files.
     """
-    return _BorrowedSocket(sock.family, sock.type, sock.proto, sock.fileno())
+    borrowed = _BorrowedSocket(sock.family, sock.type, sock.proto, sock.fileno())
+    borrowed.settimeout(0)  # it would wait for room where the process has set a default timeout
+    return borrowed
 
 
 def closed() -> socket.SocketType:

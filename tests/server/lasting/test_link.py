@@ -95,3 +95,17 @@ def test_a_borrowed_socket_closes_nothing() -> None:
         del borrowed
         owner.send(b"by the owner")
         assert peer.recv(100) == b"by the borrower, by the owner"
+
+
+def test_a_borrowed_socket_does_not_wait() -> None:
+    """Socket that was borrowed refuses what there is no room for, also where sockets of the process wait by default."""
+    owner, peer = socket.socketpair()
+    with owner, peer:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(60)
+        try:
+            borrowed = borrow(owner)
+        finally:
+            socket.setdefaulttimeout(before)
+        with pytest.raises(BlockingIOError):
+            borrowed.sendall(bytes(10_000_000))
