@@ -24,6 +24,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.server import Server
 
 pytest_plugins = ["tests.support.hangs"]
+pytest.register_assert_rewrite("tests.bus.conformance")
 
 ServerFactory = Callable[..., Server]
 
@@ -35,13 +36,15 @@ LONGEST = (
     "access/test_ends",
     "browser/",
     "examples/",
-    "bus/postgres/test_outcomes",
     "acceptance/",
     "bus/",
-    "web/test_",
-    "web/edge/test_origins",
-    "test_",
     "server/test_",
+    "access/",
+    "web/test_",
+    "core/test_data",
+    "test_",
+    "telemetry/",
+    "wire/",
 )
 """How the paths begin of what takes longest, which is begun first."""
 
