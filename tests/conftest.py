@@ -90,6 +90,11 @@ class FileScheduling(LoadFileScheduling):
                     return name
         return super().remove_node(node)
 
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give it more, unless it has just taken the place of one that ended, and does not know the tests yet."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
