@@ -23,6 +23,8 @@ NOT_READY = "the broker is not ready: try again in a moment"
 REFUSED = "the broker refused this: try again in a moment"
 """The text for clients. The reason contains names and addresses, so only the log and readiness show it."""
 
+MISSING = frozenset((3, 100))
+"""Codes that say that a topic does not exist."""
 MOVED = frozenset((3, 5, 6, 8, 9, 41, 74, 75, 76, 100))
 """Codes that say that the topic, or its leader, is not where it was. Nothing was stored."""
 
@@ -64,6 +66,10 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
 
 class AtBrokerError(KafkaError):
     """What went wrong at one broker; its text says which and what to do."""
+
+
+class TopicError(KafkaError):
+    """What a broker said of one topic. It says nothing of others."""
 
 
 def at(host: str, port: int, error: BaseException, *, connecting: bool = False) -> AtBrokerError:
