@@ -18,7 +18,7 @@ import uvicorn.loops.uvloop  # noqa: F401 — see above
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from app.server import garbage
+from app.server import garbage, open_files
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
 from app.server.server import Server
@@ -84,6 +84,7 @@ class AbideWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         garbage.settle()
+        open_files.raise_limit()
         self.config.app = self.wsgi
         server = Server(
             self.config,
