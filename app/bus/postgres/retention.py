@@ -19,8 +19,8 @@ from app.bus.postgres.sessions.work_connection import WorkConnection
 from app.core.errors import UnavailableError
 
 _EVERY_SECONDS = 10.0
-_PAGE_CHANNELS = 500
-_BATCH_ROWS = 2000
+_PAGE_CHANNELS = 100
+_BATCH_ROWS = 500
 _REST, _LONGEST_REST = 20, 1.0
 """After a page of channels that had nothing to delete, the rest is this many times as long as the page took, at most a
 second.
