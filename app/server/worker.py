@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import signal
@@ -101,6 +102,7 @@ class AbideWorker(UvicornWorker):
 
     def _started(self) -> None:
         self._serving[0] = 1
-        os.kill(self.ppid, signal.SIGCHLD)  # wakes the master, which otherwise looks once a second
+        with contextlib.suppress(OSError):  # it may not be ours to signal
+            os.kill(self.ppid, signal.SIGCHLD)  # wakes the master, which otherwise looks once a second
         if self.age == 1:
             type(self).on_started(self.sockets)

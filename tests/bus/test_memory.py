@@ -353,3 +353,17 @@ def test_a_log_keeps_little_beyond_its_history() -> None:
     assert not logs.trim("a", window, 0)
     assert not logs.is_overdue("a", window, 0)
     assert not logs.is_overdue("b", window, 0)
+
+
+def test_a_history_is_asked_for_only_when_a_log_may_hold_more() -> None:
+    """Log asks for its history at its first message, when it holds a sixteenth more, and again after a while."""
+    window = HistoryWindow(size=160, ttl=16)
+    logs = MemoryLogs(LOG_BYTES, ())
+    asked = []
+    for number, stamp in enumerate([0] * 175 + [1000] * 2 + [1999] * 2):
+        logs.append("a", 0, stamp, b"1")
+        for channel in logs.take_due():
+            asked.append(number)
+            if logs.is_overdue(channel, window, stamp):
+                logs.trim(channel, window, stamp)
+    assert asked == [0, 170, 175]

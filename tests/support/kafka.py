@@ -175,16 +175,19 @@ class Others:
             await connection.close()
 
 
-def batch_of(
+def batch_of(  # noqa: PLR0913 — what a batch may say
     values: Sequence[bytes | None],
     *,
+    compression: int = 0,
     transactional: bool = False,
     producer: int = -1,
     time_ms: int | None = None,
     key: bytes = b"key",
 ) -> bytes:
-    """Return a batch of records."""
-    builder: Any = DefaultRecordBatchBuilder(2, 0, int(transactional), producer, 0 if producer >= 0 else -1, 0, 2**30)
+    """Return a batch of records; ``compression`` is Kafka's number of a codec."""
+    builder: Any = DefaultRecordBatchBuilder(
+        2, compression, int(transactional), producer, 0 if producer >= 0 else -1, 0, 2**30
+    )
     for number, value in enumerate(values):
         builder.append(number, time_ms or int(time.time() * 1000), key, value, [("other", None)])
     return bytes(builder.build())

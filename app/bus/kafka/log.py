@@ -77,7 +77,7 @@ class Log:
     ) -> dict[str, Part]:
         """Return, by the topics' names, what they have from Kafka's offsets on; wait so many seconds for anything."""
         asked = {topic.name: topic for topic, _ in wanted}
-        offsets = [(topic.name, offset) for topic, offset in wanted]
+        offsets = [(topic.name, topic.leader_epoch, offset) for topic, offset in wanted]
         request = FetchRequest(offsets, wait=wait, most=max(MAX_BYTES, most), most_of_one=most)
         answer = await self._cluster.ask(node, purpose, request, seconds=ANSWER_SECONDS + wait)
         found: dict[str, Part] = {}
@@ -95,14 +95,15 @@ class Log:
         """Return what a topic has from one of Kafka's offsets on, or from the nearest that it has."""
         for _ in range(_ATTEMPTS):
             if topic.leader < 0:
-                raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"topic {topic.name} has no leader")
+                reason = f"topic {topic.name} has no leader"
+                raise UnavailableError(broker_errors.NOT_READY) from broker_errors.TopicError(reason)
             code, fetched = await self._part(topic, offset, most)
             if code == 0:
                 return fetched
             if code != broker_errors.OUT_OF_RANGE:
                 if code in broker_errors.MOVED:
                     self._topics.forget(topic)
-                raise UnavailableError(broker_errors.NOT_READY) from KafkaError(
+                raise UnavailableError(broker_errors.NOT_READY) from broker_errors.TopicError(
                     broker_errors.of_code(code, f"topic {topic.name}")
                 )
             offset = await self._nearest(topic, offset)
@@ -137,9 +138,15 @@ class Log:
         return Place(topic.lineage, fetched.head)
 
     async def places(self, topics: Mapping[str, Topic | None]) -> dict[str, Place]:
-        """Return where channels are."""
-        found = await asyncio.gather(*(self.place(topic) for topic in topics.values()))
-        return dict(zip(topics, found, strict=True))
+        """Return where channels are, without those of which a broker does not say so now."""
+        results = await asyncio.gather(*(self.place(topic) for topic in topics.values()), return_exceptions=True)
+        found: dict[str, Place] = {}
+        for channel, result in zip(topics, results, strict=True):
+            if isinstance(result, Place):
+                found[channel] = result
+            elif not isinstance(result.__cause__, broker_errors.TopicError):
+                raise result
+        return found
 
     async def next(self, topic: Topic | None, after: int) -> tuple[Place, tuple[Message, ...]]:
         """Return where a channel is, and its next messages past one of our offsets."""

@@ -93,7 +93,7 @@ class MemoryBackend(Backend):
         outcomes = [self._append(record, now, stamp) for record in records]
         if self._behind:
             self._news.set()
-        for channel in {record.channel for record in records}:
+        for channel in self._logs.take_due():
             history = self._retention(channel)
             if self._logs.is_overdue(channel, history, stamp):
                 self._logs.trim(channel, history, stamp, self._cursors.get(channel))

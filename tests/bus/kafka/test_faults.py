@@ -296,5 +296,7 @@ async def test_brokers_are_reached_by_tls(broker: TansuServer, tmp_path: Path) -
             await doubting.topics([])
         with pytest.raises(UnavailableError, match=r"kafka.ca: /nowhere holds no certificate that can be read"):
             await Cluster(replace(first, ca="/nowhere")).topics([])
+        with pytest.raises(AtBrokerError, match=r"no answer in time.*a port without TLS takes kafka:// only"):
+            await Cluster(replace(first, servers=(("127.0.0.1", broker.port),))).topics([])
         await trusting.close()
         await asyncio.wait(links)

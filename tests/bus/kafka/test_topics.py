@@ -72,6 +72,18 @@ async def test_topics_of_others_are_channels(url: str, others: Others) -> None:
         assert not reader.faults
 
 
+@pytest.mark.parametrize("compression", [1, 2, 3, 4], ids=["gzip", "snappy", "lz4", "zstd"])
+async def test_what_others_compress_is_read(url: str, others: Others, compression: int) -> None:
+    """Channel shows what others write with any of Kafka's codecs."""
+    topic = f"erp.{prefix()}orders"
+    await others.create(topic)
+    async with kafka_worker(url, declared=lambda _: Declared(topic)) as worker:
+        reader = await worker.follow("orders")
+        text = json.dumps("grüße " * 200).encode()
+        await others.write(topic, text, text, compression=compression)
+        assert await reader.until(2) == [text, text]
+
+
 @pytest.mark.parametrize(("partitions", "why"), [(3, "has 3 partitions"), (0, "does not exist: create it")])
 async def test_a_topic_that_cannot_be_a_channel_is_refused_by_its_name(
     url: str, others: Others, partitions: int, why: str

@@ -58,6 +58,7 @@ class Cluster:
         self._address = address
         self._brokers: dict[int, tuple[str, int]] = {}
         self._connections: dict[tuple[int, Purpose], AIOKafkaConnection] = {}
+        self._controller = -1
         self._first: AIOKafkaConnection | None = None
         """The connection that asks for topics: to whichever broker lets us in."""
         self._turns: dict[tuple[int, Purpose], asyncio.Semaphore] = {}
@@ -76,6 +77,7 @@ class Cluster:
             self._first = connection
         answer = await self.send(connection, TopicsRequest(names), ANSWER_SECONDS, connecting=is_new)
         self._brokers = {broker[0]: (broker[1], broker[2]) for broker in answer.brokers}
+        self._controller = answer.controller_id
         return answer
 
     async def ask(self, node: int, purpose: Purpose, request: Request[Any], *, seconds: float = ANSWER_SECONDS) -> Any:  # noqa: ANN401 — as above
@@ -83,8 +85,13 @@ class Cluster:
         async with self._turns.setdefault((node, purpose), asyncio.Semaphore(_IN_FLIGHT)):
             return await self.send(await self.connection(node, purpose), request, seconds)
 
+    async def controller(self) -> int:
+        """Return a broker that can be asked to create topics: without KRaft only the controller can."""
+        broker = await self.any_broker()
+        return self._controller if self._controller in self._brokers else broker
+
     async def any_broker(self) -> int:
-        """Return a broker that can be asked to create topics."""
+        """Return a broker that can be asked what each of them knows."""
         if not self._brokers:
             await self.topics([])
         if not self._brokers:
