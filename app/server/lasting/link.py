@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import Enum, auto
@@ -14,12 +15,12 @@ from typing import ClassVar, Self
 from app.core.ports import Peer
 from app.server.lasting.link_context import LinkContext
 from app.server.lasting.sweep import Swept
-from app.server.sockets import abort, borrow, closed, limit_send_buffer
+from app.server.sockets import abort, limit_send_buffer
 from app.wire.close_codes import CloseCode
 
 _logger = logging.getLogger("uvicorn.error")
 
-_INDIRECT = closed()
+_INDIRECT = -1
 _FULL, _WRITABLE = methodcaller("full"), methodcaller("writable")
 
 
@@ -37,20 +38,20 @@ class LinkState(Enum):
 class Link(asyncio.Protocol, Swept):
     """A WebSocket, or a response that lasts: most of the :class:`~app.core.ports.Writer` of its peer.
 
-    Invariant: while ``_socket`` is the transport's, nothing is buffered above the kernel, so that what is written to
+    Invariant: while ``_descriptor`` is the socket's, nothing is buffered above the kernel, so that what is written to
     it goes out in order.
     """
 
     __slots__ = (
         "_born",
         "_context",
+        "_descriptor",
         "_full",
         "_heard",
         "_left",
         "_moved",
         "_peer",
         "_queued",
-        "_socket",
         "_state",
         "_transport",
     )  # fmt: skip
@@ -63,7 +64,7 @@ class Link(asyncio.Protocol, Swept):
     def __init__(self, transport: asyncio.Transport, context: LinkContext, state: LinkState) -> None:
         self._transport = transport
         self._context = context
-        self._socket = _INDIRECT  # the transport's, while writes may bypass it
+        self._descriptor = _INDIRECT  # the socket's, while writes may bypass the transport
         self._peer: Peer | None = None  # None once it has been told that the connection is closed
         self._state = state
         self._born = context.sweep.tick
@@ -81,11 +82,12 @@ class Link(asyncio.Protocol, Swept):
         The bytes go to the kernel first, and the transport keeps what the kernel does not take: a write through the
         transport costs more than all the rest of a delivery.
         """
-        if self._socket is _INDIRECT:
+        descriptor = self._descriptor
+        if descriptor == _INDIRECT:
             self._write_indirectly(data)
             return
         try:
-            sent = self._socket.send(data)
+            sent = os.write(descriptor, data)
         except OSError:  # no room, or the connection is lost: the transport finds out which
             sent = 0
         self._keep(data, sent)
@@ -93,10 +95,10 @@ class Link(asyncio.Protocol, Swept):
     @classmethod
     def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
         """Send the same bytes to many links: :meth:`write` in a loop, without a call of Python for each link."""
-        size = len(data)
+        size, write = len(data), os.write
         for link in writers:
             try:
-                sent = link._socket.send(data)  # noqa: SLF001 — its own class
+                sent = write(link._descriptor, data)  # noqa: SLF001 — its own class
             except OSError:
                 link.write(data)
             else:
@@ -106,7 +108,7 @@ class Link(asyncio.Protocol, Swept):
     def _keep(self, data: bytes, sent: int) -> None:
         """Leave to the transport what the kernel did not take."""
         if sent != len(data):
-            self._socket = _INDIRECT
+            self._descriptor = _INDIRECT
             self._queued += len(data) - sent
             self._transport.write(memoryview(data)[sent:] if sent else data)
 
@@ -117,7 +119,7 @@ class Link(asyncio.Protocol, Swept):
     @property
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        return 0 if self._socket is not _INDIRECT else self._transport.get_write_buffer_size()
+        return 0 if self._descriptor != _INDIRECT else self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
         """End the connection, and tell the peer why if its protocol can."""
@@ -154,7 +156,7 @@ class Link(asyncio.Protocol, Swept):
         self._context.sockets -= 1
         self._context.connections.discard(self)
         self._state = LinkState.CLOSED
-        self._socket = _INDIRECT
+        self._descriptor = _INDIRECT
         self._tell(CloseCode.ABNORMAL)
 
     # For subclasses.
@@ -177,7 +179,7 @@ class Link(asyncio.Protocol, Swept):
         transport = self._transport
         if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
             # Safe: the transport closes the socket only after it has called connection_lost.
-            self._socket = borrow(transport.get_extra_info("socket"))
+            self._descriptor = transport.get_extra_info("socket").fileno()
             self.write(data)
         else:
             self._queued += len(data)
@@ -211,7 +213,7 @@ class Link(asyncio.Protocol, Swept):
 
     def _enter(self, state: LinkState) -> None:
         self._state = state
-        self._socket = _INDIRECT
+        self._descriptor = _INDIRECT
         self._heard = self._context.sweep.tick
 
     def _abort(self) -> None:
