@@ -56,6 +56,11 @@ ROOM = 6 * 2**30
 """Bytes that temporary files may take: those of twenty PostgreSQLs and some browsers, at the most."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of Kafka use a broker that runs already, such as Apache Kafka's."""
+    parser.addoption("--kafka", metavar="HOST:PORT", help="a broker for tests/bus/test_kafka.py and tests/bus/kafka")
+
+
 def pytest_configure() -> None:
     """Trust no certificates of the machine: each client of httpx would read all of them, which takes 16 ms.
 

@@ -123,6 +123,12 @@ class Channel:
         """
         return self._check(Verb.PUBLISH, self.publish, name, identity)
 
+    def admits_to_all(self, identity: Identity) -> bool:
+        """Whether the caller may publish to every name of this channel, and the application need not be asked."""
+        every = self.name if self.wildcard is None else self.wildcard
+        subject = Subject(Verb.PUBLISH, every, self.name, self.wildcard, None)
+        return self.publish.admitting(identity, subject) is not None
+
     def check_client_publish(self, name: str, identity: Identity) -> Question | None:
         """Decide as :meth:`check_publish` does; also raise unless subscribers may publish over their sockets."""
         if not self.client_publish:
@@ -139,6 +145,9 @@ class Channel:
             identity.check()
         if policy.entries == (Access.ANYONE,):
             return None
+        token = identity.token
+        if token is not None and Access.TOKEN in policy.entries and token.rights.cover(verb, name, self.wildcard):
+            return None  # as most tokens are admitted: no more of the name needs to be known
         subject = Subject(verb, name, self.name, self.wildcard, self.parameter(name))
         if policy.admitting(identity, subject) is not None:
             return None

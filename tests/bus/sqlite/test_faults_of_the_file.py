@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.bus.sqlite import SqliteBackend, refusal
+from app.bus.sqlite import SqliteBackend, refusal, store
 from app.bus.sqlite.file import mounts
 from app.bus.sqlite.file.open_file import open_file
 from app.core.errors import UnavailableError
@@ -150,6 +150,19 @@ async def test_a_folder_that_comes_later_is_enough(tmp_path: Path) -> None:
         path.parent.mkdir()
         await healthy(worker.backend)
         assert await stored(worker, "1") == 1
+
+
+async def test_a_file_that_is_gone_until_the_deadline_is_said(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker whose file is gone says so also where the deadline comes before the last attempt is answered."""
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.0)
+    async with run() as worker:
+        await asyncio.to_thread(path.unlink)
+        with pytest.raises(UnavailableError) as refusal:
+            await worker.backend.append([Record("a", b"1")], time.monotonic() + 0.3)
+        assert isinstance(refusal.value.__cause__, TimeoutError)
+        assert "was deleted while the server ran" in (await worker.backend.health()).detail
 
 
 async def test_a_lock_of_another_program_is_waited_for_until_the_deadline(run: Run, path: Path) -> None:
