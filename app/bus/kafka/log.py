@@ -227,7 +227,7 @@ class Log:
         unless it is the first.
         """
         part = await self._together(topic.leader, most).ask(_From(topic, offset))
-        if part is not None and (part.code or part.fetched.begins(offset)):
+        if part is not None and (part.code or (part.fetched.begins(offset) and offset <= part.fetched.head)):
             return part
         for number, wait in enumerate(_WAITS):
             await asyncio.sleep(_REST_SECONDS * number)
