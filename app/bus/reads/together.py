@@ -11,6 +11,9 @@ from typing import Generic, TypeVar
 from app.bus.backend import PATIENCE_SECONDS
 from app.core.errors import UnavailableError, bare
 
+_LATE_SECONDS = 0.1
+"""How late a refusal may be: thousands that wait are looked through once in that time."""
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -33,9 +36,9 @@ class _Asked(Generic[T]):
 class Together(Generic[K, T]):
     """Calls ``read`` with at most ``most`` different things at a time; it returns an answer to each, in their order.
 
-    Nothing is answered by a read that had begun before it was asked for. Where a read finds that the log is away, it
-    also refuses what has waited for :data:`PATIENCE_SECONDS` meanwhile, or the last ones would wait many times as long.
-    ``refusal`` is what clients are told when it is closed.
+    Nothing is answered by a read that had begun before it was asked for. Once a read has found that the log is away,
+    everything is refused that has waited for :data:`PATIENCE_SECONDS`, until another read works: or what came while one
+    was under way would wait for twice as long. ``refusal`` is what clients are told when it is closed.
     """
 
     def __init__(self, read: Callable[[Sequence[K]], Awaitable[Sequence[T]]], most: int, refusal: str) -> None:
@@ -46,6 +49,10 @@ class Together(Generic[K, T]):
         """What is still to be read."""
         self._reading: dict[K, _Asked[T]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._away: UnavailableError | None = None
+        """Why the last read found that the log is away; None if it did not."""
+        self._late: asyncio.TimerHandle | None = None
+        """Refuses what has waited too long, while the log is away and something waits."""
 
     async def ask(self, what: K) -> T:
         """Return the answer. Raises what ``read`` raises, which all get that were read for with it."""
@@ -76,23 +83,37 @@ class Together(Generic[K, T]):
         try:
             answers = await self._read(list(some))
         except UnavailableError as error:
-            _refuse([*some.values(), *self._impatient()], bare(error))
+            self._away = bare(error)
+            _refuse(some.values(), self._away)
+            self._refuse_late()
         except Exception as error:  # noqa: BLE001 — it is for whoever asked
             _refuse(some.values(), error)
         else:
+            self._away = None
             for asked, answer in zip(some.values(), answers, strict=True):
                 if not asked.answer.done():
                     asked.answer.set_result(answer)
 
-    def _impatient(self) -> list[_Asked[T]]:
-        """Take out what has waited for as long as a read waits for a log that is away."""
-        began = time.monotonic() - PATIENCE_SECONDS
-        return [self._asked.pop(what) for what, asked in list(self._asked.items()) if asked.since <= began]
+    def _refuse_late(self) -> None:
+        """Refuse what has waited for as long as a read waits for a log that is away, and again when more has."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if self._away is None:
+            return
+        now, waiting = time.monotonic(), [*self._reading.values(), *self._asked.values()]
+        _refuse([asked for asked in waiting if asked.since + PATIENCE_SECONDS <= now], self._away)
+        self._asked = {what: asked for what, asked in self._asked.items() if not asked.answer.done()}
+        if left := [asked.since for asked in waiting if not asked.answer.done()]:
+            due = max(min(left) + PATIENCE_SECONDS - now, _LATE_SECONDS)
+            self._late = asyncio.get_running_loop().call_later(due, self._refuse_late)
 
     def _end(self) -> None:
         """Refuse everything that has no answer."""
         left = [*self._reading.values(), *self._asked.values()]
         self._reading, self._asked = {}, {}
+        if self._late is not None:
+            self._late.cancel()
         _refuse(left, UnavailableError(self._refusal))
 
 

@@ -71,6 +71,26 @@ async def test_a_log_that_is_away_is_waited_for_once(monkeypatch: pytest.MonkeyP
     assert log.reads == [[1]]
 
 
+async def test_what_came_while_a_log_was_found_away_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read is refused when it has waited as long as one may, though the one that it is in goes on."""
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.1)
+    back, away = asyncio.Event(), UnavailableError("away")
+
+    async def read(what: Sequence[int]) -> Sequence[int]:
+        if what == [1]:
+            await asyncio.sleep(0)  # the others come meanwhile
+            raise away
+        await back.wait()
+        return what
+
+    together = Together(read, most=1, refusal="closed")
+    asked = [asyncio.create_task(together.ask(one)) for one in (1, 2, 3)]
+    assert await asyncio.gather(*asked, return_exceptions=True) == [away] * 3
+    late = asyncio.create_task(together.ask(4))
+    back.set()
+    assert await late == 4
+
+
 async def test_everything_that_waits_is_refused_at_the_end() -> None:
     """Read that is under way when the server stops is refused, and so is one that has not begun."""
     log = Log()

@@ -27,7 +27,8 @@ TimeoutError is an OSError."""
 
 _HOST = "check the host in the URL, and whether this machine can reach it"
 _TLS = "a port with TLS needs rediss in the URL, and one without it redis"
-_RUNS = f"check that Redis runs, and that the port is that of a Redis or Valkey server; {_TLS}"
+_RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey server"
+_CLOSED = f"the connection was closed: {_RUNS}"
 
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
@@ -62,10 +63,10 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
     (FileNotFoundError, "a file in the URL is missing: check ssl_ca_certs, ssl_certfile and ssl_keyfile"),
     (ConnectionRefusedError, f"nothing listens there: {_RUNS}"),
     (ssl.SSLError, f"no TLS could be agreed on: {_RUNS}"),
-    (ConnectionError, f"the connection was closed: {_RUNS}"),
+    (ConnectionError, _CLOSED),
     (OSError, _HOST),
-    (EOFError, f"the connection was closed: {_RUNS}"),
-    (exceptions.ConnectionError, f"the connection was closed: {_RUNS}"),
+    (EOFError, _CLOSED),
+    (exceptions.ConnectionError, _CLOSED),
 )
 """What to do, by the class of a network error; the first that fits counts."""
 
@@ -108,6 +109,8 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
     )
     words = _IN_SCRIPT.sub("", words)
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
+    if connecting and to_do is _CLOSED:
+        to_do = f"{to_do}; {_TLS}"
     return f"{words}: {to_do}" if to_do else words
 
 
