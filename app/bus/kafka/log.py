@@ -227,12 +227,16 @@ class Log:
         unless it is the first.
         """
         part = await self._together(topic.leader, most).ask(_From(topic, offset))
-        if part is not None and (part.code or part.fetched.begins(offset)):
+        if part is not None and (part.code or (part.fetched.begins(offset) and offset <= part.fetched.head)):
             return part
         for number, wait in enumerate(_WAITS):
             await asyncio.sleep(_REST_SECONDS * number)
             found = await self.fetch(topic.leader, "read", [(topic, offset)], wait=wait, most=most)
             part = found.get(topic.name)
+            if part is not None and part.code == 0 and part.fetched.head < offset:
+                # A busy Tansu may say that a topic is empty when asked for what is next in it, not for its last record.
+                found = await self.fetch(topic.leader, "read", [(topic, offset - 1)], wait=wait, most=most)
+                part = found.get(topic.name)
             if part is not None and (part.code or part.fetched.begins(offset)):
                 return part
         if part is not None and part.fetched.blob:
