@@ -39,7 +39,7 @@ from app.core.ports import INTAKE, LIMITS, METER, Publisher
 from app.core.tail import tail_bytes
 from app.open_backend import open_backend
 from app.server.machine_memory import memory_limit
-from app.telemetry.activity import BOUNDS, BUSY_SECONDS
+from app.telemetry.activity import BOUNDS, BUSY_SECONDS, INTERNAL
 from app.telemetry.counts import Count, Counted, Counts
 from app.telemetry.metrics import Metrics
 from app.web.documents.lazy_document import Object
@@ -148,7 +148,8 @@ class Service:
         return await in_process.publish(self._settings.registry, self._publisher, channel, data, key)
 
     def _history(self, channel: str) -> HistoryWindow:
-        return windows.internal(channel, self._token_seconds()) or self._settings.registry.history(channel)
+        own = windows.internal(channel, self._token_seconds()) if channel.startswith(INTERNAL) else None
+        return own or self._settings.registry.history(channel)
 
     def _declared(self, channel: str) -> Channel | None:
         return self._settings.registry.get(channel)

@@ -123,6 +123,12 @@ class Channel:
         """
         return self._check(Verb.PUBLISH, self.publish, name, identity)
 
+    def admits_to_all(self, identity: Identity) -> bool:
+        """Whether the caller may publish to every name of this channel, and the application need not be asked."""
+        every = self.name if self.wildcard is None else self.wildcard
+        subject = Subject(Verb.PUBLISH, every, self.name, self.wildcard, None)
+        return self.publish.admitting(identity, subject) is not None
+
     def check_client_publish(self, name: str, identity: Identity) -> Question | None:
         """Decide as :meth:`check_publish` does; also raise unless subscribers may publish over their sockets."""
         if not self.client_publish:

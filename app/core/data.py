@@ -104,18 +104,16 @@ async def read(body: bytes) -> bytes:
     return await turns.run(_whole(body))
 
 
-def end_of_value(text: str, position: int, deepest: int = MAX_DEPTH) -> int | None:
+def end_of_value(text: str, position: int) -> int | None:
     """Return where the JSON value ends that begins at ``position`` of a small text; None if it needs a closer look.
 
-    That is a text with something invalid, or with so many brackets that it may be nested more than ``deepest`` deep.
+    That is something invalid, or with so many brackets that it may be nested too deep.
     """
-    if text.count("[") + text.count("{") > deepest:
-        return None
     try:
         end: int = _scan(text, position)[1]
-    except (StopIteration, json.JSONDecodeError):
+    except (StopIteration, json.JSONDecodeError, MalformedError, RecursionError):
         return None
-    return end
+    return end if text.count("[", position, end) + text.count("{", position, end) <= MAX_DEPTH else None
 
 
 def is_array(body: bytes) -> bool:

@@ -102,7 +102,7 @@ class Metrics:
         """Count messages that were stored."""
         waiting = self._published.waiting
         for channel, count in messages.items():
-            waiting[channel] += count
+            waiting[channel] = waiting.get(channel, 0) + count  # += calls a method of Python's for a new one
 
     def heard(self, seconds: float) -> None:
         """Count one round trip."""
@@ -110,7 +110,8 @@ class Metrics:
 
     def delivered(self, channel: str, messages: int, oldest: int | None = None) -> None:
         """Count messages that were handed to connections."""
-        self._delivered.waiting[channel] += messages
+        waiting = self._delivered.waiting
+        waiting[channel] = waiting.get(channel, 0) + messages
         if oldest is not None:
             ages, seconds = self._ages, time.time() - oldest / 1000
             if seconds < 0:  # the backend's clock is ahead

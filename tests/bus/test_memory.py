@@ -58,6 +58,17 @@ async def test_the_log_is_bounded_by_size(subject: MemorySubject) -> None:
     assert await texts(subject, "a", history=ALL) == ["7", "8", "9"]
 
 
+async def test_a_follower_gets_more_than_the_history_holds(subject: MemorySubject) -> None:
+    """MemoryBackend lets go of what the history no longer covers only when it has handed it out."""
+    subject.retention["a"] = HistoryWindow(size=3, ttl=1000)
+    await subject.backend.follow("a")
+    for number in range(10):
+        await append(subject, "a", str(number))
+    assert [message.data for message in (await subject.backend.next_batch()).messages] == [b"%d" % n for n in range(10)]
+    await append(subject, "a", "10")
+    assert await texts(subject, "a", history=ALL) == ["8", "9", "10"]
+
+
 async def test_the_log_is_bounded_by_age_though_nobody_publishes_there(subject: MemorySubject) -> None:
     """MemoryBackend lets go of old messages of an idle channel when it sweeps."""
     subject.retention["a"] = HistoryWindow(size=10, ttl=60)
@@ -342,3 +353,17 @@ def test_a_log_keeps_little_beyond_its_history() -> None:
     assert not logs.trim("a", window, 0)
     assert not logs.is_overdue("a", window, 0)
     assert not logs.is_overdue("b", window, 0)
+
+
+def test_a_history_is_asked_for_only_when_a_log_may_hold_more() -> None:
+    """Log asks for its history at its first message, when it holds a sixteenth more, and again after a while."""
+    window = HistoryWindow(size=160, ttl=16)
+    logs = MemoryLogs(LOG_BYTES, ())
+    asked = []
+    for number, stamp in enumerate([0] * 175 + [1000] * 2 + [1999] * 2):
+        logs.append("a", 0, stamp, b"1")
+        for channel in logs.take_due():
+            asked.append(number)
+            if logs.is_overdue(channel, window, stamp):
+                logs.trim(channel, window, stamp)
+    assert asked == [0, 170, 175]

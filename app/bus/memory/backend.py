@@ -34,7 +34,7 @@ LOG_BYTES = 64 * 1024 * 1024
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 1024 * 1024
 _SHORTEST_REST, _LONGEST_REST = 0.5, 10.0
-_REST = 20
+_REST = 50
 """The rest after a sweep is this many times as long as the sweep, within those two bounds, in seconds. Frequent sweeps
 keep the memory of unused names small."""
 
@@ -91,9 +91,12 @@ class MemoryBackend(Backend):
         """Store the records; see the contract."""
         now, stamp = int(self._clock() * 1000), self._stamp()
         outcomes = [self._append(record, now, stamp) for record in records]
-        for channel in {record.channel for record in records}:
-            if self._logs.is_overdue(channel, self._retention(channel), stamp):
-                self._trim(channel, stamp)
+        if self._behind:
+            self._news.set()
+        for channel in self._logs.take_due():
+            history = self._retention(channel)
+            if self._logs.is_overdue(channel, history, stamp):
+                self._logs.trim(channel, history, stamp, self._cursors.get(channel))
         return outcomes
 
     async def sweep(self) -> None:
@@ -117,10 +120,11 @@ class MemoryBackend(Backend):
         while self._keys.forget(stamp):
             yield from pace.pause()
         for channel in list(self._logs):
-            while self._trim(channel, stamp):
+            while self._logs.sweep(channel, self._retention(channel), stamp, self._cursors.get(channel)):
                 yield from pace.pause()
-            self._logs.forget_idle(channel, stamp - self._retention(channel).ttl * 1000)
-            yield from pace.pause()
+            if pace.is_over():
+                yield
+                pace.begin()
         yield from self._logs.compact(pace)
 
     async def read(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
@@ -162,7 +166,6 @@ class MemoryBackend(Backend):
             channel = ACCESS if ACCESS in self._behind else next(iter(self._behind))
             del self._behind[channel]
             found = self._next(channel)
-            self._trim(channel, self._stamp())
             if found:
                 return Batch(channel, self.epoch, found)
         return None
@@ -176,9 +179,13 @@ class MemoryBackend(Backend):
         log = self._logs.get(channel)
         if log is None:
             return ()
-        found = log.messages.after(self._cursors[channel], _BATCH_MESSAGES, _BATCH_BYTES)
-        self._cursors[channel] = found[-1].offset if found else log.messages.head
-        if self._cursors[channel] < log.messages.head:
+        messages, cursor = log.messages, self._cursors[channel]
+        if messages.head == cursor + 1:  # as mostly
+            found = messages.past(cursor) or ()
+        else:
+            found = messages.after(cursor, _BATCH_MESSAGES, _BATCH_BYTES)
+        self._cursors[channel] = cursor = found[-1].offset if found else messages.head
+        if cursor < messages.head:
             self._behind[channel] = None
         return found
 
@@ -199,10 +206,4 @@ class MemoryBackend(Backend):
             self._keys.add(record, offset, stamp)
         if channel in self._cursors:
             self._behind[channel] = None
-            self._news.set()
         return Published(Position(self.epoch, offset))
-
-    def _trim(self, channel: str, stamp: int) -> bool:
-        """Drop some of what is not shown any more; return whether there is more of it."""
-        # What a follower has not been handed yet stays, whatever the size of the history.
-        return channel not in self._behind and self._logs.trim(channel, self._retention(channel), stamp)

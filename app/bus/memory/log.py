@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -31,6 +31,9 @@ _SLACK = 16
 """One in so many of the messages of a history may be kept beyond it while others come: to drop each of them by itself
 takes longer than to store one."""
 
+_LOOK_MS = 10_000
+"""A history is looked at again after this time at the latest, because a reload may have changed it."""
+
 _Entry = list[Any]
 """An entry of the queue: the stamp of the log's oldest message, or of one that it had before; a serial number, which
 orders entries of the same millisecond; and the channel. It is a list, because CPython keeps two thousand freed
@@ -40,13 +43,15 @@ tuples, spread over memory that could otherwise be given back."""
 class MemoryLog:
     """One channel's messages, and when each was stored."""
 
-    __slots__ = ("_gone", "_stamps", "entry", "is_unused", "messages", "used")
+    __slots__ = ("_gone", "_look_at", "_most", "_stamps", "entry", "is_unused", "messages", "used")
 
     def __init__(self, offset: int, stamp: int) -> None:
         self.messages = Messages(offset)
         self._stamps = array("Q")
         self._gone = 0
         """How many of the stamps belong to messages that were dropped."""
+        self._most = self._look_at = 0
+        """With more messages than that, or from that stamp on, the log may be overdue."""
         self.entry = -1
         """The number of its entry in the queue; -1 if it has none."""
         self.used = stamp
@@ -78,12 +83,16 @@ class MemoryLog:
         oldest = self.oldest()
         return oldest is None or (len(self.messages) <= history.size and oldest >= stamp - history.ttl * 1000)
 
+    def may_be_overdue(self, stamp: int) -> bool:
+        """Whether :meth:`is_overdue` is worth asking: to ask for the history takes as long as to store a message."""
+        return stamp >= self._look_at or len(self._stamps) - self._gone > self._most
+
     def is_overdue(self, history: HistoryWindow, stamp: int) -> bool:
         """Whether more is held beyond the history than may wait for the next sweep."""
-        held = len(self._stamps) - self._gone
-        if held > history.size + history.size // _SLACK:
-            return True
-        return held > 0 and self._stamps[self._gone] < stamp - history.ttl * 1000 * (_SLACK + 1) // _SLACK
+        held, ttl = len(self._stamps) - self._gone, history.ttl * 1000
+        self._most = history.size + history.size // _SLACK
+        self._look_at = stamp + min(ttl // _SLACK, _LOOK_MS)
+        return held > self._most or (held > 0 and self._stamps[self._gone] < stamp - ttl - ttl // _SLACK)
 
     def first_shown(self, history: HistoryWindow, stamp: int) -> int:
         """Return the offset of the oldest message that the history shows at this moment."""
@@ -110,6 +119,8 @@ class MemoryLogs:
         self._moving: list[_Entry] = []
         """Another heap, of entries that have not been moved to the first one yet."""
         self._number = count()
+        self._due: set[str] = set()
+        """Channels that were appended to and may be overdue."""
 
     def __len__(self) -> int:
         return len(self._logs)
@@ -143,11 +154,15 @@ class MemoryLogs:
             self._logs = dict(self._logs)
             self._peak = len(self._logs)
 
-    def forget_idle(self, channel: str, before: int) -> None:
-        """Forget a channel that holds nothing and was not used since ``before``."""
+    def sweep(self, channel: str, history: HistoryWindow, stamp: int, handed_out: int | None = None) -> bool:
+        """Do what :meth:`trim` does, and forget the channel if it has held nothing for as long as its history."""
         log = self._logs.get(channel)
-        if log is not None and log.used < before:
+        if log is None:
+            return False
+        is_more = not log.shows_all(history, stamp) and self.trim(channel, history, stamp, handed_out)
+        if log.used < stamp - history.ttl * 1000:
             self._forget_empty(channel, log)
+        return is_more
 
     def forget_unused(self, channel: str) -> None:
         """Forget a channel that nobody has published to since it was begun."""
@@ -163,21 +178,35 @@ class MemoryLogs:
         self._used += len(data) + OVERHEAD
         if log.entry < 0:
             self._enqueue(channel, log)
+        if log.may_be_overdue(stamp):
+            self._due.add(channel)
         if self._used > self._most:
             self._make_room()
         return message
+
+    def take_due(self) -> Collection[str]:
+        """Return the channels that were appended to since the last call and may be overdue."""
+        due = self._due
+        if due:
+            self._due = set()
+        return due
 
     def is_overdue(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
         """Whether a channel holds so much beyond its history that some of it is dropped at once."""
         log = self._logs.get(channel)
         return log is not None and log.is_overdue(history, stamp)
 
-    def trim(self, channel: str, history: HistoryWindow, stamp: int) -> bool:
-        """Forget some of what the history no longer shows; return whether there is more of it."""
+    def trim(self, channel: str, history: HistoryWindow, stamp: int, handed_out: int | None = None) -> bool:
+        """Forget some of what the history no longer shows; return whether there is more of it.
+
+        Of a followed channel, only messages up to ``handed_out`` are forgotten.
+        """
         log = self._logs.get(channel)
         if log is None or log.shows_all(history, stamp):
             return False
         first, last = log.messages.first, log.first_shown(history, stamp) - 1
+        if handed_out is not None:
+            last = min(last, handed_out)
         if last >= first:
             self._used -= log.drop_through(min(last, first + _DROPPED_AT_ONCE - 1))
         return last >= first + _DROPPED_AT_ONCE

@@ -17,7 +17,7 @@ from app.web.documents import schemas
 from app.web.documents.embedded import EmbeddedSchemas
 from app.web.documents.schemas import Schema
 from app.web.edge.problems import Problem
-from app.web.publish.in_turns import MAX_ITEMS
+from app.web.publish.array import MAX_ITEMS
 from app.web.subscribe import sse
 from app.web.subscribe.history import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT
 

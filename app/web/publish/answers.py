@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 
@@ -24,22 +23,22 @@ _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 def stored(record: Record, published: Published, *, repeats: bool) -> Reply:
     """Return the answer to a push of one message that is stored; it ``repeats`` the message of an envelope."""
-    (epoch, offset), is_replayed = published
-    # Written by hand, because names and epochs have no character that JSON escapes.
-    place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"' if epoch else _NOWHERE
-    content = f'{{"channel": "{record.channel}", {place}'.encode()
+    content = _place(record.channel, published).encode()
     # An envelope's message has the bytes as they came, not as Python would write them.
     content += b', "message": %b}' % record.data if repeats else b"}"
-    return Reply(200, _REPLAYED if is_replayed else _HEADERS, content)
+    return Reply(200, _REPLAYED if published.replayed else _HEADERS, content)
 
 
 def of_array(results: Sequence[tuple[str, Published] | AbideError], meter: Meter) -> Reply:
     """Return the answer to an array: what became of each item, with the name of its channel if it is stored."""
+    items = []
     for result in results:
         if isinstance(result, AbideError):
             meter.refused(result.code)
-    items = [describe_error(result) if isinstance(result, AbideError) else _item(*result) for result in results]
-    return Reply(200, _HEADERS, json.dumps(items).encode())
+            items.append(json.dumps(describe_error(result)))
+        else:
+            items.append(_place(*result) + "}")
+    return Reply(200, _HEADERS, f"[{', '.join(items)}]".encode())
 
 
 def refused(error: Exception, meter: Meter, request_id: str | None) -> Reply:
@@ -56,7 +55,9 @@ def refused(error: Exception, meter: Meter, request_id: str | None) -> Reply:
     return Reply(problem.status_code, headers, bytes(problem.body))
 
 
-def _item(name: str, published: Published) -> dict[str, Any]:
-    position = published.position
-    epoch, offset = position if position.epoch else (None, None)
-    return {"channel": name, "position": position.text, "offset": offset, "epoch": epoch}
+def _place(name: str, published: Published) -> str:
+    """Return the members that say where a message is, as an object without its end."""
+    epoch, offset = published.position
+    # Written by hand, because names and epochs have no character that JSON escapes.
+    place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"' if epoch else _NOWHERE
+    return f'{{"channel": "{name}", {place}'

@@ -30,11 +30,14 @@ _OF_PAGES = frozenset({"origin", "referer", "sec-fetch-site"})
 _OBJECT_OR_ARRAY = re.compile(rb"[ \t\n\r]*+[{\[]")
 """The beginning of a JSON object or array. A form cannot begin so: it escapes these brackets."""
 
-_S = r"[ \t\n\r]*+"
+BLANKS = r"[ \t\n\r]*+"
 _STRING = r'"([^"\\\x00-\x1f]*+)"'
+
 # What most envelopes have around their message: the channel before it, perhaps a key behind it, and no escapes.
-_BEFORE = re.compile(rf'{_S}\{{{_S}"channel"{_S}:{_S}{_STRING}{_S},{_S}"message"{_S}:{_S}')
-_AFTER = re.compile(rf'(?:{_S},{_S}"key"{_S}:{_S}{_STRING})?{_S}\}}{_S}')
+BEFORE = re.compile(
+    rf'{BLANKS}\{{{BLANKS}"channel"{BLANKS}:{BLANKS}{_STRING}{BLANKS},{BLANKS}"message"{BLANKS}:{BLANKS}'
+)
+_AFTER = re.compile(rf'(?:{BLANKS},{BLANKS}"key"{BLANKS}:{BLANKS}{_STRING})?{BLANKS}\}}{BLANKS}')
 
 _LONGEST = 255
 """The most characters of a Content-Type."""
@@ -98,11 +101,11 @@ def as_envelope(kind: str, body: bytes) -> Envelope:
 
 def _plain_envelope(text: str) -> Envelope | None:
     """Return what :func:`envelope_of` does, for most envelopes; None for one that needs a closer look."""
-    before = _BEFORE.match(text)
+    before = BEFORE.match(text)
     if before is None:
         return None
     begin = before.end()
-    end = data.end_of_value(text, begin, data.ENVELOPE_DEPTH)
+    end = data.end_of_value(text, begin)
     if end is None:
         return None
     key = None

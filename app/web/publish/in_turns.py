@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
+from typing import NamedTuple
 
 from app.core import data, turns
 from app.core.channel import Registry
@@ -17,17 +18,22 @@ from app.core.rights.policy import ANONYMOUS, Question
 from app.core.turns import Pace, Steps
 from app.web.edge.auth import Authenticator
 from app.web.publish import answers, body
+from app.web.publish.array import walk_envelopes
 from app.web.publish.body import Envelope
 from app.web.publish.permission import Permission, Sender
 
-MAX_ITEMS = 1000
-"""The most messages in one ``POST /push``."""
 
-Item = tuple[Draft, Question | None]
-"""A message of an array, and what the application must be asked about it."""
+class Pending(NamedTuple):
+    """A message that takes time, or that the application must be asked about first."""
+
+    draft: Draft
+    question: Question | None
+
 
 Settled = Record | AbideError
 """A message of an array that is to be published, or the error that refuses it."""
+
+Item = Pending | Settled
 
 
 class PushInTurns:
@@ -76,12 +82,12 @@ class PushInTurns:
         identity = identity._replace(forwarded=identity.forwarded._replace(client=sender.peer))
         return permission.admitted(await self._authenticator.admitted(question, identity))
 
-    def _enveloped(self, permission: Permission, envelope: Envelope) -> Item:
+    def _enveloped(self, permission: Permission, envelope: Envelope) -> Pending:
         """Return the message of an envelope, and what the application must be asked about it."""
         name, message, key = envelope
         channel, question = permission.channel_named(name, self._registry)
         publisher = (permission.identity or ANONYMOUS).name
-        return Draft(channel, name, message, body.only_key(permission.head.key, key), publisher), question
+        return Pending(Draft(channel, name, message, body.only_key(permission.head.key, key), publisher), question)
 
     async def _admitted(self, permission: Permission, draft: Draft, question: Question | None) -> Draft:
         """Return a message as the application admits its publisher; raise the error that refuses it."""
@@ -100,7 +106,7 @@ class PushInTurns:
             raise MalformedError(msg)
         items = await turns.run(self._items(permission, sender, content))
         records = await self._settled(permission, sender, items)
-        good = [record for record in records if isinstance(record, Record)]
+        good = [record for record in records if not isinstance(record, AbideError)]
         outcomes = iter(await self._publisher.publish(good) if good else ())
         results: list[tuple[str, Published] | AbideError] = []
         for record in records:
@@ -111,11 +117,11 @@ class PushInTurns:
             results.append(outcome if isinstance(outcome, AbideError) else (record.channel, outcome))
         return answers.of_array(results, self._meter)
 
-    async def _settled(self, permission: Permission, sender: Sender, items: Sequence[Item | Settled]) -> list[Settled]:
+    async def _settled(self, permission: Permission, sender: Sender, items: Sequence[Item]) -> list[Settled]:
         """Return the record of each item of an array, or the error that refuses it; all questions are asked at once."""
-        drafts = [item for item in items if not isinstance(item, Record | AbideError)]
-        rest = iter(await asyncio.gather(*[self._record(permission, sender, *draft) for draft in drafts]))
-        return [item if isinstance(item, Record | AbideError) else next(rest) for item in items]
+        pending = [item for item in items if isinstance(item, Pending)]
+        rest = iter(await asyncio.gather(*[self._record(permission, sender, *item) for item in pending]))
+        return [next(rest) if isinstance(item, Pending) else item for item in items]
 
     async def _record(self, permission: Permission, sender: Sender, draft: Draft, question: Question | None) -> Settled:
         try:
@@ -126,20 +132,24 @@ class PushInTurns:
             return bare(error)
         return record
 
-    def _items(self, permission: Permission, sender: Sender, content: bytes) -> Steps[list[Item | Settled]]:
+    def _items(self, permission: Permission, sender: Sender, content: bytes) -> Steps[list[Item]]:
         """Return the record of each item of an array, what is still to be done for it, or the error that refuses it."""
         pace = Pace()
-        items: list[Item | Settled] = []
-        for place in (yield from data.walk_items(content, MAX_ITEMS, pace)):
-            try:
-                members = yield from data.walk_members(content[place], body.MEMBERS, pace)
-                draft, question = self._enveloped(permission, body.envelope_of(members))
-                if draft.is_slow or question is not None:
-                    items.append((draft, question))
-                    continue
-                record = draft.record()
-                self._count(draft, sender)
-                items.append(record)
-            except AbideError as error:
-                items.append(bare(error))
+        items: list[Item] = []
+        for envelope in (yield from walk_envelopes(content, pace)):
+            items.append(envelope if isinstance(envelope, AbideError) else self._item(permission, sender, envelope))
+            if pace.is_over():
+                yield
+                pace.begin()
         return items
+
+    def _item(self, permission: Permission, sender: Sender, envelope: Envelope) -> Item:
+        try:
+            draft, question = pending = self._enveloped(permission, envelope)
+            if question is not None or draft.is_slow:
+                return pending
+            record = draft.record()
+            self._count(draft, sender)
+        except AbideError as error:
+            return bare(error)
+        return record

@@ -39,8 +39,8 @@ class Permission:
     """The most bytes of the body."""
     generation: int | None
     """Of the authenticator when a token was verified, which has an end, too; None where there is no token."""
-    _names: dict[str, Channel] = field(default_factory=dict)
-    """Channels of envelopes that the caller may publish to, by the names in them: some of them."""
+    _names: set[str] = field(default_factory=set)
+    """Names that the caller may publish to, and families of which it may publish to every name: some of them."""
 
     @property
     def lasts(self) -> bool:
@@ -55,17 +55,17 @@ class Permission:
 
         Raises the error that refuses the push.
         """
-        channel = self._names.get(name)
-        if channel is not None:
-            return channel, None
         channel = registry.find(name)
-        question = channel.check_publish(name, self.identity or ANONYMOUS)
+        if channel.name in self._names or name in self._names:
+            return channel, None
+        identity = self.identity or ANONYMOUS
+        question = channel.check_publish(name, identity)
         if question is None:
             if len(self._names) >= _MOST_NAMES:
                 self._names.clear()
-            self._names[name] = channel
+            self._names.add(channel.name if channel.admits_to_all(identity) else name)
         return channel, question
 
     def admitted(self, identity: Identity) -> Permission:
         """Return the permission of a caller about whom nobody must be asked any more."""
-        return replace(self, identity=identity, question=None, _names={})
+        return replace(self, identity=identity, question=None, _names=set())

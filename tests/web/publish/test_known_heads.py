@@ -12,9 +12,11 @@ import pytest
 from app.access.auth_settings import AuthSettings, Key, TokenSettings
 from app.access.tokens import Tokens, sign
 from app.core.channel import Channel, Registry
+from app.core.errors import ForbiddenError
 from app.core.limits.limiter import Limiter
 from app.core.ports import UNMETERED, Reply
 from app.core.rights.policy import KEY, Access, Policy
+from app.core.rights.token import Rights
 from app.web.edge.auth import Authenticator
 from app.web.edge.cors import Cors
 from app.web.publish.direct_push import DirectPush
@@ -131,12 +133,35 @@ def test_few_permissions_and_few_names_of_each_are_remembered() -> None:
 
     assert grows_by(lambda number: loop.run_until_complete(publish(number)), times=3000) < 3_000_000
     loop.close()
-    enveloped = PushHead.of("/push", [(b"content-type", b"application/json"), headers[1]])
-    admitted = push.admit(enveloped, Sender(None, None))
-    assert isinstance(admitted, Permission)
+    some = frozenset(f"chat.{number}" for number in range(3000))
+    admitted = enveloped(registry, Rights(publish=some))
 
     def use(number: int) -> None:
         admitted.channel_named(f"chat.{number}", registry)
         registry.forget_names()
 
     assert grows_by(use, times=3000) < 100_000
+
+
+def enveloped(registry: Registry, rights: Rights) -> Permission:
+    """Return what the caller may publish whose key has some rights, and whose envelopes name the channels."""
+    authenticator = Authenticator(AuthSettings(keys=(Key(b"a-key-of-a-test", rights=rights),)))
+    push = Push(registry, authenticator, Log(STORED), UNMETERED, Limiter())
+    headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer a-key-of-a-test")]
+    admitted = push.admit(PushHead.of("/push", headers), Sender(None, None))
+    assert isinstance(admitted, Permission)
+    return admitted
+
+
+@pytest.mark.parametrize("rights", [Rights(frozenset({"chat.*", "talk.1"})), Rights(frozenset({"chat.1", "talk.1"}))])
+def test_what_a_caller_may_publish_to_is_remembered_for_that_alone(rights: Rights) -> None:
+    """Envelope for a name that the key does not cover is refused, whatever names and families were published to."""
+    registry = Registry((Channel("chat.{room}"), Channel("talk.{room}")), Channel("defaults"))
+    admitted = enveloped(registry, rights)
+    for _ in range(2):
+        for name in ("chat.1", "talk.1", "chat.2", "talk.2"):
+            if {name, name[:-1] + "*"} & (rights.publish or frozenset()):
+                assert admitted.channel_named(name, registry) == (registry.find(name), None)
+            else:
+                with pytest.raises(ForbiddenError):
+                    admitted.channel_named(name, registry)
