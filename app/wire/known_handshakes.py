@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 _KEYS = (b"\r\nSec-WebSocket-Key: ", b"\r\nsec-websocket-key: ")
 _KEY_LENGTH = 24
-_BEARERS = (b"\r\nAuthorization: Bearer ", b"\r\nauthorization: Bearer ")
+BEARERS = (b"\r\nAuthorization: Bearer ", b"\r\nauthorization: Bearer ")
 _PROTOCOLS = (b"\r\nSec-WebSocket-Protocol: ", b"\r\nsec-websocket-protocol: ")
 _BEARER = b"bearer."
 """How a subprotocol with a credential begins: browsers can send no Authorization with a handshake."""
 _VERSION = b" HTTP/1.1\r\n"
-_END = b"\r\n\r\n"
-_OF_TOKENS = string.ascii_letters.encode() + string.digits.encode() + b"-._~+/="
+END = b"\r\n\r\n"
+OF_TOKENS = string.ascii_letters.encode() + string.digits.encode() + b"-._~+/="
 """The characters of a bearer token (RFC 6750 §2.1)."""
-_OF_PROTOCOLS = _OF_TOKENS.replace(b"/", b"").replace(b"=", b"")
+_OF_PROTOCOLS = OF_TOKENS.replace(b"/", b"").replace(b"=", b"")
 """Those of them that a subprotocol may have."""
 _OF_QUERIES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 
@@ -58,7 +58,7 @@ class KnownHandshakes(Generic[T]):
 
     def remember(self, data: bytes, headers: Headers, meaning: T) -> None:
         """Remember what a handshake means, if ``data`` is one whole head; ``headers`` are what it has."""
-        if data.find(_END) != len(data) - len(_END):
+        if data.find(END) != len(data) - len(END):
             return
         parts = _cut(data)
         if parts is None or (parts[1].bearer is not None and not _has_one_bearer(headers)):
@@ -74,27 +74,32 @@ def _cut(data: bytes) -> tuple[bytes, Differing] | None:
     The parts can be put back in one way only, so two heads of one kind are equal but for them. They have only
     characters that may be in their place, so that both are valid, or none is.
     """
-    at = _behind(_KEYS, data) if len(data) <= LONGEST_HEAD else 0
+    at = behind(_KEYS, data) if len(data) <= LONGEST_HEAD else 0
     if not at:
         return None
     end = at + _KEY_LENGTH
     key, rest = data[at:end], data[:at] + data[end:]
-    bearer, query = None, b""
+    bearer = None
     at, end, allowed = _place_of_bearer(rest)
     if at:
         bearer, rest = rest[at:end], rest[:at] + rest[end:]
         if bearer.translate(None, allowed):
             return None
-    end = rest.find(_VERSION)
-    at = rest.find(b"?", 0, end) + 1
-    if at:
-        query, rest = rest[at:end], rest[:at] + rest[end:]
-        if query.translate(None, _OF_QUERIES):
-            return None
-    return rest, Differing(key, query, bearer)
+    found = cut_query(rest)
+    return None if found is None else (found[0], Differing(key, found[1], bearer))
 
 
-def _behind(texts: tuple[bytes, ...], data: bytes) -> int:
+def cut_query(head: bytes) -> tuple[bytes, bytes] | None:
+    """Return a request head without its query, and the query; None if that has what no query may have."""
+    end = head.find(_VERSION)
+    at = head.find(b"?", 0, end) + 1
+    if not at:
+        return head, b""
+    query = head[at:end]
+    return None if query.translate(None, _OF_QUERIES) else (head[:at] + head[end:], query)
+
+
+def behind(texts: tuple[bytes, ...], data: bytes) -> int:
     """Return where the first of the texts that is there ends; 0 if there is none."""
     for text in texts:
         at = data.find(text)
@@ -105,10 +110,10 @@ def _behind(texts: tuple[bytes, ...], data: bytes) -> int:
 
 def _place_of_bearer(head: bytes) -> tuple[int, int, bytes]:
     """Return where the credential begins and ends, and its characters; zeros if it has none in a known form."""
-    at = _behind(_BEARERS, head)
+    at = behind(BEARERS, head)
     if at:
-        return at, head.find(b"\r\n", at), _OF_TOKENS
-    begin = _behind(_PROTOCOLS, head)
+        return at, head.find(b"\r\n", at), OF_TOKENS
+    begin = behind(_PROTOCOLS, head)
     if begin:
         end = head.find(b"\r\n", begin)
         at = head.find(_BEARER, begin, end)

@@ -30,9 +30,9 @@ from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
 from app.web.subscribe import sse
+from app.web.subscribe.reads import StreamHead
 from app.web.subscribe.socket_head import SocketHead
 from app.web.subscribe.v1 import V1Socket
-from app.wire.request_head import parse
 from tests.support.local import LocalServer, wait_for
 from tests.support.wire import Wire
 
@@ -202,9 +202,9 @@ async def test_a_stream_past_asgi_that_meets_a_bug_is_left_to_asgi() -> None:
     limiter = Limiter(Limits(connections=1))
     meter = Forgetful()  # type: ignore[abstract] # what is not counted is not told
     reads, cors = (await forgetful_routes(meter, limiter)).streams
-    head = parse(b"GET /c?since=e:5 HTTP/1.1\r\nHost: here\r\nAccept: text/event-stream\r\n\r\n")
+    head = StreamHead.of("/c", [(b"host", b"here"), (b"accept", b"text/event-stream")])
     assert head is not None
-    assert reads.admit("/c", head, None, cors) is None
+    assert reads.admit(head, b"since=e:5", None, None, None, cors) is None
     assert limiter.places.has_room(None)
 
 

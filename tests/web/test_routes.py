@@ -22,7 +22,7 @@ from app.web.edge.access import AccessLog
 from app.web.edge.auth import Authenticator
 from app.web.operate.health import ConfigState, Health
 from app.web.routes import Edge, Routes
-from app.wire.request_head import parse
+from app.web.subscribe.reads import StreamHead
 
 MANY = 2000
 HELD_AT_MOST = 0.05  # seconds of the loop's own work: no other's, however busy the machine is
@@ -75,9 +75,9 @@ def test_asyncapi_names_all_of_many_channels() -> None:
 def test_a_stream_that_only_the_routes_know_is_left_to_asgi(edges: dict[int, Edge]) -> None:
     """Stream of a channel that a reload declares is not begun past ASGI before the hub knows the channel, too."""
     reads, cors = Routes(replace(edges[MANY], hub=edges[1].hub)).streams
-    head = parse(b"GET /channel-7 HTTP/1.1\r\nHost: abide\r\nAccept: text/event-stream\r\n\r\n")
+    head = StreamHead.of("/channel-7", [(b"host", b"abide"), (b"accept", b"text/event-stream")])
     assert head is not None
-    assert reads.admit("/channel-7", head, None, cors) is None
+    assert reads.admit(head, b"", None, None, None, cors) is None
 
 
 @pytest.mark.usefixtures("uncollected")

@@ -112,8 +112,25 @@ class DirectStreams(Protocol):
     app: object
     """The ASGI application that it answers for."""
 
-    def admit(self, head: RequestHead, client: str | None) -> AdmittedStream | None:
-        """Decide a ``GET`` from ``client``; None if ASGI has to decide it, refusals included."""
+    def parse(self, head: RequestHead) -> object | None:
+        """Return what the request head of a ``GET`` says; None of one that needs ASGI.
+
+        The server may remember it for heads that differ only in the parts that :meth:`admit` takes.
+        """
+
+    def admit(
+        self,
+        head: Any,  # noqa: ANN401 — what ``parse`` has returned
+        query: bytes,
+        bearer: bytes | None,
+        last_event: bytes | None,
+        client: str | None,
+    ) -> AdmittedStream | None:
+        """Decide a request; None if ASGI has to decide it, refusals included.
+
+        ``bearer`` and ``last_event`` replace the bearer credential and the Last-Event-ID of ``head``, unless they are
+        None; ``client`` is the client's address.
+        """
 
 
 DRAIN = "abide.drain"

@@ -102,7 +102,7 @@ class HttpProtocol(asyncio.Protocol):
             if fast_push is not None and known is not None:
                 self._begin_known_push(fast_push, *known)
                 return
-            if self._upgrades.open_known(data, self):
+            if self._upgrades.open_known(data, self) or (self._streams and self._streams.begin_known(data, self)):
                 return
         self._pump.take(data)
 
@@ -146,7 +146,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         if head.asks_for_websocket:
             self._upgrade(head)
-        elif self._streams is not None and not self._full and self._streams.begin(head, self):
+        elif self._streams is not None and not self._full and self._streams.begin(head, self._pump.chunk, self):
             pass  # it lasts
         elif self._fast_push is None or self._full or (parsed := self._fast_push.parse(head)) is None:
             self._begin_exchange(head)

@@ -83,7 +83,7 @@ class ServerState(uvicorn.server.ServerState):
     @cached_property
     def streams(self) -> FastStreams | None:
         """Begins responses that last; None if the application takes none so. Made with the first connection."""
-        return FastStreams.of(self._config, self.links.app_state)
+        return FastStreams.of(self._config, self.links.app_state, self.proxies)
 
     @cached_property
     def upgrades(self) -> Upgrades:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -48,7 +48,8 @@ def see(
     )
 
 
-class Callers(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Callers:
     """The callers that one request head may have: one on this machine, and one elsewhere.
 
     It depends on the head alone, so it is remembered with it. It does not name addresses, so callers from many of them
@@ -64,10 +65,11 @@ class Callers(NamedTuple):
     @classmethod
     def of(cls, headers: Mapping[str, str], protocols: Sequence[str] = ()) -> Callers:
         """Return those of a request head; its query may have a ticket, which is none of them."""
-        here = see(headers, _HERE, protocols=protocols)._replace(client=None)
-        elsewhere = here._replace(is_near=False) if here.is_near else here
-        kept = without_secrets(here)._replace(digest=None)
-        return cls(elsewhere, here, kept._replace(is_near=False) if here.is_near else kept, kept)
+        seen = see(headers, _HERE, protocols=protocols)
+        here, kept_here = _anywhere(seen, near=seen.is_near), _kept(seen, near=seen.is_near)
+        if not seen.is_near:
+            return cls(here, here, kept_here, kept_here)
+        return cls(_anywhere(seen, near=False), here, _kept(seen, near=False), kept_here)
 
     def at(self, peer: str | None) -> tuple[Caller, Caller]:
         """Return the caller of a request from this address, None if it is unknown; and what is kept of it."""
@@ -77,6 +79,19 @@ class Callers(NamedTuple):
 
 
 NO_CALLERS = Callers()
+
+
+def _anywhere(caller: Caller, *, near: bool) -> Caller:
+    """Return a caller without its address."""
+    return Caller(
+        caller.digest, near, caller.origin, caller.is_own, caller.is_elsewhere, caller.is_cross_site, caller.bearer,
+        None, None, caller.headers,
+    )  # fmt: skip
+
+
+def _kept(caller: Caller, *, near: bool) -> Caller:
+    """Return a caller without its address and its credentials."""
+    return Caller(None, near, caller.origin, caller.is_own, caller.is_elsewhere, caller.is_cross_site)
 
 
 def see_scope(scope: Scope, headers: Mapping[str, str], ticket: str | None = None) -> Caller:

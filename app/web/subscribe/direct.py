@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from app.core.ports import Reply
 from app.web.edge.cors import Cors
 from app.web.edge.prefix import within
-from app.web.subscribe.reads import Reads
+from app.web.subscribe.reads import Reads, StreamHead
 from app.web.subscribe.socket_head import ECHO, SocketHead
 from app.web.subscribe.sse import StreamAdmission
 from app.web.subscribe.websocket import Admission, Sockets
@@ -23,11 +23,22 @@ class DirectStreams:
         self._root_path = root_path
         self._in_force = in_force
 
-    def admit(self, head: RequestHead, client: str | None) -> StreamAdmission | None:
-        """Admit a reader of an event stream; None of any other request, and of one that is refused or has to wait."""
+    def parse(self, head: RequestHead) -> StreamHead | None:
+        """Return the parsed request head of an event stream; None of another one, or of one that cannot be read."""
         path = within(self._root_path, head.target.path)
+        return None if path is None else StreamHead.of(path, head.headers)
+
+    def admit(
+        self,
+        head: StreamHead,
+        query: bytes,
+        bearer: bytes | None,
+        last_event: bytes | None,
+        client: str | None,
+    ) -> StreamAdmission | None:
+        """Admit a reader; None if that has to wait, if it is refused, or if no channel has the path."""
         reads, cors = self._in_force()
-        return None if path is None else reads.admit(path, head, client, cors)
+        return reads.admit(head, query, bearer, last_event, client, cors)
 
 
 class DirectSockets:

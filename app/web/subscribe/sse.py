@@ -73,9 +73,9 @@ class StreamRequest(NamedTuple):
     wants_heartbeat: bool
 
     @classmethod
-    def of(cls, name: str, identity: Identity, headers: Mapping[str, str], query: Mapping[str, str]) -> StreamRequest:
+    def of(cls, name: str, identity: Identity, last_event: str | None, query: Mapping[str, str]) -> StreamRequest:
         """Read a request. Raises :class:`~app.core.errors.MalformedError`."""
-        return cls(name, identity, start_of(headers, query), heartbeat.is_wanted(query))
+        return cls(name, identity, start_of(last_event, query), heartbeat.is_wanted(query))
 
 
 def is_wanted(headers: Mapping[str, str]) -> bool:
@@ -84,18 +84,20 @@ def is_wanted(headers: Mapping[str, str]) -> bool:
     return MEDIA_TYPE in accepted
 
 
-def start_of(headers: Mapping[str, str], query: Mapping[str, str]) -> Start:
+def start_of(last_event: str | None, query: Mapping[str, str]) -> Start:
     """Return where to begin: ``Last-Event-ID`` takes precedence over the query, which EventSource cannot change.
 
     Polyfills cannot always send that header, and add a parameter instead, which precedes ``since`` and ``last``.
     """
-    last_event = headers.get("last-event-id") or _last_event_of(query)
+    last_event = last_event or _last_event_of(query)
     if last_event:
         return Start.after_event(last_event)
     return Start.parse(query.get("since"), query.get("last"))
 
 
 def _last_event_of(query: Mapping[str, str]) -> str:
+    if not query:
+        return ""
     given = ""
     for name, value in query.items():
         if name.lower().translate({ord("-"): None, ord("_"): None}) in _LAST_EVENT:

@@ -22,10 +22,11 @@ from app.core.resume import Beginning
 from app.core.rights.policy import Identity
 from app.web.edge.access import LINE, Line
 from app.web.edge.auth import Authenticator, for_connection
-from app.web.edge.caller import peer, with_bearer
+from app.web.edge.caller import peer
 from app.web.edge.doors import Doors
+from app.web.edge.known_callers import KnownCallers
 from app.web.edge.problems import ProblemResponse
-from app.web.edge.request import TICKET, are_short, query_of
+from app.web.edge.request import TICKET, query_of
 from app.web.subscribe import heartbeat
 from app.web.subscribe.asgi_writer import serve_websocket
 from app.web.subscribe.guard import report
@@ -36,9 +37,6 @@ from app.wire.close_codes import CloseCode
 
 MAX_ECHO = 4096
 """The most bytes of a message that ``/echo`` answers."""
-
-_MOST_KNOWN = 1000
-"""The most identities that are remembered by their heads."""
 
 HEARTBEAT_SECONDS = 20.0
 """The longest time between two heartbeats: as often as the server pings."""
@@ -97,8 +95,7 @@ class Sockets:
         self._hub = hub
         self._publisher = publisher
         self._limiter = limiter
-        self._known: dict[tuple[SocketHead, bool], Identity] = {}
-        """Who sends these heads, where that changes only with the settings."""
+        self._callers = KnownCallers(authenticator)
 
     # Over ASGI.
 
@@ -189,7 +186,7 @@ class Sockets:
     ) -> Admission | None:
         if head.unreadable is not None:
             raise copy(head.unreadable)  # the head is remembered, and keeps no traceback
-        identity = self._identity_at_once(head, query, bearer, line.client)
+        identity = self._callers.identify(head.callers, query, bearer, line.client)
         if identity is None:
             return None
         if channel is None or head.name is None:
@@ -204,39 +201,6 @@ class Sockets:
             if opened is None:
                 return None
         return Admission(self, head.name, identity, head.speaks_v1, beats, encoding, line, opened, is_judged=True)
-
-    def _identity_at_once(
-        self, head: SocketHead, query: dict[str, str], bearer: bytes | None, client: str | None
-    ) -> Identity | None:
-        """Return the caller's identity; None if that has to wait."""
-        caller, kept = head.callers.at(client)
-        if bearer is not None:
-            caller = with_bearer(caller, bearer.decode("ascii"))
-        elif caller.bearer is None:
-            ticket = query.get(TICKET)
-            if ticket is None:
-                return self._identity_of(head, client)
-            caller = caller._replace(ticket=ticket)
-        identity = self._authenticator.authenticate(caller, kept)
-        if identity is None or identity.token is not None:
-            return identity
-        return for_connection(identity, caller)
-
-    def _identity_of(self, head: SocketHead, client: str | None) -> Identity | None:
-        """Return the identity of a caller that shows nothing but its head."""
-        caller, kept = head.callers.at(client)
-        known = self._known.get((head, caller.is_near))
-        if known is not None:
-            return known
-        identity = self._authenticator.authenticate(caller, kept)
-        if identity is None or identity.token is not None:  # a token in a cookie expires
-            return identity
-        identity = for_connection(identity, caller)
-        if identity.fault is None and are_short(caller.headers):
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[head, caller.is_near] = identity
-        return identity
 
     # Both.
 

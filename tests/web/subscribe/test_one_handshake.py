@@ -225,8 +225,21 @@ STREAMS = {
     "a page": Case(200, "/lebowski", (STREAM, "Origin: https://app.example"), 2),
     "a key": Case(200, "/keyed", (STREAM, KEY), 2),
     "a token": Case(200, "/tokens", (STREAM, f"Authorization: Bearer {GOOD}"), 2),
+    "a claim": Case(200, "/chat.bowling", (STREAM, f"Authorization: Bearer {GOOD}"), 2),
+    "an older event": Case(200, "/lebowski", (STREAM, "Last-Event-ID: @0"), 5),
+    "an event in the query": Case(200, "/lebowski?lastEventId=@2", (STREAM, "Last-Event-ID: "), 3),
+    "a token in a cookie": Case(200, "/tokens", (STREAM, COOKIE), 2),
     "a cookie that came along": Case(403, "/tokens", (STREAM, COOKIE, "Sec-Fetch-Site: cross-site")),
     "no key": Case(401, "/keyed", (STREAM,)),
+    "a wrong key": Case(401, "/keyed", (STREAM, "Authorization: Bearer wrong-key-3")),
+    "an expired token": Case(401, "/tokens", (STREAM, f"Authorization: Bearer {EXPIRED}")),
+    "an event of another log": Case(200, "/lebowski", (STREAM, "Last-Event-ID: other:1"), 5),
+    "a bad ticket": Case(401, "/tokens?ticket=none", (STREAM,)),
+    "two credentials": Case(400, "/lebowski", (STREAM, KEY, "Authorization: Bearer other")),
+    "two events": Case(400, "/lebowski", (STREAM, "Last-Event-ID: @1", "Last-Event-ID: @2")),
+    "a token where none is looked for": Case(
+        401, "/tokens", (STREAM, f"Sec-WebSocket-Protocol: abide.v1, bearer.{GOOD}")
+    ),
     "a foreign page": Case(403, "/lebowski", (STREAM, "Origin: https://evil.example")),
     "no stream": Case(406, "/lebowski"),
     "a bad position": Case(400, "/lebowski?since=nowhere", (STREAM,)),
@@ -236,32 +249,37 @@ STREAMS = {
 
 @pytest.mark.parametrize("case", STREAMS.values(), ids=STREAMS.keys())
 def test_every_stream_is_answered_the_same(servers: tuple[Watched, Watched], case: Case) -> None:
-    """Request for an event stream is answered and logged the same at once and by ASGI, where its body has to go."""
+    """Request for a stream is answered and logged the same by a new head, a known one, and ASGI, where bodies go."""
     ours, _ = servers
-    at_once = ours.see_stream(case, "")
-    assert at_once.status == case.status
-    assert ours.see_stream(case, "x") == at_once
+    new = ours.see_stream(case, "")
+    assert new.status == case.status
+    assert ours.see_stream(case, "") == new, "a known head"
+    assert ours.see_stream(case, "x") == new, "ASGI"
 
 
 def test_a_token_that_was_taken_back_opens_nothing_by_a_known_head(servers: tuple[Watched, Watched]) -> None:
-    """Handshake with a known head and a known token is refused from the moment when the token was taken back."""
+    """Known head with a known token is refused from the moment when the token was taken back."""
     server = servers[0].server
     raw = token(sub="donny", jti="out-of-his-element", subscribe=["tokens"])
     case = Case(101, "/tokens", (f"Authorization: Bearer {raw}",))
+    stream = Case(200, "/tokens", (STREAM, f"Authorization: Bearer {raw}"), 2)
     assert [servers[0].see(case).status for _ in range(2)] == [101, 101]
+    assert [servers[0].see_stream(stream, "").status for _ in range(2)] == [200, 200]
     headers = {"authorization": "Bearer first-key-1"}
     httpx.post(f"{server.url}/revoke", json={"jti": "out-of-his-element"}, headers=headers).raise_for_status()
     assert servers[0].see(case._replace(status=401)).status == 401
+    assert servers[0].see_stream(stream._replace(frames=0), "").status == 401
 
 
 def test_a_known_head_is_judged_by_the_settings_in_force() -> None:
-    """Handshake with a known head is refused once a reload has closed the channel to its caller, and opened again."""
+    """Known head is refused once a reload has closed the channel to its caller, and served when one opens it again."""
     channels = "channels: {lebowski: {subscribe: %s}}\n"
     with Server(channels=channels % "anyone") as server:
+        stream = f"GET /lebowski HTTP/1.1\r\nHost: localhost\r\n{STREAM}\r\n\r\n".encode()
 
-        def status() -> bytes:
+        def status(data: bytes = request("/lebowski")) -> bytes:
             with Wire(server.port) as wire:
-                wire.send(request("/lebowski"))
+                wire.send(data)
                 return wire.read_head().split()[1]
 
         def reload(policy: str) -> None:
@@ -269,8 +287,8 @@ def test_a_known_head_is_judged_by_the_settings_in_force() -> None:
             server.write_channels(channels % policy)
             server.wait_log(lambda _: any(line["event"] == "config_applied" for line in server.log[logged:]))
 
-        assert [status(), status()] == [b"101", b"101"]
+        assert [status(), status(), status(stream), status(stream)] == [b"101", b"101", b"200", b"200"]
         reload("nobody")
-        assert [status(), status()] == [b"403", b"403"]
+        assert [status(), status(), status(stream), status(stream)] == [b"403"] * 4
         reload("anyone")
-        assert [status(), status()] == [b"101", b"101"]
+        assert [status(), status(), status(stream), status(stream)] == [b"101", b"101", b"200", b"200"]
