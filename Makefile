@@ -35,7 +35,7 @@ run: $(STAMP) ## serve config/channels.yaml on 127.0.0.1:8000
 
 # Six processes for two cores, because a third of what they do is to wait; tests/conftest.py says who runs what. Compiled
 # modules are written even where the environment forbids it: hundreds of processes would compile each of them again.
-test: $(STAMP) $(NODE_MODULES) ## run the suite; ARGS goes to pytest
+test: $(STAMP) $(NODE_MODULES) tests/__pycache__ ## run the suite; ARGS goes to pytest
 	@PYTHONDONTWRITEBYTECODE= exec $(BIN)/python -m pytest -n 6 $(ARGS)
 
 # Apart from `test`, because to trace every line doubles what a test of our own code takes.
@@ -99,6 +99,12 @@ tests/npm/node_modules/.package-lock.json: tests/npm/package-lock.json
 	@echo "Setting up tests/npm/node_modules from its package-lock.json (once) ..." >&2
 	@npm --prefix tests/npm ci --silent >&2
 	@touch $@
+
+# What has no compiled modules yet is compiled once, on two cores: else each process of `test` would compile all of it.
+tests/__pycache__: | $(STAMP)
+	@for some in 'tests/[ab]*' 'tests/[c-z]*'; do \
+		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -qq --collect-only -p no:cacheprovider $$some >/dev/null & \
+	done; wait
 
 $(TOOLS)/.installed: tests/deploy/tools.lock
 	@echo "Setting up $(TOOLS) from tests/deploy/tools.lock (once) ..." >&2

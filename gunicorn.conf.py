@@ -25,6 +25,7 @@ from app.config import (
     most_workers,
 )
 from app.open_backend import check_backend
+from app.server import garbage
 from app.server.master import gunicorn_options, listening
 from app.server.master.arbiter import Master
 from app.server.master.freeze import outlive_freezes
@@ -95,6 +96,7 @@ LAST_GOOD.share()
 Seen.share()
 _environment, _settings = _checked_configuration()
 _most_workers, _warnings, _has_console = most_workers(_settings), first_of(_settings.warnings), _settings.console
+_engine = _settings.backend.engine.name
 del _settings  # thousands of channels may be in it
 configure_logging(_environment.log_format, _environment.log_level)
 
@@ -141,10 +143,11 @@ def on_starting(arbiter: Arbiter) -> None:
     outlive_freezes(arbiter)
     _check_port(_host(_environment.host), _environment.port)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_directory(worker_tmp_dir)
-    import_module("app.main")
+    import_module("app.main").preload(_engine)
     announce_warnings(_warnings)
     if _environment.metrics_port:
         _take_port(_host(_environment.host), _environment.metrics_port)
+    garbage.share()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__, telemetry
 from app.config import Environment
 from app.core.ports import DIRECT, DIRECT_SOCKETS, DIRECT_STREAMS, FANOUT
+from app.open_backend import import_backend
 from app.service import Service
 from app.web.documents.openapi import DESCRIPTION, SERVERS, SUMMARY, merged
 from app.web.edge.access import AccessLog
@@ -44,6 +45,15 @@ def create_app() -> Abide:
     environment = Environment.read(os.environ)
     telemetry.configure_logging(environment.log_format, environment.log_level)
     return Abide(environment)
+
+
+def preload(engine: str) -> None:
+    """Import what an application with this engine needs when it runs.
+
+    The master calls it before it forks: workers share in memory what it has imported, and nothing that they import.
+    """
+    import_backend(engine)
+    FastAPI().add_api_route("/", preload, response_model=str)  # FastAPI imports much with its first route
 
 
 class Abide(FastAPI):

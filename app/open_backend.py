@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from app.bus.backend import Backend, Retention
 from app.config import BackendSettings, ConfigError, Diagnostic, Settings
@@ -20,6 +21,11 @@ Opener = Callable[[BackendSettings, Retention, Meter, Declared], Backend]
 def open_backend(settings: BackendSettings, retention: Retention, meter: Meter, declared: Declared) -> Backend:
     """Return the backend, not connected yet."""
     return _OPENERS[settings.engine.name](settings, retention, meter, declared)
+
+
+def import_backend(engine: str) -> None:
+    """Import the backend of an engine with its driver: what :func:`open_backend` will need."""
+    import_module(_MODULES[engine])
 
 
 def check_backend(settings: Settings) -> None:
@@ -90,6 +96,15 @@ _OPENERS: dict[str, Opener] = {
     "kafka": _kafka,
 }
 """By the names of :data:`~app.core.engines.ENGINES`."""
+
+_MODULES = {
+    "memory": "app.bus.memory",
+    "postgres": "app.bus.postgres",
+    "redis": "app.bus.redis.pubsub",
+    "sqlite": "app.bus.sqlite",
+    "redis-stream": "app.bus.redis.streams",
+    "kafka": "app.bus.kafka",
+}
 
 _REFUSALS: dict[str, Callable[[BackendSettings], str | None]] = {"sqlite": _refuse_sqlite}
 """What says why an engine cannot be opened from here."""

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from app.access.auth_settings import TokenSettings
+from app.access.refusal import TokenError
 from app.access.remote.jwks import Jwks
-from app.access.tokens import TokenError, Tokens, digest_of, sign
+from app.access.tokens import Tokens, digest_of, sign
 from app.config import ConfigError, Diagnostic, Environment, Settings, line_of, load
 from app.config.values.units import DURATIONS, amount, write_duration
 from app.core.channel import Channel, Registry

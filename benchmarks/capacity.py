@@ -32,8 +32,8 @@ class Input:
 
 
 INPUTS = {
-    "M_first": Input(37, "MiB", "gunicorn's first process", "`benchmarks.machine`, own memory at rest"),
-    "M_worker": Input(42, "MiB", "each worker", "the same, by the difference of 1, 2 and 4 workers"),
+    "M_first": Input(50, "MiB", "gunicorn's first process", "`benchmarks.machine`, own memory at rest"),
+    "M_worker": Input(22, "MiB", "what each worker adds to it", "the same, by the difference of 1, 2 and 4 workers"),
     "K_user": Input(3.7, "KiB", "a connection in its worker", "`benchmarks.machine --only idle`"),
     "K_kernel": Input(3.8, "KiB", "a connection in the kernel: socket, file, epoll", "the same"),
     "T_delivery": Input(5.3, "µs", "CPU time of a delivery", "`benchmarks.fanout --only speed`, one at a time"),
@@ -96,9 +96,10 @@ def value(name: str) -> float:
 
 
 def connections(size: Size) -> int:
-    """Return how many connections have room, while a rolling restart has twice the workers."""
-    room = MEMORY_SHARE * size.memory * _MIB - value("M_first") - 2 * size.workers * value("M_worker")
-    return max(0, min(int(room / (value("K_user") + value("K_kernel"))), MOST_CONNECTIONS * size.workers))
+    """Return how many connections have room, while a rolling restart has one worker more, as full as the others."""
+    room = MEMORY_SHARE * size.memory * _MIB - value("M_first") - (size.workers + 1) * value("M_worker")
+    each = (size.workers + 1) / size.workers * value("K_user") + value("K_kernel")
+    return max(0, min(int(room / each), MOST_CONNECTIONS * size.workers))
 
 
 def deliveries(size: Size) -> float:

@@ -16,11 +16,15 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.scheduler.protocol import Scheduling
+from xdist.workermanage import WorkerController
 
 from app.bus.postgres import migrate
 from tests.support.chromium import Chromium
 from tests.support.postgres import PostgresServer
 from tests.support.server import Server
+
+pytest_plugins = ["tests.support.hangs"]
+pytest.register_assert_rewrite("tests.bus.conformance")
 
 ServerFactory = Callable[..., Server]
 
@@ -32,13 +36,15 @@ LONGEST = (
     "access/test_ends",
     "browser/",
     "examples/",
-    "bus/postgres/test_outcomes",
     "acceptance/",
     "bus/",
-    "web/test_",
-    "web/edge/test_origins",
-    "test_",
     "server/test_",
+    "access/",
+    "web/test_",
+    "core/test_data",
+    "test_",
+    "telemetry/",
+    "wire/",
 )
 """How the paths begin of what takes longest, which is begun first."""
 
@@ -48,6 +54,11 @@ MEMORY = Path("/dev/shm")  # noqa: S108 — a file system that exists, not a fil
 
 ROOM = 6 * 2**30
 """Bytes that temporary files may take: those of twenty PostgreSQLs and some browsers, at the most."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of Kafka use a broker that runs already, such as Apache Kafka's."""
+    parser.addoption("--kafka", metavar="HOST:PORT", help="a broker for tests/bus/test_kafka.py and tests/bus/kafka")
 
 
 def pytest_configure() -> None:
@@ -71,11 +82,30 @@ def pytest_collection() -> Iterator[None]:
     return result
 
 
+class FileScheduling(LoadFileScheduling):
+    """Give a process whole files, whose tests share servers; a test that ends its process is not tried in another."""
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Return the test that a process has ended in, if any; what it had still to do goes to others."""
+        for tests in self.assigned_work[node].values():
+            for name, done in tests.items():
+                if not done:
+                    tests[name] = True
+                    super().remove_node(node)
+                    return name
+        return super().remove_node(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give it more, unless it has just taken the place of one that ended, and does not know the tests yet."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
-    """Give a process whole files, whose tests share servers; :func:`pytest_collection_modifyitems` says which first."""
+    """Leave it to :func:`pytest_collection_modifyitems` which file comes first."""
     config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

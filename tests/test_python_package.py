@@ -133,7 +133,7 @@ def server() -> Iterator[Server]:
 
 def run(python: Path, script: str, *arguments: str) -> list[str]:
     """Run a script away from the checkout, which warns of nothing that it left open, and return the lines it prints."""
-    command = (str(python), "-I", "-X", "dev", "-c", script, *arguments)
+    command = (str(python), "-I", "-W", "default", "-c", script, *arguments)
     done = subprocess.run(command, cwd=python.parent, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.access.tokens import LONGEST_SUBJECT
+from app.access.claims import LONGEST_SUBJECT
 from app.core.channel import ACCESS
 from app.core.message import Record
 

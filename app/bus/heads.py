@@ -25,3 +25,16 @@ async def compare_some(follower: Follower, read_places: Places, channels: Sequen
     for channel, place in (await read_places(list(before))).items():
         if follower.judge(channel, before[channel].head, place):
             follower.look(channel, place.head)
+
+
+class Turns:
+    """Takes some of a list, others each time, where all are too many to look at."""
+
+    def __init__(self) -> None:
+        self._begin = 0
+
+    def take(self, channels: Sequence[str], most: int) -> Sequence[str]:
+        """Return the next ones, ``most`` at the most."""
+        begin = self._begin if self._begin < len(channels) else 0
+        self._begin = begin + most
+        return channels[begin : begin + most]

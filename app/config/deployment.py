@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set as AbstractSet
 from importlib.util import find_spec
 
@@ -17,6 +18,9 @@ from app.core.rights.policy import Access
 _SHIPPED_BACKEND = "backend: ${DATABASE_URL:-memory://}"
 _SHIPPED_KEYS = 'auth: {keys: "${PUSH_KEYS:-}"}'
 """What the shipped file says, and another one has to say, for these variables to have a meaning."""
+
+_VARIABLE = re.compile(rb"\$[A-Z_][A-Z0-9_]*")
+"""A variable as people write it who know them from a shell."""
 
 
 def check_deployment(environment: Environment, settings: Settings) -> None:
@@ -79,6 +83,8 @@ def warnings(environment: Environment, settings: Settings, variables: AbstractSe
         found.append(f"DATABASE_URL is set, but messages are kept in memory: write {_SHIPPED_BACKEND}")
     if environment.variables.get("PUSH_KEYS") and not settings.auth.keys:
         found.append(f"PUSH_KEYS is set, but there are no keys: write {_SHIPPED_KEYS}")
+    if any(_VARIABLE.fullmatch(key.secret) for key in settings.auth.keys):
+        found.append("auth.keys: a key looks like the name of a variable, and counts as it is written: write ${NAME}")
     if settings.operators is Access.ANYONE:
         found.append("operators: anyone: everybody who reaches the server sees its channels, metrics and documents")
     ask = settings.auth.ask
@@ -92,6 +98,8 @@ def warnings(environment: Environment, settings: Settings, variables: AbstractSe
         found.append(
             f"memory:// is served to other machines ({host}): a stop loses all messages; set DATABASE_URL to keep them"
         )
+    if settings.backend.min_replicas and settings.backend.engine.name == "redis":
+        found.append("redis.min_replicas is without effect: redis:// keeps no messages; redis-stream:// keeps them")
     collector = environment.otlp_endpoint
     if collector is not None and not collector.startswith(("http://", "https://")):
         found.append("OTEL_EXPORTER_OTLP_ENDPOINT is no URL such as http://collector:4318: spans cannot be sent")

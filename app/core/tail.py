@@ -21,7 +21,7 @@ TAIL_BYTES = 64 * 1024 * 1024
 """The most bytes of all tails of a process."""
 
 _SHARE = 32
-"""All tails of a process take at most one in so many bytes of the machine: in a rolling restart with two workers, four
+"""All tails of a process take at most one in so many bytes of the machine: in a rolling restart with two workers, three
 processes have tails."""
 
 _DATA = itemgetter(Message._fields.index("data"))
@@ -33,9 +33,11 @@ def tail_bytes(memory: int) -> int:
     return min(TAIL_BYTES, memory // _SHARE)
 
 
-def footprint(messages: Iterable[Message]) -> int:
+def footprint(messages: Sequence[Message]) -> int:
     """Return how many bytes of memory messages need."""
-    return sum([len(message.data) + OVERHEAD for message in messages])
+    if len(messages) == 1:  # as mostly
+        return len(_DATA(messages[0])) + OVERHEAD
+    return sum(map(len, map(_DATA, messages))) + len(messages) * OVERHEAD
 
 
 def fitting(messages: Sequence[Message], max_bytes: int) -> tuple[Message, ...]:
@@ -108,12 +110,14 @@ class Messages:
         begin = self._start + max(0, offset + 1 - self.first)
         return fitting(self._items[begin : begin + max_messages], max_bytes)
 
-    def past(self, offset: int) -> tuple[Message, ...]:
-        """Return all messages past ``offset`` that are held."""
-        missing = self.head - offset
-        if missing == 1 and len(self._items) > self._start:
-            return (self._items[-1],)
-        return tuple(self._items[max(self._start, len(self._items) - missing) :]) if missing > 0 else ()
+    def past(self, offset: int) -> tuple[Message, ...] | None:
+        """Return all messages past ``offset``; None if some of them are not held any more."""
+        items, missing = self._items, self.head - offset
+        if missing > len(items) - self._start:
+            return None
+        if missing == 1:  # as mostly
+            return (items[-1],)
+        return tuple(items[-missing:]) if missing > 0 else ()
 
 
 class TailBudget:
@@ -124,7 +128,7 @@ class TailBudget:
         self._used = 0
         self._order: deque[tuple[Tail, int, int]] = deque()
 
-    def has_room(self, messages: Iterable[Message]) -> bool:
+    def has_room(self, messages: Sequence[Message]) -> bool:
         """Whether messages fit without dropping others."""
         return self._used + footprint(messages) + _BATCH_OVERHEAD <= self._limit
 
@@ -173,12 +177,13 @@ class Tail:
         If the bus left some out, the messages before them are dropped: the tail stays
         consecutive, and a cursor before the hole reads the log.
         """
-        self.epoch = self.told = batch.epoch
-        first = batch.messages[0].offset
-        if first != self.messages.head + 1:
-            self.messages = Messages(first - 1)
-        self.messages.extend(batch.messages)
-        self._budget.take(self, batch.messages)
+        _, epoch, messages = batch
+        self.epoch = self.told = epoch
+        held, first = self.messages, messages[0].offset
+        if first != held.head + 1:
+            held = self.messages = Messages(first - 1)
+        held.extend(messages)
+        self._budget.take(self, messages)
 
     def recall(self, messages: Sequence[Message]) -> None:
         """Take older messages that were read from the log, if they end where the tail begins and there is room.

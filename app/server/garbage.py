@@ -8,8 +8,11 @@ import gc
 import sys
 from collections.abc import Callable
 
-THRESHOLD = (50_000, 20, 100)
-"""New objects before a collection of the youngest generation, then collections before one of each older generation."""
+THRESHOLD = (5_000, 200, 100)
+"""New objects before a collection of the youngest generation, then collections before one of each older generation.
+
+A collection of the youngest takes up to a microsecond for each new object, and the process serves nobody meanwhile.
+"""
 
 LOOK_SECONDS = 1.0
 """Seconds between two checks of the memory in use."""
@@ -22,6 +25,16 @@ BURST = 200_000
 
 _STEADY = 20_000
 """The most blocks by which two checks differ when memory use is steady."""
+
+
+def share() -> None:
+    """Exempt what the master has imported from collection. Call it before the first worker is forked.
+
+    A collection writes to every object that it looks at. In a worker it would copy nearly every page that the worker
+    shares with the master.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def settle() -> None:

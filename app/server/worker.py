@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import mmap
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+# uvicorn imports these two when it serves. Imported here, by the master, all workers share them in memory.
+import uvicorn.lifespan.on
+import uvicorn.loops.uvloop  # noqa: F401 — see above
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from app.server import garbage
+from app.server import garbage, open_files
 from app.server.http.connection import HttpProtocol
 from app.server.lasting.websocket import WebSocketProtocol
 from app.server.server import Server
@@ -61,6 +67,15 @@ class AbideWorker(UvicornWorker):
     on_started: ClassVar[Callable[[Sequence[socket.socket]], None]] = staticmethod(lambda _: None)
     """Called with the listeners once the first worker of the server accepts connections."""
 
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 — gunicorn's
+        super().__init__(*args)
+        self._serving = mmap.mmap(-1, 1)  # shared with the master, which makes the worker and then forks
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has begun to accept connections; the master sees it, too."""
+        return bool(self._serving[0])
+
     def init_signals(self) -> None:
         """Ignore the signals that are for the master, which reach a worker when a process group is signalled."""
         super().init_signals()
@@ -69,6 +84,7 @@ class AbideWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         garbage.settle()
+        open_files.raise_limit()
         self.config.app = self.wsgi
         server = Server(
             self.config,
@@ -85,5 +101,8 @@ class AbideWorker(UvicornWorker):
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _started(self) -> None:
+        self._serving[0] = 1
+        with contextlib.suppress(OSError):  # it may not be ours to signal
+            os.kill(self.ppid, signal.SIGCHLD)  # wakes the master, which otherwise looks once a second
         if self.age == 1:
             type(self).on_started(self.sockets)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from struct import Struct
 
 from app.wire.close_codes import CloseCode, fit_reason, is_sendable
 
@@ -32,6 +33,7 @@ _FIN, _OPCODE = 0x80, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
 _LENGTH_16, _LENGTH_64 = 126, 127  # these lengths say that the length follows, in so many bits
 _SIZE_16, _SIZE_64 = 2, 8  # bytes of that length
+_HEADER_16, _HEADER_64 = Struct(">BBH").pack, Struct(">BBQ").pack
 _MASK_SIZE = 4
 _MAX_CONTROL = 125
 _DATA = (CONTINUATION, TEXT, BINARY)
@@ -222,8 +224,8 @@ def frame(opcode: int, payload: bytes) -> bytes:
     if size < _LENGTH_16:
         return bytes((_FIN | opcode, size)) + payload
     if size < 1 << 16:
-        return bytes((_FIN | opcode, _LENGTH_16)) + size.to_bytes(2, "big") + payload
-    return bytes((_FIN | opcode, _LENGTH_64)) + size.to_bytes(8, "big") + payload
+        return _HEADER_16(_FIN | opcode, _LENGTH_16, size) + payload
+    return _HEADER_64(_FIN | opcode, _LENGTH_64, size) + payload
 
 
 PING_FRAME = frame(PING, b"")

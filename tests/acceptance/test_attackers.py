@@ -75,13 +75,36 @@ def test_no_attack_has_found_a_bug(server: Server) -> None:
 
 
 def test_a_server_without_descriptors_goes_on() -> None:
-    """Server whose open files are used up serves those that are connected, and others again when some have gone."""
-    limited = ("sh", "-c", 'ulimit -n 96 && exec "$@"', "sh", *SERVE)
+    """Server that may open few files serves everybody who sends a request, and makes room by those who send nothing."""
+    limited = ("sh", "-c", 'ulimit -n 120 && exec "$@"', "sh", *SERVE)
     with Server(channels=CHANNELS, command=limited) as server, contextlib.ExitStack() as crowd:
-        with httpx.Client(base_url=server.url) as early:
-            assert early.post("/push/probe", json=1).status_code == 200
-            for _ in range(200):
-                crowd.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=_PATIENCE))
-            assert early.post("/push/probe", json=2).status_code == 200
-        crowd.close()
+        early = crowd.enter_context(httpx.Client(base_url=server.url, timeout=_PATIENCE))
+        assert early.post("/push/probe", json=1).status_code == 200
+        silent = [
+            crowd.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=_PATIENCE))
+            for _ in range(200)
+        ]
+        assert silent[0].recv(65536).startswith(b"HTTP/1.1 503 ")
+        assert early.post("/push/probe", json=2).status_code == 200
         assert push(server) == 200
+
+
+def test_a_server_with_as_many_subscribers_as_files_refuses_in_words() -> None:
+    """Server whose files are used up by subscribers answers one more with 503 and when to try again, and counts it."""
+    limited = ("sh", "-c", 'ulimit -n 120 && exec "$@"', "sh", *SERVE)
+    with Server(channels=CHANNELS, command=limited) as server, contextlib.ExitStack() as crowd:
+        early = crowd.enter_context(httpx.Client(base_url=server.url, timeout=_PATIENCE))
+        assert early.post("/push/probe", json=1).status_code == 200
+        heads = [subscribe(server, crowd) for _ in range(120)]
+        assert heads[0].startswith(b"HTTP/1.1 200 ")
+        assert heads[-1].startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 5\r\n" in heads[-1]
+        assert 'abide_limited_total{limit="open_files"}' in early.get("/metrics").text
+        assert early.post("/push/probe", json=2).status_code == 200
+
+
+def subscribe(server: Server, crowd: contextlib.ExitStack) -> bytes:
+    """Open an event stream that ends with ``crowd``; return what is answered first."""
+    wire = crowd.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=_PATIENCE))
+    wire.sendall(b"GET /probe HTTP/1.1\r\nHost: abide\r\nAccept: text/event-stream\r\n\r\n")
+    return wire.recv(65536)

@@ -188,3 +188,5 @@ def test_an_engine_that_comes_late_is_waited_for(name: str) -> None:
             text = server.text()
             assert "Traceback" not in text
             assert text.count("not_listening") == 1
+            told = [line for line in server.log if line["level"] != "info" and f":{engine.port}" in str(line)]
+            assert [line["event"] for line in told] == ["not_listening"]

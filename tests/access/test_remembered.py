@@ -4,7 +4,8 @@ import contextlib
 import tracemalloc
 
 from app.access.auth_settings import TokenSettings
-from app.access.tokens import TokenError, Tokens, digest_of
+from app.access.refusal import TokenError
+from app.access.tokens import Tokens, digest_of
 from tests.support.tokens import OLD_SECRET, SECRET, token
 
 MIB = 1024 * 1024

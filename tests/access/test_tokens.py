@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import jwt
 import pytest
 
 from app.access.auth_settings import TokenSettings
-from app.access.tokens import TokenError, Tokens, digest_of
+from app.access.refusal import TokenError
+from app.access.tokens import KeyNeededError, Tokens, digest_of
 from app.core.rights.token import Rights, Token
+from tests.support.tokens import part
 
 SECRET, OLD = b"s" * 32, b"o" * 32
 NOW = 1_800_000_000
@@ -100,12 +103,58 @@ def test_a_payload_that_is_no_object_is_refused(claims: object) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    ["", ".", "..", "a.b", "a.b.c.d", "e30.e30.", "e30.e30.e30", "é.é.é", "e30=.e30=.e30=", " e30.e30.e30", "x" * 9000],
-)
+    ["", ".", "..", "a.b", "a.b.c.d", "e30.e30.", "e30.e30.e30", "é.é.é", "e30=.e30=.e30=", " e30.e30.e30", "x" * 9000,
+     "e30.e30.e30e3", "e30.e30e3.e30", "e30e3.e30.e30", "e30.e30.e3+", "e30.e/.e30", "e30.e30.e3\0"],
+)  # fmt: skip
 def test_a_text_that_is_no_token_is_refused(raw: str) -> None:
     """Credential that is no JSON Web Token is refused, whatever it is."""
     with pytest.raises(TokenError):
         Tokens(SETTINGS).verify(raw, digest_of(raw))
+
+
+class NoKeys:
+    """An issuer whose keys are not known yet."""
+
+    generation = 0
+
+    def find(self, kid: str | None, alg: str) -> object | None:  # noqa: ARG002 — it has none
+        return None
+
+    def is_stale_for(self, kid: str | None) -> bool:  # noqa: ARG002 — whatever it is
+        return True
+
+    async def refresh(self, kid: str | None) -> None:
+        """Learn nothing."""
+
+
+def test_a_text_that_is_no_token_asks_the_issuer_nothing() -> None:
+    """Credential with a part that nothing is encoded by is refused before anybody asks for the key that it names."""
+    head = part({"alg": "RS256", "kid": "new"})
+    tokens = Tokens(TokenSettings(jwks="https://me/keys"), NoKeys())
+    with pytest.raises(KeyNeededError):
+        tokens.verify(f"{head}.e30.e30", digest_of(head))
+    for raw in (f"{head}.e30e3.e30", f"{head}.e30.e30e3", f"{head}.e30.e30=", f"{head}..e30.e30"):
+        with pytest.raises(TokenError, match="no JSON Web Token"):
+            tokens.verify(raw, digest_of(raw))
+
+
+@pytest.mark.parametrize("entry", [{"a": 1}, ["a"], 1, True, None, 1.5])
+@pytest.mark.parametrize("claim", ["publish", "subscribe"])
+def test_a_grant_that_is_no_text_is_refused_whichever_came_before(claim: str, entry: object) -> None:
+    """Token with a grant that is no text is refused, also after tokens whose grants are nearly the same."""
+    assert verify(GOOD | {claim: ["a", "1"]}).sub == "42"
+    with pytest.raises(TokenError, match=f"'{claim}' is no list of texts"):
+        verify(GOOD | {claim: ["a", entry]})
+
+
+def test_a_known_header_opens_nothing_with_other_keys() -> None:
+    """Token is refused by settings without its secret, though its header was read before."""
+    raw = jwt.encode(GOOD, SECRET, "HS256", {"kid": "k"})
+    assert Tokens(SETTINGS, now=lambda: NOW).verify(raw, digest_of(raw)).sub == "42"
+    with pytest.raises(TokenError, match="of no configured secret"):
+        Tokens(replace(SETTINGS, secrets=(OLD,)), now=lambda: NOW).verify(raw, digest_of(raw))
+    with pytest.raises(TokenError, match="not signed with what is configured"):
+        Tokens(replace(SETTINGS, secrets=()), now=lambda: NOW).verify(raw, digest_of(raw))
 
 
 @pytest.mark.parametrize("header", [{"crit": ["exp"]}, {"b64": False}, {"alg": "none"}, {"alg": "HS512"}, {"alg": 1}])

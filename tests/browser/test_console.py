@@ -20,7 +20,7 @@ KEY = "browser-key-1"
 GUARDED = f"operators: key\nauth: {{keys: {KEY}}}\nchannels: {{orders: {{publish: key}}}}\n"
 FOR_OPERATORS = "This server shows its state to operators"
 SUBSCRIBERS = 7
-LOOKS = 10
+LOOKS = 5
 AXE = ROOT / "tests/npm/node_modules/axe-core/axe.min.js"
 SCHEMES = ("light", "dark")
 
@@ -89,7 +89,7 @@ def violations(page: Page) -> list[str]:
 
 
 def test_every_look_shows_the_subscribers_of_all_workers(console: Page, server: Server) -> None:
-    """Console shows both workers and all subscribers of a channel, in ten looks in a row."""
+    """Console shows both workers and all subscribers of a channel, in five looks in a row."""
     seen = set()
     with contextlib.ExitStack() as stack:
         for _ in range(SUBSCRIBERS):

@@ -1,7 +1,6 @@
 """The log in Kafka."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,9 +10,8 @@ from app.bus.backend import Backend
 from app.bus.kafka import KafkaBackend, parse
 from app.core.channel import HistoryWindow
 from tests.bus.conformance import ALL, Conformance
+from tests.support.kafka import GivenBroker, one_broker, prefix
 from tests.support.tansu import TansuServer
-
-_numbers = itertools.count()
 
 
 async def healthy(backend: Backend) -> None:
@@ -26,11 +24,11 @@ async def healthy(backend: Backend) -> None:
 class KafkaSubject:
     """A connected backend with topics of its own. Its world grows older by its clock."""
 
-    def __init__(self, server: TansuServer) -> None:
+    def __init__(self, server: GivenBroker | TansuServer) -> None:
         self.retention: dict[str, HistoryWindow] = {}
         self._later = 0.0
         self.backend = KafkaBackend(
-            parse(server.url(f"t{next(_numbers)}.")),
+            parse(server.url(prefix())),
             retention=lambda channel: self.retention.get(channel, ALL),
             clock=lambda: time.time() + self._later,
         )
@@ -40,13 +38,13 @@ class KafkaSubject:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[TansuServer]:
-    with TansuServer() as broker:
+def broker(request: pytest.FixtureRequest) -> Iterator[GivenBroker | TansuServer]:
+    with one_broker(request.config.getoption("--kafka")) as broker:
         yield broker
 
 
 @pytest.fixture
-async def subject(broker: TansuServer) -> AsyncIterator[KafkaSubject]:
+async def subject(broker: GivenBroker | TansuServer) -> AsyncIterator[KafkaSubject]:
     subject = KafkaSubject(broker)
     await subject.backend.connect()
     await healthy(subject.backend)

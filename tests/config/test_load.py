@@ -226,6 +226,16 @@ LOSES = "memory:// is served to other machines (HOST={}): a stop loses all messa
 @pytest.mark.parametrize(
     ("text", "variables", "warnings"),
     [
+        (
+            "auth: {keys: $PUSH_KEYS}\nchannels: {a: }",
+            {},
+            ["auth.keys: a key looks like the name of a variable, and counts as it is written: write ${NAME}"],
+        ),
+        (
+            "backend: redis://h\nredis: {min_replicas: 1}\nchannels: {a: {publish: nobody}}",
+            {},
+            ["redis.min_replicas is without effect: redis:// keeps no messages; redis-stream:// keeps them"],
+        ),
         ("channels: {a: {publish: anyone}}", {}, ["anyone may publish to 'a'"]),
         ("channels: {a: {}}", {}, ["nobody can push to 'a': set auth.keys"]),
         *(

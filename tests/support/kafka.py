@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from app.core.channel import HistoryWindow
 from app.core.message import Record
 from app.core.ports import Outcome
 from tests.support.readers import ALL, Reader, healthy
+from tests.support.tansu import TansuServer
 
 _UNKNOWN = 3
 """The code of a topic that does not exist."""
@@ -114,11 +116,39 @@ def _batches(blob: bytes | None) -> Iterator[Any]:
         yield records.next_batch()
 
 
-class Others:
-    """Somebody else at the broker on ``port``, who creates, deletes and writes topics."""
+@dataclass(frozen=True)
+class GivenBroker:
+    """A broker that runs already: ``--kafka`` names it. Topics of earlier tests may be there."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    host: str
+    port: int
+
+    def url(self, prefix: str = "") -> str:
+        """Return the backend's URL for topics of this prefix."""
+        return f"kafka://{self.host}:{self.port}/{prefix}"
+
+
+@contextlib.contextmanager
+def one_broker(given: str | None) -> Iterator[GivenBroker | TansuServer]:
+    """Run a broker of our own, unless one is given by its host and port."""
+    if given is not None:
+        host, _, port = given.rpartition(":")
+        yield GivenBroker(host, int(port))
+        return
+    with TansuServer() as broker:
+        yield broker
+
+
+def prefix() -> str:
+    """Return a prefix for topics that no other test has."""
+    return f"t{secrets.token_hex(4)}."
+
+
+class Others:
+    """Somebody else at a broker, who creates, deletes and writes topics."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._host, self._port = host, port
 
     async def create(self, topic: str, partitions: int = 1) -> None:
         """Create a topic."""
@@ -138,23 +168,26 @@ class Others:
         assert code == 0
 
     async def _ask(self, request: Any) -> Any:  # noqa: ANN401 — aiokafka's structs have no types
-        connection = await create_conn("127.0.0.1", self._port, request_timeout_ms=5000)
+        connection = await create_conn(self._host, self._port, request_timeout_ms=5000)
         try:
             return await connection.send(request)
         finally:
             await connection.close()
 
 
-def batch_of(
+def batch_of(  # noqa: PLR0913 — what a batch may say
     values: Sequence[bytes | None],
     *,
+    compression: int = 0,
     transactional: bool = False,
     producer: int = -1,
     time_ms: int | None = None,
     key: bytes = b"key",
 ) -> bytes:
-    """Return a batch of records."""
-    builder: Any = DefaultRecordBatchBuilder(2, 0, int(transactional), producer, 0 if producer >= 0 else -1, 0, 2**30)
+    """Return a batch of records; ``compression`` is Kafka's number of a codec."""
+    builder: Any = DefaultRecordBatchBuilder(
+        2, compression, int(transactional), producer, 0 if producer >= 0 else -1, 0, 2**30
+    )
     for number, value in enumerate(values):
         builder.append(number, time_ms or int(time.time() * 1000), key, value, [("other", None)])
     return bytes(builder.build())

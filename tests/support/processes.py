@@ -7,6 +7,7 @@ Tests, benchmarks and load tests start with these whatever goes on, but for Post
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import os
 import secrets
@@ -29,6 +30,8 @@ END_SECONDS = 20.0
 _ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
+_PORTS = range(12_000, 32_000)
+
 Output = int | IO[bytes] | IO[str]
 
 
@@ -48,16 +51,23 @@ class Process(Protocol):
 
 
 def free_port() -> int:
-    """Return a free TCP port, below those that systems give to outgoing connections: it stays free in a restart.
+    """Return a free TCP port, which no other process of this user is given before all others have had their turn.
 
-    A client that retries a closed port of the other kind can even connect to itself. Not ``random``: seeded test
-    processes that run side by side would choose the same.
+    It is below those that systems give to outgoing connections, so it stays free while a server restarts. A client that
+    retries a closed port of the other kind can even connect to itself.
     """
-    while True:
-        port = 12_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+    with Path(tempfile.gettempdir(), f"abide-ports-{os.getuid()}").open("a+", encoding="ascii") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        turn.seek(0)
+        port = int(turn.read() or secrets.choice(_PORTS))
+        while True:
+            port = port + 1 if port + 1 in _PORTS else _PORTS[0]
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                break
+        turn.truncate(0)
+        turn.write(f"{port}")
+    return port
 
 
 def launch(  # noqa: PLR0913 — a process has that many

@@ -77,7 +77,8 @@ class _Reader:
         self.begin = offset_of(began.position) if self.begin is None else self.begin
 
     def missed(self, gap: Missed) -> Iterator[str]:
-        if self.at is None or offset_of(gap.after) != offset_of(self.at):
+        at, after = None if self.at is None else offset_of(self.at), offset_of(gap.after)
+        if at is None or not (at == after or self.ledger.is_nothing(self.channel, at, after)):
             yield f"{gap} came after {self.at}"
         if not self.told:
             if not self.untold:

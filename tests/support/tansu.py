@@ -34,6 +34,8 @@ class TansuServer:
     A context manager; ``close`` ends it for good.
     """
 
+    host = "127.0.0.1"
+
     def __init__(self, advertised_port: int | None = None, *, authentication: bool = False) -> None:
         self.port = free_port()
         self.advertised_port = advertised_port

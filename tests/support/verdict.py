@@ -224,6 +224,13 @@ class Ledger:
             for life in self._lives[channel]
         )
 
+    def is_nothing(self, channel: str, at: int, last: int) -> bool:
+        """Whether offsets past ``at``, up to ``last``, hold no message, in one of the log's lives; some at least."""
+        return any(
+            at < last and all(life.get(offset, "") is None for offset in range(at + 1, last + 1))
+            for life in self._lives[channel]
+        )
+
     def head(self, channel: str) -> int:
         """Return the highest offset that was acknowledged."""
         return max(self.acknowledged[channel], default=0)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -148,9 +149,12 @@ def test_a_server_that_runs_is_not_started_twice(server: PostgresServer) -> None
         server.start()
 
 
-def test_ports_are_taken_from_below_outgoing_ones() -> None:
-    """Launcher takes its ports from below those of outgoing connections."""
-    assert all(12_000 <= free_port() < 32_768 for _ in range(50))
+def test_ports_are_taken_in_turn_from_below_outgoing_ones() -> None:
+    """Launcher takes its ports from below those of outgoing connections, and none twice, whoever asks meanwhile."""
+    with ThreadPoolExecutor(4) as threads:
+        ports = list(threads.map(lambda _: free_port(), range(200)))
+    assert len(set(ports)) == 200
+    assert all(12_000 <= port < 32_768 for port in ports)
 
 
 def test_the_machines_programs_are_preferred_to_the_wheels() -> None:

@@ -129,6 +129,17 @@ def test_each_life_of_a_log_has_offsets_without_a_message_of_its_own() -> None:
     assert faults(kept, [reader], {"a": present}) == ["s on a: e1:9 ('old 9') came after e1:6"]
 
 
+def test_a_gap_may_begin_after_an_offset_without_a_message() -> None:
+    """Verdict lets a gap come after offsets that hold no message: the server went past them, and told nobody."""
+    kept = ledger()
+    reader = old(last=9)
+    reader.missed("e1:10", "e2:6", "epoch")
+    new(reader)
+    assert faults(kept, [reader], {"a": PRESENT}) == [f"s on a: {reader.told[11]} came after e1:9"]
+    kept.read({"a": {offset: data if offset != 10 else None for offset, data in OLD.items()}})
+    assert faults(kept, [reader], {"a": PRESENT}) == []
+
+
 def test_a_history_that_leaves_out_a_message_is_named() -> None:
     """Verdict names offsets of which a history shows nothing, unless the log has no message there."""
     kept, shown = ledger(), {offset: data for offset, data in PRESENT.items() if offset != 9}

@@ -41,7 +41,7 @@ class KafkaBackend(LogBackend):
         super().__init__("kafka", place, Outcomes("not connected yet", WORDING), NOT_READY)
         self._cluster = Cluster(address)
         self._topics = Topics(self._cluster, address.prefix, declared, retention)
-        log = Log(self._cluster, self._topics, clock)
+        self._log = log = Log(self._cluster, self._topics, clock)
         self._store = Store(place, self._cluster, self._topics, log, Keys(log, clock), self._outcomes, clock)
         self._reads = LogReads(log, self._topics, self._outcomes)
         self._consumer = Consumer(
@@ -73,4 +73,6 @@ class KafkaBackend(LogBackend):
         return found
 
     async def _close(self) -> None:
+        self._topics.close()
+        self._log.close()
         await self._cluster.close()

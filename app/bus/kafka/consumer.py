@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from app.bus import heads
 from app.bus.ending import is_ending
@@ -57,6 +57,9 @@ _LOOK_SECONDS = 1.0
 _LOW_SECONDS = 2.0
 """A head below what was handed out counts after this time: a new leader may need a moment to know the head."""
 
+_REFUSED_SECONDS = 1.0
+"""How long nothing is fetched of a topic that a broker has refused."""
+
 _MOST_LEFT_OUT = 50
 """How many fetches may leave out the next record before it counts as lost."""
 
@@ -89,16 +92,17 @@ class Consumer:
         self._outcomes = outcomes
         self.ready = asyncio.Event()
         """Set once a session has begun."""
-        self._changed = asyncio.Event()
+        self._changed, self._news = asyncio.Event(), asyncio.Event()
         self._listening: dict[int, asyncio.Task[None]] = {}
         """What fetches, by the broker."""
         self._due: set[str] = set()
         """Names of topics that are to be looked up now."""
-        self._news = asyncio.Event()
         self._unsettled: set[str] = set()
         """Channels whose place is to be read."""
         self._low: dict[str, float] = {}
         """Channels whose head is below what was handed out, and since when."""
+        self._aside: dict[str, float] = {}
+        """Channels that nothing is fetched of, and until when (:func:`time.monotonic`)."""
         self._left_out: Counter[str] = Counter()
         """How often the next record of a channel was not in a fetch that had later ones."""
         self._found: dict[str, Topic] = {}
@@ -107,7 +111,7 @@ class Consumer:
         """Channels whose topic did not exist when it was last looked at."""
         self._looked_at = float("-inf")
         """When :meth:`_wanted` last went through all channels."""
-        self._turns, self._turns_of_missing = _Turns(), _Turns()
+        self._turns, self._turns_of_missing = heads.Turns(), heads.Turns()
         self._said = ""
 
     async def run(self) -> None:
@@ -118,7 +122,7 @@ class Consumer:
             try:
                 await self._session()
             except* (UnavailableError, *LOST) as group:
-                self._lost(_first(group))
+                self._lost(group)
             except* Exception:  # noqa: BLE001 — a bug ends one session, and is logged each time
                 _log.exception("listener_failed")
             if time.monotonic() - began > _LONGEST_BACKOFF:
@@ -135,12 +139,29 @@ class Consumer:
             self._changed.set()
 
     async def places(self, channels: Sequence[str]) -> Mapping[str, Place]:
-        """Read where channels are. One whose topic is of no use is nowhere."""
+        """Read where channels are. One whose topic is of no use is nowhere.
+
+        Leaves out those of which no broker says so now: they hold up no other, but for ``$access``, which holds up all.
+        Makes a topic that is gone, so that subscribers are told of the loss with positions of its next messages.
+        """
         found = await self._topics.find(channels)
-        topics = {channel: topic if isinstance(topic, Topic) else None for channel, topic in found.items()}
+        had = self._follower.places([channel for channel, topic in found.items() if topic is None])
+        if gone := [channel for channel, place in had.items() if place.lineage != NOWHERE]:
+            with contextlib.suppress(UnavailableError):  # where we may create none, its publisher does
+                for begin in range(0, len(gone), _AT_ONCE):
+                    await self._topics.make(gone[begin : begin + _AT_ONCE])
+            found |= await self._topics.find(gone)
+        topics = {
+            channel: topic if isinstance(topic, Topic) else None
+            for channel, topic in found.items()
+            if not isinstance(topic, UnavailableError) or topic.__cause__ is None
+        }
         names, places = list(topics), dict[str, Place]()
         for begin in range(0, len(names), _AT_ONCE):
             places |= await self._logs.places({channel: topics[channel] for channel in names[begin : begin + _AT_ONCE]})
+        if ACCESS in found and ACCESS not in places:
+            reason = "the topic of $access cannot be read: nothing is delivered before what was taken back is known"
+            raise UnavailableError(reason)
         return places
 
     async def _session(self) -> None:
@@ -200,7 +221,7 @@ class Consumer:
 
         Leaves out those without a topic, and those whose place has to be read first. ``$access`` comes first.
         """
-        found, missing = [], []
+        found, missing, now = [], [], time.monotonic()
         for channel, (lineage, end) in self._follower.places().items():
             topic = self._found.get(channel)
             if topic is None or not self._topics.has(topic):
@@ -211,22 +232,20 @@ class Consumer:
                 missing.append(channel)
             if (topic.lineage if topic else NOWHERE) != lineage or channel in self._unsettled:
                 self._unsettled.add(channel)
-            elif topic is not None:
+            elif topic is not None and self._aside.get(channel, now) <= now:
                 found.append((channel, topic, end))
+        if self._left_out:  # a broker sends a batch that is larger than what is asked of a topic where nothing precedes
+            found.sort(key=lambda entry: entry[0] not in self._left_out)
         if found and ACCESS in self._follower:
             found.sort(key=lambda entry: entry[0] != ACCESS)
-        self._missing, self._looked_at = missing, time.monotonic()
+        self._missing, self._looked_at = missing, now
         return found
 
     async def _take(self, channel: str, topic: Topic, end: int, part: Part) -> None:
         """Hand the follower what was fetched of one topic."""
         code, fetched = part
-        if code in broker_errors.MOVED:
-            self._look(topic)
-        elif code == broker_errors.OUT_OF_RANGE:
-            self._unsettled.add(channel)
-        elif code:
-            raise KafkaError(broker_errors.of_code(code, f"topic {topic.name}"))
+        if code:
+            self._take_code(channel, topic, code)
         elif fetched.head < end:
             self._look(topic)
             if time.monotonic() - self._low.setdefault(channel, time.monotonic()) > _LOW_SECONDS:
@@ -238,14 +257,35 @@ class Consumer:
             await asyncio.sleep(_FULL_SECONDS)
         else:
             self._settled(channel)
-            messages = await self._logs.messages(topic, fetched, end)
-            if messages and channel in self._follower:
-                self._follower.hear(channel, name(topic.lineage), messages)
+            try:
+                messages = await self._logs.messages(topic, fetched, end)
+            except UnsupportedCodecError as error:
+                self._refuse(channel, topic, error)
+            else:
+                if messages and channel in self._follower:
+                    self._follower.hear(channel, name(topic.lineage), messages)
+
+    def _take_code(self, channel: str, topic: Topic, code: int) -> None:
+        if code in broker_errors.MOVED:
+            self._look(topic)
+            self._aside[channel] = time.monotonic() + _FULL_SECONDS  # brokers learn of a new leader one by one
+        elif code == broker_errors.OUT_OF_RANGE:
+            self._unsettled.add(channel)
+        else:
+            self._refuse(channel, topic, broker_errors.TopicError(broker_errors.of_code(code, f"topic {topic.name}")))
+
+    def _refuse(self, channel: str, topic: Topic, error: KafkaError) -> None:
+        """Fetch nothing of a topic for a while; raise the error where no other channel can go on without it."""
+        if channel == ACCESS:
+            raise error
+        self._topics.tell(topic.name, error)
+        self._aside[channel] = time.monotonic() + _REFUSED_SECONDS
 
     def _settled(self, channel: str) -> None:
         """Learn that a channel is where it should be."""
         self._low.pop(channel, None)
         self._left_out.pop(channel, None)
+        self._aside.pop(channel, None)
 
     def _look(self, topic: Topic) -> None:
         """Look a topic up now."""
@@ -293,28 +333,10 @@ class Consumer:
         self._unsettled.clear()
 
     def _lost(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup):  # the first of the tasks that failed
+            error = error.exceptions[0]
         reason = broker_errors.explain(error)
         self._outcomes.failed("listen", reason, certain=not self.ready.is_set())
         if reason != self._said:
             _log.warning("listener_lost" if self.ready.is_set() else "not_listening", reason=reason)
         self._said = reason
-
-
-class _Turns:
-    """Takes some of a list, others each time."""
-
-    def __init__(self) -> None:
-        self._begin = 0
-
-    def take(self, channels: Sequence[str], most: int) -> Sequence[str]:
-        """Return the next ones, ``most`` at the most."""
-        begin = self._begin if self._begin < len(channels) else 0
-        self._begin = begin + most
-        return channels[begin : begin + most]
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

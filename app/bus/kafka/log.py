@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.offset import OffsetRequest
@@ -16,6 +17,7 @@ from app.bus.kafka.records import Fetched, Part, Stored
 from app.bus.kafka.repeats import repeats
 from app.bus.kafka.topics import NOWHERE, Oldest, Topic, Topics
 from app.bus.place import Place
+from app.bus.reads.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
@@ -30,10 +32,23 @@ PART_BYTES = 1024 * 1024
 _WAITS = (0.001, 0.1, 1.0)
 """How many seconds a read waits. Tansu answers nothing to a fetch that waits for none, and stops at its end."""
 
+_WAIT_PER_TOPIC = 0.0002
+"""How much longer a fetch of several topics waits for each."""
+
+_MOST_TOGETHER = 500
+"""How many reads that wait are one fetch, if what they may bring is no more than one may have."""
+
 _COMMITTED = 1
 _EARLIEST = -2
 _ATTEMPTS = 5
 _REST_SECONDS = 0.05
+
+
+class _From(NamedTuple):
+    """What is asked for: what a topic has from one of Kafka's offsets on."""
+
+    topic: Topic
+    offset: int
 
 
 class Log:
@@ -43,6 +58,13 @@ class Log:
         self._cluster = cluster
         self._topics = topics
         self._clock = clock
+        self._waiting: dict[tuple[int, int], Together[_From, Part | None]] = {}
+        """Reads that wait for a broker, by how many bytes of a topic they want."""
+
+    def close(self) -> None:
+        """Refuse what waits."""
+        for waiting in self._waiting.values():
+            waiting.close()
 
     async def fetch(
         self,
@@ -55,7 +77,7 @@ class Log:
     ) -> dict[str, Part]:
         """Return, by the topics' names, what they have from Kafka's offsets on; wait so many seconds for anything."""
         asked = {topic.name: topic for topic, _ in wanted}
-        offsets = [(topic.name, offset) for topic, offset in wanted]
+        offsets = [(topic.name, topic.leader_epoch, offset) for topic, offset in wanted]
         request = FetchRequest(offsets, wait=wait, most=max(MAX_BYTES, most), most_of_one=most)
         answer = await self._cluster.ask(node, purpose, request, seconds=ANSWER_SECONDS + wait)
         found: dict[str, Part] = {}
@@ -73,14 +95,15 @@ class Log:
         """Return what a topic has from one of Kafka's offsets on, or from the nearest that it has."""
         for _ in range(_ATTEMPTS):
             if topic.leader < 0:
-                raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"topic {topic.name} has no leader")
+                reason = f"topic {topic.name} has no leader"
+                raise UnavailableError(broker_errors.NOT_READY) from broker_errors.TopicError(reason)
             code, fetched = await self._part(topic, offset, most)
             if code == 0:
                 return fetched
             if code != broker_errors.OUT_OF_RANGE:
                 if code in broker_errors.MOVED:
                     self._topics.forget(topic)
-                raise UnavailableError(broker_errors.NOT_READY) from KafkaError(
+                raise UnavailableError(broker_errors.NOT_READY) from broker_errors.TopicError(
                     broker_errors.of_code(code, f"topic {topic.name}")
                 )
             offset = await self._nearest(topic, offset)
@@ -115,9 +138,15 @@ class Log:
         return Place(topic.lineage, fetched.head)
 
     async def places(self, topics: Mapping[str, Topic | None]) -> dict[str, Place]:
-        """Return where channels are."""
-        found = await asyncio.gather(*(self.place(topic) for topic in topics.values()))
-        return dict(zip(topics, found, strict=True))
+        """Return where channels are, without those of which a broker does not say so now."""
+        results = await asyncio.gather(*(self.place(topic) for topic in topics.values()), return_exceptions=True)
+        found: dict[str, Place] = {}
+        for channel, result in zip(topics, results, strict=True):
+            if isinstance(result, Place):
+                found[channel] = result
+            elif not isinstance(result.__cause__, broker_errors.TopicError):
+                raise result
+        return found
 
     async def next(self, topic: Topic | None, after: int) -> tuple[Place, tuple[Message, ...]]:
         """Return where a channel is, and its next messages past one of our offsets."""
@@ -192,8 +221,14 @@ class Log:
         return min(offset, fetched.head) if code == 0 else int(start)
 
     async def _part(self, topic: Topic, offset: int, most: int) -> Part:
-        """Fetch of one topic; once more, with more patience, where a broker had no time to find what there is."""
-        part: Part | None = None
+        """Fetch of one topic, with others that wait; alone and with more patience where that did not bring it.
+
+        A broker may have no time to find what there is, and need not send a batch that is larger than what is asked for
+        unless it is the first.
+        """
+        part = await self._together(topic.leader, most).ask(_From(topic, offset))
+        if part is not None and (part.code or part.fetched.begins(offset)):
+            return part
         for number, wait in enumerate(_WAITS):
             await asyncio.sleep(_REST_SECONDS * number)
             found = await self.fetch(topic.leader, "read", [(topic, offset)], wait=wait, most=most)
@@ -203,3 +238,16 @@ class Log:
         if part is not None and part.fetched.blob:
             return part
         raise UnavailableError(broker_errors.NOT_READY) from KafkaError(f"a fetch of topic {topic.name} has no answer")
+
+    def _together(self, leader: int, most: int) -> Together[_From, Part | None]:
+        if (leader, most) not in self._waiting:
+
+            async def fetch(asked: Sequence[_From]) -> list[Part | None]:
+                first = {one.topic: one.offset for one in reversed(asked)}  # a request names a topic once
+                wait = _WAITS[0] + _WAIT_PER_TOPIC * (len(first) - 1)
+                found = await self.fetch(leader, "read", first.items(), wait=wait, most=most)
+                return [found.get(one.topic.name) if first[one.topic] == one.offset else None for one in asked]
+
+            at_once = min(_MOST_TOGETHER, MAX_BYTES // most)
+            self._waiting[leader, most] = Together(fetch, at_once, broker_errors.NOT_READY)
+        return self._waiting[leader, most]

@@ -22,6 +22,9 @@ from app.core.message import Message, Page
 
 _RETRY_SECONDS = 0.1
 
+_AT_ONCE = 64
+"""How many reads of subscribers are under way. What they ask for at the same time goes into the same requests."""
+
 _Result = TypeVar("_Result")
 
 
@@ -32,14 +35,17 @@ class LogReads:
         self._log = log
         self._topics = topics
         self._outcomes = outcomes
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._gave_up = float("-inf")
+        """When a read was given up, if none has worked since."""
 
     async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
-        return await self._with_topic(channel, lambda topic: self._log.page(topic, after, limit, history))
+        return await self._in_turn(channel, lambda topic: self._log.page(topic, after, limit, history))
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is."""
-        return await self._with_topic(channel, self._log.place)
+        return await self._in_turn(channel, self._log.place)
 
     async def behind(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         """Read, for each channel, where it is and the next messages past an offset."""
@@ -47,6 +53,17 @@ class LogReads:
         for channel, after in wanted.items():
             found[channel] = await self._with_topic(channel, partial(self._log.next, after=after))
         return found
+
+    async def _in_turn(self, channel: str, read: Callable[[Topic | None], Awaitable[_Result]]) -> _Result:
+        """Read in turn: the time that brokers have to come back counts from there.
+
+        Brokers that another read has found away since are not waited for again.
+        """
+        asked = time.monotonic()
+        async with self._turns:
+            if self._gave_up > asked and time.monotonic() - asked > PATIENCE_SECONDS:
+                raise UnavailableError(broker_errors.NOT_READY)
+            return await self._with_topic(channel, read)
 
     async def _with_topic(self, channel: str, read: Callable[[Topic | None], Awaitable[_Result]]) -> _Result:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -67,7 +84,9 @@ class LogReads:
                 else:
                     if topic is None or not self._topics.is_stale(topic):
                         self._outcomes.worked("read")
+                        self._gave_up = float("-inf")
                         return found
+            self._gave_up = time.monotonic()
             raise last or TimeoutError
 
 

@@ -12,6 +12,9 @@ from app.bus.kafka.brokers.cluster import Cluster
 NONE = (-1, -1, -1)
 """What a batch without numbers has in their place."""
 
+_NUMBERS = 2**31
+"""After as many records of a topic their numbers begin again at 0."""
+
 _NOT_NOW = frozenset((14, 15, 16, 51))
 """Codes that say that the broker will have numbers in a moment."""
 
@@ -51,7 +54,7 @@ class Producer:
 
     def stored(self, topic: str, count: int) -> None:
         """Learn that a batch of so many records is stored."""
-        self._next[topic] = self._next.get(topic, 0) + count
+        self._next[topic] = (self._next.get(topic, 0) + count) % _NUMBERS
 
     def forget(self) -> None:
         """Ask for other numbers before the next batch: those in use may be out of step."""

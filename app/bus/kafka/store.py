@@ -23,6 +23,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.produce import ProduceRequest
 
+from app.bus.backend import PATIENCE_SECONDS
 from app.bus.kafka import records
 from app.bus.kafka.brokers import broker_errors
 from app.bus.kafka.brokers.cluster import ANSWER_SECONDS, LOST, Cluster
@@ -146,9 +147,14 @@ class Store:
         topics: dict[str, Topic] = {}
         for channel in channels:
             topic = found[channel]
-            if isinstance(topic, Topic):
+            if isinstance(topic, Topic) and time.monotonic() - topic.leaderless < PATIENCE_SECONDS:
                 topics[channel] = topic
                 continue
+            if isinstance(topic, Topic):  # a commit has waited for one, and each would hold up other channels
+                commit.refuse(commit.of(channel), UnavailableError(broker_errors.NOT_READY))
+                continue
+            if topic is not None and topic.__cause__ is not None:
+                raise topic
             problem = topic or self._topics.missing(channel)
             if problem is None:
                 raise UnavailableError(broker_errors.NOT_READY) from KafkaError(

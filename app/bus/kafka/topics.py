@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import structlog
-from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import CreateTopicsRequest
 
 from app.bus.backend import KEY_LIFETIME, Retention
@@ -27,6 +27,7 @@ from app.bus.kafka.brokers.cluster import Cluster
 from app.bus.kafka.brokers.wire import NO_ID, LeadersRequest
 from app.bus.kafka.names import topic_of
 from app.bus.kafka.records import Part
+from app.bus.reads.together import Together
 from app.core.channel import MAX_MESSAGE_SIZE
 from app.core.epochs import NAME, label
 from app.core.errors import UnavailableError
@@ -43,6 +44,9 @@ KEPT_SECONDS = 60
 
 _LEADERS = 6
 """How many earlier leaders a lineage goes back, at most."""
+
+_LOOKED_AT_ONCE = 1000
+"""How many topics that are asked for one by one are looked up with one request."""
 
 _KNOWN = 20_000
 """The most topics that are remembered."""
@@ -108,6 +112,12 @@ class Topic:
     """The oldest record that a history showed, when it was last searched for."""
     opened: int = field(default=0, repr=False)
     """How many connections there had been when it was looked up."""
+    leaderless: float = field(default=float("inf"), repr=False)
+    """Since when it has had no leader, as far as this process has seen (:func:`time.monotonic`)."""
+
+    def lead(self, leader: int, since: float) -> None:
+        """Learn who leads it. Without a leader it has been ``since`` then, or longer."""
+        self.leader, self.leaderless = leader, min(self.leaderless, since) if leader < 0 else float("inf")
 
 
 class Topics:
@@ -121,6 +131,7 @@ class Topics:
         self._known: dict[str, Topic] = {}
         self._creating = asyncio.Lock()
         self._told: set[str] = set()
+        self._looks = Together(self._look_at_each, _LOOKED_AT_ONCE, broker_errors.NOT_READY)
 
     def name(self, channel: str) -> str:
         """Return the name of the channel's topic."""
@@ -148,26 +159,46 @@ class Topics:
         An error says why a topic cannot be a channel.
         """
         names = {channel: self.name(channel) for channel in channels}
-        asked = {name for name in names.values() if (known := self._known.get(name)) is None or self.is_stale(known)}
-        problems = await self.look(asked) if asked else {}
+        asked = {name for name in names.values() if not self._is_fresh(name)}
+        problems: dict[str, UnavailableError] | dict[str, UnavailableError | None] = {}
+        if len(asked) == 1:
+            problems = {name: await self._looks.ask(name) for name in asked}
+        elif asked:
+            problems = await self.look(asked)
         return {channel: problems.get(name) or self._known.get(name) for channel, name in names.items()}
 
+    def _is_fresh(self, name: str) -> bool:
+        known = self._known.get(name)
+        return known is not None and known.leader >= 0 and not self.is_stale(known)
+
     async def look(self, names: Collection[str]) -> dict[str, UnavailableError]:
-        """Ask the brokers for topics; return why those that cannot be channels cannot."""
+        """Ask the brokers for topics; return why those that cannot be channels cannot. A reason with a cause passes.
+
+        Some brokers answer with all topics when they are asked for none.
+        """
         answer = await self._cluster.topics(sorted(names))
         opened = self._cluster.opened
         problems: dict[str, UnavailableError] = {}
-        for code, name, identity, _, partitions, *_ in answer.topics:
+        for code, name, identity, _, partitions, *_ in answer.topics if names else ():
             problem = _problem(code, name, identity, partitions)
             if problem is not None:
                 problems[name] = problem
-                self._tell(name, problem)
+                if problem.__cause__ is None:
+                    self.tell(name, problem)
             if problem is not None or code:
                 self._known.pop(name, None)
             else:
                 self._learn(name, identity, partitions[0], opened)
-        await self._complete([topic for name in names if (topic := self._known.get(name)) and not topic.lineage])
-        return problems
+        known = [topic for name in names if (topic := self._known.get(name))]
+        return problems | await self._complete([topic for topic in known if not topic.lineage])
+
+    async def _look_at_each(self, names: Sequence[str]) -> list[UnavailableError | None]:
+        problems = await self.look(names)
+        return [problems.get(name) for name in names]
+
+    def close(self) -> None:
+        """Refuse what waits."""
+        self._looks.close()
 
     async def make(self, channels: Iterable[str]) -> None:
         """Create the topics of channels that are ours and have none."""
@@ -180,7 +211,7 @@ class Topics:
             if not new:
                 return
             request = CreateTopicsRequest(new, 5000, False)  # noqa: FBT003 — by position
-            answer = await self._cluster.ask(await self._cluster.any_broker(), "read", request)
+            answer = await self._cluster.ask(await self._cluster.controller(), "read", request)
             for name, code, words in answer.topic_errors:
                 if code not in (0, broker_errors.EXISTS):
                     reason = broker_errors.of_code(code, f"topic {name} cannot be created") + (
@@ -206,7 +237,7 @@ class Topics:
         if topic is None:
             return None
         problem = UnavailableError(f"channel {channel!r} is the topic {topic!r}, which does not exist: create it")
-        self._tell(topic, problem)
+        self.tell(topic, problem)
         return problem
 
     def _settings(self, channel: str) -> list[tuple[str, str]]:
@@ -219,7 +250,8 @@ class Topics:
             ("unclean.leader.election.enable", "false"),
         ]
 
-    def _tell(self, name: str, problem: UnavailableError) -> None:
+    def tell(self, name: str, problem: BaseException) -> None:
+        """Log once why a topic cannot be used."""
         if name not in self._told and len(self._told) < _KNOWN:
             self._told.add(name)
             _log.error("topic_refused", topic=name, reason=str(problem))
@@ -228,34 +260,54 @@ class Topics:
         _, _, leader, leader_epoch, *_ = partition
         known, epoch = self._known.pop(name, None), max(leader_epoch, 0)
         if known is not None and (known.id, known.leader_epoch) == (identity, epoch):
-            known.leader, known.opened = leader, opened
+            known.lead(leader, time.monotonic())
+            known.opened = opened
             self._known[name] = known
             return
         while len(self._known) >= _KNOWN:
             self._known.pop(next(iter(self._known)))
         topic = self._known[name] = Topic(name, identity, leader, epoch, opened=opened)
+        topic.lead(leader, min(time.monotonic(), known.leaderless if known is not None else float("inf")))
         if epoch == 0:
             topic.lineage = lineage(identity, [])
 
-    async def _complete(self, topics: list[Topic]) -> None:
-        """Ask where the leaders of topics began, for their lineages."""
-        for topic in topics:
-            if topic.leader >= 0:
-                topic.lineage = await self._lineage(topic)
+    async def _complete(self, topics: Iterable[Topic]) -> dict[str, UnavailableError]:
+        """Ask where the leaders of topics began, for their lineages; forget topics of which brokers do not say.
 
-    async def _lineage(self, topic: Topic) -> str:
-        """Return the topic's lineage: each leader that appended something, and where it began, the newest first."""
-        found: list[tuple[int, int]] = []
-        epoch = topic.leader_epoch
-        while epoch > 0 and len(found) < _LEADERS:
-            answer = await self._cluster.ask(topic.leader, "read", LeadersRequest(topic.name, epoch - 1))
-            ((_, ((code, _, earlier, end),)),) = answer.topics
-            if code:
-                raise KafkaError(broker_errors.of_code(code, f"topic {topic.name}"))
-            if not found or end + 1 < found[-1][1]:
-                found.append((epoch, max(end, 0) + 1))
-            epoch = min(earlier, epoch - 1) if end > 0 else 0
-        return lineage(topic.id, found, whole=epoch <= 0)
+        A lineage has each leader that appended something, the newest first.
+        """
+        problems: dict[str, UnavailableError] = {}
+        open_ = {topic.name: _Leaders(topic, topic.leader_epoch) for topic in topics if topic.leader >= 0}
+        while asked := [one for one in open_.values() if one.epoch > 0 and len(one.began) < _LEADERS]:
+            by_broker: dict[int, list[_Leaders]] = {}
+            for one in asked:
+                by_broker.setdefault(one.topic.leader, []).append(one)
+            for broker, some in by_broker.items():
+                request = LeadersRequest([(one.topic.name, one.epoch - 1) for one in some])
+                for name, ((code, _, earlier, end),) in (await self._cluster.ask(broker, "read", request)).topics:
+                    if code:
+                        self.forget(open_.pop(name).topic)
+                        problems[name] = _passing(code, name)
+                    else:
+                        open_[name].learn(earlier, end)
+        for one in open_.values():
+            one.topic.lineage = lineage(one.topic.id, one.began, whole=one.epoch <= 0)
+        return problems
+
+
+@dataclass(slots=True)
+class _Leaders:
+    """What is known of a topic's leaders, from the newest back to the one that is counted ``epoch``."""
+
+    topic: Topic
+    epoch: int
+    began: list[tuple[int, int]] = field(default_factory=list)
+
+    def learn(self, earlier: int, end: int) -> None:
+        """Learn the count of the leader before, and where its log ended."""
+        if not self.began or end + 1 < self.began[-1][1]:
+            self.began.append((self.epoch, max(end, 0) + 1))
+        self.epoch = min(earlier, self.epoch - 1) if end > 0 else 0
 
 
 def position(topic: Topic | None, offset: int) -> Position:
@@ -268,7 +320,7 @@ def _problem(code: int, name: str, identity: str, partitions: list[Any]) -> Unav
     if code and code not in broker_errors.MOVED:
         return UnavailableError(broker_errors.of_code(code, f"topic {name}"))
     if code:
-        return None
+        return None if code in broker_errors.MISSING else _passing(code, name)
     if len(partitions) != 1:
         return UnavailableError(
             f"topic {name} has {len(partitions)} partitions, and a channel is a topic of one: its offsets are the order"
@@ -276,6 +328,12 @@ def _problem(code: int, name: str, identity: str, partitions: list[Any]) -> Unav
     if identity == NO_ID:
         return UnavailableError(f"topic {name} has no id: use Apache Kafka 2.8 or newer, and create the topic again")
     return None
+
+
+def _passing(code: int, name: str) -> UnavailableError:
+    problem = UnavailableError(broker_errors.NOT_READY)
+    problem.__cause__ = broker_errors.TopicError(broker_errors.of_code(code, f"topic {name}"))
+    return problem
 
 
 def lineage(identity: str, began: list[tuple[int, int]], *, whole: bool = True) -> str:

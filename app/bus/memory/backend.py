@@ -181,7 +181,7 @@ class MemoryBackend(Backend):
             return ()
         messages, cursor = log.messages, self._cursors[channel]
         if messages.head == cursor + 1:  # as mostly
-            found = messages.past(cursor)
+            found = messages.past(cursor) or ()
         else:
             found = messages.after(cursor, _BATCH_MESSAGES, _BATCH_BYTES)
         self._cursors[channel] = cursor = found[-1].offset if found else messages.head

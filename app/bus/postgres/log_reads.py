@@ -21,7 +21,7 @@ from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.refusals import NOT_READY, of_data, unavailable
 from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over
 from app.bus.postgres.sessions.work_connection import WorkConnections
-from app.bus.postgres.together import Together
+from app.bus.reads.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import Message, Page, consecutive
@@ -90,8 +90,8 @@ class LogReads:
         self._outcomes = outcomes
         self._listening = listening
         self._rows_apart = Rows()
-        self._places = Together(self._read_places, _MOST_PLACES)
-        self._pages = Together(self._read_pages, _MOST_PAGES)
+        self._places = Together(self._read_places, _MOST_PLACES, NOT_READY)
+        self._pages = Together(self._read_pages, _MOST_PAGES, NOT_READY)
         self._said: str | None = None
         """Why the last read was given up; None since one worked."""
 

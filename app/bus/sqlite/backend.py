@@ -23,6 +23,7 @@ class SqliteBackend(LogBackend):
     """The log in the file at ``path``."""
 
     answers_first = True
+    _reads: LogReads
 
     def __init__(self, path: Path, *, retention: Retention, meter: Meter = UNMETERED) -> None:
         self._retention = retention
@@ -46,6 +47,7 @@ class SqliteBackend(LogBackend):
         return await self._store.store(records, deadline, tell=self._watch.tell, hear=self._watch.hear)
 
     async def _close(self) -> None:
+        self._reads.close()
         await self._file.end()
 
     async def _trim(self) -> None:

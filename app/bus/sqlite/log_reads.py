@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -15,9 +15,10 @@ from app.bus import bodies
 from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
+from app.bus.reads.together import Together
 from app.bus.sqlite import epoch
 from app.bus.sqlite.epoch import Present
-from app.bus.sqlite.file.file_faults import FileError, explain, is_locked, unavailable
+from app.bus.sqlite.file.file_faults import NOT_READY, FileError, explain, is_locked, unavailable
 from app.bus.sqlite.log_file import LogFile
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
@@ -29,6 +30,9 @@ _RETRY_SECONDS = 0.1
 _FETCH_BYTES, _FETCH_ROWS = 1_000_000, 200
 """The most that a fetch for followers brings of one channel."""
 
+_PLACES_AT_ONCE, _PAGES_AT_ONCE = 500, 16
+"""How many are read in one snapshot. A page has 256 KiB, or one message."""
+
 _LARGEST_ROW = 1_200_000
 """No row that a server writes has as many bytes; a larger one is left out, as if it had been deleted."""
 
@@ -39,6 +43,15 @@ _Row = tuple[int, int, bytes]
 _log = structlog.get_logger(__name__)
 
 
+class _PageOf(NamedTuple):
+    """What is asked for: at most ``limit`` messages of a channel past an offset."""
+
+    channel: str
+    after: int
+    limit: int
+    history: HistoryWindow
+
+
 class LogReads:
     """Reads of the file. Each method raises :class:`UnavailableError` while it cannot be read."""
 
@@ -47,14 +60,16 @@ class LogReads:
         self._outcomes = outcomes
         self._said = ""
         """Why the last read was given up; empty since one worked."""
+        self._begun = Together(self._read_places, _PLACES_AT_ONCE, NOT_READY)
+        self._pages = Together(self._read_pages, _PAGES_AT_ONCE, NOT_READY)
 
     async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
-        return await self._read(partial(_page, channel, after, limit, history))
+        return await self._pages.ask(_PageOf(channel, after, limit, history))
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is."""
-        return (await self._read(partial(_places, [channel])))[1][channel]
+        return await self._begun.ask(channel)
 
     async def places(self, channels: Sequence[str]) -> tuple[Present, Mapping[str, Place]]:
         """Read what the present epoch is, and where channels are in it."""
@@ -63,6 +78,18 @@ class LogReads:
     async def behind(self, wanted: Mapping[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
         """Read, for each channel, where it is and the next messages past an offset."""
         return await self._read(partial(_behind, wanted))
+
+    def close(self) -> None:
+        """Refuse what waits."""
+        self._begun.close()
+        self._pages.close()
+
+    async def _read_places(self, channels: Sequence[str]) -> list[Place]:
+        _, found = await self.places(channels)
+        return [found[channel] for channel in channels]
+
+    async def _read_pages(self, asked: Sequence[_PageOf]) -> list[Page]:
+        return await self._read(partial(_read_each, asked))
 
     async def _read(self, function: Callable[[sqlite3.Connection, Present], _Result]) -> _Result:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -105,14 +132,12 @@ def _place(connection: sqlite3.Connection, channel: str, present: Present) -> tu
     return id_, Place(epoch.continued(lineage, head, present.lineage), head)
 
 
-def _page(  # noqa: PLR0913, PLR0917 — as the contract has it, and where to read
-    channel: str,
-    after: int,
-    limit: int,
-    history: HistoryWindow,
-    connection: sqlite3.Connection,
-    present: Present,
-) -> Page:
+def _read_each(asked: Sequence[_PageOf], connection: sqlite3.Connection, present: Present) -> list[Page]:
+    return [_page(one, connection, present) for one in asked]
+
+
+def _page(asked: _PageOf, connection: sqlite3.Connection, present: Present) -> Page:
+    channel, after, limit, history = asked
     id_, place = _place(connection, channel, present)
     shown = connection.execute(
         "SELECT last - n + 1 FROM log WHERE channel = ? AND last > ? AND time >= ? ORDER BY last LIMIT 1",

@@ -36,7 +36,7 @@ _PROBE_SECONDS = 3.0
 _PROVED_SECONDS = 3.5
 """No probe is needed for this long after a commit or a probe that worked."""
 
-_RETRY_SECONDS = 0.05
+RETRY_SECONDS = 0.05
 """Before another attempt where the file is being opened again, by which nothing was stored."""
 
 _LEAST_ROOM = 4 * 1024 * 1024
@@ -143,7 +143,7 @@ class Store:
                 if isinstance(made, Commit):
                     hear(made)
                     return self._stored(made)
-                if not isinstance(made, FileError) or time.monotonic() + _RETRY_SECONDS > deadline:
+                if not isinstance(made, FileError) or time.monotonic() + RETRY_SECONDS > deadline:
                     return self._failed(records, made)
                 self._outcomes.hint("commit", explain(made, self._file.path))
                 await self._opened_again(deadline)
@@ -173,9 +173,9 @@ class Store:
 
     async def _opened_again(self, deadline: float) -> None:
         """Wait until the file is open, or the deadline has come."""
-        await asyncio.sleep(_RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline - _RETRY_SECONDS - time.monotonic()):
+            async with asyncio.timeout(deadline - RETRY_SECONDS - time.monotonic()):
                 await self._file.is_open.wait()
 
     async def probe(self) -> None:
@@ -222,7 +222,8 @@ class Store:
         return [bare(unknown)] * len(records)
 
     def _doubt(self, error: BaseException) -> str:
-        reason = explain(error, self._file.path)
+        is_away = isinstance(error, TimeoutError) and not self._file.is_open.is_set()
+        reason = self._file.reason if is_away else explain(error, self._file.path)
         self._suspect = max(self._suspect, 1)
         self._outcomes.failed("commit", reason)
         return reason

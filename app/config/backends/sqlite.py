@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from app.config import patterns
@@ -36,5 +37,9 @@ def refusal(url: str) -> str | None:
 
 
 def path(url: str) -> Path:
-    """Return the absolute path of the file that the URL names."""
-    return Path(url[len(_SCHEME) :]).absolute()
+    """Return the absolute path of the file that the URL names; of a link, that of the file that it leads to.
+
+    SQLite keeps what is beside the log there, so workers that name the file differently find each other.
+    """
+    path = Path(url[len(_SCHEME) :]).absolute()
+    return Path(os.path.realpath(path)) if path.is_symlink() else path

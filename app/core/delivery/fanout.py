@@ -92,7 +92,8 @@ class Fanout(Generic[SubscriptionT]):
         """Subscriptions whose writer is full; shared by all channels of the hub."""
         self._flushes = flushes or Flushes()
         """Shared by all channels of the hub."""
-        self._live: dict[tuple[Encoding, type[Writer]], LiveGroup[SubscriptionT, Writer]] = {}
+        self._live: list[LiveGroup[SubscriptionT, Writer]] = []
+        """One group for each encoding and class of writer that there is."""
         self._behind: set[SubscriptionT] = set()
         self._joining: list[SubscriptionT] = []
         self._payloads: dict[Encoding, bytes] = {}
@@ -106,7 +107,7 @@ class Fanout(Generic[SubscriptionT]):
         self._scheduled = False
 
     def __len__(self) -> int:
-        return sum(len(group.members) for group in self._live.values()) + len(self._behind)
+        return sum(len(group.members) for group in self._live) + len(self._behind)
 
     def __iter__(self) -> Iterator[SubscriptionT]:
         yield from self._all_live()
@@ -185,10 +186,12 @@ class Fanout(Generic[SubscriptionT]):
             self._joining.append(subscription)
             return
         self._behind.discard(subscription)
-        key = subscription.encoding, type(writer)
-        group = self._live.get(key)
-        if group is None:
-            group = self._live[key] = LiveGroup(*key)
+        for group in self._live:
+            if group.takes(subscription.encoding, writer):
+                break
+        else:
+            group = LiveGroup(subscription.encoding, type(writer))
+            self._live.append(group)
         group.members[subscription] = writer
 
     def leave(self, subscription: SubscriptionT) -> None:
@@ -198,7 +201,7 @@ class Fanout(Generic[SubscriptionT]):
             subscription.cursor = self.position(subscription)
             group.remove(subscription)
             if not group.members:
-                del self._live[group.encoding, group.writer_class]
+                self._live.remove(group)
             self._behind.add(subscription)
 
     def remove(self, subscription: SubscriptionT) -> None:
@@ -215,13 +218,13 @@ class Fanout(Generic[SubscriptionT]):
 
     def _group_of(self, subscription: SubscriptionT) -> LiveGroup[SubscriptionT, Writer] | None:
         """Return the group of a live subscription; None if it is not live."""
-        for group in self._live.values():
+        for group in self._live:
             if subscription in group.members:
                 return group
         return None
 
     def _all_live(self) -> list[SubscriptionT]:
-        return [subscription for group in self._live.values() for subscription in group.members]
+        return [subscription for group in self._live for subscription in group.members]
 
     def _all_leave(self) -> list[SubscriptionT]:
         """Make no subscription live, and start again at the head; return those that were live."""
@@ -239,73 +242,77 @@ class Fanout(Generic[SubscriptionT]):
     def _flush(self) -> None:
         """Write what has arrived since the last time to all live subscriptions."""
         self._scheduled = False
-        if not self._payloads:  # else the flush before is still under way, and sends this too
-            self._or_fail(self._send_news)
+        if self._payloads:  # the flush before is still under way, and sends this too
+            return
+        try:
+            self._send_news()
+        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, but not the channel
+            self._fail(error)
 
     def _or_fail(self, step: Callable[[], None]) -> None:
-        """Run one step that the event loop calls; if it fails, end the subscriptions and report the error."""
+        """Run one step that the event loop calls later."""
         try:
             step()
-        except Exception as error:  # noqa: BLE001 — a bug ends the subscriptions, but not the channel
-            self.meter.failed("delivery")
-            self.failed()
-            context = {"message": "delivery_failed", "exception": error, "channel": self.name}
-            asyncio.get_running_loop().call_exception_handler(context)
+        except Exception as error:  # noqa: BLE001 — as above
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End the subscriptions, and report the error."""
+        self.meter.failed("delivery")
+        self.failed()
+        context = {"message": "delivery_failed", "exception": error, "channel": self.name}
+        asyncio.get_running_loop().call_exception_handler(context)
 
     def _send_news(self) -> None:
-        messages = self._news()
-        if messages:
-            self._before, self._sent = self._sent, messages[-1].offset
+        held = self.tail.messages
+        messages = held.past(self._sent)
+        if messages is None:  # the tail has dropped some of them
+            for subscription in self._all_leave():
+                subscription.advance()
+        elif messages:
+            self._before, self._sent = self._sent, held.head
             self._messages, self._oldest = len(messages), messages[0].time
-            if self._write_at_once(messages):
-                self._finish()
+            if not self._write_at_once(messages):
+                self._payloads = self._encode(messages)
+                for group in self._live:
+                    group.begin()
+                self._write_slice()
                 return
-            self._payloads = self._encode(messages)
-            for group in self._live.values():
-                group.begin()
-        self._write_slice()
+        self._finish()
 
     def _write_at_once(self, messages: tuple[Message, ...]) -> bool:
         """Write to all live subscriptions if they are one group that fits into a turn, as mostly; else return False."""
         if len(self._live) != 1:
             return False
-        (group,) = self._live.values()
+        group = self._live[0]
         if len(group.members) > SLICE:
             return False
         written = group.write_to_all(group.encoding(self.name, self.tail.epoch, messages))
         self.meter.delivered(self.name, written * self._messages, self._oldest)
         return True
 
-    def _news(self) -> tuple[Message, ...]:
-        """Return the messages to write; if the tail no longer has all of them, make everybody catch up instead."""
-        if self.tail.messages.first > self._sent + 1:
-            for subscription in self._all_leave():
-                subscription.advance()
-            return ()
-        return self.tail.messages.past(self._sent)
-
     def _encode(self, messages: Sequence[Message]) -> dict[Encoding, bytes]:
         name, epoch = self.name, self.tail.epoch
-        return {encoding: encoding(name, epoch, messages) for encoding in {encoding for encoding, _ in self._live}}
+        return {encoding: encoding(name, epoch, messages) for encoding in {group.encoding for group in self._live}}
 
     def _write_slice(self) -> None:
         room = SLICE
-        groups = [group for group in self._live.values() if not group.is_done()]
+        groups = [group for group in self._live if not group.is_done()]
         for group in groups:
             room -= group.write(self._payloads[group.encoding], room)
         if room < SLICE:
             self.meter.delivered(self.name, (SLICE - room) * self._messages, self._oldest)
         if all(group.is_done() for group in groups):
+            self._payloads = {}
             self._finish()
         else:
             asyncio.get_running_loop().call_soon(self._or_fail, self._write_slice)
 
     def _finish(self) -> None:
-        self._payloads = {}
         if self._joining:
             joining, self._joining = self._joining, []
             for subscription in joining:
                 if subscription in self._behind:
                     subscription.advance()
-        if self.tail.head != self._sent:
+        if self.tail.messages.head != self._sent:
             self._schedule()

@@ -27,6 +27,10 @@ class LiveGroup(Generic[MemberT, WriterT]):
         self._rest: dict[MemberT, WriterT] = {}
         """The members that have not been written the payload yet."""
 
+    def takes(self, encoding: Encoding, writer: Writer) -> bool:
+        """Whether a subscription with this encoding and this writer belongs to the group."""
+        return encoding is self.encoding and type(writer) is self.writer_class
+
     def remove(self, member: MemberT) -> None:
         """Write nothing more to a member."""
         del self.members[member]

@@ -7,6 +7,7 @@ many owe one, the one that has owed it longest makes room: a client that sends i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from app.core.ports import client_of
@@ -114,10 +115,15 @@ class Arrivals:
             of_address = self._debtors_of.setdefault(address, {})
             of_address[arrival] = None
             if len(of_address) > max(1, most // 2):
-                self._make_room(next(iter(of_address)), 429, "Your address has too many unfinished requests.")
+                self._context.meter.limited("handshakes")
+                _make_room(of_address, 429, "Your address has too many unfinished requests.")
                 return
         if len(self._debtors) > most:
-            self._make_room(next(iter(self._debtors)), 503, "The server has too many unfinished requests.")
+            self._context.meter.limited("handshakes")
+            _make_room(self._debtors, 503, "The server has too many unfinished requests.")
+        elif self._context.sockets > self._context.most_sockets:
+            self._context.meter.limited("open_files")
+            _make_room(self._debtors, 503, "The server has too many connections.")
 
     def remove_debtor(self, arrival: Arrival, address: str | None) -> None:
         """Remove a connection that owes nothing any more."""
@@ -164,9 +170,10 @@ class Arrivals:
                 break
             oldest.is_late()
 
-    def _make_room(self, oldest: Arrival, status: int, why: str) -> None:
-        self._context.meter.limited("handshakes")
-        oldest.turn_away(_refusal(status, why))
+
+def _make_room(debtors: Iterable[Arrival], status: int, why: str) -> None:
+    """Turn the oldest of them away."""
+    next(iter(debtors)).turn_away(_refusal(status, why))
 
 
 def _refusal(status: int, why: str) -> RefusalError:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import Enum, auto
 from functools import partial
-from itertools import repeat
 from operator import methodcaller
 from typing import ClassVar, Self
 
 from app.core.ports import Peer
 from app.server.lasting.link_context import LinkContext
 from app.server.lasting.sweep import Swept
-from app.server.sockets import abort, limit_send_buffer
+from app.server.sockets import abort, borrow, closed, limit_send_buffer
 from app.wire.close_codes import CloseCode
 
 _logger = logging.getLogger("uvicorn.error")
 
-_INDIRECT = -1
+_INDIRECT = closed()
 _FULL, _WRITABLE = methodcaller("full"), methodcaller("writable")
 
 
@@ -39,20 +37,20 @@ class LinkState(Enum):
 class Link(asyncio.Protocol, Swept):
     """A WebSocket, or a response that lasts: most of the :class:`~app.core.ports.Writer` of its peer.
 
-    Invariant: while ``_descriptor`` is the socket's, nothing is buffered above the kernel, so that what is written to
+    Invariant: while ``_socket`` is the transport's, nothing is buffered above the kernel, so that what is written to
     it goes out in order.
     """
 
     __slots__ = (
         "_born",
         "_context",
-        "_descriptor",
         "_full",
         "_heard",
         "_left",
         "_moved",
         "_peer",
         "_queued",
+        "_socket",
         "_state",
         "_transport",
     )  # fmt: skip
@@ -65,7 +63,7 @@ class Link(asyncio.Protocol, Swept):
     def __init__(self, transport: asyncio.Transport, context: LinkContext, state: LinkState) -> None:
         self._transport = transport
         self._context = context
-        self._descriptor = _INDIRECT  # the socket's, while writes may bypass the transport
+        self._socket = _INDIRECT  # the transport's, while writes may bypass it
         self._peer: Peer | None = None  # None once it has been told that the connection is closed
         self._state = state
         self._born = context.sweep.tick
@@ -83,40 +81,32 @@ class Link(asyncio.Protocol, Swept):
         The bytes go to the kernel first, and the transport keeps what the kernel does not take: a write through the
         transport costs more than all the rest of a delivery.
         """
-        descriptor = self._descriptor
-        if descriptor == _INDIRECT:
+        if self._socket is _INDIRECT:
             self._write_indirectly(data)
             return
         try:
-            sent = os.write(descriptor, data)
+            sent = self._socket.send(data)
         except OSError:  # no room, or the connection is lost: the transport finds out which
             sent = 0
         self._keep(data, sent)
 
     @classmethod
     def write_all(cls, writers: Sequence[Self], data: bytes) -> None:
-        """Send the same bytes to many links.
-
-        The loop over the links runs in C, so that a delivery costs little more than its system call. A call that
-        fails ends that loop; its link is written to by itself, and the loop goes on behind it.
-        """
+        """Send the same bytes to many links: :meth:`write` in a loop, without a call of Python for each link."""
         size = len(data)
-        calls = map(os.write, [link._descriptor for link in writers], repeat(data))  # noqa: SLF001 — its own class
-        sent: list[int] = []  # bytes, link by link
-        while len(sent) < len(writers):
+        for link in writers:
             try:
-                sent.extend(calls)  # up to the one that fails
+                sent = link._socket.send(data)  # noqa: SLF001 — its own class
             except OSError:
-                writers[len(sent)].write(data)
-                sent.append(size)
-        if sent.count(size) < len(sent):
-            for link, count in zip(writers, sent, strict=True):
-                link._keep(data, count)  # noqa: SLF001 — as above
+                link.write(data)
+            else:
+                if sent != size:
+                    link._keep(data, sent)  # noqa: SLF001 — as above
 
     def _keep(self, data: bytes, sent: int) -> None:
         """Leave to the transport what the kernel did not take."""
         if sent != len(data):
-            self._descriptor = _INDIRECT
+            self._socket = _INDIRECT
             self._queued += len(data) - sent
             self._transport.write(memoryview(data)[sent:] if sent else data)
 
@@ -127,7 +117,7 @@ class Link(asyncio.Protocol, Swept):
     @property
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        return 0 if self._descriptor != _INDIRECT else self._transport.get_write_buffer_size()
+        return 0 if self._socket is not _INDIRECT else self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
         """End the connection, and tell the peer why if its protocol can."""
@@ -164,7 +154,7 @@ class Link(asyncio.Protocol, Swept):
         self._context.sockets -= 1
         self._context.connections.discard(self)
         self._state = LinkState.CLOSED
-        self._descriptor = _INDIRECT
+        self._socket = _INDIRECT
         self._tell(CloseCode.ABNORMAL)
 
     # For subclasses.
@@ -187,7 +177,7 @@ class Link(asyncio.Protocol, Swept):
         transport = self._transport
         if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
             # Safe: the transport closes the socket only after it has called connection_lost.
-            self._descriptor = transport.get_extra_info("socket").fileno()
+            self._socket = borrow(transport.get_extra_info("socket"))
             self.write(data)
         else:
             self._queued += len(data)
@@ -221,7 +211,7 @@ class Link(asyncio.Protocol, Swept):
 
     def _enter(self, state: LinkState) -> None:
         self._state = state
-        self._descriptor = _INDIRECT
+        self._socket = _INDIRECT
         self._heard = self._context.sweep.tick
 
     def _abort(self) -> None:

@@ -11,6 +11,7 @@ from app.core.ports import Limits as LimitsInForce
 from app.server.lasting.backlog import Backlog
 from app.server.lasting.limits import Limits, Timeouts
 from app.server.lasting.sweep import Sweep
+from app.server.open_files import most_connections
 
 _SWEEPS = 2
 """Sweeps in the shortest of the timeouts."""
@@ -35,6 +36,8 @@ class LinkContext:
         """Whether connections inherit the bounds of their buffers from their listener."""
         self.sockets = 0
         """How many connections are open, links and others."""
+        self.most_sockets = most_connections()
+        """How many of them leave the process files for the rest."""
         self.is_over = False
         """Whether the drain has told every connection to go: one that begins now is told at once."""
         self.backlog = Backlog(self.loop)

@@ -19,7 +19,7 @@ class WebSocketProtocol(Link):
     """A WebSocket from its handshake to its end, and the :class:`~app.core.ports.Writer` of its peer.
 
     An idle connection that was handed over takes 1.8 KiB of the process's memory (CPython 3.11, uvloop 0.23, 64 bits,
-    mean of 19,000): this object (136 bytes), its socket's number (32), uvloop's transport (680) with libuv's handle
+    mean of 19,000): this object (136 bytes), what it sends by (64), uvloop's transport (680) with libuv's handle
     (248) and its entry in the loop's table, the socket's addresses in the transport, one bound method, and an entry in
     uvicorn's set of connections. Scope, headers, task and HTTP protocol are freed when the application returns; there
     is no timer, and there is a reader only in the middle of a message. Tests check that no reference cycle keeps them.

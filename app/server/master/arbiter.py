@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
 
 _STEP = 0.1
 """Seconds between two looks at workers that are ending."""
@@ -39,6 +40,9 @@ class Master(Arbiter):
 
     _asked: ClassVar[dict[int, float]] = {}
     """When workers were asked to end, by process id."""
+
+    _newest_old: int = 0
+    """The age of the newest worker that is to be replaced; gunicorn counts workers, and calls the number age."""
 
     @classmethod
     def take_over(cls, arbiter: Arbiter, most_workers: int | None) -> None:
@@ -75,8 +79,7 @@ class Master(Arbiter):
         """Signal a worker, but only once if it drains: gunicorn repeats the signal every second."""
         if sig == signal.SIGTERM:
             now = time.monotonic()
-            for ended in self._asked.keys() - self.WORKERS.keys():
-                del self._asked[ended]
+            self._forget_ended()
             if _SAME < now - self._asked.setdefault(pid, now) < self.cfg.graceful_timeout:
                 return
         super().kill_worker(pid, sig)
@@ -84,17 +87,37 @@ class Master(Arbiter):
     def reload(self) -> None:
         """SIGHUP: replace the workers.
 
-        If they share a backend, the new ones start before the old ones drain. With ``memory://`` the worker ends first,
-        and at once: two workers would have two logs, and subscribers of one would miss what is published to the other.
-        New connections wait in the listener's queue meanwhile.
+        If they share a backend, they are replaced one after another. With ``memory://`` the worker ends first, and at
+        once: two workers would have two logs, and subscribers of one would miss what is published to the other. New
+        connections wait in the listener's queue meanwhile.
         """
         self.log.reopen_files()
         if self.most_workers is None:
-            for _ in range(self.num_workers):
-                self.spawn_worker()
+            self._newest_old = self.worker_age
         else:
             self._end_workers()
         self.manage_workers()
+
+    def manage_workers(self) -> None:
+        """Start workers that are missing, and end those that are too many; called once a second and when one ended.
+
+        While workers are replaced, there is one more than otherwise: a new one that starts, or an old one that drains.
+        """
+        self._forget_ended()
+        staying = {pid: worker for pid, worker in self.WORKERS.items() if pid not in self._asked}
+        old = [
+            (_is_serving(worker), worker.age, pid) for pid, worker in staying.items() if worker.age <= self._newest_old
+        ]
+        if not old:
+            super().manage_workers()
+            return
+        for pid in list(self._asked):
+            self.kill_worker(pid, signal.SIGTERM)
+        is_serving, _, oldest = min(old)
+        if len(self.WORKERS) <= self.num_workers:
+            self.spawn_worker()
+        elif not is_serving or sum(map(_is_serving, staying.values())) > self.num_workers:
+            self.kill_worker(oldest, signal.SIGTERM)
 
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 — gunicorn's own
         """End all workers. That a worker was ended by a signal is then worth no warning."""
@@ -113,8 +136,16 @@ class Master(Arbiter):
             self.reap_workers()
             self.murder_workers()
 
+    def _forget_ended(self) -> None:
+        for ended in self._asked.keys() - self.WORKERS.keys():
+            del self._asked[ended]
+
     def _has_no_effect(self, name: str, reason: str) -> None:
         self.log.warning("%s has no effect: %s", name, reason)
+
+
+def _is_serving(worker: Worker) -> bool:
+    return getattr(worker, "is_serving", True)  # a worker class of the user's own need not say it
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

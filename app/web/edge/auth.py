@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from starlette.requests import HTTPConnection
 
 from app.access.auth_settings import AuthSettings, Key
+from app.access.refusal import TokenError
 from app.access.tickets import Ticket
-from app.access.tokens import KeyNeededError, TokenError, Tokens, digest_of
+from app.access.tokens import KeyNeededError, Tokens, digest_of
 from app.core.errors import AbideError, ForbiddenError, UnauthorisedError
-from app.core.rights.policy import Access, Answer, Caller, Forwarded, Identity, Question
+from app.core.rights.policy import NOBODY, Access, Answer, Caller, Forwarded, Identity, Question
 from app.core.rights.token import EVERYTHING, Token
 from app.web.edge.caller import see_request, without_secrets
 from app.web.edge.loopback import is_local
@@ -22,6 +23,8 @@ _NAME_DIGITS = 12
 """How many digits of a key's digest name its identity: enough to tell keys apart, too few to help an attacker."""
 
 _DOTS_IN_A_TOKEN = 2
+
+_NOTHING = Forwarded()
 
 _NO_KEYS = "no keys are configured"
 _NO_KEY = "no key was sent"
@@ -94,8 +97,13 @@ class Authenticator:
         except UnauthorisedError as error:
             return self._faulty(str(error), caller)
 
-    def authenticate(self, caller: Caller) -> Identity | None:  # noqa: PLR0911 — one for each kind of credential
-        """Return what :meth:`identify` does; None if that has to wait."""
+    def authenticate(  # noqa: PLR0911 — one for each kind of credential
+        self, caller: Caller, kept: Caller = NOBODY
+    ) -> Identity | None:
+        """Return what :meth:`identify` does; None if that has to wait.
+
+        ``kept`` is what the identity of a token keeps of its caller: see :func:`for_connection`.
+        """
         self.origins.check(caller)
         if caller.ticket is not None and self._tickets is not None:
             return None
@@ -109,7 +117,7 @@ class Authenticator:
         if self._tokens is None:
             return self._faulty(_UNKNOWN_KEY, caller)
         try:
-            return self._with_token(self._tokens.verify(caller.bearer, caller.digest), caller)
+            return self._with_token(self._tokens.verify(caller.bearer, caller.digest), caller, kept)
         except TokenError as error:
             looks_like_key = self._keyed and caller.bearer.count(".") != _DOTS_IN_A_TOKEN
             return self._faulty(_NEITHER if looks_like_key else _fault(error), caller)
@@ -251,17 +259,13 @@ class Authenticator:
             raise ForbiddenError(msg)
         return caller._replace(bearer=value, digest=digest_of(value))
 
-    def _with_token(self, token: Token, caller: Caller) -> Identity:
-        identity = Identity(
-            token=token,
-            name=name_of(token.sub),
-            is_operator=self.operators is Access.ANYONE,
-            keys_exist=bool(self._keyed),
-            subject=token.sub,
-            ends=token.ends,
-            rules=self,
-        )
-        return self._kept(identity, caller)
+    def _with_token(self, token: Token, caller: Caller, kept: Caller = NOBODY) -> Identity:
+        fields = (
+            None, token, name_of(token.sub), self.operators is Access.ANYONE, False, None, _NO_KEY, bool(self._keyed),
+            kept, _NOTHING, token.sub, token.ends, False, self,
+        )  # fmt: skip
+        # Each handshake with a token makes one: names of arguments would take more time than all else here.
+        return self._kept(Identity._make(fields), caller)
 
     def _faulty(self, fault: str, caller: Caller) -> Identity:
         return self._kept(Identity(fault=fault, keys_exist=bool(self._keyed), rules=self), caller)
@@ -291,7 +295,10 @@ def name_of(sub: str | None) -> str:
 
 
 def for_connection(identity: Identity, caller: Caller) -> Identity:
-    """Return an identity that a connection keeps: with what its caller showed, but for secrets."""
+    """Return an identity that a connection keeps: with what its caller showed, but for secrets.
+
+    The digest of a token is not needed to judge it again: callers with tokens may share what is kept of them.
+    """
     return identity._replace(caller=without_secrets(caller))
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.access.tokens import digest_of
-from app.core.rights.policy import Caller
-from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_near
+from app.core.rights.policy import NOBODY, Caller
+from app.web.edge.loopback import OTHER_SITES, is_forwarded, is_here, is_loopback, is_near
 from app.web.edge.origins import is_own
 from app.web.edge.request import by_name
 
 BEARER = "bearer."
 """How a WebSocket subprotocol with a token begins: browsers can send no Authorization with a handshake."""
+
+_HERE = "127.0.0.1"
 
 _LONGEST_ORIGIN = 300
 """How many characters of an origin are kept: more than a scheme, a host name and a port have."""
@@ -43,6 +46,37 @@ def see(
         headers=headers,
         client=peer,
     )
+
+
+class Callers(NamedTuple):
+    """The callers that one request head may have: one on this machine, and one elsewhere.
+
+    It depends on the head alone, so it is remembered with it. It does not name addresses, so callers from many of them
+    share it.
+    """
+
+    elsewhere: Caller = NOBODY
+    here: Caller = NOBODY
+    kept_elsewhere: Caller = NOBODY
+    """The same without the credentials, for connections that have a token."""
+    kept_here: Caller = NOBODY
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], protocols: Sequence[str] = ()) -> Callers:
+        """Return those of a request head; its query may have a ticket, which is none of them."""
+        here = see(headers, _HERE, protocols=protocols)._replace(client=None)
+        elsewhere = here._replace(is_near=False) if here.is_near else here
+        kept = without_secrets(here)._replace(digest=None)
+        return cls(elsewhere, here, kept._replace(is_near=False) if here.is_near else kept, kept)
+
+    def at(self, peer: str | None) -> tuple[Caller, Caller]:
+        """Return the caller of a request from this address, None if it is unknown; and what is kept of it."""
+        if self.here.is_near and peer is not None and is_loopback(peer):
+            return self.here, self.kept_here
+        return self.elsewhere, self.kept_elsewhere
+
+
+NO_CALLERS = Callers()
 
 
 def see_scope(scope: Scope, headers: Mapping[str, str], ticket: str | None = None) -> Caller:

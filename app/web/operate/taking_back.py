@@ -11,9 +11,9 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.access import entries
+from app.access.claims import LONGEST_SUBJECT
 from app.access.entries import Disconnection, Revocation
 from app.access.storing import store
-from app.access.tokens import LONGEST_SUBJECT
 from app.core import data
 from app.core.channel import NAME
 from app.core.data import SHOWN

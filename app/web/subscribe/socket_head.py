@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from app.core.errors import AbideError, MalformedError, bare
 from app.core.resume import Start
-from app.core.rights.policy import NOBODY, Caller
-from app.web.edge.caller import see
-from app.web.edge.loopback import is_loopback
+from app.web.edge.caller import NO_CALLERS, Callers
 from app.web.edge.request import by_name
 from app.web.subscribe import heartbeat
 from app.web.subscribe.v1 import SUBPROTOCOL
@@ -17,7 +15,6 @@ from app.web.subscribe.v1 import SUBPROTOCOL
 MANY, ECHO = "/ws", "/echo"
 """The path of sockets for any number of channels, and of those that answer what they are sent."""
 
-_HERE = "127.0.0.1"
 _HEAD = Start()
 
 
@@ -34,10 +31,8 @@ class SocketHead:
     speaks_v1: bool
     unreadable: AbideError | None = None
     """Why the headers cannot be read; the callers are then nobody."""
-    caller: Caller = NOBODY
-    """The caller's credentials, but for a ticket."""
-    caller_here: Caller = NOBODY
-    """The same for a request that comes from this machine."""
+    callers: Callers = NO_CALLERS
+    """What the head shows of its caller, but for a ticket."""
 
     @classmethod
     def of(cls, path: str, shown: str, headers: Sequence[tuple[bytes, bytes]], protocols: Sequence[str]) -> SocketHead:
@@ -48,15 +43,7 @@ class SocketHead:
             named = by_name(headers)
         except AbideError as error:
             return cls(path, shown, name, speaks_v1, bare(error))
-        here = see(named, _HERE, protocols=protocols)._replace(client=None)
-        return cls(path, shown, name, speaks_v1, None, here._replace(is_near=False) if here.is_near else here, here)
-
-    def caller_from(self, peer: str | None) -> Caller:
-        """Return the caller's credentials for a request from this address; None if it is unknown.
-
-        They do not name the address itself, so that callers from many of them share one object.
-        """
-        return self.caller_here if self.caller_here.is_near and peer is not None and is_loopback(peer) else self.caller
+        return cls(path, shown, name, speaks_v1, None, Callers.of(named, protocols))
 
     def read(self, query: Mapping[str, str]) -> tuple[Start, bool]:
         """Return where to begin, and whether heartbeats are wanted. Raises :class:`MalformedError`."""

@@ -124,7 +124,7 @@ class Sockets:
         await self._serve(admission, handover, receive, send)
 
     async def _identify(self, head: SocketHead, query: Mapping[str, str], client: str | None) -> Identity:
-        caller = head.caller_from(client)._replace(client=client)
+        caller = head.callers.at(client)[0]._replace(client=client)
         if caller.bearer is None:
             caller = caller._replace(ticket=query.get(TICKET))
         return for_connection(await self._authenticator.identify(caller), caller)
@@ -209,34 +209,34 @@ class Sockets:
         self, head: SocketHead, query: dict[str, str], bearer: bytes | None, client: str | None
     ) -> Identity | None:
         """Return the caller's identity; None if that has to wait."""
-        caller = head.caller_from(client)
+        caller, kept = head.callers.at(client)
         if bearer is not None:
             caller = with_bearer(caller, bearer.decode("ascii"))
         elif caller.bearer is None:
             ticket = query.get(TICKET)
-            if ticket is not None:
-                caller = caller._replace(ticket=ticket)
-            else:
+            if ticket is None:
                 return self._identity_of(head, client)
-        identity = self._authenticator.authenticate(caller)
-        return None if identity is None else for_connection(identity, caller)
+            caller = caller._replace(ticket=ticket)
+        identity = self._authenticator.authenticate(caller, kept)
+        if identity is None or identity.token is not None:
+            return identity
+        return for_connection(identity, caller)
 
     def _identity_of(self, head: SocketHead, client: str | None) -> Identity | None:
         """Return the identity of a caller that shows nothing but its head."""
-        caller = head.caller_from(client)
+        caller, kept = head.callers.at(client)
         known = self._known.get((head, caller.is_near))
         if known is not None:
             return known
-        identity = self._authenticator.authenticate(caller)
-        if identity is None:
-            return None
-        kept = for_connection(identity, caller)
-        # A token in a cookie expires.
-        if identity.token is None and identity.fault is None and are_short(head.caller.headers):
+        identity = self._authenticator.authenticate(caller, kept)
+        if identity is None or identity.token is not None:  # a token in a cookie expires
+            return identity
+        identity = for_connection(identity, caller)
+        if identity.fault is None and are_short(caller.headers):
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[head, caller.is_near] = kept
-        return kept
+            self._known[head, caller.is_near] = identity
+        return identity
 
     # Both.
 

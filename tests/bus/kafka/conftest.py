@@ -1,16 +1,13 @@
 """One broker for all tests of a module, and one behind a relay that breaks connections, for each test that asks."""
 
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 import pytest
 
-from tests.support.kafka import Others
+from tests.support.kafka import GivenBroker, Others, one_broker, prefix
 from tests.support.proxy import FaultProxy
 from tests.support.tansu import TansuServer
-
-_numbers = itertools.count()
 
 
 class Relayed(NamedTuple):
@@ -26,20 +23,20 @@ class Relayed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[TansuServer]:
-    with TansuServer() as broker:
+def broker(request: pytest.FixtureRequest) -> Iterator[GivenBroker | TansuServer]:
+    with one_broker(request.config.getoption("--kafka")) as broker:
         yield broker
 
 
 @pytest.fixture
-def url(broker: TansuServer) -> str:
+def url(broker: GivenBroker | TansuServer) -> str:
     """Return the URL of a backend with topics of its own."""
     return broker.url(prefix())
 
 
 @pytest.fixture
-def others(broker: TansuServer) -> Others:
-    return Others(broker.port)
+def others(broker: GivenBroker | TansuServer) -> Others:
+    return Others(broker.port, broker.host)
 
 
 @pytest.fixture
@@ -49,8 +46,3 @@ async def relayed() -> AsyncIterator[Relayed]:
         broker.advertised_port = relay.port
         with broker:
             yield Relayed(broker, relay)
-
-
-def prefix() -> str:
-    """Return a prefix that no other test has."""
-    return f"t{next(_numbers)}."

@@ -129,6 +129,22 @@ async def test_a_broker_that_lost_its_topics_begins_another_epoch(relayed: Relay
         await until(lambda: access.turns, "what was taken back is lost, too")
 
 
+@pytest.mark.parametrize("is_family", [False, True])
+async def test_a_gap_after_a_lost_topic_names_the_position_of_the_next_message(
+    relayed: Relayed, *, is_family: bool
+) -> None:
+    """Worker makes the lost topic of a channel that is followed, so that the gap's positions are the new topic's."""
+    async with kafka_worker(relayed.url, declared=lambda _: Declared(is_family=is_family)) as worker:
+        reader = await worker.follow("a")
+        await worker.publish("a", "1", "2", "3")
+        await reader.until(3)
+        relayed.broker.restart()
+        await until(lambda: reader.turns, "the loss is told")
+        await insist(worker, "a", "4", "k")
+        await until(lambda: reader.log == [b"4"], "the new message alone")
+        assert reader.turns[-1] == (3, 0), "nothing changes again after it, with the next message"
+
+
 async def test_a_deleted_topic_is_an_epoch_of_its_own(relayed: Relayed) -> None:
     """Worker notices within seconds that a topic was deleted and made anew under its connections."""
     async with kafka_worker(relayed.url) as worker:
@@ -280,5 +296,7 @@ async def test_brokers_are_reached_by_tls(broker: TansuServer, tmp_path: Path) -
             await doubting.topics([])
         with pytest.raises(UnavailableError, match=r"kafka.ca: /nowhere holds no certificate that can be read"):
             await Cluster(replace(first, ca="/nowhere")).topics([])
+        with pytest.raises(AtBrokerError, match=r"no answer in time.*a port without TLS takes kafka:// only"):
+            await Cluster(replace(first, servers=(("127.0.0.1", broker.port),))).topics([])
         await trusting.close()
         await asyncio.wait(links)

@@ -12,7 +12,7 @@ VERSIONS = {1: (4, 11)}
 
 def test_a_fetch_is_written_as_aiokafka_does() -> None:
     """Request for several topics has the bytes of aiokafka's."""
-    ours = FetchRequest([("a", 5), ("chat.ü", 2**40)], wait=0.25, most=4096, most_of_one=512)
+    ours = FetchRequest([("a", -1, 5), ("chat.ü", -1, 2**40)], wait=0.25, most=4096, most_of_one=512)
     theirs = fetch.FetchRequest(250, 1, 4096, 1, [("a", [(0, 5, 512)]), ("chat.ü", [(0, 2**40, 512)])])
     assert ours.prepare(VERSIONS).encode() == theirs.prepare(VERSIONS).encode()
 

@@ -13,8 +13,7 @@ from app.core.channel import MAX_MESSAGE_SIZE, HistoryWindow
 from app.core.epochs import label, shared
 from app.core.errors import UnavailableError
 from app.core.message import Position, Published
-from tests.bus.kafka.conftest import prefix
-from tests.support.kafka import Others, batch_of, kafka_worker
+from tests.support.kafka import Others, batch_of, kafka_worker, prefix
 
 NAMES = [
     "a.b", "a_b", "a-b", "a:b", "a|b", "a@b", "a+b", "a=b", "a~b", "a'b", "$access", "$tickets", "a.5fb", "a_5fb",
@@ -73,6 +72,18 @@ async def test_topics_of_others_are_channels(url: str, others: Others) -> None:
         assert not reader.faults
 
 
+@pytest.mark.parametrize("compression", [1, 2, 3, 4], ids=["gzip", "snappy", "lz4", "zstd"])
+async def test_what_others_compress_is_read(url: str, others: Others, compression: int) -> None:
+    """Channel shows what others write with any of Kafka's codecs."""
+    topic = f"erp.{prefix()}orders"
+    await others.create(topic)
+    async with kafka_worker(url, declared=lambda _: Declared(topic)) as worker:
+        reader = await worker.follow("orders")
+        text = json.dumps("grüße " * 200).encode()
+        await others.write(topic, text, text, compression=compression)
+        assert await reader.until(2) == [text, text]
+
+
 @pytest.mark.parametrize(("partitions", "why"), [(3, "has 3 partitions"), (0, "does not exist: create it")])
 async def test_a_topic_that_cannot_be_a_channel_is_refused_by_its_name(
     url: str, others: Others, partitions: int, why: str
@@ -92,6 +103,17 @@ async def test_a_topic_that_cannot_be_a_channel_is_refused_by_its_name(
         if not partitions:
             await others.create(topic)
             assert isinstance((await worker.publish("orders", "1"))[0], Published)
+
+
+async def test_topics_that_no_channel_names_are_not_looked_at(
+    url: str, others: Others, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Worker says nothing of a topic that is no channel's, though a broker that is asked for none names all of them."""
+    topic = f"erp.{prefix()}other"
+    await others.create(topic, 3)
+    async with kafka_worker(url) as worker:
+        assert isinstance((await worker.publish("mine", "1"))[0], Published)
+    assert topic not in capsys.readouterr().out
 
 
 async def test_a_history_ends_where_its_window_does(url: str, others: Others) -> None:

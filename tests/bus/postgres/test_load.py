@@ -68,7 +68,7 @@ async def test_transactions_are_delivered_exactly_if_they_commit(url: str) -> No
         nonlocal commits
         connection = await asyncpg.connect(url)
         serial = 0
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or commits <= 200:
             transaction = connection.transaction()
             await transaction.start()
             published = []
@@ -98,7 +98,6 @@ async def test_transactions_are_delivered_exactly_if_they_commit(url: str) -> No
                 group.create_task(session(number))
         killer.cancel()
         await ledger.check(url, readers)
-    assert commits > 200
     for reader in readers:
         marks = [tuple(map(int, data[1:40].split()[:2])) for data in reader.log]
         for number in range(16):

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio.to_thread
 import asyncpg
@@ -35,13 +37,13 @@ async def logged(server: Server, event: str, count: int) -> list[LogLine]:
     return lines
 
 
-async def ready(http: httpx.AsyncClient, times: int = 20) -> None:
-    """Return when the server has said so often in a row that it is ready: each worker answers for itself."""
-    async with asyncio.timeout(20):
-        streak = 0
-        while streak < times:
-            answer = await http.get("/health/ready", headers={"Connection": "close"})
-            streak = streak + 1 if answer.status_code == 200 else 0
+@contextlib.asynccontextmanager
+async def stopped(worker: int) -> AsyncIterator[None]:
+    """Stop a worker meanwhile, so that whoever connects is another one's."""
+    os.kill(worker, signal.SIGSTOP)
+    await until(lambda: Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "T", "a stop")
+    yield
+    os.kill(worker, signal.SIGCONT)
 
 
 class Subscriber:
@@ -86,7 +88,11 @@ async def test_subscribers_of_every_worker_get_what_any_worker_took(
     server = await anyio.to_thread.run_sync(lambda: server_factory(channels=CHANNELS, env=env))
     await logged(server, "listening", 2)
     async with asyncio.TaskGroup() as group:
-        subscribers = [await subscribe(server, group) for _ in range(16)]
+        pids = [line["pid"] for line in await logged(server, "serving", 2)]
+        subscribers: list[tuple[Subscriber, asyncio.Task[None]]] = []
+        for pid in pids:
+            async with stopped(pid):
+                subscribers += [await subscribe(server, group) for _ in range(8)]
         publishing = [group.create_task(publish(server, number)) for number in range(12)]
         for number in range(4):
             await kill(sql, "abide listen", "abide work")
@@ -95,12 +101,10 @@ async def test_subscribers_of_every_worker_get_what_any_worker_took(
         acknowledged = {offset: message for task in publishing for offset, message in (await task).items()}
         await until(lambda: all(len(it.received) >= 304 for it, _ in subscribers), "everybody has everything")
         # The subscribers of a worker that is killed end, and only they: that shows whose they were.
-        os.kill((await logged(server, "serving", 2))[0]["pid"], signal.SIGKILL)
-        await asyncio.wait([task for _, task in subscribers], return_when=asyncio.FIRST_COMPLETED)
-        await logged(server, "serving", 3)
-        ended = sum(task.done() for _, task in subscribers)
+        os.kill(pids[0], signal.SIGKILL)
+        await asyncio.wait([task for _, task in subscribers[8:]])
+        assert not any(task.done() for _, task in subscribers[:8])
         await anyio.to_thread.run_sync(server.stop)
-    assert 0 < ended < len(subscribers), "all subscribers were on one worker"
     assert len(acknowledged) == 300
     expected = Counter([*map(str, acknowledged.values()), *(f"sql {number}" for number in range(4))])
     for it, _ in subscribers:

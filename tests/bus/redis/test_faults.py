@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from app.bus.redis.sessions import subscriber
+from app.bus.redis.sessions.faults import explain
 from app.core.errors import OutcomeUnknownError, UnavailableError
 from app.core.message import Published, Record
 from tests.bus.redis.conftest import streams
@@ -118,6 +119,13 @@ async def test_a_pause_of_clients_delays_a_commit(server: ValkeyServer) -> None:
         server.run("CLIENT", "PAUSE", 1000, "WRITE")
         assert [type(outcome) for outcome in await one.publish("a", "1")] == [Published]
         assert await reader.until(1) == [b"1"]
+
+
+@pytest.mark.parametrize("where", ["", ". script: on @user_script:5", " script: 3f2a, on @user_script:33."])
+def test_an_error_is_the_same_in_every_function(where: str) -> None:
+    """Explanation of an error does not say in which line of our functions Redis had it, so that it is logged once."""
+    words = "command not allowed when used memory > 'maxmemory'"
+    assert explain(redis.ResponseError(words + where)) == explain(redis.ResponseError(words))
 
 
 async def test_a_server_without_memory_refuses_messages_and_stores_none(server: ValkeyServer) -> None:

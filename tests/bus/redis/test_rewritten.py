@@ -67,6 +67,19 @@ async def test_a_flushed_database_is_a_loss_though_the_process_is_the_same(serve
         assert await has(one, new[1]) == 2
 
 
+async def test_a_gap_after_a_flush_names_the_position_of_the_next_message(server: ValkeyServer) -> None:
+    """Worker begins the epoch of a channel that is gone before it tells of the loss: the next message is of it."""
+    async with streams(server.url()) as one:
+        (reader,) = await one.follow("a")
+        await published(one, "1", "2", "3")
+        await reader.until(3)
+        server.run("FLUSHALL")
+        await until(lambda: reader.turns, "the loss is told")
+        await published(one, "4")
+        await until(lambda: reader.log == [b"4"], "the new message alone")
+        assert reader.turns == [(3, 0)], "nothing changes again with the next message"
+
+
 async def test_an_evicted_head_gives_no_offset_twice(server: ValkeyServer) -> None:
     """Worker goes on behind the last offset of a stream whose head is gone, in another epoch."""
     async with streams(server.url()) as one:

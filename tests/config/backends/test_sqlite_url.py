@@ -28,6 +28,13 @@ def test_three_slashes_are_relative_and_four_absolute(url: str, path: Path) -> N
     assert sqlite.path(url) == path
 
 
+def test_a_link_is_the_file_that_it_leads_to(tmp_path: Path) -> None:
+    """Path of a link is that of its file, so that workers which name it differently share one log and its sockets."""
+    file, link = tmp_path / "abide.db", tmp_path / "link.db"
+    link.symlink_to(file)
+    assert sqlite.path(f"sqlite:///{link}") == file
+
+
 @pytest.mark.parametrize(
     ("url", "fragment"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from app.core.ports import Heartbeat
+from app.server.sockets import borrow
 from tests.support.local import LocalServer, Recorder, Streaming, wait_for
 from tests.support.wire import Wire
 
@@ -82,3 +84,28 @@ def test_one_that_has_gone_is_passed_over(local: LocalServer) -> None:
             assert wires[place].read_until(END).count(b"2000\r\n") == 40
         assert wait_for(lambda: peers[1].codes) == [1006]
         assert peers[2].codes == [1000]
+
+
+def test_a_borrowed_socket_closes_nothing() -> None:
+    """Socket that was borrowed from its owner sends by the owner's descriptor, and leaves it open when it is freed."""
+    owner, peer = socket.socketpair()
+    with owner, peer:
+        borrowed = borrow(owner)
+        borrowed.send(b"by the borrower, ")
+        del borrowed
+        owner.send(b"by the owner")
+        assert peer.recv(100) == b"by the borrower, by the owner"
+
+
+def test_a_borrowed_socket_does_not_wait() -> None:
+    """Socket that was borrowed refuses what there is no room for, also where sockets of the process wait by default."""
+    owner, peer = socket.socketpair()
+    with owner, peer:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(60)
+        try:
+            borrowed = borrow(owner)
+        finally:
+            socket.setdefaulttimeout(before)
+        with pytest.raises(BlockingIOError):
+            borrowed.sendall(bytes(10_000_000))

@@ -37,7 +37,7 @@ V1 = "Sec-WebSocket-Protocol: abide.v1"
 
 def token(**claims: object) -> str:
     """Return a token with these claims beside the needed ones."""
-    return sign(TokenSettings(secrets=(SECRET.encode(),)), {"exp": int(time.time()) + 600, **claims})
+    return sign(TokenSettings(secrets=(SECRET.encode(),)), {"exp": int(time.time()) + 6 * 3600, **claims})
 
 
 GOOD = token(sub="walter", subscribe=["tokens"], room="bowling")

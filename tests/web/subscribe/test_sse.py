@@ -174,8 +174,9 @@ def test_a_stream_that_is_too_slow_is_told_why_it_ends() -> None:
         stream(client, "/hasty") as events,
     ):
         events.event()
-        for number in range(400):
-            assert publisher.post("/push/hasty", json=[number, data]).status_code == 200
+        for first in range(0, 400, 50):
+            items = [{"channel": "hasty", "message": [number, data]} for number in range(first, first + 50)]
+            assert publisher.post("/push", json=items).status_code == 200
         got = []
         while (event := events.event()).get("event") != "closed":
             got.append(json.loads(event["data"])[0])

@@ -23,6 +23,8 @@ NOT_READY = "the broker is not ready: try again in a moment"
 REFUSED = "the broker refused this: try again in a moment"
 """The text for clients. The reason contains names and addresses, so only the log and readiness show it."""
 
+MISSING = frozenset((3, 100))
+"""Codes that say that a topic does not exist."""
 MOVED = frozenset((3, 5, 6, 8, 9, 41, 74, 75, 76, 100))
 """Codes that say that the topic, or its leader, is not where it was. Nothing was stored."""
 
@@ -37,6 +39,8 @@ EXISTS = 36
 
 CLOSED = "the connection was closed"
 _LOGIN = "the port may want TLS (kafkas://), or a login"
+
+_NO_TLS = "a port without TLS takes kafka:// only, and no kafka.tls"
 
 _CHECK = "check the host and port in the URL, and that the broker runs"
 
@@ -64,11 +68,19 @@ class AtBrokerError(KafkaError):
     """What went wrong at one broker; its text says which and what to do."""
 
 
+class TopicError(KafkaError):
+    """What a broker said of one topic. It says nothing of others."""
+
+
 def at(host: str, port: int, error: BaseException, *, connecting: bool = False) -> AtBrokerError:
     """Return the error with its broker's address."""
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     reason = explain(error)
-    return AtBrokerError(f"{place}: {reason}: {_LOGIN}" if connecting and reason == CLOSED else f"{place}: {reason}")
+    if connecting and reason == CLOSED:
+        reason = f"{reason}: {_LOGIN}"
+    elif connecting and isinstance(error, TimeoutError):
+        reason = f"{reason}; {_NO_TLS}"
+    return AtBrokerError(f"{place}: {reason}")
 
 
 def explain(error: BaseException) -> str:

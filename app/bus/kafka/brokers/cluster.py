@@ -27,6 +27,10 @@ Purpose = Literal["commit", "listen", "read"]
 ANSWER_SECONDS = 5.0
 """How long a broker may take to answer, besides what it was asked to wait."""
 
+_IN_FLIGHT = 2
+"""How many requests are sent over a connection before the first is answered. The others wait here, where no time
+counts: a broker answers one after the other, and many that are sent at once would wait there for too long."""
+
 CONNECT_SECONDS = 3.0
 
 _NO_BROKERS = "the cluster names no brokers"
@@ -54,8 +58,10 @@ class Cluster:
         self._address = address
         self._brokers: dict[int, tuple[str, int]] = {}
         self._connections: dict[tuple[int, Purpose], AIOKafkaConnection] = {}
+        self._controller = -1
         self._first: AIOKafkaConnection | None = None
         """The connection that asks for topics: to whichever broker lets us in."""
+        self._turns: dict[tuple[int, Purpose], asyncio.Semaphore] = {}
         self._opening: dict[tuple[int, Purpose] | None, asyncio.Lock] = {}
         self.troubled = float("-inf")
         """When a broker was last slow or away (:func:`time.monotonic`): what was sent before may still arrive there."""
@@ -71,14 +77,21 @@ class Cluster:
             self._first = connection
         answer = await self.send(connection, TopicsRequest(names), ANSWER_SECONDS, connecting=is_new)
         self._brokers = {broker[0]: (broker[1], broker[2]) for broker in answer.brokers}
+        self._controller = answer.controller_id
         return answer
 
     async def ask(self, node: int, purpose: Purpose, request: Request[Any], *, seconds: float = ANSWER_SECONDS) -> Any:  # noqa: ANN401 — as above
-        """Send a broker a request and return its answer."""
-        return await self.send(await self.connection(node, purpose), request, seconds)
+        """Send a broker a request in its turn and return its answer, for which it has ``seconds``."""
+        async with self._turns.setdefault((node, purpose), asyncio.Semaphore(_IN_FLIGHT)):
+            return await self.send(await self.connection(node, purpose), request, seconds)
+
+    async def controller(self) -> int:
+        """Return a broker that can be asked to create topics: without KRaft only the controller can."""
+        broker = await self.any_broker()
+        return self._controller if self._controller in self._brokers else broker
 
     async def any_broker(self) -> int:
-        """Return a broker that can be asked to create topics."""
+        """Return a broker that can be asked what each of them knows."""
         if not self._brokers:
             await self.topics([])
         if not self._brokers:

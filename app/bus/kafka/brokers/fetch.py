@@ -23,7 +23,7 @@ _REPLICA = -1
 _COUNT = struct.Struct(">i")
 _LENGTH = struct.Struct(">h")
 _BEFORE_OFFSET = struct.Struct(">iii")
-"""How many partitions, which one, and the leader's epoch, -1 for any."""
+"""How many partitions, which one, and its leader's epoch, -1 for any."""
 _FROM_OFFSET = struct.Struct(">qqi")
 """The offset, where a replica's log would begin, and the most bytes."""
 _PARTITION = struct.Struct(">ihqqqi")
@@ -120,7 +120,9 @@ class _FetchStruct(RequestStruct):
 
 
 class FetchRequest(Request[_FetchStruct]):
-    """Asks for what committed readers see of topics' first partitions, each from an offset on.
+    """Asks for what committed readers see of topics' first partitions, each by the epoch of its leader and an offset.
+
+    A broker refuses where the epoch is another: it is no leader any more, or has become one again since.
 
     Waits ``wait`` seconds for anything. The answer has ``most`` bytes, and ``most_of_one`` of a topic, and at least the
     first batch.
@@ -128,9 +130,9 @@ class FetchRequest(Request[_FetchStruct]):
 
     API_KEY = 1
 
-    def __init__(self, wanted: Iterable[tuple[str, int]], *, wait: float, most: int, most_of_one: int) -> None:
+    def __init__(self, wanted: Iterable[tuple[str, int, int]], *, wait: float, most: int, most_of_one: int) -> None:
         pack = _FROM_OFFSET.pack
-        self._topics = [_named(topic) + pack(offset, -1, most_of_one) for topic, offset in wanted]
+        self._topics = [_named(topic, epoch) + pack(offset, -1, most_of_one) for topic, epoch, offset in wanted]
         self._wait_ms, self._most = int(wait * 1000), most
 
     def build(self, request_struct_class: type[_FetchStruct]) -> _FetchStruct:
@@ -141,6 +143,6 @@ class FetchRequest(Request[_FetchStruct]):
 
 
 @lru_cache(maxsize=20_000)
-def _named(topic: str) -> bytes:
+def _named(topic: str, epoch: int) -> bytes:
     name = topic.encode()
-    return _LENGTH.pack(len(name)) + name + _BEFORE_OFFSET.pack(1, 0, -1)
+    return _LENGTH.pack(len(name)) + name + _BEFORE_OFFSET.pack(1, 0, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -122,13 +123,13 @@ class _LeadersStruct(RequestStruct):
 
 
 class LeadersRequest(Request[_LeadersStruct]):
-    """Asks where a leader's epoch ended in the one partition of a topic (OffsetForLeaderEpoch)."""
+    """Asks where leaders' epochs ended in the one partition of topics (OffsetForLeaderEpoch); each once."""
 
     API_KEY = 23
 
-    def __init__(self, topic: str, leader_epoch: int) -> None:
-        self._topic, self._leader_epoch = topic, leader_epoch
+    def __init__(self, wanted: Sequence[tuple[str, int]]) -> None:
+        self._wanted = wanted
 
     def build(self, request_struct_class: type[_LeadersStruct]) -> _LeadersStruct:
         """Return what is sent."""
-        return request_struct_class([(self._topic, [(0, -1, self._leader_epoch)])])
+        return request_struct_class([(topic, [(0, -1, epoch)]) for topic, epoch in self._wanted])

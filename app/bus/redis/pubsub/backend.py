@@ -67,10 +67,8 @@ class PubSubBackend(Backend):
     async def connect(self) -> None:
         """Begin to connect, and return at once: a server that is away at start is waited for."""
         await self._log.connect()
-        self._listening = [
-            asyncio.create_task(self._subscriber.run(), name="redis-pubsub"),
-            asyncio.create_task(self._subscriber.add(self._fence.topic), name="redis-fence"),
-        ]
+        self._subscriber.want(self._fence.topic)
+        self._listening = [asyncio.create_task(self._subscriber.run(), name="redis-pubsub")]
 
     async def disconnect(self) -> None:
         """Stop listening and close the connections."""
@@ -78,12 +76,15 @@ class PubSubBackend(Backend):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._subscriber.close()
         self._fence.close()
         await asyncio.gather(self._work.close(), self._log.disconnect())
 
     async def append(self, records: Sequence[Record], deadline: float | None = None) -> list[Outcome]:
         """Publish the records, or store those of the server's own channels; see the contract."""
         deadline = time.monotonic() + PATIENCE_SECONDS if deadline is None else deadline
+        if not self._subscriber.ready.is_set():
+            await in_time(self._subscriber.ready.wait(), deadline, self._outcomes, NOT_READY)
         if not any(record.channel.startswith(_OWN) for record in records):
             return await self._publish(records, deadline)
         own = [record for record in records if record.channel.startswith(_OWN)]
@@ -112,9 +113,8 @@ class PubSubBackend(Backend):
                 self._fence.move(position.offset)
             return position
         topic = self._topic_of(channel)
-        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
-            await in_time(self._subscriber.add(topic), deadline, self._outcomes, NOT_READY)
+            await self._subscriber.add(topic)
         except BaseException:
             self._subscriber.remove(topic)
             raise

@@ -26,7 +26,8 @@ LOST = (OSError, exceptions.ConnectionError, exceptions.TimeoutError, exceptions
 TimeoutError is an OSError."""
 
 _HOST = "check the host in the URL, and whether this machine can reach it"
-_RUNS = "check that Redis runs, and that the port is that of a Redis or Valkey server"
+_TLS = "a port with TLS needs rediss in the URL, and one without it redis"
+_RUNS = f"check that Redis runs, and that the port is that of a Redis or Valkey server; {_TLS}"
 
 _BY_TEXT = (
     ("WRONGPASS|invalid username-password|AUTH.*called without any password|Authentication required|NOAUTH",
@@ -45,6 +46,7 @@ _BY_TEXT = (
     ("DB index is out of range|SELECT is not allowed", "correct the number of the database at the end of the URL"),
     ("NOREPLICAS|not enough good replicas", "Redis has fewer replicas than it was told to wait for: add one"),
     ("max number of clients", "each worker takes up to 5 connections: raise maxclients, or run fewer workers"),
+    ("SENTINEL", "this is no sentinel: name the sentinels in the URL, or write redis-stream:// without +sentinel"),
     ("No such master", "correct the service's name in the URL: SENTINEL MASTERS lists them"),
     ("unknown command|non.deterministic commands",
         "this Redis is older than 7.0, or its host has renamed or disabled the command"),
@@ -66,6 +68,9 @@ _BY_KIND: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.ConnectionError, f"the connection was closed: {_RUNS}"),
 )
 """What to do, by the class of a network error; the first that fits counts."""
+
+_IN_SCRIPT = re.compile(r"\.? script: (?:\S+, )?on @user_script:\d+\.?$")
+"""What says where in one of our functions it was. The same error of another function is no other error."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] Connect call failed|Error (\d+) (?:connecting|while)")
 
@@ -92,7 +97,7 @@ def is_refusal(error: BaseException) -> bool:
 def explain(error: BaseException, *, connecting: bool = False) -> str:
     """Say in one line what is wrong and what to do. An :class:`UnavailableError` already says it."""
     if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
-        return f"no answer in time: {_HOST if connecting else _WAITS}"
+        return f"no answer in time: {f'{_HOST}; {_TLS}' if connecting else _WAITS}"
     if isinstance(error, UnavailableError):
         return str(error)
     if isinstance(error, exceptions.MovedError):
@@ -101,6 +106,7 @@ def explain(error: BaseException, *, connecting: bool = False) -> str:
     words = (
         str(getattr(error, "strerror", None) or error).split("\n", maxsplit=1)[0].rstrip(".") or type(error).__name__
     )
+    words = _IN_SCRIPT.sub("", words)
     to_do = _by_text(words) or next((to_do for kind, to_do in _BY_KIND if isinstance(error, kind)), "")
     return f"{words}: {to_do}" if to_do else words
 

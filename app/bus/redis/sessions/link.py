@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from app.bus.redis.sessions.beats import Beats
+from app.bus.redis.sessions.beats import DEAF_SECONDS, Beats
 from app.bus.redis.sessions.session import Session
 from app.core.errors import UnavailableError
 
@@ -45,7 +46,13 @@ class Link:
         """Who waits for the answer to a subscription, by topic, in the order in which they were sent."""
         self._leaving: dict[str, int] = {}
         """How many answers to UNSUBSCRIBE are still to come, by topic."""
+        self._answered = float("-inf")
+        """When a subscription was last answered."""
         self._is_closed = False
+
+    def is_deaf(self) -> bool:
+        """Whether a beat has not been heard for too long, though it does not wait behind answers to subscriptions."""
+        return self.beats.is_deaf() and time.monotonic() - self._answered > DEAF_SECONDS
 
     async def run(self) -> None:
         """Write what is asked for, and take in what is heard, until the connection is lost. Raises the reason."""
@@ -108,6 +115,7 @@ class Link:
             self._alive(seconds)
 
     def _subscribed(self, topic: str, _: object) -> None:
+        self._answered = time.monotonic()
         waiting = self._pending[topic]
         answer = waiting.popleft()
         if not waiting:

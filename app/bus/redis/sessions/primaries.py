@@ -50,6 +50,12 @@ class Primaries:
             await self._look()
         return list(dict.fromkeys(self._servers))
 
+    def last(self, key: str) -> Server | None:
+        """Return the primary that the key had when the cluster was last looked at; None without a cluster. No I/O."""
+        if not self.is_cluster or not self._known:
+            return None
+        return self._known[bisect_right(self._begins, key_slot(key.encode())) - 1]
+
     def look_again(self) -> None:
         """Ask again before the next use: a primary was lost, or is none any more."""
         self._servers = []

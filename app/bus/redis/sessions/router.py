@@ -61,6 +61,10 @@ class Router:
             for server, there in by_server.items():
                 group.create_task(self._send(server, there, wait))
 
+    def last(self, key: str) -> Server | None:
+        """Return where the key was last known to be, to tell apart what can wait together; None where all can."""
+        return self._primaries.last(key)
+
     async def renew(self) -> None:
         """Use other connections from now on."""
         await self._pool.close()

@@ -15,17 +15,21 @@ import asyncio
 import contextlib
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 import structlog
 from redis.exceptions import RedisError
 
+from app.bus.backend import PATIENCE_SECONDS
 from app.bus.ending import is_ending
+from app.bus.log_backend import in_time
 from app.bus.outcomes import Outcomes
+from app.bus.reads.together import Together
 from app.bus.redis.sessions.address import Address, Server
 from app.bus.redis.sessions.beats import BEAT_SECONDS, DEAF_SECONDS, Beats
-from app.bus.redis.sessions.faults import LOST, explain
+from app.bus.redis.sessions.faults import LOST, NOT_READY, explain
 from app.bus.redis.sessions.link import Link
 from app.bus.redis.sessions.primaries import Primaries
 from app.bus.redis.sessions.session import RETRY_SECONDS, connect
@@ -92,25 +96,32 @@ class Subscriber:
         self._backoff = _SHORTEST_BACKOFF
         self._said = ""
         """Why the last connections were lost, since there were some that heard."""
+        self._adding = Together(self._add_together, _TOPICS_AT_ONCE, NOT_READY)
         self.ready = asyncio.Event()
         """Set from the first time on that everything was heard."""
 
-    async def add(self, topic: str) -> None:
-        """Subscribe to a topic; return when what is published from now on is heard, however long that takes."""
+    def want(self, topic: str) -> None:
+        """Subscribe to a topic as soon as there is a connection."""
         self._topics[topic] = None
-        while topic in self._topics:
-            await self._up.wait()
-            with contextlib.suppress(UnavailableError, RedisError, *LOST):  # the reader of the link makes another
-                link = self._links.get(await self._primaries.of(topic))
-                if link is not None and await link.add([topic]):
-                    return
-            await asyncio.sleep(RETRY_SECONDS)
+
+    async def add(self, topic: str) -> None:
+        """Subscribe to a topic; return when what is published from now on is heard. Raises :class:`UnavailableError`.
+
+        Topics that are asked for meanwhile are subscribed together. So no time that a log has to come back is spent by
+        waiting for the answers to thousands of others.
+        """
+        self.want(topic)
+        await self._adding.ask(topic)
 
     def remove(self, topic: str) -> None:
         """Hear no more of a topic."""
         self._topics.pop(topic, None)
         for link in self._links.values():
             link.remove(topic)
+
+    def close(self) -> None:
+        """Refuse what waits to be subscribed."""
+        self._adding.close()
 
     async def run(self) -> None:
         """Hear again and again, until it is cancelled."""
@@ -122,6 +133,29 @@ class Subscriber:
             self._primaries.look_again()
             await asyncio.sleep(random.uniform(0, self._backoff))  # noqa: S311 — jitter, not a secret
             self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF)
+
+    async def _add_together(self, topics: Sequence[str]) -> list[None]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        await in_time(self._until_subscribed(topics), deadline, self._outcomes, NOT_READY)
+        return [None for _ in topics]
+
+    async def _until_subscribed(self, topics: Sequence[str]) -> None:
+        """Subscribe to those topics that are still wanted, by whichever connections there are."""
+        while wanted := [topic for topic in topics if topic in self._topics]:
+            await self._up.wait()
+            with contextlib.suppress(UnavailableError, RedisError, *LOST):  # the reader of the link makes another
+                by_server = await self._by_server(wanted)
+                links = {server: self._links.get(server) for server in by_server}
+                added = [link is not None and await link.add(by_server[server]) for server, link in links.items()]
+                if all(added):
+                    return
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _by_server(self, topics: Sequence[str]) -> dict[Server, list[str]]:
+        by_server: dict[Server, list[str]] = {}
+        for topic in topics:
+            by_server.setdefault(await self._primaries.of(topic), []).append(topic)
+        return by_server
 
     def _lost(self, error: Exception) -> None:
         while isinstance(error, ExceptionGroup):  # the first of the tasks that failed
@@ -178,10 +212,7 @@ class Subscriber:
             await self._add(link, [link.beats.topic])
         done: set[str] = set()
         while missing := [topic for topic in self._topics if topic not in done]:
-            by_server: dict[Server, list[str]] = {}
-            for topic in missing:
-                by_server.setdefault(await self._primaries.of(topic), []).append(topic)
-            for server, topics in by_server.items():
+            for server, topics in (await self._by_server(missing)).items():
                 await self._add(self._links[server], topics)
             done.update(missing)
         for topic in done - self._topics.keys():
@@ -196,7 +227,7 @@ class Subscriber:
 
     async def _beat(self) -> None:
         for link in self._links.values():
-            if link.beats.is_deaf():
+            if link.is_deaf():
                 raise UnavailableError(_DEAF)
             token = link.beats.next()
             try:

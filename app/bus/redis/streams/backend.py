@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Sequence
 
-from app.bus.backend import PATIENCE_SECONDS, Retention
-from app.bus.log_backend import LogBackend, in_time
+from app.bus.backend import Retention
+from app.bus.log_backend import LogBackend
 from app.bus.outcomes import Outcomes
 from app.bus.redis.sessions.address import parse
 from app.bus.redis.sessions.faults import NOT_READY, WORDING
@@ -70,9 +69,8 @@ class StreamsBackend(LogBackend):
     async def follow(self, channel: str) -> Position:
         """Subscribe to the channel's publications, and begin at its head."""
         topic = names.topic(channel, self._address.database)
-        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
-            await in_time(self._subscriber.add(topic), deadline, self._outcomes, NOT_READY)
+            await self._subscriber.add(topic)
             return await super().follow(channel)
         except BaseException:
             await self.unfollow(channel)
@@ -89,4 +87,6 @@ class StreamsBackend(LogBackend):
         await self._trimmer.trim(grace)
 
     async def _close(self) -> None:
+        self._subscriber.close()
+        self._reads.close()
         await asyncio.gather(self._work.close(), self._read.close())

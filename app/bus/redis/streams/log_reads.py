@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 from redis.exceptions import NoScriptError
@@ -12,13 +13,14 @@ from redis.exceptions import NoScriptError
 from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS, Retention
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
+from app.bus.reads.together import Together
+from app.bus.redis.sessions.address import Server
 from app.bus.redis.sessions.faults import LOST, NOT_READY, explain, is_passing
 from app.bus.redis.sessions.router import Request, Router
 from app.bus.redis.sessions.session import RETRY_SECONDS, Word
 from app.bus.redis.streams import names
 from app.bus.redis.streams.commit import head_ttl
 from app.bus.redis.streams.lua import script, words
-from app.bus.redis.streams.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
 from app.core.message import MAX_OFFSET, Message, Page
@@ -27,9 +29,19 @@ EMPTY = "0"
 """The lineage of a channel that nothing is known of. Each lineage ends with it, at offset 1 (store.lua)."""
 
 _BATCH_MESSAGES = 1000
-_PLACES_AT_ONCE = 500
+_PLACES_AT_ONCE, _PAGES_AT_ONCE = 500, 16
+"""How many are read in one round trip. A page has 256 KiB, or one message."""
 
 _log = structlog.get_logger(__name__)
+
+
+class _PageOf(NamedTuple):
+    """What is asked for: at most ``limit`` messages of a channel past an offset."""
+
+    channel: str
+    after: int
+    limit: int
+    history: HistoryWindow
 
 
 class LogReads:
@@ -41,22 +53,31 @@ class LogReads:
         self._retention = retention
         self._said = ""
         """Why the last read was given up; empty since one worked."""
-        self._begun = Together(self._begin, _PLACES_AT_ONCE)
+        self._begun: dict[Server | None, Together[str, Place]] = {}
+        self._pages: dict[Server | None, Together[_PageOf, Page]] = {}
+        """What waits for each primary: one that is away holds up no read of another."""
         self.secrets: dict[str, bytes] = {}
         """What seals publications (publications.py), by channel: of those whose place was read."""
 
     async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
-        (answer,) = await self._ask("read", [_read(channel, after, limit, history.size, history.ttl)])
-        head, lineage, _, first, *found = answer
-        return Page(int(first), int(head), _messages(*found), lineage.decode())
+        primary = self._router.last(names.head(channel))
+        if primary not in self._pages:
+            self._pages[primary] = Together(self._read_pages, _PAGES_AT_ONCE, NOT_READY)
+        return await self._pages[primary].ask(_PageOf(channel, after, limit, history))
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is; begin its first epoch if it has none."""
-        return await self._begun.get(channel)
+        primary = self._router.last(names.head(channel))
+        if primary not in self._begun:
+            self._begun[primary] = Together(self._begin, _PLACES_AT_ONCE, NOT_READY)
+        return await self._begun[primary].ask(channel)
 
     async def places(self, channels: Sequence[str]) -> dict[str, Place]:
-        """Read where channels are."""
+        """Read where channels are that are followed; begin an epoch of those that are gone.
+
+        So followers are told of the loss with positions of the next messages.
+        """
         found: dict[str, Place] = {}
         for begin in range(0, len(channels), _PLACES_AT_ONCE):
             part = channels[begin : begin + _PLACES_AT_ONCE]
@@ -64,6 +85,8 @@ class LogReads:
             requests = [Request(head, ("HMGET", head, "head", "lineage", "secret")) for head in heads]
             answers = await self._ask("place", requests)
             found |= {name: self._place(name, answer) for name, answer in zip(part, answers, strict=True)}
+            if gone := [name for name in part if found[name].lineage == EMPTY]:
+                found |= zip(gone, await self._begin(gone), strict=True)
         return found
 
     async def behind(self, wanted: dict[str, int]) -> dict[str, tuple[Place, tuple[Message, ...]]]:
@@ -76,6 +99,13 @@ class LogReads:
             head, lineage, secret, _, *rest = answer
             found[channel] = self._place(channel, (head, lineage, secret)), _messages(*rest)
         return found
+
+    def close(self) -> None:
+        """Refuse what waits."""
+        for begun in self._begun.values():
+            begun.close()
+        for pages in self._pages.values():
+            pages.close()
 
     async def renew(self) -> None:
         """Use other connections from now on: the servers' names may lead elsewhere."""
@@ -96,6 +126,10 @@ class LogReads:
             requests.append(Request(keys[0], words("trim", keys, [history.size, history.ttl * 1000, grace * 1000])))
         answers = await self._ask("trim", requests)
         return [channel for channel, more in zip(channels, answers, strict=True) if more]
+
+    async def _read_pages(self, asked: Sequence[_PageOf]) -> list[Page]:
+        requests = [_read(one.channel, one.after, one.limit, one.history.size, one.history.ttl) for one in asked]
+        return [_page(*answer) for answer in await self._ask("read", requests)]
 
     async def _begin(self, channels: Sequence[str]) -> list[Place]:
         requests = []
@@ -156,6 +190,10 @@ def _is_answered(request: Request) -> bool:
 def _read(channel: str, after: int, limit: int, size: int, ttl: int) -> Request:
     keys = [names.head(channel), names.log(channel)]
     return Request(keys[0], words("read", keys, [after, limit, size, ttl * 1000, PAGE_BYTES]))
+
+
+def _page(head: bytes, lineage: bytes, _: bytes, first: bytes, *found: bytes) -> Page:
+    return Page(int(first), int(head), _messages(*found), lineage.decode())
 
 
 def _messages(offset: bytes, times: bytes, bodies: bytes) -> tuple[Message, ...]:

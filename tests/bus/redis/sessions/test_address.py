@@ -92,3 +92,13 @@ async def test_tls_checks_the_certificate(server: ValkeyServer, tmp_path: Path) 
             assert "add ssl_ca_certs=" in await says(one.backend, "certificate")
         async with streams(f"rediss-stream://localhost:{port}?ssl_ca_certs=/nowhere", ready=False) as one:
             assert "check ssl_ca_certs" in await says(one.backend, "No such file")
+        async with streams(f"redis-stream://localhost:{port}", ready=False) as one:
+            assert "TLS needs rediss" in await says(one.backend, "closed")
+    async with streams(f"rediss-stream://{server.place}", ready=False) as one:
+        assert "one without it redis" in await says(one.backend, "no answer in time")
+
+
+async def test_a_server_that_is_no_sentinel_is_said_to_be_none(server: ValkeyServer) -> None:
+    """Worker whose URL names a Redis as its sentinel says so, and what to write."""
+    async with streams(f"redis-stream+sentinel://{server.place}/main", ready=False) as one:
+        assert "without +sentinel" in await says(one.backend, "no sentinel")
