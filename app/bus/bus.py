@@ -123,9 +123,12 @@ class _Events(BroadcastBackend):
         while True:
             deliveries: list[_Delivery] = []
             try:
-                self._add(await self._backend.next_batch(), deliveries)
-                while len(deliveries) < _BATCHES_PER_TURN and (news := self._backend.ready_batch()) is not None:
-                    self._add(news, deliveries)
+                news: News | None = await self._backend.next_batch()
+                while news is not None:
+                    followed = self._followed.get(news.channel)
+                    if followed is not None:
+                        deliveries.append((followed, news))
+                    news = self._backend.ready_batch() if len(deliveries) < _BATCHES_PER_TURN else None
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     raise
@@ -135,10 +138,6 @@ class _Events(BroadcastBackend):
             if deliveries:
                 self._handed_over += len(deliveries)
                 return Event(_GROUP, cast("str", deliveries))
-
-    def _add(self, news: News, deliveries: list[_Delivery]) -> None:
-        if followed := self._followed.get(news.channel):
-            deliveries.append((followed, news))
 
 
 class Bus:

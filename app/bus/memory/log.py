@@ -59,11 +59,15 @@ class MemoryLog:
         self.is_unused = True
         """Whether nothing was ever appended. Then the log can be forgotten at once, since it has no offset to lose."""
 
-    def append(self, message: Message, stamp: int) -> None:
-        """Take one more message."""
+    def append(self, message: Message, stamp: int) -> bool:
+        """Take one more message; return whether :meth:`is_overdue` is worth asking.
+
+        It needs the history, and to ask for that takes as long as to store a message.
+        """
         self.messages.append(message)
         self._stamps.append(stamp)
         self.used, self.is_unused = stamp, False
+        return stamp >= self._look_at or len(self._stamps) - self._gone > self._most
 
     def drop_through(self, offset: int) -> int:
         """Forget the messages up to and including ``offset``; return how many bytes they took."""
@@ -82,10 +86,6 @@ class MemoryLog:
         """Whether the history shows every message held, as it mostly does."""
         oldest = self.oldest()
         return oldest is None or (len(self.messages) <= history.size and oldest >= stamp - history.ttl * 1000)
-
-    def may_be_overdue(self, stamp: int) -> bool:
-        """Whether :meth:`is_overdue` is worth asking: to ask for the history takes as long as to store a message."""
-        return stamp >= self._look_at or len(self._stamps) - self._gone > self._most
 
     def is_overdue(self, history: HistoryWindow, stamp: int) -> bool:
         """Whether more is held beyond the history than may wait for the next sweep."""
@@ -174,12 +174,11 @@ class MemoryLogs:
         """Store a message, and drop the oldest ones that no longer fit."""
         log = self._logs.get(channel) or self.open(channel, stamp)
         message = Message(log.messages.head + 1, time, data)
-        log.append(message, stamp)
+        if log.append(message, stamp):
+            self._due.add(channel)
         self._used += len(data) + OVERHEAD
         if log.entry < 0:
             self._enqueue(channel, log)
-        if log.may_be_overdue(stamp):
-            self._due.add(channel)
         if self._used > self._most:
             self._make_room()
         return message

@@ -23,9 +23,9 @@ _REPLAYED = (*_HEADERS, (b"idempotency-replayed", b"true"))
 
 def stored(record: Record, published: Published, *, repeats: bool) -> Reply:
     """Return the answer to a push of one message that is stored; it ``repeats`` the message of an envelope."""
-    content = _place(record.channel, published).encode()
+    place = _place(record.channel, published).encode()
     # An envelope's message has the bytes as they came, not as Python would write them.
-    content += b', "message": %b}' % record.data if repeats else b"}"
+    content = b'%b, "message": %b}' % (place, record.data) if repeats else place + b"}"
     return Reply(200, _REPLAYED if published.replayed else _HEADERS, content)
 
 
@@ -59,5 +59,6 @@ def _place(name: str, published: Published) -> str:
     """Return the members that say where a message is, as an object without its end."""
     epoch, offset = published.position
     # Written by hand, because names and epochs have no character that JSON escapes.
-    place = f'"position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"' if epoch else _NOWHERE
-    return f'{{"channel": "{name}", {place}'
+    if not epoch:
+        return f'{{"channel": "{name}", {_NOWHERE}'
+    return f'{{"channel": "{name}", "position": "{epoch}:{offset}", "offset": {offset}, "epoch": "{epoch}"'

@@ -39,8 +39,10 @@ class Permission:
     """The most bytes of the body."""
     generation: int | None
     """Of the authenticator when a token was verified, which has an end, too; None where there is no token."""
-    _names: set[str] = field(default_factory=set)
-    """Names that the caller may publish to, and families of which it may publish to every name: some of them."""
+    _names: dict[str, Channel] = field(default_factory=dict)
+    """Channels of envelopes that the caller may publish to, by the names in them: some of them."""
+    _families: set[str] = field(default_factory=set)
+    """Declared names of channels to every name of which the caller may publish: some of them."""
 
     @property
     def lasts(self) -> bool:
@@ -55,17 +57,27 @@ class Permission:
 
         Raises the error that refuses the push.
         """
-        channel = registry.find(name)
-        if channel.name in self._names or name in self._names:
+        channel = self._names.get(name)
+        if channel is not None:
             return channel, None
-        identity = self.identity or ANONYMOUS
-        question = channel.check_publish(name, identity)
-        if question is None:
-            if len(self._names) >= _MOST_NAMES:
-                self._names.clear()
-            self._names.add(channel.name if channel.admits_to_all(identity) else name)
-        return channel, question
+        channel = registry.find(name)
+        if channel.name not in self._families:
+            identity = self.identity or ANONYMOUS
+            question = channel.check_publish(name, identity)
+            if question is not None:
+                return channel, question
+            if channel.admits_to_all(identity):
+                _make_room(self._families)
+                self._families.add(channel.name)
+        _make_room(self._names)
+        self._names[name] = channel
+        return channel, None
 
     def admitted(self, identity: Identity) -> Permission:
         """Return the permission of a caller about whom nobody must be asked any more."""
-        return replace(self, identity=identity, question=None, _names=set())
+        return replace(self, identity=identity, question=None, _names={}, _families=set())
+
+
+def _make_room(names: dict[str, Channel] | set[str]) -> None:
+    if len(names) >= _MOST_NAMES:
+        names.clear()

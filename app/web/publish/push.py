@@ -162,7 +162,8 @@ class Push:
             if not content.startswith(b"{") and data.is_array(content):
                 return None
             name, message, member = body.as_envelope(head.kind, content)
-            key = body.only_key(key, member)
+            if member is not None:
+                key = body.only_key(key, member)
             channel, question = permission.channel_named(name, self._registry)
             if question is not None:
                 return None
