@@ -77,9 +77,12 @@ class AbideWorker(UvicornWorker):
         return bool(self._serving[0])
 
     def init_signals(self) -> None:
-        """Ignore the signals that are for the master, which reach a worker when a process group is signalled."""
+        """Ignore the signals that are for the master, which reach a worker when a process group is signalled.
+
+        SIGINT is one of them until the server handles it: a worker that is starting would end by it, and be reported.
+        """
         super().init_signals()
-        for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
 
     async def _serve(self) -> None:

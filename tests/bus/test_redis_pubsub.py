@@ -272,7 +272,7 @@ async def test_a_subscriber_that_the_server_cuts_off_is_told_of_a_loss(server: V
         await backend.follow("a")
         server.run("CONFIG", "SET", "client-output-buffer-limit", "pubsub 100kb 0 0")
         try:
-            for _ in range(20):  # while this loop, which reads, is held up
+            while not server.info("stats")["client_output_buffer_limit_disconnections"]:  # this loop does not read yet
                 server.run("PUBLISH", "abide:live:0:a", b"1700000000000\x1e" + b"1" * 1_000_000)
             found = [await news(backend)]
             while not isinstance(found[-1], Loss):
@@ -298,7 +298,8 @@ async def test_what_waits_to_be_handed_out_is_bounded(
     while not (found and isinstance(found[-1], Loss)):
         found.append(await news(backend))
     await other.append(records("a", "101"))
-    assert await texts(backend, 1) == ["101"]
+    while (await texts(backend, 1))[-1] != "101":  # what came after those that were dropped is handed out before
+        pass
 
 
 async def test_a_user_needs_no_more_than_the_manual_says(server: ValkeyServer) -> None:

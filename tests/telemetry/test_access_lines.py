@@ -109,7 +109,7 @@ async def test_the_number_and_length_of_remembered_access_lines_is_bounded() -> 
         for number in range(600):
             await AccessLog(nothing)({**REQUEST, "path": f"/{number}".ljust(5000, "x")}, nothing, nothing)
     assert len(lines) == 600
-    remembered = [one for one in gc.get_objects() if isinstance(one, Known)]
+    remembered = [one for one in gc.get_objects() if type(one) is Known]  # isinstance asks dead proxies
     assert 0 < len(remembered) <= 500
     assert all(len(str(one.fields["path"])) <= 1024 for one in remembered)
 
