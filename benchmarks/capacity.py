@@ -42,11 +42,11 @@ INPUTS = {
     ),
     "T_push": Input(19, "µs", "CPU time of a push in its worker", "`benchmarks.publish`: 1 s / pushes a second"),
     "T_hear": Input(
-        37, "µs", "CPU time of a push in each other worker, on Postgres", "`benchmarks.bus --only hearing`"
+        46, "µs", "CPU time of a push in each other worker, on Postgres", "`benchmarks.bus --only hearing`"
     ),
     "T_connect": Input(37, "µs", "CPU time of a connect", "`benchmarks.connections --only connects`"),
     "P_push": Input(7, "µs", "CPU time of a push in PostgreSQL", "`benchmarks.bus --only hearing`"),
-    "P_hear": Input(28, "µs", "the same, for each worker that hears it", "`benchmarks.bus --only hearing`"),
+    "P_hear": Input(37, "µs", "the same, for each worker that hears it", "`benchmarks.bus --only hearing`"),
 }
 
 
