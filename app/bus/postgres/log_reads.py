@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import asyncpg
 import structlog
@@ -21,6 +21,7 @@ from app.bus.postgres.sessions.faults import explain
 from app.bus.postgres.sessions.refusals import NOT_READY, of_data, unavailable
 from app.bus.postgres.sessions.session import LOST, RETRY_SECONDS, is_over
 from app.bus.postgres.sessions.work_connection import WorkConnections
+from app.bus.reads.page_of import PageOf
 from app.bus.reads.together import Together
 from app.core.channel import HistoryWindow
 from app.core.errors import UnavailableError
@@ -73,15 +74,6 @@ class _ReadAttempts:
             self.patience.reschedule(max(self.patience.when() or 0.0, end))
 
 
-class _PageOf(NamedTuple):
-    """What is asked for: at most ``limit`` messages of a channel past an offset."""
-
-    channel: str
-    after: int
-    limit: int
-    history: HistoryWindow
-
-
 class LogReads:
     """Reads over ``connections``. Each method raises :class:`UnavailableError` while the database is away."""
 
@@ -97,7 +89,7 @@ class LogReads:
 
     async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
-        return await self._pages.ask(_PageOf(channel, after, limit, history))
+        return await self._pages.ask(PageOf(channel, after, limit, history))
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is."""
@@ -140,7 +132,7 @@ class LogReads:
         found = {row["channel"]: Place(row["lineage"], row["head"]) for row in rows}
         return [found[channel] for channel in channels]
 
-    async def _read_pages(self, asked: Sequence[_PageOf]) -> list[Page]:
+    async def _read_pages(self, asked: Sequence[PageOf]) -> list[Page]:
         columns = [(one.channel, one.after, one.limit, one.history.size, one.history.ttl * 1000) for one in asked]
         found = await self._rows_of_epoch("read", *map(list, zip(*columns, strict=True)), PAGE_BYTES)
         rows: list[list[asyncpg.Record]] = [[] for _ in asked]
@@ -148,7 +140,7 @@ class LogReads:
             rows[row["i"] - 1].append(row)
         return [self._page(one, its) for one, its in zip(asked, rows, strict=True)]
 
-    def _page(self, asked: _PageOf, rows: list[asyncpg.Record]) -> Page:
+    def _page(self, asked: PageOf, rows: list[asyncpg.Record]) -> Page:
         first, head = rows[0]["first"], rows[0]["head"]
         begin = max(asked.after + 1, first)
         found = consecutive(self._rows_apart.messages(asked.channel, begin - 1, rows))

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -15,6 +15,7 @@ from app.bus import bodies
 from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
+from app.bus.reads.page_of import PageOf
 from app.bus.reads.together import Together
 from app.bus.sqlite import epoch
 from app.bus.sqlite.epoch import Present
@@ -43,15 +44,6 @@ _Row = tuple[int, int, bytes]
 _log = structlog.get_logger(__name__)
 
 
-class _PageOf(NamedTuple):
-    """What is asked for: at most ``limit`` messages of a channel past an offset."""
-
-    channel: str
-    after: int
-    limit: int
-    history: HistoryWindow
-
-
 class LogReads:
     """Reads of the file. Each method raises :class:`UnavailableError` while it cannot be read."""
 
@@ -65,7 +57,7 @@ class LogReads:
 
     async def page(self, channel: str, after: int, limit: int, history: HistoryWindow) -> Page:
         """Read what the history shows; see :meth:`app.bus.backend.Backend.read`."""
-        return await self._pages.ask(_PageOf(channel, after, limit, history))
+        return await self._pages.ask(PageOf(channel, after, limit, history))
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is."""
@@ -88,7 +80,7 @@ class LogReads:
         _, found = await self.places(channels)
         return [found[channel] for channel in channels]
 
-    async def _read_pages(self, asked: Sequence[_PageOf]) -> list[Page]:
+    async def _read_pages(self, asked: Sequence[PageOf]) -> list[Page]:
         return await self._read(partial(_read_each, asked))
 
     async def _read(self, function: Callable[[sqlite3.Connection, Present], _Result]) -> _Result:
@@ -132,11 +124,11 @@ def _place(connection: sqlite3.Connection, channel: str, present: Present) -> tu
     return id_, Place(epoch.continued(lineage, head, present.lineage), head)
 
 
-def _read_each(asked: Sequence[_PageOf], connection: sqlite3.Connection, present: Present) -> list[Page]:
+def _read_each(asked: Sequence[PageOf], connection: sqlite3.Connection, present: Present) -> list[Page]:
     return [_page(one, connection, present) for one in asked]
 
 
-def _page(asked: _PageOf, connection: sqlite3.Connection, present: Present) -> Page:
+def _page(asked: PageOf, connection: sqlite3.Connection, present: Present) -> Page:
     channel, after, limit, history = asked
     id_, place = _place(connection, channel, present)
     shown = connection.execute(

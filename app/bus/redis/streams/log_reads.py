@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import structlog
 from redis.exceptions import NoScriptError
@@ -13,6 +12,7 @@ from redis.exceptions import NoScriptError
 from app.bus.backend import PAGE_BYTES, PATIENCE_SECONDS, Retention
 from app.bus.outcomes import Outcomes
 from app.bus.place import Place
+from app.bus.reads.page_of import PageOf
 from app.bus.reads.together import Together
 from app.bus.redis.sessions.address import Server
 from app.bus.redis.sessions.faults import LOST, NOT_READY, explain, is_passing
@@ -35,15 +35,6 @@ _PLACES_AT_ONCE, _PAGES_AT_ONCE = 500, 16
 _log = structlog.get_logger(__name__)
 
 
-class _PageOf(NamedTuple):
-    """What is asked for: at most ``limit`` messages of a channel past an offset."""
-
-    channel: str
-    after: int
-    limit: int
-    history: HistoryWindow
-
-
 class LogReads:
     """Reads over ``router``. Each method raises :class:`UnavailableError` while the servers are away."""
 
@@ -54,7 +45,7 @@ class LogReads:
         self._said = ""
         """Why the last read was given up; empty since one worked."""
         self._begun: dict[Server | None, Together[str, Place]] = {}
-        self._pages: dict[Server | None, Together[_PageOf, Page]] = {}
+        self._pages: dict[Server | None, Together[PageOf, Page]] = {}
         """What waits for each primary: one that is away holds up no read of another."""
         self.secrets: dict[str, bytes] = {}
         """What seals publications (publications.py), by channel: of those whose place was read."""
@@ -64,7 +55,7 @@ class LogReads:
         primary = self._router.last(names.head(channel))
         if primary not in self._pages:
             self._pages[primary] = Together(self._read_pages, _PAGES_AT_ONCE, NOT_READY)
-        return await self._pages[primary].ask(_PageOf(channel, after, limit, history))
+        return await self._pages[primary].ask(PageOf(channel, after, limit, history))
 
     async def place(self, channel: str) -> Place:
         """Read where a channel is; begin its first epoch if it has none."""
@@ -127,7 +118,7 @@ class LogReads:
         answers = await self._ask("trim", requests)
         return [channel for channel, more in zip(channels, answers, strict=True) if more]
 
-    async def _read_pages(self, asked: Sequence[_PageOf]) -> list[Page]:
+    async def _read_pages(self, asked: Sequence[PageOf]) -> list[Page]:
         requests = [_read(one.channel, one.after, one.limit, one.history.size, one.history.ttl) for one in asked]
         return [_page(*answer) for answer in await self._ask("read", requests)]
 
