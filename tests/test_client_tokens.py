@@ -41,8 +41,8 @@ class Login:
 
     @property
     def is_calm(self) -> bool:
-        """Whether it was called at most once a second, by its caller's clock, read a moment before."""
-        return all(later - earlier > 0.9 for earlier, later in itertools.pairwise(self.times))
+        """Whether it was called at most once a second."""
+        return all(later - earlier >= 1 for earlier, later in itertools.pairwise(self.times))
 
 
 def be_away() -> str:

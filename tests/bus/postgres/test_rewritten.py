@@ -173,7 +173,7 @@ class Run:
             return all(reader.log.last == end for reader in self._readers)
 
         with contextlib.suppress(AssertionError):  # the verdict tells what is missing
-            await until(reached, "everybody is at the end", seconds=30)
+            await until(reached, "everybody is at the end", seconds=10)
         for reader in self._readers:
             reader.leave()
 
